@@ -1,0 +1,33 @@
+//! Envoy API messages, the messages that meshes send beside them, and the JSON and YAML forms of both.
+//!
+//! This crate owns the translation between text and protobuf bytes. It never judges what a message means: ranges,
+//! required fields and unsupported features are for `outrigger-config`.
+
+mod any;
+mod json;
+mod schema;
+mod typed_struct;
+mod wire;
+mod yaml;
+
+pub use any::{UnpackError, pack, type_name, type_url, unpack};
+pub use envoy_types::pb;
+pub use json::{JsonError, JsonStyle, JsonView, Names, ParseOptions, Parsed, Problem, UnknownFields, UnknownTypes};
+pub use schema::{Format, Schema};
+pub use typed_struct::{flatten_typed_structs, unwrap_typed_struct};
+
+/// Messages of `xds.*` that `pb` lacks.
+pub mod xds {
+    /// `xds.type.v3`.
+    pub mod type_v3 {
+        include!(concat!(env!("OUT_DIR"), "/xds.r#type.v3.rs"));
+    }
+}
+
+/// Messages of `udpa.*` that `pb` lacks.
+pub mod udpa {
+    /// `udpa.type.v1`.
+    pub mod type_v1 {
+        include!(concat!(env!("OUT_DIR"), "/udpa.r#type.v1.rs"));
+    }
+}
