@@ -1,0 +1,176 @@
+//! The bootstrap (`envoy.config.bootstrap.v3.Bootstrap`).
+//!
+//! Owns the checked model of what a process starts from. Never reads files or starts anything.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_api::pb::envoy::config::core::v3::Node;
+
+use crate::accesslog::AccessLog;
+use crate::address::Address;
+use crate::cluster::{Assignment, BindConfig, Cluster};
+use crate::dns::DnsResolver;
+use crate::listener::{Listener, SocketOption};
+use crate::source::{ApiSource, ConfigSource};
+use crate::tls::Secret;
+
+mod dynamic;
+mod parse;
+mod process;
+mod runtime;
+mod statics;
+mod stats;
+
+pub use runtime::runtime_layer;
+
+/// A bootstrap, checked.
+#[derive(Debug)]
+pub struct Bootstrap {
+    /// Sent to management servers as it stands, with our user agent added by the caller.
+    pub node: Node,
+    /// From `static_resources.listeners`.
+    pub listeners: Vec<Arc<Listener>>,
+    /// From `static_resources.clusters`.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// From `static_resources.secrets`.
+    pub secrets: Vec<Arc<Secret>>,
+    /// Where listeners are discovered.
+    pub lds: Option<ConfigSource>,
+    /// Where clusters are discovered.
+    pub cds: Option<ConfigSource>,
+    /// The aggregated stream.
+    pub ads: Option<Arc<ApiSource>>,
+    /// The admin port; none unless given.
+    pub admin: Option<Admin>,
+    /// In order, later layers win; one admin layer at most.
+    pub runtime: Vec<RuntimeLayer>,
+    /// How stat names turn into tags, and which exist.
+    pub stats: StatsConfig,
+    /// Between flushes to sinks; 5 s unless given.
+    pub stats_flush_interval: Duration,
+    /// Process-wide limit on downstream connections (`downstream_connections` resource monitor).
+    pub max_downstream_connections: Option<u64>,
+    /// `cluster_manager.local_cluster_name`.
+    pub local_cluster_name: Option<Arc<str>>,
+    /// Where upstream connections come from, unless their cluster says so itself.
+    pub upstream_bind: Option<BindConfig>,
+    /// How names are resolved, unless a cluster says so itself; as the system does when `None`.
+    pub dns: Option<DnsResolver>,
+    /// Shown as `server.version` instead of the one of this build.
+    pub stats_server_version: Option<u64>,
+    /// `x-envoy` unless given.
+    pub header_prefix: String,
+    /// Log line format (`application_log_config`), if given.
+    pub log_format: Option<ApplicationLogFormat>,
+}
+
+/// A static cluster may come with an assignment; kept apart for dumps.
+pub type StaticAssignments = BTreeMap<Arc<str>, Arc<Assignment>>;
+
+/// Source: `Admin`.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: Address,
+    /// Set on the listening socket.
+    pub socket_options: Vec<SocketOption>,
+    /// Written for each request.
+    pub access_logs: Vec<Arc<AccessLog>>,
+}
+
+/// Source: `application_log_config.log_format`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ApplicationLogFormat {
+    /// spdlog pattern letters.
+    Text(String),
+    /// Key to pattern, one JSON object a line.
+    Json(Vec<(String, String)>),
+}
+
+/// Source: `RuntimeLayer`.
+#[derive(Clone, Debug)]
+pub struct RuntimeLayer {
+    /// Unique.
+    pub name: Arc<str>,
+    /// Where its values come from.
+    pub kind: RuntimeLayerKind,
+}
+
+/// Where runtime values come from.
+#[derive(Clone, Debug)]
+pub enum RuntimeLayerKind {
+    /// In the bootstrap.
+    Static(RuntimeValues),
+    /// A directory, one file a key; `append_service_cluster` adds the node's cluster to the path.
+    Disk { symlink_root: PathBuf, subdirectory: String, append_service_cluster: bool },
+    /// Set through the admin port.
+    Admin,
+    /// By runtime discovery.
+    Rtds { name: Arc<str>, source: ConfigSource },
+}
+
+/// Flattened keys (`a.b.c`) and their values.
+pub type RuntimeValues = BTreeMap<String, RuntimeValue>;
+
+/// One runtime value, as text and as what it can be read as.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuntimeValue {
+    /// As written.
+    pub text: String,
+    /// If it is a number.
+    pub number: Option<f64>,
+    /// If it is `true` or `false`.
+    pub flag: Option<bool>,
+    /// If it is a FractionalPercent object.
+    pub fraction: Option<crate::units::Fraction>,
+}
+
+/// Source: `StatsConfig`.
+#[derive(Clone, Debug)]
+pub struct StatsConfig {
+    /// Extra rules, in order; the first group is removed from the name, the second is the value.
+    pub tags: Vec<StatsTag>,
+    /// The default rules apply too (true unless disabled).
+    pub use_all_default_tags: bool,
+    /// A rule in `tags` replaces the default one of the same name, instead of giving way to it.
+    pub allow_default_tag_overrides: bool,
+    /// Which stats exist.
+    pub matcher: StatsMatcher,
+    /// Bucket bounds (of Prometheus output) by stat name.
+    pub histogram_buckets: Vec<(crate::matching::StringMatcher, Vec<f64>)>,
+}
+
+/// Source: `TagSpecifier`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StatsTag {
+    /// The tag's name.
+    pub name: String,
+    /// Where its value comes from.
+    pub value: StatsTagValue,
+}
+
+/// Source: `TagSpecifier.tag_value`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StatsTagValue {
+    /// ECMAScript regular expression (look-ahead included), compiled by the stats module. Empty: the default for this name.
+    Regex(String),
+    /// The same for every stat.
+    Fixed(String),
+}
+
+/// Source: `StatsMatcher`.
+#[derive(Clone, Debug, Default)]
+pub enum StatsMatcher {
+    /// All stats exist.
+    #[default]
+    All,
+    /// None exists.
+    None,
+    /// Only those that match one of these.
+    Include(Vec<crate::matching::StringMatcher>),
+    /// All but those that match one of these.
+    Exclude(Vec<crate::matching::StringMatcher>),
+}

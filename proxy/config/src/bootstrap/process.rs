@@ -1,0 +1,201 @@
+//! Readers of the parts of a bootstrap that concern the process as a whole: admin port, overload, log, extensions.
+//!
+//! Owns which of them are accepted. Never opens the admin port or counts connections.
+
+use outrigger_api::pb::envoy::config::accesslog::v3 as accesslog;
+use outrigger_api::pb::envoy::config::bootstrap::v3 as bootstrap;
+use outrigger_api::pb::envoy::config::bootstrap::v3::bootstrap::{ApplicationLogConfig, application_log_config};
+use outrigger_api::pb::envoy::config::core::v3 as core;
+use outrigger_api::pb::envoy::config::overload::v3 as overload;
+use outrigger_api::pb::envoy::config::trace::v3 as trace;
+use outrigger_api::pb::envoy::extensions::access_loggers::file::v3 as file;
+use outrigger_api::pb::envoy::extensions::resource_monitors::downstream_connections::v3 as downstream_connections;
+use outrigger_api::pb::google::protobuf::{Any, Struct, value::Kind};
+use prost::Message;
+use std::collections::HashSet;
+
+use super::{Admin, ApplicationLogFormat};
+use crate::accesslog::access_logs;
+use crate::address_parse::{address, socket_options};
+use crate::context::Context;
+use crate::decide::decide;
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+/// The admin port. `None` without an address: then there is none.
+pub(super) fn admin(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Option<bootstrap::Admin>,
+) -> Parsed<Option<Admin>> {
+    let Some(wire) = wire else { return Ok(None) };
+    let at_address = at.field("address");
+    let at_options = at.field("socket_options");
+    let at_logs = at.field("access_log");
+    decide!(wire, at, bootstrap::Admin as "envoy.config.bootstrap.v3.Admin" {
+        implemented: access_log, access_log_path, address, socket_options;
+        no_effect: profile_path = "there is no CPU profiler",
+            ignore_global_conn_limit = "the admin port never counts against the limit";
+        unsupported: allow_paths;
+    });
+    let mut loggers = access_log;
+    if !access_log_path.is_empty() {
+        loggers.insert(0, file_logger(access_log_path));
+    }
+    let access_logs = access_logs(context, &at_logs, loggers)?;
+    let socket_options = self::socket_options(&at_options, socket_options)?;
+    let Some(wire) = address else { return Ok(None) };
+    Ok(Some(Admin { address: self::address(&at_address, wire)?, socket_options, access_logs }))
+}
+
+/// The older way to say where to log, in the newer words.
+fn file_logger(path: String) -> accesslog::AccessLog {
+    let config = file::FileAccessLog { path, access_log_format: None };
+    let typed = Any {
+        type_url: "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog".into(),
+        value: config.encode_to_vec(),
+    };
+    accesslog::AccessLog {
+        name: "envoy.access_loggers.file".into(),
+        filter: None,
+        config_type: Some(accesslog::access_log::ConfigType::TypedConfig(typed)),
+    }
+}
+
+/// The limit on downstream connections; other protections from overload do not exist.
+pub(super) fn max_downstream_connections(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Option<overload::OverloadManager>,
+) -> Parsed<Option<u64>> {
+    let Some(wire) = wire else { return Ok(None) };
+    decide!(wire, at, overload::OverloadManager as "envoy.config.overload.v3.OverloadManager" {
+        implemented: resource_monitors;
+        no_effect: refresh_interval = "connections are counted as they come",
+            buffer_factory_config = "memory is not accounted by stream";
+        unsupported: actions, loadshed_points;
+    });
+    let list = at.field("resource_monitors");
+    if resource_monitors.is_empty() {
+        return Err(list.reject("must not be empty"));
+    }
+    let mut names = HashSet::new();
+    let mut limit = None;
+    for (index, wire) in resource_monitors.into_iter().enumerate() {
+        let item = list.item(index);
+        limit = monitor(context, &item, &wire)?.or(limit);
+        if !names.insert(wire.name.clone()) {
+            return Err(item.field("name").reject(format!("{:?} is given twice", wire.name)));
+        }
+    }
+    Ok(limit)
+}
+
+fn monitor(context: &Context<'_>, at: &FieldPath<'_>, wire: &overload::ResourceMonitor) -> Parsed<Option<u64>> {
+    let overload::ResourceMonitor { name, config_type } = wire;
+    if name.is_empty() {
+        return Err(at.field("name").reject("must not be empty"));
+    }
+    let at = at.field("typed_config");
+    let Some(overload::resource_monitor::ConfigType::TypedConfig(any)) = config_type else {
+        return Err(at.reject("is required"));
+    };
+    let any = wire::extension(context, &at, any.clone())?;
+    match wire::type_name(&any) {
+        "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig" => {
+            let wire: downstream_connections::DownstreamConnectionsConfig = wire::decode(&at, &any)?;
+            let downstream_connections::DownstreamConnectionsConfig { max_active_downstream_connections: limit } = wire;
+            match u64::try_from(limit) {
+                Ok(limit) if limit > 0 => Ok(Some(limit)),
+                _ => Err(at.field("max_active_downstream_connections").reject(format!("{limit} must be above zero"))),
+            }
+        }
+        // Measures only; what would act on it is an action, and those are refused.
+        "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig" => Ok(None),
+        other => Err(at.reject(format!("{other:?} is not supported"))),
+    }
+}
+
+/// Tracing for all connection managers, which nobody provides.
+pub(super) fn no_tracing(at: &FieldPath<'_>, wire: Option<trace::Tracing>) -> Parsed<()> {
+    let Some(wire) = wire else { return Ok(()) };
+    decide!(wire, at, trace::Tracing as "envoy.config.trace.v3.Tracing" {
+        implemented: ;
+        no_effect: ;
+        unsupported: http;
+    });
+    Ok(())
+}
+
+/// Bootstrap extensions that may stand there since nothing is lost without them.
+pub(super) fn extensions(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Vec<core::TypedExtensionConfig>,
+) -> Parsed<()> {
+    for (index, wire) in wire.into_iter().enumerate() {
+        // An internal listener would be refused by its address; the extension alone only sizes buffers.
+        let accepted = ["envoy.extensions.bootstrap.internal_listener.v3.InternalListener"];
+        only(context, &at.item(index), Some(wire), &accepted)?;
+    }
+    Ok(())
+}
+
+/// All regular expressions are in the syntax of RE2.
+pub(super) fn regex_engine(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Option<core::TypedExtensionConfig>,
+) -> Parsed<()> {
+    only(context, at, wire, &["envoy.extensions.regex_engines.v3.GoogleRE2"])
+}
+
+/// There is one listener manager.
+pub(super) fn listener_manager(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Option<core::TypedExtensionConfig>,
+) -> Parsed<()> {
+    let accepted = ["envoy.config.bootstrap.v3.ListenerManager", "envoy.config.bootstrap.v3.ValidationListenerManager"];
+    only(context, at, wire, &accepted)
+}
+
+/// Accepts an extension if it is one of the `accepted` types, none of which asks for anything.
+fn only(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Option<core::TypedExtensionConfig>,
+    accepted: &[&str],
+) -> Parsed<()> {
+    let Some(core::TypedExtensionConfig { name: _, typed_config }) = wire else { return Ok(()) };
+    let at = at.field("typed_config");
+    let Some(any) = typed_config else { return Err(at.reject("is required")) };
+    // A type that the schema does not know cannot be unwrapped, yet its name can be told.
+    let any = wire::extension(context, &at, any)?;
+    let name = wire::type_name(&any);
+    if accepted.contains(&name) { Ok(()) } else { Err(at.reject(format!("{name:?} is not supported"))) }
+}
+
+/// How log lines look.
+pub(super) fn log_format(at: &FieldPath<'_>, wire: ApplicationLogConfig) -> Parsed<Option<ApplicationLogFormat>> {
+    let ApplicationLogConfig { log_format } = wire;
+    let Some(application_log_config::LogFormat { log_format }) = log_format else { return Ok(None) };
+    let at = at.field("log_format");
+    use application_log_config::log_format::LogFormat;
+    match log_format {
+        Some(LogFormat::TextFormat(text)) => Ok(Some(ApplicationLogFormat::Text(text))),
+        Some(LogFormat::JsonFormat(Struct { fields })) => {
+            let at = at.field("json_format");
+            let mut keys = Vec::with_capacity(fields.len());
+            for (key, value) in fields {
+                match value.kind {
+                    Some(Kind::StringValue(pattern)) => keys.push((key, pattern)),
+                    _ => return Err(at.key(&key).reject("is not a string")),
+                }
+            }
+            keys.sort();
+            Ok(Some(ApplicationLogFormat::Json(keys)))
+        }
+        None => Err(at.reject("needs one of text_format, json_format")),
+    }
+}

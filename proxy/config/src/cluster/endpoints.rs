@@ -1,0 +1,290 @@
+//! Reading endpoints (`envoy.config.endpoint.v3.ClusterLoadAssignment`).
+//!
+//! Owns what an assignment must hold: priorities without gaps, weights that add up, no endpoint twice. Never balances.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use outrigger_api::pb::envoy::config::core::v3 as core;
+use outrigger_api::pb::envoy::config::endpoint::v3 as pb;
+
+use super::{Assignment, Endpoint, HealthStatus, Locality, LocalityEndpoints};
+use crate::address::{Address, EndpointAddress};
+use crate::address_parse::{address, endpoint_address};
+use crate::context::Context;
+use crate::decide::decide;
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+impl Assignment {
+    /// Reads discovered endpoints, which must be complete: priorities from 0 without gaps, each locality once in its
+    /// priority, each address once.
+    pub fn parse(_context: &Context<'_>, wire: pb::ClusterLoadAssignment) -> Parsed<Self> {
+        let name = wire.cluster_name.clone();
+        let at = FieldPath::resource("endpoints", &name);
+        let assignment = read(&at, wire, AddressKind::Resolved)?;
+        let localities_at = at.field("endpoints");
+        check_localities(&localities_at, &assignment.localities)?;
+        check_addresses(&localities_at, &assignment.localities)?;
+        Ok(assignment)
+    }
+
+    /// No endpoints.
+    pub fn empty(name: &str) -> Self {
+        Assignment { name: name.into(), localities: Vec::new(), overprovisioning_factor: DEFAULT_OVERPROVISIONING }
+    }
+}
+
+/// Reads endpoints written in a cluster, all of them with IP addresses or pipes. People write these by hand, and may
+/// repeat a locality or leave out a priority: the former is joined, the latter closed.
+pub(super) fn resolved_assignment(at: &FieldPath<'_>, wire: pb::ClusterLoadAssignment) -> Parsed<Assignment> {
+    Ok(tidy(read(at, wire, AddressKind::Resolved)?))
+}
+
+/// The same for a cluster that asks DNS, with names or IP addresses.
+pub(super) fn named_assignment(at: &FieldPath<'_>, wire: pb::ClusterLoadAssignment) -> Parsed<Assignment> {
+    Ok(tidy(read(at, wire, AddressKind::Named)?))
+}
+
+/// Which addresses a type of cluster takes.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum AddressKind {
+    /// Those that need no DNS.
+    Resolved,
+    /// Those with a port.
+    Named,
+}
+
+fn read(at: &FieldPath<'_>, wire: pb::ClusterLoadAssignment, kind: AddressKind) -> Parsed<Assignment> {
+    decide!(wire, at, pb::ClusterLoadAssignment as "envoy.config.endpoint.v3.ClusterLoadAssignment" {
+        implemented: cluster_name, endpoints, policy;
+        no_effect: ;
+        unsupported: named_endpoints;
+    });
+    if cluster_name.is_empty() {
+        return Err(at.field("cluster_name").reject("must not be empty"));
+    }
+    let localities_at = at.field("endpoints");
+    let localities = endpoints
+        .into_iter()
+        .enumerate()
+        .map(|(index, wire)| locality_endpoints(&localities_at.item(index), wire, kind))
+        .collect::<Parsed<Vec<_>>>()?;
+    check_locality_weights(&localities_at, &localities)?;
+    Ok(Assignment {
+        name: cluster_name.into(),
+        localities,
+        overprovisioning_factor: overprovisioning_factor(&at.field("policy"), policy)?,
+    })
+}
+
+fn overprovisioning_factor(at: &FieldPath<'_>, wire: Option<pb::cluster_load_assignment::Policy>) -> Parsed<u32> {
+    let wire = wire.unwrap_or_default();
+    decide!(wire, at, pb::cluster_load_assignment::Policy
+        as "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy" {
+        implemented: overprovisioning_factor;
+        no_effect: ;
+        unsupported: drop_overloads, endpoint_stale_after, weighted_priority_health;
+    });
+    let factor = wire::number_within(&at.field("overprovisioning_factor"), overprovisioning_factor, 1..=u32::MAX)?;
+    Ok(factor.unwrap_or(DEFAULT_OVERPROVISIONING))
+}
+
+fn locality_endpoints(
+    at: &FieldPath<'_>,
+    wire: pb::LocalityLbEndpoints,
+    kind: AddressKind,
+) -> Parsed<LocalityEndpoints> {
+    decide!(wire, at, pb::LocalityLbEndpoints as "envoy.config.endpoint.v3.LocalityLbEndpoints" {
+        implemented: locality, lb_endpoints, load_balancing_weight, priority;
+        no_effect: metadata = "no filter reads it",
+            proximity = "no policy orders localities by it";
+        unsupported: lb_config;
+    });
+    if priority > MAX_PRIORITY {
+        return Err(at.field("priority").reject(format!("{priority} is not within 0 to {MAX_PRIORITY}")));
+    }
+    let endpoints_at = at.field("lb_endpoints");
+    let endpoints = lb_endpoints
+        .into_iter()
+        .enumerate()
+        .map(|(index, wire)| endpoint(&endpoints_at.item(index), wire, kind))
+        .collect::<Parsed<Vec<_>>>()?;
+    check_sum(&endpoints_at, endpoints.iter().map(|endpoint| endpoint.weight))?;
+    let core::Locality { region, zone, sub_zone } = locality.unwrap_or_default();
+    Ok(LocalityEndpoints {
+        locality: Locality { region, zone, sub_zone },
+        priority,
+        weight: wire::number_within(&at.field("load_balancing_weight"), load_balancing_weight, 1..=u32::MAX)?,
+        endpoints,
+    })
+}
+
+fn endpoint(at: &FieldPath<'_>, wire: pb::LbEndpoint, kind: AddressKind) -> Parsed<Endpoint> {
+    decide!(wire, at, pb::LbEndpoint as "envoy.config.endpoint.v3.LbEndpoint" {
+        implemented: health_status, load_balancing_weight, host_identifier;
+        no_effect: metadata = "no subset or transport socket match reads it";
+        unsupported: ;
+    });
+    let health = health_status_of(&at.field("health_status"), health_status)?;
+    let weight = wire::number_within(&at.field("load_balancing_weight"), load_balancing_weight, 1..=u32::MAX)?;
+    let wire = match host_identifier {
+        Some(pb::lb_endpoint::HostIdentifier::Endpoint(wire)) => wire,
+        Some(pb::lb_endpoint::HostIdentifier::EndpointName(_)) => return Err(at.field("endpoint_name").unsupported()),
+        None => return Err(at.field("endpoint").reject("is required")),
+    };
+    let at = at.field("endpoint");
+    decide!(wire, at, pb::Endpoint as "envoy.config.endpoint.v3.Endpoint" {
+        implemented: address, hostname, additional_addresses;
+        no_effect: health_check_config = "there are no active health checks",
+            observability_name = "endpoints have no stats of their own";
+        unsupported: ;
+    });
+    let address_at = at.field("address");
+    let Some(wire) = address else {
+        return Err(address_at.reject("is required"));
+    };
+    let address = checked_address(&address_at, endpoint_address(&address_at, wire)?, kind)?;
+    Ok(Endpoint {
+        hostname: host_name(hostname, &address, kind),
+        address,
+        additional_addresses: more_addresses(&at.field("additional_addresses"), additional_addresses, kind)?,
+        weight: weight.unwrap_or(1),
+        health,
+    })
+}
+
+fn checked_address(at: &FieldPath<'_>, address: EndpointAddress, kind: AddressKind) -> Parsed<EndpointAddress> {
+    match (&address, kind) {
+        (EndpointAddress::Named { host, .. }, AddressKind::Resolved) => {
+            Err(at.field("socket_address").field("address").reject(format!(
+                "{host:?} is not an IP address; names are for clusters of type STRICT_DNS or LOGICAL_DNS"
+            )))
+        }
+        (EndpointAddress::Resolved(Address::Pipe { .. }), AddressKind::Named) => {
+            Err(at.field("pipe").reject("is not for clusters of type STRICT_DNS or LOGICAL_DNS"))
+        }
+        _ => Ok(address),
+    }
+}
+
+/// The endpoints of a DNS cluster are known by the name that was resolved.
+fn host_name(given: String, address: &EndpointAddress, kind: AddressKind) -> Arc<str> {
+    match (kind, address) {
+        (AddressKind::Named, EndpointAddress::Named { host, .. }) if given.is_empty() => host.clone(),
+        (AddressKind::Named, EndpointAddress::Resolved(Address::Ip(socket))) if given.is_empty() => {
+            socket.ip().to_string().into()
+        }
+        _ => given.into(),
+    }
+}
+
+fn more_addresses(
+    at: &FieldPath<'_>,
+    wire: Vec<pb::endpoint::AdditionalAddress>,
+    kind: AddressKind,
+) -> Parsed<Vec<Address>> {
+    if !wire.is_empty() && kind == AddressKind::Named {
+        return Err(at.reject("are not for clusters of type STRICT_DNS or LOGICAL_DNS"));
+    }
+    let mut addresses = Vec::with_capacity(wire.len());
+    for (index, wire) in wire.into_iter().enumerate() {
+        let at = at.item(index);
+        let pb::endpoint::AdditionalAddress { address: wire } = wire;
+        let at = at.field("address");
+        let Some(wire) = wire else {
+            return Err(at.reject("is required"));
+        };
+        addresses.push(address(&at, wire)?);
+    }
+    Ok(addresses)
+}
+
+fn health_status_of(at: &FieldPath<'_>, value: i32) -> Parsed<HealthStatus> {
+    Ok(match core::HealthStatus::try_from(value).map_err(|_| wire::unknown_enum(at, value))? {
+        core::HealthStatus::Unknown => HealthStatus::Unknown,
+        core::HealthStatus::Healthy => HealthStatus::Healthy,
+        core::HealthStatus::Unhealthy => HealthStatus::Unhealthy,
+        core::HealthStatus::Draining => HealthStatus::Draining,
+        core::HealthStatus::Timeout => HealthStatus::Timeout,
+        core::HealthStatus::Degraded => HealthStatus::Degraded,
+    })
+}
+
+fn check_sum(at: &FieldPath<'_>, weights: impl Iterator<Item = u32>) -> Parsed<()> {
+    let sum: u64 = weights.map(u64::from).sum();
+    if sum > u64::from(u32::MAX) {
+        return Err(at.reject(format!("the weights add up to {sum}, expected up to {}", u32::MAX)));
+    }
+    Ok(())
+}
+
+fn check_locality_weights(at: &FieldPath<'_>, localities: &[LocalityEndpoints]) -> Parsed<()> {
+    let priorities: BTreeSet<u32> = localities.iter().map(|locality| locality.priority).collect();
+    for priority in priorities {
+        let of_priority = localities.iter().filter(|locality| locality.priority == priority);
+        check_sum(at, of_priority.filter_map(|locality| locality.weight))?;
+    }
+    Ok(())
+}
+
+fn check_localities(at: &FieldPath<'_>, localities: &[LocalityEndpoints]) -> Parsed<()> {
+    let mut seen = HashMap::new();
+    for (index, entry) in localities.iter().enumerate() {
+        if let Some(other) = seen.insert((entry.priority, &entry.locality), index) {
+            let Locality { region, zone, sub_zone } = &entry.locality;
+            return Err(at.item(index).field("locality").reject(format!(
+                "region {region:?}, zone {zone:?}, sub_zone {sub_zone:?} with priority {} is already in \
+                  endpoints[{other}]",
+                entry.priority
+            )));
+        }
+    }
+    let priorities: BTreeSet<u32> = localities.iter().map(|locality| locality.priority).collect();
+    match (0..).zip(&priorities).find(|(expected, priority)| expected != *priority) {
+        None => Ok(()),
+        Some((expected, priority)) => {
+            Err(at.reject(format!("priority {priority} is there, but priority {expected} is not")))
+        }
+    }
+}
+
+fn check_addresses(at: &FieldPath<'_>, localities: &[LocalityEndpoints]) -> Parsed<()> {
+    let mut seen = HashSet::new();
+    for (index, locality) in localities.iter().enumerate() {
+        for (place, endpoint) in locality.endpoints.iter().enumerate() {
+            if !seen.insert(&endpoint.address) {
+                let at = at.item(index);
+                let list = at.field("lb_endpoints");
+                return Err(list.item(place).reject(format!("{} is there twice", endpoint.address)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Joins localities that stand there twice in one priority, and numbers priorities without gaps.
+fn tidy(assignment: Assignment) -> Assignment {
+    let priorities: BTreeSet<u32> = assignment.localities.iter().map(|locality| locality.priority).collect();
+    let closed: HashMap<u32, u32> = priorities.into_iter().zip(0..).collect();
+    let mut places: HashMap<(u32, Locality), usize> = HashMap::new();
+    let mut localities: Vec<LocalityEndpoints> = Vec::with_capacity(assignment.localities.len());
+    for mut locality in assignment.localities {
+        locality.priority = closed.get(&locality.priority).copied().unwrap_or(locality.priority);
+        let key = (locality.priority, locality.locality.clone());
+        match places.get(&key).and_then(|place| localities.get_mut(*place)) {
+            Some(first) => {
+                first.endpoints.append(&mut locality.endpoints);
+                first.weight = first.weight.or(locality.weight);
+            }
+            None => {
+                places.insert(key, localities.len());
+                localities.push(locality);
+            }
+        }
+    }
+    Assignment { localities, ..assignment }
+}
+
+const DEFAULT_OVERPROVISIONING: u32 = 140;
+const MAX_PRIORITY: u32 = 128;

@@ -1,0 +1,296 @@
+//! Clusters and endpoints (`envoy.config.cluster.v3.Cluster`, `envoy.config.endpoint.v3.ClusterLoadAssignment`).
+//!
+//! Owns the checked model. Never resolves, connects or balances.
+
+mod balancing;
+mod discovery;
+mod dns;
+mod endpoints;
+mod http;
+mod limits;
+mod parse;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::address::{Address, EndpointAddress};
+use crate::dns::DnsResolver;
+use crate::http::{Http1Options, Http2Options};
+use crate::listener::{SocketOption, TcpKeepalive};
+use crate::source::ConfigSource;
+use crate::tls::UpstreamTls;
+use crate::units::Percent;
+
+/// A cluster, checked.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Unique name.
+    pub name: Arc<str>,
+    /// The `<name>` in `cluster.<name>.*` stats: `alt_stat_name` if given.
+    pub stat_name: Arc<str>,
+    /// Where its endpoints come from.
+    pub discovery: Discovery,
+    /// 5 s unless given.
+    pub connect_timeout: Duration,
+    /// Soft limit on bytes buffered per connection, 1 MiB unless given.
+    pub per_connection_buffer_limit_bytes: u32,
+    /// How an endpoint is chosen.
+    pub load_balancing: LoadBalancing,
+    /// Limits for default and high priority.
+    pub circuit_breakers: CircuitBreakers,
+    /// HTTP towards its endpoints.
+    pub http: UpstreamHttp,
+    /// TLS, or none.
+    pub transport: UpstreamTransport,
+    /// SO_KEEPALIVE of its connections.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Source address of its connections.
+    pub bind: Option<BindConfig>,
+    /// Share of healthy endpoints under which all are used; 50 % unless given, 0 never.
+    pub healthy_panic_threshold: Percent,
+    /// Endpoint updates within this time are applied at once; 1 s unless given, zero for at once.
+    pub update_merge_window: Duration,
+    /// Requests on one connection; unlimited unless given.
+    pub max_requests_per_connection: Option<u32>,
+    /// Endpoints that discovery removed go at once even if health checks like them.
+    pub ignore_health_on_host_removal: bool,
+}
+
+/// Where a cluster's endpoints come from.
+#[derive(Clone, Debug)]
+pub enum Discovery {
+    /// Written in the cluster.
+    Static(Arc<Assignment>),
+    /// All addresses that DNS returns for each named endpoint.
+    StrictDns { assignment: Arc<Assignment>, dns: DnsOptions },
+    /// One named endpoint; each new connection goes to its first address.
+    LogicalDns { assignment: Arc<Assignment>, dns: DnsOptions },
+    /// Endpoint discovery.
+    Eds { service_name: Arc<str>, source: ConfigSource },
+    /// The original destination of the downstream connection.
+    OriginalDst(OriginalDstOptions),
+}
+
+/// DNS settings of a cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DnsOptions {
+    /// 5 s unless given.
+    pub refresh_rate: Duration,
+    /// Added to the refresh time, at random up to this.
+    pub jitter: Duration,
+    /// First wait after a failure; the refresh rate unless given.
+    pub failure_base_interval: Duration,
+    /// Longest wait after failures.
+    pub failure_max_interval: Duration,
+    /// The answer's TTL replaces the refresh rate.
+    pub respect_ttl: bool,
+    /// Which addresses to ask for.
+    pub family: DnsFamily,
+    /// How names are resolved; as the bootstrap says when `None`.
+    pub resolver: Option<DnsResolver>,
+}
+
+/// Source: `Cluster.DnsLookupFamily`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum DnsFamily {
+    /// IPv6, and IPv4 if there is none.
+    #[default]
+    Auto,
+    /// IPv4.
+    V4Only,
+    /// IPv6.
+    V6Only,
+    /// IPv4, and IPv6 if there is none.
+    V4Preferred,
+    /// Both.
+    All,
+}
+
+/// Source: `Cluster.OriginalDstLbConfig`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OriginalDstOptions {
+    /// The destination may stand in this request header (`x-envoy-original-dst-host` unless given).
+    pub http_header: Option<Arc<str>>,
+    /// Replaces the destination's port.
+    pub upstream_port_override: Option<u16>,
+    /// Unused endpoints are forgotten after this; 5 s unless given.
+    pub cleanup_interval: Duration,
+}
+
+/// How an endpoint is chosen. Source: `lb_policy` or `load_balancing_policy`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LoadBalancing {
+    /// Weighted, smooth.
+    RoundRobin,
+    /// The better of `choice_count` random ones by active requests.
+    LeastRequest { choice_count: u32, active_request_bias: f64 },
+    /// Weighted random.
+    Random,
+    /// The cluster type brings its own (original destination).
+    ClusterProvided,
+}
+
+/// Both priorities.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CircuitBreakers {
+    /// For requests of default priority.
+    pub default: Thresholds,
+    /// For requests of high priority.
+    pub high: Thresholds,
+    /// Connections per endpoint; unlimited unless given.
+    pub per_host_max_connections: Option<u32>,
+}
+
+/// Source: `CircuitBreakers.Thresholds`; 1,024 each but 3 retries unless given.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Thresholds {
+    /// Connections to all endpoints.
+    pub max_connections: u32,
+    /// Requests waiting for a connection.
+    pub max_pending_requests: u32,
+    /// Requests in flight.
+    pub max_requests: u32,
+    /// Retries in flight.
+    pub max_retries: u32,
+    /// Publish the `remaining_*` gauges.
+    pub track_remaining: bool,
+    /// Replaces `max_retries`: share of active requests, and the least number.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// Source: `CircuitBreakers.Thresholds.RetryBudget`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryBudget {
+    /// 20 % unless given.
+    pub budget: Percent,
+    /// 3 unless given.
+    pub min_retry_concurrency: u32,
+}
+
+/// HTTP towards a cluster. Source: `envoy.extensions.upstreams.http.v3.HttpProtocolOptions` or the older fields.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamHttp {
+    /// Which version.
+    pub protocol: UpstreamProtocol,
+    /// HTTP/1 options.
+    pub http1: Http1Options,
+    /// HTTP/2 options.
+    pub http2: Http2Options,
+    /// Connections without requests are closed after this; 1 h unless given.
+    pub idle_timeout: Option<Duration>,
+    /// Connections take no new requests after this age.
+    pub max_connection_duration: Option<Duration>,
+    /// Limit on the number of response headers; 100 unless given.
+    pub max_headers_count: u32,
+    /// Limit on the size of response heads; 60 KiB unless given.
+    pub max_response_headers_bytes: u32,
+    /// Limit on the age of a stream.
+    pub max_stream_duration: Option<Duration>,
+    /// SNI is the request's host.
+    pub auto_sni: bool,
+    /// The certificate must be valid for the request's host.
+    pub auto_san_validation: bool,
+}
+
+/// Which HTTP version an upstream is spoken to with.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// Whatever the downstream speaks.
+    UseDownstream,
+    /// By ALPN on TLS.
+    Auto,
+}
+
+/// Source: `Cluster.transport_socket`.
+#[derive(Clone, Debug)]
+pub enum UpstreamTransport {
+    /// Plain bytes.
+    Raw,
+    /// TLS.
+    Tls(Arc<UpstreamTls>),
+}
+
+/// Source: `BindConfig`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BindConfig {
+    /// Source address.
+    pub source: Option<std::net::SocketAddr>,
+    /// IP_FREEBIND.
+    pub freebind: bool,
+    /// Set before connecting.
+    pub socket_options: Vec<SocketOption>,
+}
+
+/// The endpoints of a cluster, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assignment {
+    /// The cluster or service name.
+    pub name: Arc<str>,
+    /// Localities with an index for the same (priority, locality) being unique; priorities have no gaps.
+    pub localities: Vec<LocalityEndpoints>,
+    /// 140 % unless given.
+    pub overprovisioning_factor: u32,
+}
+
+/// Endpoints in one place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalityEndpoints {
+    /// Where.
+    pub locality: Locality,
+    /// 0 is the highest.
+    pub priority: u32,
+    /// Share among localities of its priority, where the policy weighs localities.
+    pub weight: Option<u32>,
+    /// In the order given.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Source: `envoy.config.core.v3.Locality`.
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Locality {
+    /// Region.
+    pub region: String,
+    /// Zone.
+    pub zone: String,
+    /// Sub-zone.
+    pub sub_zone: String,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Where.
+    pub address: EndpointAddress,
+    /// Further addresses of the same endpoint, tried when the first does not answer.
+    pub additional_addresses: Vec<Address>,
+    /// Its name, for `auto_host_rewrite`; may be empty.
+    pub hostname: Arc<str>,
+    /// 1 unless given.
+    pub weight: u32,
+    /// What discovery says.
+    pub health: HealthStatus,
+}
+
+/// Source: `envoy.config.core.v3.HealthStatus`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum HealthStatus {
+    /// Not said; counts as healthy.
+    #[default]
+    Unknown,
+    /// Healthy.
+    Healthy,
+    /// Unhealthy.
+    Unhealthy,
+    /// No new requests.
+    Draining,
+    /// Counts as unhealthy.
+    Timeout,
+    /// Used when there is nothing better.
+    Degraded,
+}

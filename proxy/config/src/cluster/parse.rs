@@ -1,0 +1,182 @@
+//! Reading a cluster (`envoy.config.cluster.v3.Cluster`).
+//!
+//! Owns the message itself and what its parts demand of each other. The parts have files of their own: `discovery`,
+//! `balancing`, `limits`, `http`, `endpoints`.
+
+use std::time::Duration;
+
+use outrigger_api::pb::envoy::config::cluster::v3 as pb;
+use outrigger_api::pb::envoy::config::core::v3::TypedExtensionConfig;
+use outrigger_api::pb::google::protobuf::BoolValue;
+
+use super::balancing::{Balancing, CommonBalancing, common_balancing, load_balancing};
+use super::discovery::{DiscoveryFields, DnsFields, discovery};
+use super::http::{HttpFields, upstream_http};
+use super::limits::circuit_breakers;
+use super::{Cluster, Discovery, LoadBalancing, UpstreamProtocol, UpstreamTransport};
+use crate::address_parse::{bind_config, tcp_keepalive};
+use crate::context::Context;
+use crate::decide::decide;
+use crate::listener::TcpKeepalive;
+use crate::rejection::{FieldPath, Parsed};
+use crate::tls::upstream_transport_socket;
+use crate::wire;
+
+impl Cluster {
+    /// Reads a cluster.
+    pub fn parse(context: &Context<'_>, wire: pb::Cluster) -> Parsed<Self> {
+        let name = wire.name.clone();
+        parse(context, &FieldPath::resource("cluster", &name), wire)
+    }
+}
+
+fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed<Cluster> {
+    decide!(wire, at, pb::Cluster as "envoy.config.cluster.v3.Cluster" {
+        implemented: name, alt_stat_name, eds_cluster_config, connect_timeout, per_connection_buffer_limit_bytes,
+            lb_policy, load_assignment, max_requests_per_connection, circuit_breakers,
+            upstream_http_protocol_options, common_http_protocol_options, http_protocol_options,
+            http2_protocol_options, typed_extension_protocol_options, dns_refresh_rate, dns_jitter,
+            dns_failure_refresh_rate, respect_dns_ttl, dns_lookup_family, dns_resolvers, use_tcp_for_dns_lookups,
+            dns_resolution_config, typed_dns_resolver_config, wait_for_warm_on_init, cleanup_interval,
+            upstream_bind_config, common_lb_config, transport_socket, protocol_selection,
+            upstream_connection_options, ignore_health_on_host_removal, load_balancing_policy, upstream_config,
+            cluster_discovery_type, lb_config;
+        no_effect: stats_matcher = "the bootstrap's stats matcher holds for all clusters",
+            metadata = "no filter reads it",
+            close_connections_on_host_health_failure = "no health check or outlier detection can fail an endpoint",
+            lrs_report_endpoint_metrics = "load reports are not sent",
+            track_timeout_budgets = "these stats are not kept",
+            track_cluster_stats = "these stats are not kept";
+        unsupported: transport_socket_matches, transport_socket_matcher, health_checks, outlier_detection,
+            lb_subset_config, per_connection_buffer_high_watermark_timeout, filters, lrs_server, preconnect_policy,
+            connection_pool_per_downstream_connection, queuing_policies;
+    });
+    if name.is_empty() {
+        return Err(at.field("name").reject("must not be empty"));
+    }
+    check_wait_for_warm(&at.field("wait_for_warm_on_init"), wait_for_warm_on_init)?;
+    check_upstream_config(context, &at.field("upstream_config"), upstream_config)?;
+    let balancing =
+        load_balancing(context, at, Balancing { policy: lb_policy, config: lb_config, list: load_balancing_policy })?;
+    let discovery = discovery(
+        context,
+        at,
+        DiscoveryFields {
+            cluster_name: &name,
+            kind: cluster_discovery_type,
+            eds: eds_cluster_config,
+            assignment: load_assignment,
+            original_dst: balancing.original_dst,
+            cleanup_interval,
+            dns: DnsFields {
+                refresh_rate: dns_refresh_rate,
+                jitter: dns_jitter,
+                failure_refresh_rate: dns_failure_refresh_rate,
+                respect_ttl: respect_dns_ttl,
+                family: dns_lookup_family,
+                resolvers: dns_resolvers,
+                use_tcp: use_tcp_for_dns_lookups,
+                resolution: dns_resolution_config,
+                typed_resolver: typed_dns_resolver_config,
+            },
+        },
+    )?;
+    check_policy_fits(&at.field("lb_policy"), &discovery, &balancing.policy)?;
+    let transport = match transport_socket {
+        None => UpstreamTransport::Raw,
+        Some(socket) => upstream_transport_socket(context, &at.field("transport_socket"), socket)?,
+    };
+    let (http, max_requests_per_connection) = upstream_http(
+        context,
+        at,
+        HttpFields {
+            typed: typed_extension_protocol_options,
+            common: common_http_protocol_options,
+            upstream: upstream_http_protocol_options,
+            http1: http_protocol_options,
+            http2: http2_protocol_options,
+            protocol_selection,
+            max_requests_per_connection,
+        },
+    )?;
+    if http.protocol == UpstreamProtocol::Auto && matches!(transport, UpstreamTransport::Raw) {
+        return Err(at.field("typed_extension_protocol_options").reject("auto_config needs a TLS transport_socket"));
+    }
+    let connect_at = at.field("connect_timeout");
+    let CommonBalancing { healthy_panic_threshold, update_merge_window } =
+        common_balancing(&at.field("common_lb_config"), common_lb_config)?;
+    Ok(Cluster {
+        stat_name: if alt_stat_name.is_empty() { name.as_str().into() } else { alt_stat_name.into() },
+        name: name.into(),
+        discovery,
+        connect_timeout: match connect_timeout {
+            None => DEFAULT_CONNECT_TIMEOUT,
+            Some(timeout) => wire::positive_duration(&connect_at, timeout)?,
+        },
+        per_connection_buffer_limit_bytes: per_connection_buffer_limit_bytes
+            .map_or(DEFAULT_BUFFER_BYTES, |limit| limit.value),
+        load_balancing: balancing.policy,
+        circuit_breakers: self::circuit_breakers(&at.field("circuit_breakers"), circuit_breakers.unwrap_or_default())?,
+        http,
+        transport,
+        tcp_keepalive: match upstream_connection_options {
+            None => None,
+            Some(options) => keepalive(&at.field("upstream_connection_options"), options)?,
+        },
+        bind: match upstream_bind_config {
+            None => None,
+            Some(config) => Some(bind_config(&at.field("upstream_bind_config"), config)?),
+        },
+        healthy_panic_threshold,
+        update_merge_window,
+        max_requests_per_connection,
+        ignore_health_on_host_removal,
+    })
+}
+
+/// A cluster is always warm before it is used, which is the default.
+fn check_wait_for_warm(at: &FieldPath<'_>, wire: Option<BoolValue>) -> Parsed<()> {
+    match wire {
+        Some(BoolValue { value: false }) => Err(at.reject("false is not supported")),
+        _ => Ok(()),
+    }
+}
+
+/// The generic pool is the default under another name.
+fn check_upstream_config(context: &Context<'_>, at: &FieldPath<'_>, wire: Option<TypedExtensionConfig>) -> Parsed<()> {
+    let Some(TypedExtensionConfig { name: _, typed_config }) = wire else { return Ok(()) };
+    let at = at.field("typed_config");
+    let Some(config) = typed_config else { return Err(at.reject("is required")) };
+    let config = wire::extension(context, &at, config)?;
+    match wire::type_name(&config) {
+        "envoy.extensions.upstreams.http.generic.v3.GenericConnectionPoolProto" => Ok(()),
+        _ => Err(at.reject(format!("{:?} is not supported", config.type_url))),
+    }
+}
+
+/// Only clusters of type ORIGINAL_DST bring a policy of their own, and they know no other.
+fn check_policy_fits(at: &FieldPath<'_>, discovery: &Discovery, policy: &LoadBalancing) -> Parsed<()> {
+    let original_dst = matches!(discovery, Discovery::OriginalDst(_));
+    let provided = *policy == LoadBalancing::ClusterProvided;
+    match (original_dst, provided) {
+        (true, false) => Err(at.reject("must be CLUSTER_PROVIDED for a cluster of type ORIGINAL_DST")),
+        (false, true) => Err(at.reject("CLUSTER_PROVIDED is for clusters of type ORIGINAL_DST")),
+        (true, true) | (false, false) => Ok(()),
+    }
+}
+
+fn keepalive(at: &FieldPath<'_>, wire: pb::UpstreamConnectionOptions) -> Parsed<Option<TcpKeepalive>> {
+    decide!(wire, at, pb::UpstreamConnectionOptions as "envoy.config.cluster.v3.UpstreamConnectionOptions" {
+        implemented: tcp_keepalive;
+        no_effect: set_local_interface_name_on_upstream_connections = "no extension reads the interface name",
+            happy_eyeballs_config = "addresses are tried in the order that discovery gives them";
+        unsupported: ;
+    });
+    match tcp_keepalive {
+        None => Ok(None),
+        Some(settings) => self::tcp_keepalive(&at.field("tcp_keepalive"), settings),
+    }
+}
+
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_BUFFER_BYTES: u32 = 1 << 20;

@@ -1,0 +1,57 @@
+//! What reading a resource may ask of its surroundings.
+//!
+//! Owns the seam through which files, environment variables and decoded typed structs come in. Never touches the
+//! system itself.
+
+use std::cell::OnceCell;
+use std::io;
+use std::path::Path;
+
+use outrigger_api::Schema;
+
+/// Files and variables of the process.
+pub trait Environment {
+    /// The content of a file.
+    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// An environment variable.
+    fn variable(&self, name: &str) -> Option<String>;
+}
+
+/// Passed through all parsing.
+pub struct Context<'a> {
+    environment: &'a dyn Environment,
+    /// Decoding the schema costs memory, so it happens on first use and ends with the context.
+    schema: OnceCell<Schema>,
+}
+
+impl<'a> Context<'a> {
+    /// A context that reads through `environment`.
+    pub fn new(environment: &'a dyn Environment) -> Self {
+        Self { environment, schema: OnceCell::new() }
+    }
+
+    /// Files and variables.
+    pub fn environment(&self) -> &'a dyn Environment {
+        self.environment
+    }
+
+    /// The descriptors, decoded on first use.
+    pub fn schema(&self) -> &Schema {
+        self.schema.get_or_init(Schema::load)
+    }
+}
+
+/// For tests: no files and no variables.
+#[cfg(test)]
+pub(crate) struct NoEnvironment;
+
+#[cfg(test)]
+impl Environment for NoEnvironment {
+    fn read_file(&self, _: &Path) -> io::Result<Vec<u8>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn variable(&self, _: &str) -> Option<String> {
+        None
+    }
+}

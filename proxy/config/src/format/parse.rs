@@ -1,0 +1,349 @@
+//! Compiles format strings into [`Format`].
+//!
+//! Owns the syntax `%COMMAND(parameters):max_bytes%` and the table of operators. Never evaluates them.
+
+use std::sync::Arc;
+
+use super::{AddressPart, Format, FormatPart, GrpcStatusForm, MetadataOf, Operator};
+use crate::context::Environment;
+use crate::http::header_mutations::header_name;
+use crate::rejection::{FieldPath, Parsed};
+
+impl Format {
+    /// Compiles `text`. `%ENVIRONMENT(..)%` is refused, see [`Format::parse_with_environment`].
+    pub fn parse(at: &FieldPath<'_>, text: &str) -> Parsed<Self> {
+        compile(at, text, None)
+    }
+
+    /// Compiles `text`, with the variables that `%ENVIRONMENT(..)%` names taken from `environment` now.
+    pub fn parse_with_environment(environment: &dyn Environment, at: &FieldPath<'_>, text: &str) -> Parsed<Self> {
+        compile(at, text, Some(environment))
+    }
+}
+
+fn compile(at: &FieldPath<'_>, text: &str, environment: Option<&dyn Environment>) -> Parsed<Format> {
+    let mut parts = Vec::new();
+    let mut literal = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find('%') {
+        literal.push_str(&rest[..start]);
+        let after = &rest[start + 1..];
+        if let Some(tail) = after.strip_prefix('%') {
+            literal.push('%');
+            rest = tail;
+            continue;
+        }
+        let Some((command, tail)) = Command::split(after) else {
+            let position = text.len() - rest.len() + start;
+            return Err(at.reject(format!("{text:?} has no valid command at position {position}")));
+        };
+        if !literal.is_empty() {
+            parts.push(FormatPart::Literal(std::mem::take(&mut literal).into()));
+        }
+        parts.push(FormatPart::Operator { operator: command.operator(at, environment)?, max_bytes: command.max_bytes });
+        rest = tail;
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() {
+        parts.push(FormatPart::Literal(literal.into()));
+    }
+    Ok(Format { parts })
+}
+
+/// The pieces of `COMMAND(parameters):max_bytes`.
+struct Command<'a> {
+    name: &'a str,
+    parameters: Option<&'a str>,
+    max_bytes: Option<usize>,
+}
+
+impl<'a> Command<'a> {
+    /// Splits off a command from what follows its opening `%`, and returns what follows its closing one.
+    fn split(text: &'a str) -> Option<(Self, &'a str)> {
+        let end = text.find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))?;
+        let (name, rest) = text.split_at(end);
+        if name.is_empty() {
+            return None;
+        }
+        let Some(inside) = rest.strip_prefix('(') else {
+            let (max_bytes, tail) = split_end(rest)?;
+            return Some((Command { name, parameters: None, max_bytes }, tail));
+        };
+        // Parameters may hold `%` and `)` themselves, so the first `)` that a command can end with is the one.
+        inside.match_indices(')').find_map(|(close, _)| {
+            let (max_bytes, tail) = split_end(&inside[close + 1..])?;
+            Some((Command { name, parameters: Some(&inside[..close]), max_bytes }, tail))
+        })
+    }
+
+    fn operator(&self, at: &FieldPath<'_>, environment: Option<&dyn Environment>) -> Parsed<Operator> {
+        if let Some(operator) = bare_operator(self.name) {
+            return match (self.parameters, self.max_bytes) {
+                (None, None) => Ok(operator),
+                _ => Err(at.reject(format!("{} takes no parameters and no length", self.name))),
+            };
+        }
+        let name = self.name;
+        Ok(match name {
+            "REQ" | "REQUEST_HEADER" => {
+                let (name, alternative) = self.headers(at)?;
+                Operator::RequestHeader { name, alternative }
+            }
+            "RESP" | "RESPONSE_HEADER" => {
+                let (name, alternative) = self.headers(at)?;
+                Operator::ResponseHeader { name, alternative }
+            }
+            "TRAILER" | "RESPONSE_TRAILER" => {
+                let (name, alternative) = self.headers(at)?;
+                Operator::ResponseTrailer { name, alternative }
+            }
+            "START_TIME" => match self.max_bytes {
+                Some(_) => return Err(at.reject("START_TIME takes no length")),
+                None => Operator::StartTime { format: self.parameters.filter(|f| !f.is_empty()).map(Arc::from) },
+            },
+            "GRPC_STATUS" => Operator::GrpcStatus(self.grpc_status_form(at)?),
+            "DYNAMIC_METADATA" => Operator::DynamicMetadata { path: path(self.required(at)?) },
+            "CLUSTER_METADATA" => Operator::Metadata { of: MetadataOf::Cluster, path: path(self.required(at)?) },
+            "UPSTREAM_METADATA" => Operator::Metadata { of: MetadataOf::UpstreamHost, path: path(self.required(at)?) },
+            "METADATA" => self.metadata(at)?,
+            "FILTER_STATE" => {
+                let parameters = self.required(at)?;
+                Operator::FilterState { key: parameters.split(':').next().unwrap_or(parameters).into() }
+            }
+            "ENVIRONMENT" => match environment {
+                Some(environment) => {
+                    Operator::Environment { value: environment.variable(self.required(at)?).map(Arc::from) }
+                }
+                None => return Err(at.reject("the operator ENVIRONMENT is not supported here")),
+            },
+            _ => return Err(at.reject(format!("the operator {name} is not supported"))),
+        })
+    }
+
+    fn required(&self, at: &FieldPath<'_>) -> Parsed<&'a str> {
+        match self.parameters {
+            Some(parameters) if !parameters.is_empty() => Ok(parameters),
+            _ => Err(at.reject(format!("{} requires parameters", self.name))),
+        }
+    }
+
+    /// `NAME` or `NAME?ALTERNATIVE`.
+    fn headers(&self, at: &FieldPath<'_>) -> Parsed<(Arc<str>, Option<Arc<str>>)> {
+        let parameters = self.required(at)?;
+        let mut names = parameters.split('?');
+        let name = header_name(at, names.next().unwrap_or_default())?;
+        let alternative = match names.next() {
+            None | Some("") => None,
+            Some(alternative) => Some(header_name(at, alternative)?),
+        };
+        if names.next().is_some() {
+            return Err(at.reject(format!("{}({parameters}) names more than one alternative header", self.name)));
+        }
+        Ok((name, alternative))
+    }
+
+    fn grpc_status_form(&self, at: &FieldPath<'_>) -> Parsed<GrpcStatusForm> {
+        Ok(match self.parameters.unwrap_or_default() {
+            "" | "CAMEL_STRING" => GrpcStatusForm::Camel,
+            "SNAKE_STRING" => GrpcStatusForm::Snake,
+            "NUMBER" => GrpcStatusForm::Number,
+            other => {
+                return Err(at.reject(format!(
+                    "GRPC_STATUS({other}) is not known, expected CAMEL_STRING, SNAKE_STRING or NUMBER"
+                )));
+            }
+        })
+    }
+
+    fn metadata(&self, at: &FieldPath<'_>) -> Parsed<Operator> {
+        let parameters = self.required(at)?;
+        let (kind, rest) = parameters.split_once(':').unwrap_or((parameters, ""));
+        let of = match kind {
+            "DYNAMIC" => return Ok(Operator::DynamicMetadata { path: path(rest) }),
+            "CLUSTER" => MetadataOf::Cluster,
+            "ROUTE" => MetadataOf::Route,
+            "UPSTREAM_HOST" => MetadataOf::UpstreamHost,
+            "LISTENER" => MetadataOf::Listener,
+            _ => return Err(at.reject(format!("METADATA({parameters}): {kind:?} is not a known type of metadata"))),
+        };
+        Ok(Operator::Metadata { of, path: path(rest) })
+    }
+}
+
+/// Splits off `%` or `:digits%`, the end of a command.
+fn split_end(text: &str) -> Option<(Option<usize>, &str)> {
+    if let Some(tail) = text.strip_prefix('%') {
+        return Some((None, tail));
+    }
+    let digits = text.strip_prefix(':')?;
+    let end = digits.find(|c: char| !c.is_ascii_digit())?;
+    let max_bytes = digits[..end].parse().ok()?;
+    Some((Some(max_bytes), digits[end..].strip_prefix('%')?))
+}
+
+/// `namespace:key:...`, or the older `["namespace", "key", ...]`.
+fn path(parameters: &str) -> Vec<Arc<str>> {
+    match parameters.strip_prefix('[').and_then(|list| list.strip_suffix(']')) {
+        Some(list) => list.split(',').map(|key| key.trim().trim_matches('"').into()).collect(),
+        None => parameters.split(':').map(Arc::from).collect(),
+    }
+}
+
+/// The operators without parameters.
+fn bare_operator(name: &str) -> Option<Operator> {
+    Some(match name {
+        "PROTOCOL" => Operator::Protocol,
+        "RESPONSE_CODE" => Operator::ResponseCode,
+        "RESPONSE_CODE_DETAILS" => Operator::ResponseCodeDetails,
+        "RESPONSE_FLAGS" => Operator::ResponseFlags,
+        "RESPONSE_FLAGS_LONG" => Operator::ResponseFlagsLong,
+        "BYTES_RECEIVED" => Operator::BytesReceived,
+        "BYTES_SENT" => Operator::BytesSent,
+        "UPSTREAM_WIRE_BYTES_RECEIVED" => Operator::UpstreamBytesReceived,
+        "UPSTREAM_WIRE_BYTES_SENT" => Operator::UpstreamBytesSent,
+        "DURATION" => Operator::Duration,
+        "REQUEST_DURATION" => Operator::RequestDuration,
+        "RESPONSE_DURATION" => Operator::ResponseDuration,
+        "RESPONSE_TX_DURATION" => Operator::ResponseTxDuration,
+        "UPSTREAM_HOST" => Operator::UpstreamHost,
+        "UPSTREAM_CLUSTER" => Operator::UpstreamCluster { raw: false },
+        "UPSTREAM_CLUSTER_RAW" => Operator::UpstreamCluster { raw: true },
+        "UPSTREAM_TRANSPORT_FAILURE_REASON" => Operator::UpstreamTransportFailureReason,
+        "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Operator::UpstreamRequestAttemptCount,
+        "UPSTREAM_PROTOCOL" => Operator::UpstreamProtocol,
+        "CONNECTION_ID" => Operator::ConnectionId,
+        "CONNECTION_TERMINATION_DETAILS" => Operator::ConnectionTerminationDetails,
+        "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => Operator::DownstreamTransportFailureReason,
+        "REQUESTED_SERVER_NAME" => Operator::RequestedServerName,
+        "ROUTE_NAME" => Operator::RouteName,
+        "VIRTUAL_CLUSTER_NAME" => Operator::VirtualClusterName,
+        "FILTER_CHAIN_NAME" => Operator::FilterChainName,
+        "DOWNSTREAM_TLS_VERSION" => Operator::DownstreamTlsVersion,
+        "DOWNSTREAM_TLS_CIPHER" => Operator::DownstreamTlsCipher,
+        "DOWNSTREAM_TLS_SESSION_ID" => Operator::DownstreamTlsSessionId,
+        "DOWNSTREAM_PEER_URI_SAN" => Operator::DownstreamPeerUriSan,
+        "DOWNSTREAM_PEER_DNS_SAN" => Operator::DownstreamPeerDnsSan,
+        "DOWNSTREAM_LOCAL_URI_SAN" => Operator::DownstreamLocalUriSan,
+        "DOWNSTREAM_PEER_SUBJECT" => Operator::DownstreamPeerSubject,
+        "DOWNSTREAM_PEER_ISSUER" => Operator::DownstreamPeerIssuer,
+        "DOWNSTREAM_PEER_FINGERPRINT_256" => Operator::DownstreamPeerFingerprint256,
+        "HOSTNAME" => Operator::Hostname,
+        "LOCAL_REPLY_BODY" => Operator::LocalReplyBody,
+        "GRPC_STATUS_NUMBER" => Operator::GrpcStatus(GrpcStatusForm::Number),
+        "STREAM_ID" => Operator::StreamId,
+        "TRACE_ID" => Operator::TraceId,
+        "REQUEST_HEADERS_BYTES" => Operator::RequestHeadersBytes,
+        "RESPONSE_HEADERS_BYTES" => Operator::ResponseHeadersBytes,
+        "ACCESS_LOG_TYPE" => Operator::AccessLogType,
+        _ => return address_operator(name),
+    })
+}
+
+fn address_operator(name: &str) -> Option<Operator> {
+    type Make = fn(AddressPart) -> Operator;
+    let sides: [(&str, Make); 5] = [
+        ("UPSTREAM_LOCAL_", Operator::UpstreamLocalAddress),
+        ("UPSTREAM_REMOTE_", Operator::UpstreamRemoteAddress),
+        ("DOWNSTREAM_REMOTE_", Operator::DownstreamRemoteAddress),
+        ("DOWNSTREAM_DIRECT_REMOTE_", Operator::DownstreamDirectRemoteAddress),
+        ("DOWNSTREAM_LOCAL_", Operator::DownstreamLocalAddress),
+    ];
+    sides.iter().find_map(|(side, operator)| {
+        let part = match name.strip_prefix(side)? {
+            "ADDRESS" => AddressPart::Full,
+            "ADDRESS_WITHOUT_PORT" => AddressPart::WithoutPort,
+            "PORT" => AddressPart::Port,
+            _ => return None,
+        };
+        Some(operator(part))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Format, String> {
+        Format::parse(&FieldPath::resource("listener", "l").field("format"), text).map_err(|rejection| rejection.reason)
+    }
+
+    fn only(text: &str) -> (Operator, Option<usize>) {
+        match parse(text).unwrap().parts.as_slice() {
+            [FormatPart::Operator { operator, max_bytes }] => (operator.clone(), *max_bytes),
+            parts => panic!("{text}: {parts:?}"),
+        }
+    }
+
+    #[test]
+    fn literals_and_operators_alternate() {
+        let parts = parse("a%PROTOCOL%%%b%BYTES_SENT%").unwrap().parts;
+        assert_eq!(parts.len(), 4);
+        assert_eq!(parts[0], FormatPart::Literal("a".into()));
+        assert_eq!(parts[2], FormatPart::Literal("%b".into()));
+        assert_eq!(parse("").unwrap().parts.len(), 0);
+        assert_eq!(parse("100%%").unwrap().as_literal(), Some("100%"));
+    }
+
+    #[test]
+    fn parameters_and_lengths() {
+        assert_eq!(
+            only("%REQ(X-Envoy-Original-Path?:PATH):30%"),
+            (
+                Operator::RequestHeader { name: "x-envoy-original-path".into(), alternative: Some(":path".into()) },
+                Some(30)
+            )
+        );
+        assert_eq!(
+            only("%START_TIME(%Y/%m (x) %s%3f)%").0,
+            Operator::StartTime { format: Some("%Y/%m (x) %s%3f".into()) }
+        );
+        assert_eq!(only("%START_TIME%").0, Operator::StartTime { format: None });
+        assert_eq!(only("%GRPC_STATUS(NUMBER)%").0, Operator::GrpcStatus(GrpcStatusForm::Number));
+        assert_eq!(
+            only("%DOWNSTREAM_DIRECT_REMOTE_PORT%").0,
+            Operator::DownstreamDirectRemoteAddress(AddressPart::Port)
+        );
+        assert_eq!(
+            only("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%").0,
+            Operator::DownstreamRemoteAddress(AddressPart::WithoutPort)
+        );
+        let of_host = Operator::Metadata { of: MetadataOf::UpstreamHost, path: vec!["a".into(), "b".into()] };
+        for text in ["%UPSTREAM_METADATA(a:b)%", "%UPSTREAM_METADATA([\"a\", \"b\"])%", "%METADATA(UPSTREAM_HOST:a:b)%"]
+        {
+            assert_eq!(only(text).0, of_host);
+        }
+        assert_eq!(only("%FILTER_STATE(k:PLAIN)%").0, Operator::FilterState { key: "k".into() });
+    }
+
+    #[test]
+    fn each_mistake_is_explained() {
+        for (text, expected) in [
+            ("100%", "\"100%\" has no valid command at position 3"),
+            ("%REQ(a)%%", "\"%REQ(a)%%\" has no valid command at position 8"),
+            ("%RESPONSE_FLAGS%x%y%", "\"%RESPONSE_FLAGS%x%y%\" has no valid command at position 17"),
+            ("%req(a)%", "\"%req(a)%\" has no valid command at position 0"),
+            ("%REQ%", "REQ requires parameters"),
+            ("%REQ()%", "REQ requires parameters"),
+            ("%REQ(a?b?c)%", "REQ(a?b?c) names more than one alternative header"),
+            ("%REQ( :METHOD)%", "\" :METHOD\" is not a valid header name"),
+            ("%NOPE%", "the operator NOPE is not supported"),
+            ("%PROTOCOL(x)%", "PROTOCOL takes no parameters and no length"),
+            ("%DURATION:2%", "DURATION takes no parameters and no length"),
+            ("%START_TIME:4%", "START_TIME takes no length"),
+            ("%GRPC_STATUS(foo)%", "GRPC_STATUS(foo) is not known, expected CAMEL_STRING, SNAKE_STRING or NUMBER"),
+            ("%METADATA(X:a)%", "METADATA(X:a): \"X\" is not a known type of metadata"),
+            ("%ENVIRONMENT(HOME)%", "the operator ENVIRONMENT is not supported here"),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_compiled_or_refused(text in "(%|REQ|\\(|\\)|:|[A-Z]|[0-9]|\\PC){0,40}") {
+            let _ = parse(&text);
+        }
+    }
+}

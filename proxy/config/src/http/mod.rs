@@ -1,0 +1,392 @@
+//! The HTTP connection manager (`...http_connection_manager.v3.HttpConnectionManager`) and HTTP protocol options.
+//!
+//! Owns the checked model. Never reads requests.
+
+mod connection_manager;
+mod filters;
+pub(crate) mod header_mutations;
+
+pub(crate) mod protocol_options;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::accesslog::AccessLog;
+use crate::format::Format;
+use crate::route::RouteConfiguration;
+use crate::source::ConfigSource;
+
+/// An HTTP connection manager, checked.
+#[derive(Debug)]
+pub struct HttpConnectionManager {
+    /// Which codec, or by looking.
+    pub codec: Codec,
+    /// The `<prefix>` in `http.<prefix>.*` stats.
+    pub stat_prefix: Arc<str>,
+    /// Where the routes come from.
+    pub routes: RouteSource,
+    /// In order; the last one is the router.
+    pub filters: Vec<HttpFilter>,
+    /// HTTP/1 options towards the downstream.
+    pub http1: Http1Options,
+    /// HTTP/2 options towards the downstream.
+    pub http2: Http2Options,
+    /// Value of the `server` header; `envoy` unless given.
+    pub server_name: String,
+    /// What happens to the `server` header of responses.
+    pub server_header: ServerHeader,
+    /// Overwrites `:scheme`, if set.
+    pub scheme: Option<String>,
+    /// Limit on the size of request heads; 60 KiB unless given.
+    pub max_request_headers_bytes: u32,
+    /// Limit on the number of request headers; 100 unless given.
+    pub max_headers_count: u32,
+    /// Idle time of a whole connection; 1 h unless given.
+    pub idle_timeout: Option<Duration>,
+    /// Limit on the age of a connection.
+    pub max_connection_duration: Option<Duration>,
+    /// Limit on the age of a stream.
+    pub max_stream_duration: Option<Duration>,
+    /// Requests served on one connection.
+    pub max_requests_per_connection: Option<u32>,
+    /// What happens to header names with underscores.
+    pub underscores: UnderscoreAction,
+    /// Idle time of a stream; 5 min unless given.
+    pub stream_idle_timeout: Option<Duration>,
+    /// Limit for receiving the whole request; none unless given.
+    pub request_timeout: Option<Duration>,
+    /// Limit for receiving the request head; none unless given.
+    pub request_headers_timeout: Option<Duration>,
+    /// Time between the shutdown notice and the final GOAWAY; 5 s unless given.
+    pub drain_timeout: Duration,
+    /// Time a connection stays half open after a response that closes it; 1 s unless given.
+    pub delayed_close_timeout: Option<Duration>,
+    /// Written when a request ends.
+    pub access_logs: Vec<Arc<AccessLog>>,
+    /// The peer's address counts as the client's (edge), rather than x-forwarded-for.
+    pub use_remote_address: bool,
+    /// Trusted proxies in front, at the right end of x-forwarded-for.
+    pub xff_num_trusted_hops: u32,
+    /// Do not add the peer to x-forwarded-for.
+    pub skip_xff_append: bool,
+    /// Networks whose clients count as internal (`x-envoy-internal`).
+    pub internal_networks: InternalAddresses,
+    /// Added to the `via` header of requests and responses, if set.
+    pub via: Option<String>,
+    /// Make an x-request-id where there is none (true unless disabled).
+    pub generate_request_id: bool,
+    /// Keep an x-request-id that an edge client sent.
+    pub preserve_external_request_id: bool,
+    /// Send x-request-id back in every response.
+    pub always_set_request_id_in_response: bool,
+    /// What happens to x-forwarded-client-cert.
+    pub forward_client_cert: ForwardClientCert,
+    /// What is put into x-forwarded-client-cert of our own.
+    pub set_current_client_cert: ClientCertDetails,
+    /// Pass `100-continue` upstream instead of answering it here.
+    pub proxy_100_continue: bool,
+    /// RFC 3986 path normalisation.
+    pub normalize_path: bool,
+    /// `//` becomes `/`.
+    pub merge_slashes: bool,
+    /// What happens to `%2F` and `%5C` in paths.
+    pub escaped_slashes: EscapedSlashes,
+    /// What happens to the port in `:authority`.
+    pub strip_port: StripPort,
+    /// `host.` becomes `host`.
+    pub strip_trailing_host_dot: bool,
+    /// Adds x-forwarded-port.
+    pub append_x_forwarded_port: bool,
+    /// Upgrades let through, lower case, such as `websocket`.
+    pub upgrades: Vec<Upgrade>,
+}
+
+/// Source: `HttpConnectionManager.CodecType`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Codec {
+    /// By ALPN, else by the first bytes.
+    Auto,
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2, with prior knowledge on plain connections.
+    Http2,
+}
+
+/// Where a connection manager's routes come from.
+#[derive(Clone, Debug)]
+pub enum RouteSource {
+    /// In the listener.
+    Inline(Arc<RouteConfiguration>),
+    /// By route discovery.
+    Rds { name: Arc<str>, source: ConfigSource },
+}
+
+/// An HTTP filter of the chain.
+#[derive(Clone, Debug)]
+pub struct HttpFilter {
+    /// As configured; the key of `typed_per_filter_config`.
+    pub name: Arc<str>,
+    /// What it does.
+    pub config: HttpFilterConfig,
+    /// Runs only where a route enables it.
+    pub disabled: bool,
+}
+
+/// The HTTP filters that exist.
+#[derive(Clone, Debug)]
+pub enum HttpFilterConfig {
+    /// Terminal: sends the request upstream.
+    Router(Arc<Router>),
+}
+
+/// Source: `envoy.extensions.filters.http.router.v3.Router`.
+#[derive(Clone, Debug, Default)]
+pub struct Router {
+    /// No x-envoy-* headers are added to requests or responses.
+    pub suppress_envoy_headers: bool,
+    /// Written for every try.
+    pub upstream_logs: Vec<Arc<AccessLog>>,
+    /// Headers checked for valid values (`strict_check_headers`), lower case.
+    pub strict_check_headers: Vec<String>,
+    /// x-envoy-expected-rq-timeout-ms of an earlier hop is respected.
+    pub respect_expected_rq_timeout: bool,
+}
+
+/// An upgrade that is let through.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Upgrade {
+    /// Lower case, such as `websocket`.
+    pub protocol: String,
+    /// Enabled unless routes say otherwise.
+    pub enabled: bool,
+}
+
+/// Source: `Http1ProtocolOptions`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Http1Options {
+    /// `GET http://host/path` is taken (true unless disabled).
+    pub allow_absolute_url: bool,
+    /// HTTP/1.0 requests are taken; 426 otherwise.
+    pub accept_http_10: bool,
+    /// The host of HTTP/1.0 requests without one.
+    pub default_host_for_http_10: Option<String>,
+    /// Header names leave as they came (`preserve_case`) or as `Proper-Case`.
+    pub header_case: HeaderCase,
+    /// Trailers are passed on instead of dropped.
+    pub enable_trailers: bool,
+    /// A message with both content-length and chunked loses the former instead of being refused.
+    pub allow_chunked_length: bool,
+    /// A bad message ends the stream only.
+    pub stream_error_on_invalid_message: bool,
+    /// Methods that are not registered are let through.
+    pub allow_custom_methods: bool,
+    /// The request line upstream carries the absolute URL.
+    pub send_fully_qualified_url: bool,
+}
+
+impl Default for Http1Options {
+    fn default() -> Self {
+        Self {
+            allow_absolute_url: true,
+            accept_http_10: false,
+            default_host_for_http_10: None,
+            header_case: HeaderCase::Lower,
+            enable_trailers: false,
+            allow_chunked_length: false,
+            stream_error_on_invalid_message: false,
+            allow_custom_methods: false,
+            send_fully_qualified_url: false,
+        }
+    }
+}
+
+/// How HTTP/1 header names are written.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum HeaderCase {
+    /// `content-type`.
+    Lower,
+    /// `Content-Type`.
+    Proper,
+}
+
+/// Source: `Http2ProtocolOptions`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Http2Options {
+    /// HPACK table; 4,096 unless given.
+    pub hpack_table_bytes: u32,
+    /// SETTINGS_MAX_CONCURRENT_STREAMS; 1,024 unless given.
+    pub max_concurrent_streams: u32,
+    /// 16 MiB unless given.
+    pub initial_stream_window_bytes: u32,
+    /// 24 MiB unless given.
+    pub initial_connection_window_bytes: u32,
+    /// Extended CONNECT (RFC 8441).
+    pub allow_connect: bool,
+    /// PING on silence.
+    pub keepalive: Option<Http2Keepalive>,
+    /// A bad message ends the stream instead of the connection.
+    pub stream_error_on_invalid_message: bool,
+    /// Control frames (RST_STREAM, PING, SETTINGS acks) queued for a peer that does not read; 1,000 unless given.
+    pub max_outbound_control_frames: u32,
+}
+
+impl Default for Http2Options {
+    fn default() -> Self {
+        Self {
+            hpack_table_bytes: 4096,
+            max_concurrent_streams: 1024,
+            initial_stream_window_bytes: 16 * 1024 * 1024,
+            initial_connection_window_bytes: 24 * 1024 * 1024,
+            allow_connect: false,
+            keepalive: None,
+            stream_error_on_invalid_message: false,
+            max_outbound_control_frames: 1000,
+        }
+    }
+}
+
+/// Source: `KeepaliveSettings`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Http2Keepalive {
+    /// Between PINGs.
+    pub interval: Duration,
+    /// The connection is closed when an answer takes longer.
+    pub timeout: Duration,
+}
+
+/// Source: `HttpConnectionManager.ServerHeaderTransformation`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum ServerHeader {
+    /// Always ours.
+    #[default]
+    Overwrite,
+    /// Ours unless the upstream set one.
+    AppendIfAbsent,
+    /// Whatever the upstream said.
+    PassThrough,
+}
+
+/// Source: `HeadersWithUnderscoresAction`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum UnderscoreAction {
+    /// Let through.
+    #[default]
+    Allow,
+    /// 400, or a stream reset.
+    RejectRequest,
+    /// The header is dropped.
+    DropHeader,
+}
+
+/// Source: `PathWithEscapedSlashesAction`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum EscapedSlashes {
+    /// As they came.
+    #[default]
+    Keep,
+    /// 400.
+    Reject,
+    /// Unescaped, then a redirect.
+    UnescapeAndRedirect,
+    /// Unescaped, and forwarded.
+    UnescapeAndForward,
+}
+
+/// Source: `strip_port_mode`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum StripPort {
+    /// Kept.
+    #[default]
+    Keep,
+    /// Removed when it is the listener's.
+    Matching,
+    /// Removed.
+    Any,
+}
+
+/// Source: `HttpConnectionManager.InternalAddressConfig`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InternalAddresses {
+    /// Unix sockets count as internal.
+    pub unix_sockets: bool,
+    /// Networks that count as internal.
+    pub networks: Vec<IpNet>,
+}
+
+/// Source: `HttpConnectionManager.ForwardClientCertDetails`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum ForwardClientCert {
+    /// Removed.
+    #[default]
+    Sanitize,
+    /// Kept when the peer is mutually authenticated.
+    ForwardOnly,
+    /// Ours is appended when the peer is mutually authenticated.
+    AppendForward,
+    /// Replaced by ours when the peer is mutually authenticated.
+    SanitizeSet,
+    /// Kept.
+    AlwaysForwardOnly,
+}
+
+/// Source: `HttpConnectionManager.SetCurrentClientCertDetails`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct ClientCertDetails {
+    /// `Subject`.
+    pub subject: bool,
+    /// `Cert`.
+    pub cert: bool,
+    /// `Chain`.
+    pub chain: bool,
+    /// `DNS`.
+    pub dns: bool,
+    /// `URI`.
+    pub uri: bool,
+}
+
+/// Adds, sets or removes headers. Source: `HeaderValueOption` lists and `*_headers_to_remove`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeaderMutations {
+    /// Lower-case names removed first.
+    pub remove: Vec<Arc<str>>,
+    /// Then these, in order.
+    pub add: Vec<HeaderAddition>,
+}
+
+impl HeaderMutations {
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.add.is_empty()
+    }
+}
+
+/// One header to add.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeaderAddition {
+    /// Lower case.
+    pub name: Arc<str>,
+    /// The value, with command operators.
+    pub value: Format,
+    /// What happens if it is there.
+    pub action: AppendAction,
+    /// Added even when the value is empty.
+    pub keep_empty_value: bool,
+}
+
+/// Source: `HeaderValueOption.HeaderAppendAction`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum AppendAction {
+    /// Append to what is there, or add.
+    #[default]
+    AppendIfExistsOrAdd,
+    /// Only if it is not there.
+    AddIfAbsent,
+    /// Replace what is there, or add.
+    OverwriteIfExistsOrAdd,
+    /// Replace what is there; nothing otherwise.
+    OverwriteIfExists,
+}

@@ -1,0 +1,258 @@
+//! HTTP protocol options, the same towards downstream and upstream (`envoy.config.core.v3.Http1ProtocolOptions`,
+//! `Http2ProtocolOptions`, `HttpProtocolOptions`).
+//!
+//! Owns how they are read. Never knows which side they are for.
+
+use std::time::Duration;
+
+use outrigger_api::pb::envoy::config::core::v3 as core;
+use outrigger_api::pb::google::protobuf::UInt32Value;
+
+use super::{HeaderCase, Http1Options, Http2Keepalive, Http2Options, UnderscoreAction};
+use crate::decide::decide;
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+/// Options that do not depend on the version of HTTP.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct CommonHttpOptions {
+    /// 1 h unless given, `None` for `0s`.
+    pub idle_timeout: Option<Duration>,
+    /// `None` unless given.
+    pub max_connection_duration: Option<Duration>,
+    /// Limit on the number of headers, as given.
+    pub max_headers_count: Option<u32>,
+    /// Limit on the size of response heads, as given, in bytes.
+    pub max_response_headers_bytes: Option<u32>,
+    /// `None` unless given.
+    pub max_stream_duration: Option<Duration>,
+    /// Means requests only.
+    pub underscores: UnderscoreAction,
+    /// `None` for no limit.
+    pub max_requests_per_connection: Option<u32>,
+}
+
+/// Reads options that do not depend on the version; the defaults when `wire` is `None`.
+pub(crate) fn common_http_options(
+    at: &FieldPath<'_>,
+    wire: Option<core::HttpProtocolOptions>,
+) -> Parsed<CommonHttpOptions> {
+    let wire = wire.unwrap_or_default();
+    decide!(wire, at, core::HttpProtocolOptions as "envoy.config.core.v3.HttpProtocolOptions" {
+        implemented: idle_timeout, max_connection_duration, max_headers_count, max_response_headers_kb,
+            max_stream_duration, headers_with_underscores_action, max_requests_per_connection;
+        no_effect: ;
+        unsupported: max_connection_duration_jitter;
+    });
+    Ok(CommonHttpOptions {
+        idle_timeout: wire::limit(&at.field("idle_timeout"), idle_timeout, Some(DEFAULT_IDLE_TIMEOUT))?,
+        max_connection_duration: wire::limit(&at.field("max_connection_duration"), max_connection_duration, None)?,
+        max_headers_count: within(&at.field("max_headers_count"), max_headers_count, 1, u32::MAX)?,
+        max_response_headers_bytes: within(&at.field("max_response_headers_kb"), max_response_headers_kb, 1, 8192)?
+            .map(|kilobytes| kilobytes * 1024),
+        max_stream_duration: wire::limit(&at.field("max_stream_duration"), max_stream_duration, None)?,
+        underscores: underscore_action(&at.field("headers_with_underscores_action"), headers_with_underscores_action)?,
+        max_requests_per_connection: max_requests_per_connection.map(|limit| limit.value).filter(|limit| *limit > 0),
+    })
+}
+
+fn underscore_action(at: &FieldPath<'_>, value: i32) -> Parsed<UnderscoreAction> {
+    use core::http_protocol_options::HeadersWithUnderscoresAction as Wire;
+    Ok(match Wire::try_from(value).map_err(|_| wire::unknown_enum(at, value))? {
+        Wire::Allow => UnderscoreAction::Allow,
+        Wire::RejectRequest => UnderscoreAction::RejectRequest,
+        Wire::DropHeader => UnderscoreAction::DropHeader,
+    })
+}
+
+/// Reads HTTP/1 options. A connection manager that has a default for `override_stream_error_on_invalid_http_message`
+/// fills that field in before.
+pub(crate) fn http1_options(at: &FieldPath<'_>, wire: core::Http1ProtocolOptions) -> Parsed<Http1Options> {
+    decide!(wire, at, core::Http1ProtocolOptions as "envoy.config.core.v3.Http1ProtocolOptions" {
+        implemented: allow_absolute_url, accept_http_10, default_host_for_http_10, header_key_format, enable_trailers,
+            allow_chunked_length, override_stream_error_on_invalid_http_message, send_fully_qualified_url,
+            allow_custom_methods;
+        no_effect: use_balsa_parser = "there is one HTTP/1 parser";
+        unsupported: ignore_http_11_upgrade;
+    });
+    let header_case = match header_key_format {
+        None => HeaderCase::Lower,
+        Some(format) => header_case(&at.field("header_key_format"), format)?,
+    };
+    wire::header_value(&at.field("default_host_for_http_10"), &default_host_for_http_10)?;
+    Ok(Http1Options {
+        allow_absolute_url: allow_absolute_url.is_none_or(|flag| flag.value),
+        accept_http_10,
+        default_host_for_http_10: Some(default_host_for_http_10).filter(|host| !host.is_empty()),
+        header_case,
+        enable_trailers,
+        allow_chunked_length,
+        stream_error_on_invalid_message: override_stream_error_on_invalid_http_message.is_some_and(|flag| flag.value),
+        allow_custom_methods,
+        send_fully_qualified_url,
+    })
+}
+
+fn header_case(at: &FieldPath<'_>, wire: core::http1_protocol_options::HeaderKeyFormat) -> Parsed<HeaderCase> {
+    use core::http1_protocol_options::header_key_format::{HeaderFormat, ProperCaseWords};
+    let core::http1_protocol_options::HeaderKeyFormat { header_format } = wire;
+    match header_format {
+        Some(HeaderFormat::ProperCaseWords(ProperCaseWords {})) => Ok(HeaderCase::Proper),
+        Some(HeaderFormat::StatefulFormatter(_)) => Err(at.field("stateful_formatter").unsupported()),
+        None => Err(at.reject("needs proper_case_words")),
+    }
+}
+
+/// Reads HTTP/2 options. A connection manager that has a default for `override_stream_error_on_invalid_http_message`
+/// fills that field in before.
+pub(crate) fn http2_options(at: &FieldPath<'_>, wire: core::Http2ProtocolOptions) -> Parsed<Http2Options> {
+    decide!(wire, at, core::Http2ProtocolOptions as "envoy.config.core.v3.Http2ProtocolOptions" {
+        implemented: hpack_table_size, max_concurrent_streams, initial_stream_window_size,
+            initial_connection_window_size, allow_connect, max_outbound_control_frames,
+            stream_error_on_invalid_http_messaging, override_stream_error_on_invalid_http_message,
+            connection_keepalive;
+        no_effect: max_outbound_frames = "flood protection is built into the HTTP/2 engine",
+            max_consecutive_inbound_frames_with_empty_payload = "flood protection is built into the HTTP/2 engine",
+            max_inbound_priority_frames_per_stream = "PRIORITY frames are dropped",
+            max_inbound_window_update_frames_per_data_frame_sent = "flood protection is built into the HTTP/2 engine",
+            use_oghttp2_codec = "there is one HTTP/2 engine",
+            max_metadata_size = "METADATA frames are not supported",
+            enable_huffman_encoding = "the HTTP/2 engine picks the shorter encoding",
+            max_header_field_size_kb = "the limit on the whole head holds for each field";
+        unsupported: allow_metadata, custom_settings_parameters, disallow_obs_text, stream_reset_burst,
+            stream_reset_rate;
+    });
+    let defaults = Http2Options::default();
+    let window = |name: &'static str, wire, default| {
+        Ok(within(&at.field(name), wire, MIN_WINDOW_BYTES, MAX_WINDOW_BYTES)?.unwrap_or(default))
+    };
+    let keepalive = match connection_keepalive {
+        None => None,
+        Some(settings) => keepalive(&at.field("connection_keepalive"), settings)?,
+    };
+    Ok(Http2Options {
+        hpack_table_bytes: hpack_table_size.map_or(defaults.hpack_table_bytes, |size| size.value),
+        max_concurrent_streams: within(&at.field("max_concurrent_streams"), max_concurrent_streams, 1, MAX_STREAMS)?
+            .unwrap_or(defaults.max_concurrent_streams),
+        initial_stream_window_bytes: window(
+            "initial_stream_window_size",
+            initial_stream_window_size,
+            defaults.initial_stream_window_bytes,
+        )?,
+        initial_connection_window_bytes: window(
+            "initial_connection_window_size",
+            initial_connection_window_size,
+            defaults.initial_connection_window_bytes,
+        )?,
+        allow_connect,
+        keepalive,
+        stream_error_on_invalid_message: override_stream_error_on_invalid_http_message
+            .map_or(stream_error_on_invalid_http_messaging, |flag| flag.value),
+        max_outbound_control_frames: within(
+            &at.field("max_outbound_control_frames"),
+            max_outbound_control_frames,
+            1,
+            u32::MAX,
+        )?
+        .unwrap_or(defaults.max_outbound_control_frames),
+    })
+}
+
+fn keepalive(at: &FieldPath<'_>, wire: core::KeepaliveSettings) -> Parsed<Option<Http2Keepalive>> {
+    decide!(wire, at, core::KeepaliveSettings as "envoy.config.core.v3.KeepaliveSettings" {
+        implemented: interval, timeout;
+        no_effect: interval_jitter = "pings go out at the plain interval";
+        unsupported: connection_idle_interval;
+    });
+    let Some(timeout) = timeout else {
+        return Err(at.field("timeout").reject("is required"));
+    };
+    let timeout = at_least_a_millisecond(&at.field("timeout"), timeout)?;
+    let Some(interval) = interval else { return Ok(None) };
+    Ok(Some(Http2Keepalive { interval: at_least_a_millisecond(&at.field("interval"), interval)?, timeout }))
+}
+
+fn at_least_a_millisecond(at: &FieldPath<'_>, wire: outrigger_api::pb::google::protobuf::Duration) -> Parsed<Duration> {
+    let value = wire::duration(at, wire)?;
+    if value < Duration::from_millis(1) {
+        return Err(at.reject(format!("{value:?} must be at least 1ms")));
+    }
+    Ok(value)
+}
+
+fn within(at: &FieldPath<'_>, wire: Option<UInt32Value>, low: u32, high: u32) -> Parsed<Option<u32>> {
+    wire::number_within(at, wire, low..=high)
+}
+
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+const MIN_WINDOW_BYTES: u32 = 65_535;
+const MAX_WINDOW_BYTES: u32 = (1 << 31) - 1;
+const MAX_STREAMS: u32 = (1 << 31) - 1;
+
+#[cfg(test)]
+mod tests {
+    use outrigger_api::pb::google::protobuf::{BoolValue, Duration as WireDuration};
+
+    use super::*;
+
+    fn at() -> FieldPath<'static> {
+        FieldPath::resource("cluster", "billing")
+    }
+
+    #[test]
+    fn nothing_given_is_the_defaults() {
+        assert_eq!(http1_options(&at(), Default::default()), Ok(Http1Options::default()));
+        assert_eq!(http2_options(&at(), Default::default()), Ok(Http2Options::default()));
+        let common = common_http_options(&at(), None).unwrap();
+        assert_eq!(common.idle_timeout, Some(Duration::from_secs(3600)));
+        assert_eq!(common.max_headers_count, None);
+    }
+
+    #[test]
+    fn zero_switches_the_idle_timeout_off() {
+        let wire = core::HttpProtocolOptions { idle_timeout: Some(WireDuration::default()), ..Default::default() };
+        assert_eq!(common_http_options(&at(), Some(wire)).unwrap().idle_timeout, None);
+    }
+
+    #[test]
+    fn the_newer_stream_error_field_wins() {
+        let wire = core::Http2ProtocolOptions {
+            stream_error_on_invalid_http_messaging: true,
+            override_stream_error_on_invalid_http_message: Some(BoolValue { value: false }),
+            ..Default::default()
+        };
+        assert!(!http2_options(&at(), wire).unwrap().stream_error_on_invalid_message);
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let number = |value| Some(UInt32Value { value });
+        let http2 = |wire| http2_options(&at(), wire).unwrap_err().to_string();
+        assert_eq!(
+            http2(core::Http2ProtocolOptions { initial_stream_window_size: number(1000), ..Default::default() }),
+            "cluster \"billing\": initial_stream_window_size: 1000 is not within 65535 to 2147483647"
+        );
+        assert_eq!(
+            http2(core::Http2ProtocolOptions { max_concurrent_streams: number(0), ..Default::default() }),
+            "cluster \"billing\": max_concurrent_streams: 0 is not within 1 to 2147483647"
+        );
+        assert_eq!(
+            http2(core::Http2ProtocolOptions { allow_metadata: true, ..Default::default() }),
+            "cluster \"billing\": allow_metadata: is not supported"
+        );
+        let settings = core::KeepaliveSettings {
+            interval: Some(WireDuration { seconds: 0, nanos: 1 }),
+            timeout: Some(WireDuration { seconds: 1, nanos: 0 }),
+            ..Default::default()
+        };
+        assert_eq!(
+            http2(core::Http2ProtocolOptions { connection_keepalive: Some(settings), ..Default::default() }),
+            "cluster \"billing\": connection_keepalive.interval: 1ns must be at least 1ms"
+        );
+        let common = core::HttpProtocolOptions { headers_with_underscores_action: 7, ..Default::default() };
+        assert_eq!(
+            common_http_options(&at(), Some(common)).unwrap_err().to_string(),
+            "cluster \"billing\": headers_with_underscores_action: 7 is not a known value"
+        );
+    }
+}

@@ -1,0 +1,292 @@
+//! Connection managers as control planes send them, and what is said about broken ones.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::accesslog::{AccessLogFilter, AccessLogSink, JsonFormat, LogFormat};
+use crate::format::Operator;
+use crate::listener::NetworkFilterConfig;
+use crate::listener::tests::read as read_listener;
+
+const ROUTER: &str = r#"{name: envoy.filters.http.router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}"#;
+const ROUTES: &str = "route_config: {name: r, virtual_hosts: [{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c}}]}]}";
+const AT: &str = "listener \"l\": filter_chains[0].filters[0].typed_config";
+
+/// Reads a connection manager with exactly these fields, in flow style.
+fn read(fields: &str) -> Result<Arc<HttpConnectionManager>, String> {
+    let yaml = format!(
+        "name: l\naddress: {{pipe: {{path: '/run/l'}}}}\nfilter_chains: [{{filters: [{{name: hcm, typed_config: {{\"@type\": \
+         type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, {}}}}}]}}]\n",
+        fields
+    );
+    let listener = read_listener(&yaml)?;
+    match &listener.filter_chains[0].filters[0].config {
+        NetworkFilterConfig::Http(manager) => Ok(Arc::clone(manager)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn with(extra: &str) -> Result<Arc<HttpConnectionManager>, String> {
+    read(&format!("stat_prefix: s, {ROUTES}, http_filters: [{ROUTER}], {extra}"))
+}
+
+fn with_log(log: &str) -> Result<Arc<HttpConnectionManager>, String> {
+    with(&format!("access_log: [{{name: log, {log}}}]"))
+}
+
+fn file_log(fields: &str) -> String {
+    format!(
+        "typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: \
+         /dev/stdout, {fields}}}"
+    )
+}
+
+#[test]
+fn a_minimal_connection_manager_has_the_defaults_of_the_api() {
+    let got = with("").unwrap();
+    assert_eq!((got.codec, &*got.stat_prefix, got.server_name.as_str()), (Codec::Auto, "s", "envoy"));
+    assert_eq!((got.max_request_headers_bytes, got.max_headers_count), (60 * 1024, 100));
+    assert_eq!(got.idle_timeout, Some(Duration::from_secs(3600)));
+    assert_eq!(got.stream_idle_timeout, Some(Duration::from_secs(300)));
+    assert_eq!((got.request_timeout, got.request_headers_timeout), (None, None));
+    assert_eq!((got.drain_timeout, got.delayed_close_timeout), (Duration::from_secs(5), Some(Duration::from_secs(1))));
+    assert!(got.generate_request_id && !got.use_remote_address && !got.normalize_path);
+    assert_eq!(got.internal_networks, InternalAddresses::default());
+    assert!(matches!(
+        got.filters.as_slice(),
+        [HttpFilter { config: HttpFilterConfig::Router(_), disabled: false, .. }]
+    ));
+    match &got.routes {
+        RouteSource::Inline(routes) => assert!(routes.validate_clusters),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_connection_manager_as_istio_sends_it_inbound() {
+    let got = read(&format!(
+        "stat_prefix: 'inbound_0.0.0.0_8080;', server_name: istio-envoy, {ROUTES}, http_filters: [{ROUTER}], \
+         use_remote_address: false, forward_client_cert_details: APPEND_FORWARD, set_current_client_cert_details: {{subject: \
+         true, dns: true, uri: true}}, upgrade_configs: [{{upgrade_type: websocket}}], stream_idle_timeout: 0s, \
+         normalize_path: true, proxy_100_continue: true, path_with_escaped_slashes_action: KEEP_UNCHANGED, \
+         http2_protocol_options: {{}}, server_header_transformation: PASS_THROUGH, tracing: {{client_sampling: {{value: 100}}, \
+         random_sampling: {{value: 1}}, overall_sampling: {{value: 100}}, custom_tags: [{{tag: t, literal: {{value: v}}}}]}}, \
+         request_id_extension: {{typed_config: {{\"@type\": \
+         type.googleapis.com/envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig, use_request_id_for_trace_sampling: \
+         true}}}}"
+    ))
+    .unwrap();
+    assert_eq!(got.stream_idle_timeout, None);
+    assert_eq!(got.forward_client_cert, ForwardClientCert::AppendForward);
+    let details = ClientCertDetails { subject: true, dns: true, uri: true, ..ClientCertDetails::default() };
+    assert_eq!(got.set_current_client_cert, details);
+    assert_eq!(got.upgrades, [Upgrade { protocol: "websocket".into(), enabled: true }]);
+    assert_eq!(got.server_header, ServerHeader::PassThrough);
+    assert!(got.proxy_100_continue && got.normalize_path);
+}
+
+#[test]
+fn a_connection_manager_with_discovered_routes() {
+    let got = read(
+        "stat_prefix: s, http_filters: [{name: gone, is_optional: true, typed_config: {'@type': \
+         type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/not.Known, value: {a: 1}}}, \
+         {name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, \
+         suppress_envoy_headers: true, strict_check_headers: [x-envoy-max-retries]}}], rds: {route_config_name: r, \
+         config_source: {ads: {}, initial_fetch_timeout: 0s}}, codec_type: HTTP2, max_request_headers_kb: 96, \
+         common_http_protocol_options: {idle_timeout: 10s, max_headers_count: 7, headers_with_underscores_action: \
+         REJECT_REQUEST}, stream_error_on_invalid_http_message: true, http_protocol_options: \
+         {override_stream_error_on_invalid_http_message: false}, internal_address_config: {unix_sockets: true, cidr_ranges: \
+         [{address_prefix: 10.1.2.3, prefix_len: 8}]}, strip_any_host_port: true, scheme_header_transformation: \
+         {scheme_to_overwrite: https}, via: x",
+    )
+    .unwrap();
+    match &got.routes {
+        RouteSource::Rds { name, source } => assert_eq!((&**name, source.initial_fetch_timeout), ("r", None)),
+        other => panic!("{other:?}"),
+    }
+    let [HttpFilter { name, config: HttpFilterConfig::Router(router), .. }] = got.filters.as_slice() else {
+        panic!("{:?}", got.filters)
+    };
+    assert_eq!((&**name, router.suppress_envoy_headers), ("router", true), "the optional filter is skipped");
+    assert!(!got.http1.stream_error_on_invalid_message, "its own choice");
+    assert!(got.http2.stream_error_on_invalid_message, "the connection manager's");
+    assert_eq!((got.max_request_headers_bytes, got.max_headers_count), (96 * 1024, 7));
+    assert_eq!(got.underscores, UnderscoreAction::RejectRequest);
+    assert_eq!(got.internal_networks.networks[0].to_string(), "10.0.0.0/8");
+    assert_eq!((got.strip_port, got.scheme.as_deref(), got.via.as_deref()), (StripPort::Any, Some("https"), Some("x")));
+}
+
+#[test]
+fn each_bad_connection_manager_is_refused_by_path() {
+    let base = |filters: &str| read(&format!("stat_prefix: s, {ROUTES}, http_filters: [{filters}]"));
+    let other =
+        "{name: b, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer}}";
+    let cases = [
+        (read(&format!("{ROUTES}, http_filters: [{ROUTER}]")), ".stat_prefix: must not be empty"),
+        (read(&format!("stat_prefix: s, http_filters: [{ROUTER}]")), ": needs one of rds, route_config"),
+        (
+            read(&format!("stat_prefix: s, http_filters: [{ROUTER}], rds: {{route_config_name: r}}")),
+            ".rds.config_source: is required",
+        ),
+        (
+            read(&format!("stat_prefix: s, http_filters: [{ROUTER}], rds: {{config_source: {{ads: {{}}}}}}")),
+            ".rds.route_config_name: must not be empty",
+        ),
+        (
+            read(&format!("stat_prefix: s, http_filters: [{ROUTER}], scoped_routes: {{}}")),
+            ".scoped_routes: is not supported",
+        ),
+        (base(""), ".http_filters: must not be empty, expected a router at the end"),
+        (
+            base(other),
+            ".http_filters[0].typed_config: the HTTP filter \
+             \"type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer\" is not supported",
+        ),
+        (
+            base(&format!("{ROUTER}, {ROUTER}")),
+            ".http_filters[1].name: \"envoy.filters.http.router\" is the name of another filter too",
+        ),
+        (
+            base(&format!("{ROUTER}, {}", ROUTER.replacen("envoy.filters.http.router", "second", 1))),
+            ".http_filters[1]: stands after the terminal filter \"envoy.filters.http.router\"",
+        ),
+        (
+            base(&ROUTER.replacen("{name", "{disabled: true, name", 1)),
+            ".http_filters: the terminal filter \"envoy.filters.http.router\" must not be disabled",
+        ),
+        (base("{name: envoy.filters.http.router}"), ".http_filters[0].typed_config: is required"),
+        (
+            base(&format!("{{name: x, config_discovery: {{}}}}, {ROUTER}")),
+            ".http_filters[0].config_discovery: is not supported",
+        ),
+        (with("codec_type: HTTP3"), ".codec_type: HTTP3 is not supported"),
+        (with("codec_type: 9"), ".codec_type: 9 is not a known value"),
+        (with("max_request_headers_kb: 0"), ".max_request_headers_kb: 0 is not within 1 to 8192"),
+        (with("max_request_headers_kb: 9000"), ".max_request_headers_kb: 9000 is not within 1 to 8192"),
+        (
+            with("common_http_protocol_options: {max_response_headers_kb: 9}"),
+            ".common_http_protocol_options.max_response_headers_kb: cannot be set on a connection manager",
+        ),
+        (with("stream_idle_timeout: -1s"), ".stream_idle_timeout: -1.000000000s must not be negative"),
+        (with("server_name: \"a\\nb\""), ".server_name: \"a\\nb\" must not contain a line end or a zero byte"),
+        (
+            with("scheme_header_transformation: {scheme_to_overwrite: ftp}"),
+            ".scheme_header_transformation.scheme_to_overwrite: \"ftp\" is not one of http, https",
+        ),
+        (
+            with("strip_matching_host_port: true, strip_any_host_port: true"),
+            ".strip_any_host_port: must not be set together with strip_matching_host_port",
+        ),
+        (
+            with("upgrade_configs: [{upgrade_type: CONNECT}]"),
+            ".upgrade_configs[0].upgrade_type: CONNECT is not supported",
+        ),
+        (
+            with("upgrade_configs: [{upgrade_type: websocket}, {upgrade_type: WebSocket}]"),
+            ".upgrade_configs[1].upgrade_type: \"WebSocket\" is configured twice",
+        ),
+        (
+            with(&format!("upgrade_configs: [{{upgrade_type: websocket, filters: [{ROUTER}]}}]")),
+            ".upgrade_configs[0].filters: is not supported",
+        ),
+        (with("tracing: {provider: {name: zipkin}}"), ".tracing.provider: is not supported"),
+        (with("local_reply_config: {mappers: [{}]}"), ".local_reply_config.mappers: is not supported"),
+        (
+            with("set_current_client_cert_details: {issuer: true}"),
+            ".set_current_client_cert_details.issuer: is not supported",
+        ),
+        (with("add_user_agent: true"), ".add_user_agent: is not supported"),
+        (with("early_header_mutation_extensions: [{name: x}]"), ".early_header_mutation_extensions: is not supported"),
+        (with("original_ip_detection_extensions: [{name: x}]"), ".original_ip_detection_extensions: is not supported"),
+        (
+            with("access_log_options: {flush_access_log_on_new_request: true}"),
+            ".access_log_options.flush_access_log_on_new_request: is not supported",
+        ),
+        (
+            with("request_id_extension: {typed_config: {\"@type\": type.googleapis.com/google.protobuf.Empty}}"),
+            ".request_id_extension.typed_config: the request id extension \"type.googleapis.com/google.protobuf.Empty\" is \
+             not supported",
+        ),
+        (
+            read(&format!("stat_prefix: s, http_filters: [{ROUTER}], route_config: {{virtual_hosts: [{{name: v}}]}}")),
+            ".route_config.virtual_hosts[0].domains: needs at least one domain",
+        ),
+    ];
+    for (got, expected) in cases {
+        assert_eq!(got.err().as_deref(), Some(format!("{AT}{expected}").as_str()));
+    }
+    with("add_user_agent: false, tracing: {}, local_reply_config: {}, request_id_extension: {}").unwrap();
+}
+
+#[test]
+fn access_logs_have_sinks_and_formats() {
+    let log = |fields: &str| with_log(fields).unwrap().access_logs[0].sink.clone();
+    let AccessLogSink::File { path, format: LogFormat::Text(format) } = log(&file_log("")) else { panic!() };
+    assert_eq!((path.to_str(), format.parts.len()), (Some("/dev/stdout"), 31), "the default format");
+    let AccessLogSink::File { format: LogFormat::Json { fields, omit_empty }, .. } = log(&file_log(
+        "log_format: {omit_empty_values: true, json_format: {b: '%RESPONSE_CODE%', a: {n: 1, t: true, l: [null, x]}}}",
+    )) else {
+        panic!()
+    };
+    assert!(omit_empty);
+    assert_eq!(fields.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a", "b"], "sorted");
+    match (&fields[0].1, &fields[1].1) {
+        (JsonFormat::Object(inner), JsonFormat::Text(text)) => {
+            assert_eq!(inner.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["l", "n", "t"]);
+            assert!(matches!(
+                text.parts.as_slice(),
+                [crate::format::FormatPart::Operator { operator: Operator::ResponseCode, .. }]
+            ));
+        }
+        other => panic!("{other:?}"),
+    }
+    let stdout = "typed_config: {\"@type\": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog, \
+                  log_format: {text_format_source: {inline_string: 'x'}}}";
+    assert!(
+        matches!(log(stdout), AccessLogSink::Stdout { format: LogFormat::Text(format) } if format.as_literal() == Some("x"))
+    );
+    let grpc = "typed_config: {\"@type\": type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig, \
+                common_config: {log_name: echo, transport_api_version: V3, grpc_service: {envoy_grpc: {cluster_name: als}}}, \
+                additional_request_headers_to_log: [X-A]}";
+    let AccessLogSink::Grpc(sink) = log(grpc) else { panic!() };
+    assert_eq!((sink.log_name.as_str(), sink.http, &*sink.request_headers[0]), ("echo", true, "x-a"));
+    assert_eq!((sink.buffer_flush_interval, sink.buffer_size_bytes), (Duration::from_secs(1), 16384));
+    let filtered = with_log(&format!("filter: {{not_health_check_filter: {{}}}}, {}", file_log(""))).unwrap();
+    assert_eq!(filtered.access_logs[0].filter, Some(AccessLogFilter::NotHealthCheck));
+}
+
+#[test]
+fn each_bad_access_log_is_refused_by_path() {
+    let file = |fields: &str| with_log(&file_log(fields));
+    let cases = [
+        (with_log(""), ".typed_config: is required"),
+        (
+            with_log("typed_config: {\"@type\": type.googleapis.com/google.protobuf.Empty}"),
+            ".typed_config: the access logger \"type.googleapis.com/google.protobuf.Empty\" is not supported",
+        ),
+        (file("log_format: {}"), ".typed_config.log_format: needs one of text_format, text_format_source, json_format"),
+        (
+            file("log_format: {text_format_source: {inline_string: '%NOPE%'}}"),
+            ".typed_config.log_format.text_format_source: the operator NOPE is not supported",
+        ),
+        (
+            file("log_format: {json_format: {a: {b: ['%']}}}"),
+            ".typed_config.log_format.json_format[\"a\"][\"b\"][0]: \"%\" has no valid command at position 0",
+        ),
+        (
+            file("log_format: {omit_empty_values: true, text_format_source: {inline_string: a}}"),
+            ".typed_config.log_format.omit_empty_values: is not supported with a text format",
+        ),
+        (
+            with_log(
+                "typed_config: {\"@type\": type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig}",
+            ),
+            ".typed_config.common_config: is required",
+        ),
+        (with_log(&format!("filter: {{}}, {}", file_log(""))), ".filter: needs a filter"),
+    ];
+    for (got, expected) in cases {
+        assert_eq!(got.err().as_deref(), Some(format!("{AT}.access_log[0]{expected}").as_str()));
+    }
+}

@@ -1,0 +1,31 @@
+//! Turns Envoy API messages into the typed configuration that the data plane runs on.
+//!
+//! Each API message is destructured completely where it is read, so every field is implemented, without effect for a
+//! stated reason, or refused with its path. No I/O, no clock and no randomness: files and environment variables come
+//! through [`Environment`].
+
+// Deprecated fields of the API are decided like all others.
+#![allow(deprecated)]
+
+pub mod accesslog;
+pub mod address;
+mod address_parse;
+pub mod bootstrap;
+pub mod cluster;
+mod context;
+mod decide;
+pub mod dns;
+pub mod format;
+pub mod http;
+pub mod listener;
+pub mod matching;
+mod rejection;
+mod wire;
+pub mod route;
+pub mod source;
+pub mod tcp;
+pub mod tls;
+pub mod units;
+
+pub use context::{Context, Environment};
+pub use rejection::{FieldPath, Parsed, Rejection};

@@ -1,0 +1,150 @@
+//! Reads listener filters and the conditions under which they do not run.
+//!
+//! Owns how they are checked. Never reads from connections.
+
+use outrigger_api::pb::envoy::config::core::v3 as core;
+use outrigger_api::pb::envoy::config::listener::v3 as pb;
+use outrigger_api::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate as predicate_parts;
+use outrigger_api::pb::envoy::extensions::filters::listener::{
+    http_inspector::v3 as http_inspector, original_dst::v3 as original_dst, proxy_protocol::v3 as proxy_protocol,
+    tls_inspector::v3 as tls_inspector,
+};
+use outrigger_api::pb::envoy::r#type::v3::Int32Range;
+use outrigger_api::pb::google::protobuf::Any;
+
+use super::{ListenerFilter, ListenerFilterKind, ListenerFilterPredicate, ProxyProtocol};
+use crate::context::Context;
+use crate::decide::decide;
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+impl ListenerFilter {
+    pub(super) fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::ListenerFilter) -> Parsed<Self> {
+        decide!(wire, at, pb::ListenerFilter as "envoy.config.listener.v3.ListenerFilter" {
+            implemented: name, config_type, filter_disabled;
+            no_effect: ;
+            unsupported: ;
+        });
+        if name.is_empty() {
+            return Err(at.field("name").reject("must not be empty"));
+        }
+        let config = at.field("typed_config");
+        let kind = match config_type {
+            Some(pb::listener_filter::ConfigType::TypedConfig(any)) => {
+                let any = wire::extension(context, &config, any)?;
+                kind(&config, &any)?
+            }
+            Some(pb::listener_filter::ConfigType::ConfigDiscovery(_)) => {
+                return Err(at.field("config_discovery").unsupported());
+            }
+            None => return Err(config.reject("is required")),
+        };
+        let disabled = match filter_disabled {
+            Some(wire) => Some(predicate(&at.field("filter_disabled"), wire)?),
+            None => None,
+        };
+        Ok(Self { name: name.into(), kind, disabled })
+    }
+
+    /// What `use_original_dst` of a listener implies.
+    pub(super) fn original_dst() -> Self {
+        Self {
+            name: "envoy.filters.listener.original_dst".into(),
+            kind: ListenerFilterKind::OriginalDst,
+            disabled: None,
+        }
+    }
+}
+
+fn kind(at: &FieldPath<'_>, wire: &Any) -> Parsed<ListenerFilterKind> {
+    Ok(match wire::type_name(wire) {
+        "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => {
+            let original_dst::OriginalDst {} = wire::decode(at, wire)?;
+            ListenerFilterKind::OriginalDst
+        }
+        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
+            tls_inspector(at, wire::decode(at, wire)?)?
+        }
+        "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => {
+            let http_inspector::HttpInspector {} = wire::decode(at, wire)?;
+            ListenerFilterKind::HttpInspector
+        }
+        "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => {
+            ListenerFilterKind::ProxyProtocol(proxy_protocol(at, wire::decode(at, wire)?)?)
+        }
+        _ => return Err(at.reject(format!("the listener filter {:?} is not supported", wire.type_url))),
+    })
+}
+
+fn tls_inspector(at: &FieldPath<'_>, wire: tls_inspector::TlsInspector) -> Parsed<ListenerFilterKind> {
+    wire::number_within(&at.field("initial_read_buffer_size"), wire.initial_read_buffer_size, 256..=65_536)?;
+    decide!(wire, at, tls_inspector::TlsInspector as "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" {
+        implemented: max_client_hello_size;
+        no_effect: initial_read_buffer_size = "the first read has a size of its own",
+            enable_ja3_fingerprinting = "no operator prints the fingerprint",
+            enable_ja4_fingerprinting = "no operator prints the fingerprint";
+        unsupported: close_connection_on_client_hello_parsing_errors;
+    });
+    let size = at.field("max_client_hello_size");
+    let size = wire::number_within(&size, max_client_hello_size, 256..=MAX_CLIENT_HELLO_BYTES)?;
+    Ok(ListenerFilterKind::TlsInspector { max_client_hello_bytes: size.unwrap_or(MAX_CLIENT_HELLO_BYTES) })
+}
+
+fn proxy_protocol(at: &FieldPath<'_>, wire: proxy_protocol::ProxyProtocol) -> Parsed<ProxyProtocol> {
+    decide!(wire, at, proxy_protocol::ProxyProtocol as "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" {
+        implemented: allow_requests_without_proxy_protocol, disallowed_versions;
+        no_effect: stat_prefix = "the filter has no counters of its own",
+            tlv_location = "without rules no TLV is kept";
+        unsupported: rules, pass_through_tlvs;
+    });
+    use core::proxy_protocol_config::Version;
+    let list = at.field("disallowed_versions");
+    let (mut allow_v1, mut allow_v2) = (true, true);
+    for (index, version) in disallowed_versions.into_iter().enumerate() {
+        match Version::try_from(version) {
+            Ok(Version::V1) => allow_v1 = false,
+            Ok(Version::V2) => allow_v2 = false,
+            Err(_) => return Err(wire::unknown_enum(&list.item(index), version)),
+        }
+    }
+    if !allow_v1 && !allow_v2 {
+        return Err(list.reject("all versions are disallowed"));
+    }
+    Ok(ProxyProtocol { allow_without_header: allow_requests_without_proxy_protocol, allow_v1, allow_v2 })
+}
+
+fn predicate(at: &FieldPath<'_>, wire: pb::ListenerFilterChainMatchPredicate) -> Parsed<ListenerFilterPredicate> {
+    let pb::ListenerFilterChainMatchPredicate { rule } = wire;
+    use predicate_parts::Rule;
+    Ok(match rule {
+        Some(Rule::OrMatch(set)) => ListenerFilterPredicate::Or(predicates(&at.field("or_match").field("rules"), set)?),
+        Some(Rule::AndMatch(set)) => {
+            ListenerFilterPredicate::And(predicates(&at.field("and_match").field("rules"), set)?)
+        }
+        Some(Rule::NotMatch(rule)) => ListenerFilterPredicate::Not(Box::new(predicate(&at.field("not_match"), *rule)?)),
+        Some(Rule::AnyMatch(true)) => ListenerFilterPredicate::Any,
+        Some(Rule::AnyMatch(false)) => return Err(at.field("any_match").reject("must be true")),
+        Some(Rule::DestinationPortRange(range)) => port_range(range),
+        None => return Err(at.reject("needs a rule")),
+    })
+}
+
+fn predicates(at: &FieldPath<'_>, wire: predicate_parts::MatchSet) -> Parsed<Vec<ListenerFilterPredicate>> {
+    let predicate_parts::MatchSet { rules } = wire;
+    if rules.len() < 2 {
+        return Err(at.reject(format!("has {} entries, expected at least 2", rules.len())));
+    }
+    rules.into_iter().enumerate().map(|(index, wire)| predicate(&at.item(index), wire)).collect()
+}
+
+/// Ports outside 0 to 65535 do not exist, so a range reaching beyond is the same as one that does not.
+fn port_range(wire: Int32Range) -> ListenerFilterPredicate {
+    let Int32Range { start, end } = wire;
+    match u16::try_from(start.max(0)) {
+        Ok(start) => ListenerFilterPredicate::DestinationPort { start, end: u32::try_from(end).unwrap_or(0) },
+        Err(_) => ListenerFilterPredicate::DestinationPort { start: 0, end: 0 },
+    }
+}
+
+/// Source: `TlsInspector.max_client_hello_size`, both the default and the limit.
+const MAX_CLIENT_HELLO_BYTES: u32 = 16_384;

@@ -1,0 +1,146 @@
+//! Reads filter chains' network filters, configured in place or discovered.
+//!
+//! Owns which types exist and their order. Never reads what is inside a filter's own config.
+
+use std::sync::Arc;
+
+use outrigger_api::pb::envoy::config::core::v3 as core;
+use outrigger_api::pb::envoy::config::listener::v3 as pb;
+use outrigger_api::pb::google::protobuf::Any;
+
+use super::{DiscoveredFilter, NetworkFilter, NetworkFilterConfig};
+use crate::context::Context;
+use crate::decide::decide;
+use crate::http::HttpConnectionManager;
+use crate::rejection::{FieldPath, Parsed};
+use crate::tcp::TcpProxy;
+use crate::{source, wire};
+
+/// Reads the filters of a chain. All types that exist are terminal, so there can only be one.
+pub(super) fn network_filters(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Vec<pb::Filter>,
+) -> Parsed<Vec<NetworkFilter>> {
+    let last = wire.len().saturating_sub(1);
+    let mut filters = Vec::with_capacity(wire.len());
+    for (index, wire) in wire.into_iter().enumerate() {
+        let at = at.item(index);
+        let filter = NetworkFilter::parse(context, &at, wire)?;
+        if index != last {
+            return Err(at.reject(format!("the terminal filter {:?} must be the last one of its chain", filter.name)));
+        }
+        filters.push(filter);
+    }
+    Ok(filters)
+}
+
+impl NetworkFilter {
+    fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Filter) -> Parsed<Self> {
+        decide!(wire, at, pb::Filter as "envoy.config.listener.v3.Filter" {
+            implemented: name, config_type;
+            no_effect: ;
+            unsupported: ;
+        });
+        if name.is_empty() {
+            return Err(at.field("name").reject("must not be empty"));
+        }
+        let name: Arc<str> = name.into();
+        let config = match config_type {
+            Some(pb::filter::ConfigType::TypedConfig(any)) => {
+                NetworkFilterConfig::parse(context, &at.field("typed_config"), any)?
+            }
+            Some(pb::filter::ConfigType::ConfigDiscovery(wire)) => {
+                let field = at.field("config_discovery");
+                let discovered = DiscoveredFilter::parse(context, &field, Arc::clone(&name), wire)?;
+                NetworkFilterConfig::Discovered(Arc::new(discovered))
+            }
+            None => return Err(at.field("typed_config").reject("is required")),
+        };
+        Ok(Self { name, config })
+    }
+}
+
+impl NetworkFilterConfig {
+    /// Reads a resource of extension config discovery: its name and the filter.
+    pub fn parse_extension(context: &Context<'_>, wire: core::TypedExtensionConfig) -> Parsed<(Arc<str>, Self)> {
+        let core::TypedExtensionConfig { name, typed_config } = wire;
+        let root = FieldPath::resource("extension config", &name);
+        if name.is_empty() {
+            return Err(root.field("name").reject("must not be empty"));
+        }
+        let at = root.field("typed_config");
+        let Some(any) = typed_config else {
+            return Err(at.reject("is required"));
+        };
+        let config = Self::parse(context, &at, any)?;
+        Ok((name.into(), config))
+    }
+
+    fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: Any) -> Parsed<Self> {
+        let any = wire::extension(context, at, wire)?;
+        match wire::type_name(&any) {
+            TCP_PROXY => Ok(Self::TcpProxy(Arc::new(TcpProxy::parse(context, at, wire::decode(at, &any)?)?))),
+            HTTP_CONNECTION_MANAGER => {
+                Ok(Self::Http(Arc::new(HttpConnectionManager::parse(context, at, wire::decode(at, &any)?)?)))
+            }
+            _ => Err(at.reject(format!("the network filter {:?} is not supported", any.type_url))),
+        }
+    }
+}
+
+impl DiscoveredFilter {
+    fn parse(
+        context: &Context<'_>,
+        at: &FieldPath<'_>,
+        name: Arc<str>,
+        wire: core::ExtensionConfigSource,
+    ) -> Parsed<Self> {
+        decide!(wire, at, core::ExtensionConfigSource as "envoy.config.core.v3.ExtensionConfigSource" {
+            implemented: config_source, default_config, apply_default_config_without_warming, type_urls;
+            no_effect: ;
+            unsupported: ;
+        });
+        let Some(config_source) = config_source else {
+            return Err(at.field("config_source").reject("is required"));
+        };
+        let types = at.field("type_urls");
+        if type_urls.is_empty() {
+            return Err(types.reject("must not be empty"));
+        }
+        for (index, url) in type_urls.iter().enumerate() {
+            if ![TCP_PROXY, HTTP_CONNECTION_MANAGER].contains(&message_name(url)) {
+                return Err(types.item(index).reject(format!("the network filter {url:?} is not supported")));
+            }
+        }
+        let default = match default_config {
+            Some(any) => {
+                let field = at.field("default_config");
+                let any = wire::extension(context, &field, any)?;
+                if !type_urls.iter().any(|url| message_name(url) == wire::type_name(&any)) {
+                    return Err(field.reject(format!("has type {:?}, which is not in type_urls", any.type_url)));
+                }
+                Some(NetworkFilterConfig::parse(context, &field, any)?)
+            }
+            None if apply_default_config_without_warming => {
+                return Err(at.field("apply_default_config_without_warming").reject("needs default_config"));
+            }
+            None => None,
+        };
+        Ok(Self {
+            name,
+            source: source::config_source(context, &at.field("config_source"), config_source)?,
+            default,
+            apply_default_without_warming: apply_default_config_without_warming,
+            type_urls,
+        })
+    }
+}
+
+fn message_name(type_url: &str) -> &str {
+    type_url.rsplit('/').next().unwrap_or_default()
+}
+
+const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const HTTP_CONNECTION_MANAGER: &str =
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";

@@ -1,0 +1,65 @@
+//! Reading one route: which requests it is for, and which kind of action it has.
+//!
+//! Owns the message `Route`. Never reads what is inside a match or an action.
+
+use std::collections::BTreeSet;
+
+use outrigger_api::pb::envoy::config::route::v3 as pb;
+
+use super::answer::{direct_response, redirect};
+use super::forward::forward;
+use super::matches::route_match;
+use super::parse::per_filter_config;
+use super::{Route, RouteAction};
+use crate::context::Context;
+use crate::decide::decide;
+use crate::http::header_mutations::{request_header_mutations, response_header_mutations};
+use crate::rejection::{FieldPath, Parsed};
+
+/// What a route knows of the configuration it stands in.
+pub(super) struct RouteScope<'a, 'c> {
+    pub context: &'a Context<'c>,
+    /// Limit on the size of direct response bodies.
+    pub max_body_bytes: usize,
+    /// Cluster specifier plugins that may be missing.
+    pub optional_plugins: BTreeSet<String>,
+}
+
+/// Reads a route; `None` if its cluster is chosen by a plugin that is missing and may be.
+pub(super) fn route(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Route) -> Parsed<Option<Route>> {
+    decide!(wire, at, pb::Route as "envoy.config.route.v3.Route" {
+        implemented: name, r#match, typed_per_filter_config, request_headers_to_add, request_headers_to_remove,
+            response_headers_to_add, response_headers_to_remove, stat_prefix, action;
+        no_effect: metadata = "no filter reads it",
+            decorator = "there is no tracing",
+            tracing = "there is no tracing";
+        unsupported: per_request_buffer_limit_bytes, request_body_buffer_limit, route_specifiers;
+    });
+    per_filter_config(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?;
+    let Some(matches) = r#match else {
+        return Err(at.field("match").reject("is required"));
+    };
+    let matches = route_match(&at.field("match"), matches)?;
+    use pb::route::Action;
+    let action = match action {
+        Some(Action::Route(action)) => match forward(scope, &at.field("route"), action)? {
+            Some(forward) => RouteAction::Forward(Box::new(forward)),
+            None => return Ok(None),
+        },
+        Some(Action::Redirect(action)) => RouteAction::Redirect(Box::new(redirect(&at.field("redirect"), action)?)),
+        Some(Action::DirectResponse(action)) => {
+            RouteAction::Direct(Box::new(direct_response(scope, &at.field("direct_response"), action)?))
+        }
+        Some(Action::NonForwardingAction(pb::NonForwardingAction {})) => RouteAction::NonForwarding,
+        Some(Action::FilterAction(_)) => return Err(at.field("filter_action").unsupported()),
+        None => return Err(at.reject("needs one of route, redirect, direct_response, non_forwarding_action")),
+    };
+    Ok(Some(Route {
+        name: name.into(),
+        matches,
+        action,
+        request_headers: request_header_mutations(at, request_headers_to_add, request_headers_to_remove)?,
+        response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
+        stat_prefix: Some(stat_prefix).filter(|prefix| !prefix.is_empty()).map(Into::into),
+    }))
+}

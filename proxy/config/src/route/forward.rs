@@ -1,0 +1,244 @@
+//! Reading routes that forward (`envoy.config.route.v3.RouteAction`, `WeightedCluster`).
+//!
+//! Owns the checks of where a request goes and how it is changed on the way. Never forwards anything.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_api::pb::envoy::config::core::v3 as core;
+use outrigger_api::pb::envoy::config::route::v3 as pb;
+use outrigger_api::pb::google::protobuf::Duration as WireDuration;
+
+use super::entry::RouteScope;
+use super::parse::{optional_plugin, per_filter_config};
+use super::retry::retry_policy;
+use super::rewrite::regex_rewrite;
+use super::{ClusterChoice, Forward, HostRewrite, MaxStreamDuration, Priority, WeightedCluster};
+use crate::decide::decide;
+use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+/// Reads a forwarding action; `None` if its cluster is chosen by a plugin that is missing and may be.
+pub(super) fn forward(
+    scope: &RouteScope<'_, '_>,
+    at: &FieldPath<'_>,
+    wire: pb::RouteAction,
+) -> Parsed<Option<Forward>> {
+    decide!(wire, at, pb::RouteAction as "envoy.config.route.v3.RouteAction" {
+        implemented: cluster_not_found_response_code, prefix_rewrite, regex_rewrite, append_x_forwarded_host,
+            timeout, idle_timeout, retry_policy, priority, max_grpc_timeout, upgrade_configs, max_stream_duration,
+            cluster_specifier, host_rewrite_specifier;
+        no_effect: early_data_policy = "TLS early data is neither taken nor sent",
+            hash_policy = "no consistent-hash policy is supported, and a cluster with one is rejected";
+        unsupported: metadata_match, path_rewrite_policy, path_rewrite, flush_timeout, retry_policy_typed_config,
+            request_mirror_policies, rate_limits, include_vh_rate_limits, cors, grpc_timeout_offset,
+            internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy;
+    });
+    let Some(cluster) = cluster_choice(scope, at, cluster_specifier)? else { return Ok(None) };
+    if !prefix_rewrite.is_empty() && regex_rewrite.is_some() {
+        return Err(at.field("regex_rewrite").reject("must not be set together with prefix_rewrite"));
+    }
+    wire::header_value(&at.field("prefix_rewrite"), &prefix_rewrite)?;
+    Ok(Some(Forward {
+        cluster,
+        cluster_not_found_code: not_found_code(
+            &at.field("cluster_not_found_response_code"),
+            cluster_not_found_response_code,
+        )?,
+        prefix_rewrite: Some(prefix_rewrite).filter(|prefix| !prefix.is_empty()),
+        regex_rewrite: match regex_rewrite {
+            None => None,
+            Some(rewrite) => Some(self::regex_rewrite(&at.field("regex_rewrite"), rewrite)?),
+        },
+        host_rewrite: host_rewrite(at, host_rewrite_specifier)?,
+        append_x_forwarded_host,
+        timeout: wire::limit(&at.field("timeout"), timeout, Some(DEFAULT_TIMEOUT))?,
+        idle_timeout: given(&at.field("idle_timeout"), idle_timeout)?,
+        max_stream_duration: match max_stream_duration {
+            None => None,
+            Some(wire) => Some(self::max_stream_duration(&at.field("max_stream_duration"), wire)?),
+        },
+        max_grpc_timeout: given(&at.field("max_grpc_timeout"), max_grpc_timeout)?,
+        retry_policy: match retry_policy {
+            None => None,
+            Some(policy) => Some(Arc::new(self::retry_policy(scope.context, &at.field("retry_policy"), policy)?)),
+        },
+        priority: self::priority(&at.field("priority"), priority)?,
+        upgrades: upgrades(&at.field("upgrade_configs"), upgrade_configs)?,
+    }))
+}
+
+fn cluster_choice(
+    scope: &RouteScope<'_, '_>,
+    at: &FieldPath<'_>,
+    wire: Option<pb::route_action::ClusterSpecifier>,
+) -> Parsed<Option<ClusterChoice>> {
+    use pb::route_action::ClusterSpecifier as Wire;
+    Ok(Some(match wire {
+        Some(Wire::Cluster(name)) if name.is_empty() => return Err(at.field("cluster").reject("must not be empty")),
+        Some(Wire::Cluster(name)) => ClusterChoice::Cluster(name.into()),
+        Some(Wire::ClusterHeader(name)) => ClusterChoice::Header(header_name(&at.field("cluster_header"), &name)?),
+        Some(Wire::WeightedClusters(clusters)) => {
+            ClusterChoice::Weighted(weighted_clusters(scope, &at.field("weighted_clusters"), clusters)?)
+        }
+        Some(Wire::ClusterSpecifierPlugin(name)) => {
+            if !scope.optional_plugins.contains(&name) {
+                let at = at.field("cluster_specifier_plugin");
+                return Err(at.reject(format!("{name:?} is not among the cluster_specifier_plugins")));
+            }
+            return Ok(None);
+        }
+        Some(Wire::InlineClusterSpecifierPlugin(plugin)) => {
+            optional_plugin(&at.field("inline_cluster_specifier_plugin"), plugin)?;
+            return Ok(None);
+        }
+        None => return Err(at.reject("needs one of cluster, cluster_header, weighted_clusters")),
+    }))
+}
+
+fn weighted_clusters(
+    scope: &RouteScope<'_, '_>,
+    at: &FieldPath<'_>,
+    wire: pb::WeightedCluster,
+) -> Parsed<Vec<WeightedCluster>> {
+    decide!(wire, at, pb::WeightedCluster as "envoy.config.route.v3.WeightedCluster" {
+        implemented: clusters;
+        no_effect: total_weight = "the sum of the weights counts";
+        unsupported: runtime_key_prefix, random_value_specifier;
+    });
+    let clusters_at = at.field("clusters");
+    if clusters.is_empty() {
+        return Err(clusters_at.reject("needs at least one cluster"));
+    }
+    let clusters = clusters
+        .into_iter()
+        .enumerate()
+        .map(|(index, wire)| weighted_cluster(scope, &clusters_at.item(index), wire))
+        .collect::<Parsed<Vec<_>>>()?;
+    let sum: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
+    if sum == 0 || sum > u64::from(u32::MAX) {
+        return Err(clusters_at.reject(format!("the weights add up to {sum}, expected 1 to {}", u32::MAX)));
+    }
+    Ok(clusters)
+}
+
+fn weighted_cluster(
+    scope: &RouteScope<'_, '_>,
+    at: &FieldPath<'_>,
+    wire: pb::weighted_cluster::ClusterWeight,
+) -> Parsed<WeightedCluster> {
+    decide!(wire, at, pb::weighted_cluster::ClusterWeight as "envoy.config.route.v3.WeightedCluster.ClusterWeight" {
+        implemented: name, weight, request_headers_to_add, request_headers_to_remove, response_headers_to_add,
+            response_headers_to_remove, typed_per_filter_config, host_rewrite_specifier;
+        no_effect: ;
+        unsupported: cluster_header, metadata_match;
+    });
+    if name.is_empty() {
+        return Err(at.field("name").reject("must not be empty"));
+    }
+    let Some(weight) = weight else {
+        return Err(at.field("weight").reject("is required"));
+    };
+    per_filter_config(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?;
+    use pb::weighted_cluster::cluster_weight::HostRewriteSpecifier;
+    let host_rewrite_literal = match host_rewrite_specifier {
+        None => None,
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => literal_host(at, host)?,
+    };
+    Ok(WeightedCluster {
+        name: name.into(),
+        weight: weight.value,
+        request_headers: request_header_mutations(at, request_headers_to_add, request_headers_to_remove)?,
+        response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
+        host_rewrite_literal,
+    })
+}
+
+fn literal_host(at: &FieldPath<'_>, host: String) -> Parsed<Option<String>> {
+    wire::header_value(&at.field("host_rewrite_literal"), &host)?;
+    Ok(Some(host).filter(|host| !host.is_empty()))
+}
+
+fn host_rewrite(at: &FieldPath<'_>, wire: Option<pb::route_action::HostRewriteSpecifier>) -> Parsed<HostRewrite> {
+    use pb::route_action::HostRewriteSpecifier as Wire;
+    Ok(match wire {
+        None => HostRewrite::Keep,
+        Some(Wire::HostRewriteLiteral(host)) => literal_host(at, host)?.map_or(HostRewrite::Keep, HostRewrite::Literal),
+        Some(Wire::AutoHostRewrite(flag)) if flag.value => HostRewrite::Auto,
+        Some(Wire::AutoHostRewrite(_)) => HostRewrite::Keep,
+        Some(Wire::HostRewriteHeader(name)) if name.is_empty() => HostRewrite::Keep,
+        Some(Wire::HostRewriteHeader(name)) => {
+            HostRewrite::Header(header_name(&at.field("host_rewrite_header"), &name)?)
+        }
+        Some(Wire::HostRewritePathRegex(rewrite)) => {
+            HostRewrite::PathRegex(regex_rewrite(&at.field("host_rewrite_path_regex"), rewrite)?)
+        }
+        Some(Wire::HostRewrite(_)) => return Err(at.field("host_rewrite").unsupported()),
+    })
+}
+
+fn not_found_code(at: &FieldPath<'_>, value: i32) -> Parsed<u16> {
+    use pb::route_action::ClusterNotFoundResponseCode as Wire;
+    Ok(match Wire::try_from(value).map_err(|_| wire::unknown_enum(at, value))? {
+        Wire::ServiceUnavailable => 503,
+        Wire::NotFound => 404,
+        Wire::InternalServerError => 500,
+    })
+}
+
+/// Reads which circuit breaker thresholds are meant.
+pub(crate) fn priority(at: &FieldPath<'_>, value: i32) -> Parsed<Priority> {
+    Ok(match core::RoutingPriority::try_from(value).map_err(|_| wire::unknown_enum(at, value))? {
+        core::RoutingPriority::Default => Priority::Default,
+        core::RoutingPriority::High => Priority::High,
+    })
+}
+
+fn max_stream_duration(at: &FieldPath<'_>, wire: pb::route_action::MaxStreamDuration) -> Parsed<MaxStreamDuration> {
+    decide!(wire, at, pb::route_action::MaxStreamDuration as "envoy.config.route.v3.RouteAction.MaxStreamDuration" {
+        implemented: max_stream_duration, grpc_timeout_header_max, grpc_timeout_header_offset;
+        no_effect: ;
+        unsupported: ;
+    });
+    Ok(MaxStreamDuration {
+        max_stream_duration: given(&at.field("max_stream_duration"), max_stream_duration)?,
+        grpc_timeout_header_max: given(&at.field("grpc_timeout_header_max"), grpc_timeout_header_max)?,
+        grpc_timeout_header_offset: given(&at.field("grpc_timeout_header_offset"), grpc_timeout_header_offset)?,
+    })
+}
+
+fn given(at: &FieldPath<'_>, wire: Option<WireDuration>) -> Parsed<Option<Duration>> {
+    wire.map(|wire| wire::duration(at, wire)).transpose()
+}
+
+fn upgrades(at: &FieldPath<'_>, wire: Vec<pb::route_action::UpgradeConfig>) -> Parsed<Vec<(String, bool)>> {
+    let mut seen = HashSet::new();
+    let mut upgrades = Vec::with_capacity(wire.len());
+    for (index, wire) in wire.into_iter().enumerate() {
+        let at = at.item(index);
+        decide!(wire, at, pb::route_action::UpgradeConfig as "envoy.config.route.v3.RouteAction.UpgradeConfig" {
+            implemented: upgrade_type, enabled;
+            no_effect: ;
+            unsupported: connect_config;
+        });
+        let type_at = at.field("upgrade_type");
+        if upgrade_type.is_empty() {
+            return Err(type_at.reject("must not be empty"));
+        }
+        wire::header_value(&type_at, &upgrade_type)?;
+        let name = upgrade_type.to_ascii_lowercase();
+        let enabled = enabled.is_none_or(|flag| flag.value);
+        if enabled && matches!(name.as_str(), "connect" | "connect-udp") {
+            return Err(type_at.reject(format!("{upgrade_type:?} is not supported")));
+        }
+        if !seen.insert(name.clone()) {
+            return Err(type_at.reject(format!("{upgrade_type:?} is there twice")));
+        }
+        upgrades.push((name, enabled));
+    }
+    Ok(upgrades)
+}
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);

@@ -1,0 +1,131 @@
+//! Reading which requests a route is for (`RouteMatch`, `HeaderMatcher`, `QueryParameterMatcher`).
+//!
+//! Owns the checks of matchers. Never matches a request (see `outrigger-policy`).
+
+use outrigger_api::pb::envoy::config::route::v3 as pb;
+use outrigger_api::pb::envoy::r#type::v3::Int64Range;
+
+use super::{HeaderMatch, HeaderMatcher, PathMatch, QueryParameterMatcher, RouteMatch};
+use crate::decide::decide;
+use crate::http::header_mutations::header_name;
+use crate::matching::StringMatcher;
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+/// Reads a route's match.
+pub(super) fn route_match(at: &FieldPath<'_>, wire: pb::RouteMatch) -> Parsed<RouteMatch> {
+    decide!(wire, at, pb::RouteMatch as "envoy.config.route.v3.RouteMatch" {
+        implemented: case_sensitive, runtime_fraction, headers, query_parameters, grpc, path_specifier;
+        no_effect: ;
+        unsupported: cookies, tls_context, dynamic_metadata, filter_state;
+    });
+    let headers_at = at.field("headers");
+    let parameters_at = at.field("query_parameters");
+    Ok(RouteMatch {
+        path: path_match(at, path_specifier)?,
+        case_sensitive: case_sensitive.is_none_or(|flag| flag.value),
+        headers: headers
+            .into_iter()
+            .enumerate()
+            .map(|(index, wire)| header_matcher(&headers_at.item(index), wire))
+            .collect::<Parsed<_>>()?,
+        query_parameters: query_parameters
+            .into_iter()
+            .enumerate()
+            .map(|(index, wire)| query_parameter_matcher(&parameters_at.item(index), wire))
+            .collect::<Parsed<_>>()?,
+        runtime_fraction: match runtime_fraction {
+            None => None,
+            Some(fraction) => Some(wire::runtime_fraction(&at.field("runtime_fraction"), fraction)?),
+        },
+        grpc: grpc.is_some(),
+    })
+}
+
+fn path_match(at: &FieldPath<'_>, wire: Option<pb::route_match::PathSpecifier>) -> Parsed<PathMatch> {
+    use pb::route_match::PathSpecifier;
+    Ok(match wire {
+        Some(PathSpecifier::Prefix(prefix)) => PathMatch::Prefix(prefix),
+        Some(PathSpecifier::Path(path)) => PathMatch::Exact(path),
+        Some(PathSpecifier::SafeRegex(regex)) => PathMatch::Regex(wire::regex(&at.field("safe_regex"), regex)?),
+        Some(PathSpecifier::PathSeparatedPrefix(prefix)) => {
+            let at = at.field("path_separated_prefix");
+            if prefix.chars().count() < 2 || prefix.contains(['?', '#']) || prefix.ends_with('/') {
+                return Err(at.reject(format!(
+                    "{prefix:?} must have two characters or more, must not contain '?' or '#' and must not end in '/'"
+                )));
+            }
+            PathMatch::SeparatedPrefix(prefix)
+        }
+        Some(PathSpecifier::ConnectMatcher(_)) => return Err(at.field("connect_matcher").unsupported()),
+        Some(PathSpecifier::PathMatchPolicy(_)) => return Err(at.field("path_match_policy").unsupported()),
+        None => return Err(at.reject("needs one of prefix, path, safe_regex, path_separated_prefix")),
+    })
+}
+
+/// Reads a header matcher, in its newer and older forms.
+pub(crate) fn header_matcher(at: &FieldPath<'_>, wire: pb::HeaderMatcher) -> Parsed<HeaderMatcher> {
+    decide!(wire, at, pb::HeaderMatcher as "envoy.config.route.v3.HeaderMatcher" {
+        implemented: name, invert_match, treat_missing_header_as_empty, header_match_specifier;
+        no_effect: ;
+        unsupported: ;
+    });
+    use pb::header_matcher::HeaderMatchSpecifier as Wire;
+    let ignore_case = false;
+    let value = match header_match_specifier {
+        None => HeaderMatch::Present(true),
+        Some(Wire::PresentMatch(present)) => HeaderMatch::Present(present),
+        Some(Wire::RangeMatch(Int64Range { start, end })) => HeaderMatch::Range { start, end },
+        Some(Wire::StringMatch(matcher)) => {
+            HeaderMatch::String(wire::string_matcher(&at.field("string_match"), matcher)?)
+        }
+        Some(Wire::SafeRegexMatch(regex)) => {
+            HeaderMatch::String(StringMatcher::Regex(wire::regex(&at.field("safe_regex_match"), regex)?))
+        }
+        Some(Wire::ExactMatch(value)) => HeaderMatch::String(StringMatcher::Exact { value, ignore_case }),
+        Some(Wire::PrefixMatch(value)) => HeaderMatch::String(StringMatcher::Prefix {
+            value: not_empty(&at.field("prefix_match"), value)?,
+            ignore_case,
+        }),
+        Some(Wire::SuffixMatch(value)) => HeaderMatch::String(StringMatcher::Suffix {
+            value: not_empty(&at.field("suffix_match"), value)?,
+            ignore_case,
+        }),
+        Some(Wire::ContainsMatch(value)) => HeaderMatch::String(StringMatcher::Contains {
+            value: not_empty(&at.field("contains_match"), value)?,
+            ignore_case,
+        }),
+    };
+    Ok(HeaderMatcher {
+        name: header_name(&at.field("name"), &name)?,
+        value,
+        invert: invert_match,
+        treat_missing_as_empty: treat_missing_header_as_empty,
+    })
+}
+
+fn query_parameter_matcher(at: &FieldPath<'_>, wire: pb::QueryParameterMatcher) -> Parsed<QueryParameterMatcher> {
+    decide!(wire, at, pb::QueryParameterMatcher as "envoy.config.route.v3.QueryParameterMatcher" {
+        implemented: name, query_parameter_match_specifier;
+        no_effect: ;
+        unsupported: ;
+    });
+    if name.is_empty() || name.len() > MAX_PARAMETER_BYTES {
+        return Err(at.field("name").reject(format!("has {} bytes, expected 1 to {MAX_PARAMETER_BYTES}", name.len())));
+    }
+    use pb::query_parameter_matcher::QueryParameterMatchSpecifier as Wire;
+    let value = match query_parameter_match_specifier {
+        None | Some(Wire::PresentMatch(true)) => None,
+        Some(Wire::PresentMatch(false)) => {
+            return Err(at.field("present_match").reject("false (wanting the parameter absent) is not supported"));
+        }
+        Some(Wire::StringMatch(matcher)) => Some(wire::string_matcher(&at.field("string_match"), matcher)?),
+    };
+    Ok(QueryParameterMatcher { name, value })
+}
+
+fn not_empty(at: &FieldPath<'_>, value: String) -> Parsed<String> {
+    if value.is_empty() { Err(at.reject("must not be empty")) } else { Ok(value) }
+}
+
+const MAX_PARAMETER_BYTES: usize = 1024;

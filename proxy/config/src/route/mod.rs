@@ -1,0 +1,382 @@
+//! Route configurations (`envoy.config.route.v3.RouteConfiguration`).
+//!
+//! Owns the checked model of virtual hosts, matches and actions. Never matches requests (see `outrigger-policy`).
+
+mod answer;
+mod entry;
+mod forward;
+mod matches;
+mod parse;
+mod retry;
+mod rewrite;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::format::Format;
+use crate::http::HeaderMutations;
+use crate::matching::StringMatcher;
+use crate::units::RuntimeFraction;
+
+pub(crate) use forward::priority;
+pub(crate) use matches::header_matcher;
+
+/// A route configuration, checked.
+#[derive(Clone, Debug)]
+pub struct RouteConfiguration {
+    /// The name that connection managers ask for.
+    pub name: Arc<str>,
+    /// Domains are unique across all of them.
+    pub virtual_hosts: Vec<Arc<VirtualHost>>,
+    /// Applied to requests of all routes.
+    pub request_headers: HeaderMutations,
+    /// Applied to responses of all routes.
+    pub response_headers: HeaderMutations,
+    /// Removed from requests of external clients; lower case.
+    pub internal_only_headers: Vec<Arc<str>>,
+    /// Route mutations run last (and so win) instead of first.
+    pub most_specific_header_mutations_wins: bool,
+    /// Refuse the configuration if a cluster it names does not exist.
+    pub validate_clusters: bool,
+    /// The host is matched without its port.
+    pub ignore_port_in_host_matching: bool,
+}
+
+/// A virtual host.
+#[derive(Clone, Debug)]
+pub struct VirtualHost {
+    /// For stats and logs.
+    pub name: Arc<str>,
+    /// Lower case: exact, `*.suffix`, `prefix.*` or `*`.
+    pub domains: Vec<String>,
+    /// First match wins.
+    pub routes: Vec<Arc<Route>>,
+    /// Which requests must have come by TLS, others are redirected.
+    pub require_tls: RequireTls,
+    /// Applied to requests.
+    pub request_headers: HeaderMutations,
+    /// Applied to responses.
+    pub response_headers: HeaderMutations,
+    /// Adds x-envoy-attempt-count to requests.
+    pub include_request_attempt_count: bool,
+    /// Adds x-envoy-attempt-count to responses.
+    pub include_attempt_count_in_response: bool,
+    /// For routes that have none of their own.
+    pub retry_policy: Option<Arc<RetryPolicy>>,
+}
+
+/// Source: `VirtualHost.TlsRequirementType`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum RequireTls {
+    /// No requirement.
+    #[default]
+    None,
+    /// Requests of external clients.
+    ExternalOnly,
+    /// All requests.
+    All,
+}
+
+/// A route: for which requests, and what happens to them.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// May be empty.
+    pub name: Arc<str>,
+    /// Which requests.
+    pub matches: RouteMatch,
+    /// What happens.
+    pub action: RouteAction,
+    /// Applied to requests.
+    pub request_headers: HeaderMutations,
+    /// Applied to responses.
+    pub response_headers: HeaderMutations,
+    /// The `<prefix>` in `vhost.<name>.route.<prefix>.*` stats; none unless given.
+    pub stat_prefix: Option<Arc<str>>,
+}
+
+/// Source: `RouteMatch`.
+#[derive(Clone, Debug)]
+pub struct RouteMatch {
+    /// The path, without its query.
+    pub path: PathMatch,
+    /// For everything but regexes.
+    pub case_sensitive: bool,
+    /// All must match.
+    pub headers: Vec<HeaderMatcher>,
+    /// All must match.
+    pub query_parameters: Vec<QueryParameterMatcher>,
+    /// Matches a share of requests only.
+    pub runtime_fraction: Option<RuntimeFraction>,
+    /// Only gRPC requests.
+    pub grpc: bool,
+}
+
+/// How a route matches the path.
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    /// Starts with; `/` or empty matches all.
+    Prefix(String),
+    /// The whole path.
+    Exact(String),
+    /// Equal, or continued by `/`; does not end with `/` itself.
+    SeparatedPrefix(String),
+    /// The whole path, RE2 syntax.
+    Regex(regex::Regex),
+    /// CONNECT requests only.
+    Connect,
+}
+
+/// Source: `HeaderMatcher`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeaderMatcher {
+    /// Lower case.
+    pub name: Arc<str>,
+    /// What the value must be.
+    pub value: HeaderMatch,
+    /// The opposite.
+    pub invert: bool,
+    /// An absent header counts as an empty value.
+    pub treat_missing_as_empty: bool,
+}
+
+/// What a header's value must be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HeaderMatch {
+    /// Present (true) or absent (false).
+    Present(bool),
+    /// A number within `start..end`.
+    Range { start: i64, end: i64 },
+    /// By string.
+    String(StringMatcher),
+}
+
+/// Source: `QueryParameterMatcher`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueryParameterMatcher {
+    /// Case-sensitive.
+    pub name: String,
+    /// `None` wants it present only.
+    pub value: Option<StringMatcher>,
+}
+
+/// What happens to a request.
+#[derive(Clone, Debug)]
+pub enum RouteAction {
+    /// It goes to a cluster.
+    Forward(Box<Forward>),
+    /// It is answered here with a 3xx.
+    Redirect(Box<Redirect>),
+    /// It is answered here.
+    Direct(Box<DirectResponse>),
+    /// Source: `NonForwardingAction`; answered with 500 by a proxy that forwards.
+    NonForwarding,
+}
+
+/// Source: `envoy.config.route.v3.RouteAction`.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Where to.
+    pub cluster: ClusterChoice,
+    /// 503 unless given: for clusters that do not exist.
+    pub cluster_not_found_code: u16,
+    /// Replaces the matched prefix or path.
+    pub prefix_rewrite: Option<String>,
+    /// Replaces a part of the path.
+    pub regex_rewrite: Option<RegexRewrite>,
+    /// Replaces `:authority`.
+    pub host_rewrite: HostRewrite,
+    /// The old host is kept in x-forwarded-host when it is rewritten.
+    pub append_x_forwarded_host: bool,
+    /// From the last request byte to the last response byte; 15 s unless given, `None` for `0s`.
+    pub timeout: Option<Duration>,
+    /// Of the stream; `None` leaves the connection manager's, `Some(ZERO)` disables.
+    pub idle_timeout: Option<Duration>,
+    /// Limit on the stream's duration, and how grpc-timeout moves it.
+    pub max_stream_duration: Option<MaxStreamDuration>,
+    /// Deprecated predecessor: limit of grpc-timeout; `Some(ZERO)` is no limit.
+    pub max_grpc_timeout: Option<Duration>,
+    /// When to try again.
+    pub retry_policy: Option<Arc<RetryPolicy>>,
+    /// Which circuit breaker thresholds count.
+    pub priority: Priority,
+    /// Upgrades of this route, lower case, and whether they are enabled.
+    pub upgrades: Vec<(String, bool)>,
+}
+
+/// Which cluster a request goes to.
+#[derive(Clone, Debug)]
+pub enum ClusterChoice {
+    /// By name.
+    Cluster(Arc<str>),
+    /// By weight.
+    Weighted(Vec<WeightedCluster>),
+    /// The name stands in a request header.
+    Header(Arc<str>),
+}
+
+/// One of several clusters.
+#[derive(Clone, Debug)]
+pub struct WeightedCluster {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its share of the sum.
+    pub weight: u32,
+    /// Applied to requests that go there.
+    pub request_headers: HeaderMutations,
+    /// Applied to responses from there.
+    pub response_headers: HeaderMutations,
+    /// Replaces `:authority` of requests that go there.
+    pub host_rewrite_literal: Option<String>,
+}
+
+/// Source: `RegexMatchAndSubstitute`.
+#[derive(Clone, Debug)]
+pub struct RegexRewrite {
+    /// What to replace, wherever it occurs.
+    pub pattern: regex::Regex,
+    /// With what; captures as `${1}` in the regex crate's syntax.
+    pub substitution: String,
+}
+
+/// Source: `host_rewrite_specifier`.
+#[derive(Clone, Debug, Default)]
+pub enum HostRewrite {
+    /// As it came.
+    #[default]
+    Keep,
+    /// This one.
+    Literal(String),
+    /// The endpoint's host name (of DNS clusters).
+    Auto,
+    /// The value of a request header; lower case.
+    Header(Arc<str>),
+    /// From the path.
+    PathRegex(RegexRewrite),
+}
+
+/// Source: `RouteAction.MaxStreamDuration`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct MaxStreamDuration {
+    /// `Some(ZERO)` disables the connection manager's.
+    pub max_stream_duration: Option<Duration>,
+    /// grpc-timeout counts up to this; `Some(ZERO)` is without limit.
+    pub grpc_timeout_header_max: Option<Duration>,
+    /// Taken off grpc-timeout.
+    pub grpc_timeout_header_offset: Option<Duration>,
+}
+
+/// Source: `RoutingPriority`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Priority {
+    /// The default.
+    #[default]
+    Default,
+    /// High.
+    High,
+}
+
+/// Source: `RetryPolicy`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryPolicy {
+    /// Conditions under which a try is repeated.
+    pub on: RetryOn,
+    /// Retries after the first try; 1 unless given.
+    pub num_retries: u32,
+    /// Limit of one try.
+    pub per_try_timeout: Option<Duration>,
+    /// Limit of silence within one try.
+    pub per_try_idle_timeout: Option<Duration>,
+    /// Status codes that `retriable-status-codes` repeats.
+    pub retriable_status_codes: Vec<u16>,
+    /// First wait; 25 ms unless given.
+    pub base_interval: Duration,
+    /// Longest wait; 10 times the base unless given.
+    pub max_interval: Duration,
+    /// Another endpoint is looked for this many times (`previous_hosts` predicate).
+    pub host_selection_max_attempts: u32,
+    /// Endpoints already tried are avoided.
+    pub avoid_previous_hosts: bool,
+}
+
+/// The conditions of `retry_on` as flags.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RetryOn {
+    /// `5xx`.
+    pub server_error: bool,
+    /// `gateway-error`.
+    pub gateway_error: bool,
+    /// `reset`.
+    pub reset: bool,
+    /// `reset-before-request`.
+    pub reset_before_request: bool,
+    /// `connect-failure`.
+    pub connect_failure: bool,
+    /// `retriable-4xx`.
+    pub retriable_4xx: bool,
+    /// `refused-stream`.
+    pub refused_stream: bool,
+    /// `retriable-status-codes`.
+    pub retriable_status_codes: bool,
+    /// `envoy-ratelimited`.
+    pub envoy_ratelimited: bool,
+    /// `http3-post-connect-failure`: no effect without HTTP/3 upstreams.
+    pub http3_post_connect_failure: bool,
+    /// gRPC status codes: cancelled 1, deadline-exceeded 4, resource-exhausted 8, internal 13, unavailable 14, as bits.
+    pub grpc_codes: u32,
+}
+
+/// Source: `envoy.config.route.v3.RedirectAction`.
+#[derive(Clone, Debug)]
+pub struct Redirect {
+    /// Replaces the scheme.
+    pub scheme: SchemeRedirect,
+    /// Replaces the host.
+    pub host: Option<String>,
+    /// Replaces the port.
+    pub port: Option<u16>,
+    /// Replaces the path.
+    pub path: PathRedirect,
+    /// 301 unless given.
+    pub status: u16,
+    /// The query is dropped.
+    pub strip_query: bool,
+}
+
+/// How a redirect sets the scheme.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum SchemeRedirect {
+    /// As it came.
+    #[default]
+    Keep,
+    /// `https`.
+    Https,
+    /// This one.
+    Scheme(String),
+}
+
+/// How a redirect sets the path.
+#[derive(Clone, Debug, Default)]
+pub enum PathRedirect {
+    /// As it came.
+    #[default]
+    Keep,
+    /// This one; its own query, if any, replaces the request's.
+    Path(String),
+    /// The matched prefix is replaced.
+    Prefix(String),
+    /// A part is replaced.
+    Regex(RegexRewrite),
+}
+
+/// Source: `DirectResponseAction`.
+#[derive(Clone, Debug)]
+pub struct DirectResponse {
+    /// 200 to 599.
+    pub status: u16,
+    /// May be empty.
+    pub body: Arc<[u8]>,
+    /// Replaces the body, with command operators.
+    pub body_format: Option<Format>,
+}

@@ -1,0 +1,199 @@
+//! Reading a route configuration and its virtual hosts.
+//!
+//! Owns what holds across virtual hosts, such as unique domains. Never reads what a single route does (see `entry`).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use outrigger_api::pb::envoy::config::route::v3 as pb;
+use outrigger_api::pb::google::protobuf::{Any, UInt32Value};
+
+use super::entry::{RouteScope, route};
+use super::retry::retry_policy;
+use super::{RequireTls, RouteConfiguration, VirtualHost};
+use crate::context::Context;
+use crate::decide::decide;
+use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+impl RouteConfiguration {
+    /// Reads a discovered route configuration.
+    pub fn parse(context: &Context<'_>, wire: pb::RouteConfiguration) -> Parsed<Self> {
+        let name = wire.name.clone();
+        Self::parse_at(context, &FieldPath::resource("route configuration", &name), wire)
+    }
+
+    /// Reads the route configuration that stands at `at`. Clusters are validated only where the message says so; a
+    /// connection manager with inline routes, where that is the default, fills `validate_clusters` in before.
+    pub(crate) fn parse_at(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::RouteConfiguration) -> Parsed<Self> {
+        decide!(wire, at, pb::RouteConfiguration as "envoy.config.route.v3.RouteConfiguration" {
+            implemented: name, virtual_hosts, internal_only_headers, response_headers_to_add,
+                response_headers_to_remove, request_headers_to_add, request_headers_to_remove,
+                most_specific_header_mutations_wins, validate_clusters, max_direct_response_body_size_bytes,
+                cluster_specifier_plugins, ignore_port_in_host_matching, typed_per_filter_config;
+            no_effect: metadata = "no filter reads it";
+            unsupported: vhds, request_mirror_policies, vhost_header, ignore_path_parameters_in_path_matching,
+                route_specifiers;
+        });
+        per_filter_config(context, &at.field("typed_per_filter_config"), typed_per_filter_config)?;
+        let scope = RouteScope {
+            context,
+            max_body_bytes: max_body_bytes(max_direct_response_body_size_bytes),
+            optional_plugins: optional_plugins(&at.field("cluster_specifier_plugins"), cluster_specifier_plugins)?,
+        };
+        let hosts_at = at.field("virtual_hosts");
+        let virtual_hosts = virtual_hosts
+            .into_iter()
+            .enumerate()
+            .map(|(index, wire)| virtual_host(&scope, &hosts_at.item(index), wire).map(Arc::new))
+            .collect::<Parsed<Vec<_>>>()?;
+        check_unique_domains(&hosts_at, &virtual_hosts)?;
+        let internal_at = at.field("internal_only_headers");
+        Ok(RouteConfiguration {
+            name: name.into(),
+            virtual_hosts,
+            request_headers: request_header_mutations(at, request_headers_to_add, request_headers_to_remove)?,
+            response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
+            internal_only_headers: internal_only_headers
+                .iter()
+                .enumerate()
+                .map(|(index, name)| header_name(&internal_at.item(index), name))
+                .collect::<Parsed<_>>()?,
+            most_specific_header_mutations_wins,
+            validate_clusters: validate_clusters.is_some_and(|flag| flag.value),
+            ignore_port_in_host_matching,
+        })
+    }
+}
+
+fn max_body_bytes(wire: Option<UInt32Value>) -> usize {
+    wire.map_or(DEFAULT_MAX_BODY_BYTES, |limit| usize::try_from(limit.value).unwrap_or(usize::MAX))
+}
+
+/// No cluster specifier plugin exists here, so only optional ones are accepted; routes that use them are left out.
+fn optional_plugins(at: &FieldPath<'_>, wire: Vec<pb::ClusterSpecifierPlugin>) -> Parsed<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for (index, wire) in wire.into_iter().enumerate() {
+        let at = at.item(index);
+        names.insert(optional_plugin(&at, wire)?);
+    }
+    Ok(names)
+}
+
+/// The name of a plugin that may be missing.
+pub(super) fn optional_plugin(at: &FieldPath<'_>, wire: pb::ClusterSpecifierPlugin) -> Parsed<String> {
+    decide!(wire, at, pb::ClusterSpecifierPlugin as "envoy.config.route.v3.ClusterSpecifierPlugin" {
+        implemented: extension, is_optional;
+        no_effect: ;
+        unsupported: ;
+    });
+    let Some(extension) = extension else {
+        return Err(at.field("extension").reject("is required"));
+    };
+    if !is_optional {
+        let type_url = extension.typed_config.map(|config| config.type_url).unwrap_or_default();
+        return Err(at.field("extension").reject(format!("{type_url:?} is not supported")));
+    }
+    Ok(extension.name)
+}
+
+fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::VirtualHost) -> Parsed<VirtualHost> {
+    decide!(wire, at, pb::VirtualHost as "envoy.config.route.v3.VirtualHost" {
+        implemented: name, domains, routes, require_tls, request_headers_to_add, request_headers_to_remove,
+            response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
+            include_request_attempt_count, include_attempt_count_in_response, retry_policy;
+        no_effect: virtual_clusters = "their stats are not kept",
+            metadata = "no filter reads it";
+        unsupported: matcher, rate_limits, cors, retry_policy_typed_config, hedge_policy,
+            include_is_timeout_retry_header, per_request_buffer_limit_bytes, request_body_buffer_limit,
+            request_mirror_policies, route_specifiers;
+    });
+    if name.is_empty() {
+        return Err(at.field("name").reject("must not be empty"));
+    }
+    per_filter_config(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?;
+    let routes_at = at.field("routes");
+    let mut parsed = Vec::with_capacity(routes.len());
+    for (index, wire) in routes.into_iter().enumerate() {
+        parsed.extend(route(scope, &routes_at.item(index), wire)?.map(Arc::new));
+    }
+    Ok(VirtualHost {
+        name: name.into(),
+        domains: self::domains(&at.field("domains"), domains)?,
+        routes: parsed,
+        require_tls: self::require_tls(&at.field("require_tls"), require_tls)?,
+        request_headers: request_header_mutations(at, request_headers_to_add, request_headers_to_remove)?,
+        response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
+        include_request_attempt_count,
+        include_attempt_count_in_response,
+        retry_policy: match retry_policy {
+            None => None,
+            Some(policy) => Some(Arc::new(self::retry_policy(scope.context, &at.field("retry_policy"), policy)?)),
+        },
+    })
+}
+
+fn require_tls(at: &FieldPath<'_>, value: i32) -> Parsed<RequireTls> {
+    use pb::virtual_host::TlsRequirementType as Wire;
+    Ok(match Wire::try_from(value).map_err(|_| wire::unknown_enum(at, value))? {
+        Wire::None => RequireTls::None,
+        Wire::ExternalOnly => RequireTls::ExternalOnly,
+        Wire::All => RequireTls::All,
+    })
+}
+
+fn domains(at: &FieldPath<'_>, wire: Vec<String>) -> Parsed<Vec<String>> {
+    if wire.is_empty() {
+        return Err(at.reject("needs at least one domain"));
+    }
+    let mut domains = Vec::with_capacity(wire.len());
+    for (index, domain) in wire.into_iter().enumerate() {
+        wire::header_value(&at.item(index), &domain)?;
+        domains.push(domain.to_ascii_lowercase());
+    }
+    Ok(domains)
+}
+
+fn check_unique_domains(at: &FieldPath<'_>, hosts: &[Arc<VirtualHost>]) -> Parsed<()> {
+    let mut owners: HashMap<&str, &str> = HashMap::new();
+    for (index, host) in hosts.iter().enumerate() {
+        for (place, domain) in host.domains.iter().enumerate() {
+            let Some(other) = owners.insert(domain, &host.name) else { continue };
+            let host_at = at.item(index);
+            return Err(host_at.field("domains").item(place).reject(format!(
+                "{domain:?} of virtual host {:?} is already a domain of virtual host {other:?}",
+                host.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Per-route configuration of HTTP filters: no filter has any, so an entry is accepted only if its author allows it
+/// to be missing (`is_optional`), or if it switches a filter off that cannot be there.
+pub(super) fn per_filter_config(context: &Context<'_>, at: &FieldPath<'_>, wire: HashMap<String, Any>) -> Parsed<()> {
+    // A map has no order, and the same input should always name the same entry.
+    let mut entries: Vec<_> = wire.into_iter().collect();
+    entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    for (filter, wire) in entries {
+        let at = at.key(&filter);
+        let wire = wire::extension(context, &at, wire)?;
+        if wire::type_name(&wire) != "envoy.config.route.v3.FilterConfig" {
+            return Err(at.reject(format!("per-route configuration {:?} is not supported", wire.type_url)));
+        }
+        let filter = wire::decode::<pb::FilterConfig>(&at, &wire)?;
+        decide!(filter, at, pb::FilterConfig as "envoy.config.route.v3.FilterConfig" {
+            implemented: config, is_optional, disabled;
+            no_effect: ;
+            unsupported: ;
+        });
+        if !is_optional && !disabled {
+            let type_url = config.map(|config| config.type_url).unwrap_or_default();
+            return Err(at.field("config").reject(format!("per-route configuration {type_url:?} is not supported")));
+        }
+    }
+    Ok(())
+}
+
+const DEFAULT_MAX_BODY_BYTES: usize = 4096;

@@ -1,0 +1,175 @@
+//! Reading retry policies (`envoy.config.route.v3.RetryPolicy`).
+//!
+//! Owns the names of retry conditions. Never retries anything.
+
+use std::time::Duration;
+
+use outrigger_api::pb::envoy::config::route::v3 as pb;
+use outrigger_api::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+
+use super::{RetryOn, RetryPolicy};
+use crate::context::Context;
+use crate::decide::decide;
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+impl RetryOn {
+    /// Reads a comma-separated list of conditions, as in `retry_on`, `x-envoy-retry-on` and `x-envoy-retry-grpc-on`.
+    /// Unknown names are passed over, so that lists made for newer versions still work.
+    pub fn from_names(names: &str) -> Self {
+        let mut on = RetryOn::default();
+        for name in names.split(',') {
+            on.add(name.trim_matches([' ', '\t']));
+        }
+        on
+    }
+
+    fn add(&mut self, name: &str) {
+        match name {
+            "5xx" => self.server_error = true,
+            "gateway-error" => self.gateway_error = true,
+            "reset" => self.reset = true,
+            "reset-before-request" => self.reset_before_request = true,
+            "connect-failure" => self.connect_failure = true,
+            "retriable-4xx" => self.retriable_4xx = true,
+            "refused-stream" => self.refused_stream = true,
+            "retriable-status-codes" => self.retriable_status_codes = true,
+            "envoy-ratelimited" => self.envoy_ratelimited = true,
+            "http3-post-connect-failure" => self.http3_post_connect_failure = true,
+            "cancelled" => self.grpc_codes |= 1 << 1,
+            "deadline-exceeded" => self.grpc_codes |= 1 << 4,
+            "resource-exhausted" => self.grpc_codes |= 1 << 8,
+            "internal" => self.grpc_codes |= 1 << 13,
+            "unavailable" => self.grpc_codes |= 1 << 14,
+            // `retriable-headers` is among these: without `retriable_headers` it has nothing to look at.
+            _ => {}
+        }
+    }
+}
+
+/// Reads a retry policy.
+pub(super) fn retry_policy(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::RetryPolicy) -> Parsed<RetryPolicy> {
+    decide!(wire, at, pb::RetryPolicy as "envoy.config.route.v3.RetryPolicy" {
+        implemented: retry_on, num_retries, per_try_timeout, per_try_idle_timeout, retry_host_predicate,
+            host_selection_retry_max_attempts, retriable_status_codes, retry_back_off;
+        no_effect: refresh_cluster_on_retry = "no supported way of choosing a cluster can choose again";
+        unsupported: retry_priority, retry_options_predicates, rate_limited_retry_back_off, retriable_headers,
+            retriable_request_headers;
+    });
+    let codes_at = at.field("retriable_status_codes");
+    let (base_interval, max_interval) = match retry_back_off {
+        None => (DEFAULT_BASE_INTERVAL, DEFAULT_BASE_INTERVAL * MAX_INTERVAL_FACTOR),
+        Some(back_off) => self::back_off(&at.field("retry_back_off"), back_off)?,
+    };
+    Ok(RetryPolicy {
+        on: RetryOn::from_names(&retry_on),
+        num_retries: num_retries.map_or(1, |number| number.value),
+        per_try_timeout: wire::limit(&at.field("per_try_timeout"), per_try_timeout, None)?,
+        per_try_idle_timeout: wire::limit(&at.field("per_try_idle_timeout"), per_try_idle_timeout, None)?,
+        retriable_status_codes: retriable_status_codes
+            .into_iter()
+            .enumerate()
+            .map(|(index, code)| status_code(&codes_at.item(index), code))
+            .collect::<Parsed<_>>()?,
+        base_interval,
+        max_interval,
+        host_selection_max_attempts: attempts(
+            &at.field("host_selection_retry_max_attempts"),
+            host_selection_retry_max_attempts,
+        )?,
+        avoid_previous_hosts: host_predicates(context, &at.field("retry_host_predicate"), retry_host_predicate)?,
+    })
+}
+
+fn status_code(at: &FieldPath<'_>, code: u32) -> Parsed<u16> {
+    match u16::try_from(code) {
+        Ok(code @ 100..=599) => Ok(code),
+        _ => Err(at.reject(format!("{code} is not within 100 to 599"))),
+    }
+}
+
+fn attempts(at: &FieldPath<'_>, value: i64) -> Parsed<u32> {
+    match u32::try_from(value) {
+        Ok(0) => Ok(1),
+        Ok(value) => Ok(value),
+        Err(_) => Err(at.reject(format!("{value} is not within 0 to {}", u32::MAX))),
+    }
+}
+
+fn back_off(at: &FieldPath<'_>, wire: pb::retry_policy::RetryBackOff) -> Parsed<(Duration, Duration)> {
+    decide!(wire, at, pb::retry_policy::RetryBackOff as "envoy.config.route.v3.RetryPolicy.RetryBackOff" {
+        implemented: base_interval, max_interval;
+        no_effect: ;
+        unsupported: ;
+    });
+    let base_at = at.field("base_interval");
+    let Some(base) = base_interval else {
+        return Err(base_at.reject("is required"));
+    };
+    let base = wire::positive_duration(&base_at, base)?.max(SMALLEST_INTERVAL);
+    let max = match max_interval {
+        None => base.saturating_mul(MAX_INTERVAL_FACTOR),
+        Some(max) => wire::positive_duration(&at.field("max_interval"), max)?.max(SMALLEST_INTERVAL),
+    };
+    if max < base {
+        return Err(at.field("max_interval").reject(format!("{max:?} must not be below base_interval, {base:?}")));
+    }
+    Ok((base, max))
+}
+
+/// Whether hosts already tried are avoided, which is the one predicate there is.
+fn host_predicates(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Vec<pb::retry_policy::RetryHostPredicate>,
+) -> Parsed<bool> {
+    let mut avoid_previous = false;
+    for (index, wire) in wire.into_iter().enumerate() {
+        let at = at.item(index);
+        decide!(wire, at, pb::retry_policy::RetryHostPredicate
+            as "envoy.config.route.v3.RetryPolicy.RetryHostPredicate" {
+            implemented: name, config_type;
+            no_effect: ;
+            unsupported: ;
+        });
+        if name.is_empty() {
+            return Err(at.field("name").reject("must not be empty"));
+        }
+        let at = at.field("typed_config");
+        let Some(pb::retry_policy::retry_host_predicate::ConfigType::TypedConfig(config)) = config_type else {
+            return Err(at.reject("is required"));
+        };
+        let config = wire::extension(context, &at, config)?;
+        if wire::type_name(&config) != "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate" {
+            return Err(at.reject(format!("{:?} is not supported", config.type_url)));
+        }
+        let PreviousHostsPredicate {} = wire::decode(&at, &config)?;
+        avoid_previous = true;
+    }
+    Ok(avoid_previous)
+}
+
+const DEFAULT_BASE_INTERVAL: Duration = Duration::from_millis(25);
+const SMALLEST_INTERVAL: Duration = Duration::from_millis(1);
+const MAX_INTERVAL_FACTOR: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_read_by_name() {
+        let on = RetryOn::from_names("5xx, connect-failure,refused-stream ,unavailable,cancelled,from-the-future,");
+        assert_eq!(
+            on,
+            RetryOn {
+                server_error: true,
+                connect_failure: true,
+                refused_stream: true,
+                grpc_codes: (1 << 14) | (1 << 1),
+                ..RetryOn::default()
+            }
+        );
+        assert_eq!(RetryOn::from_names(""), RetryOn::default());
+    }
+}

@@ -1,0 +1,113 @@
+//! Where a resource comes from (`envoy.config.core.v3.ConfigSource`).
+//!
+//! Owns the checked description of discovery servers and files. Never connects.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+mod grpc;
+mod parse;
+
+pub(crate) use grpc::grpc_service;
+pub(crate) use parse::{api_source, config_source};
+
+/// A source of one kind of resource, and how long initialisation waits for it.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct ConfigSource {
+    /// The server or file.
+    pub kind: SourceKind,
+    /// `None` waits for ever (`initial_fetch_timeout: 0s`); 15 s unless given.
+    pub initial_fetch_timeout: Option<Duration>,
+}
+
+/// The server or file of a [`ConfigSource`].
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum SourceKind {
+    /// The one aggregated stream of the bootstrap's `ads_config`.
+    Ads,
+    /// A stream of its own for this type of resource.
+    Api(Arc<ApiSource>),
+    /// A file that holds a DiscoveryResponse.
+    File(Arc<FileSource>),
+}
+
+/// Source: `PathConfigSource`.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct FileSource {
+    /// The file to read.
+    pub path: PathBuf,
+    /// A move into this directory, instead of one onto the file, makes it be read again.
+    pub watched_directory: Option<PathBuf>,
+}
+
+/// Which protocol a management server is spoken to with.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum XdsProtocol {
+    /// State of the world (`GRPC`).
+    Sotw,
+    /// Incremental (`DELTA_GRPC`).
+    Delta,
+}
+
+/// Source: `ApiConfigSource`.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct ApiSource {
+    /// State of the world or delta.
+    pub protocol: XdsProtocol,
+    /// In order of preference.
+    pub services: Vec<GrpcService>,
+    /// Only the first request of a stream carries the node.
+    pub set_node_on_first_message_only: bool,
+    /// At most this many requests a second, with bursts of `max_tokens`.
+    pub rate_limit: Option<RequestRateLimit>,
+}
+
+/// Source: `RateLimitSettings`. The fill rate is kept in milli-requests a second so that the type stays `Eq`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct RequestRateLimit {
+    /// Size of the bucket, 100 unless given.
+    pub max_tokens: u32,
+    /// Tokens added per 1,000 s (10/s is 10,000).
+    pub fill_rate_milli: u64,
+}
+
+/// Source: `GrpcService`.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct GrpcService {
+    /// Whom to call.
+    pub target: GrpcTarget,
+    /// Limit for one call; none for streams.
+    pub timeout: Option<Duration>,
+    /// Headers sent with each call, in order.
+    pub initial_metadata: Vec<(String, String)>,
+}
+
+/// Source: `GrpcService.target_specifier`.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum GrpcTarget {
+    /// One of our own clusters (`envoy_grpc`).
+    Cluster { name: Arc<str>, authority: Option<String>, max_receive_message_bytes: Option<u32> },
+    /// A target URI of its own (`google_grpc`): `host:port`, `dns:///host:port` or `unix:path`.
+    ///
+    /// The content of `token_file`, if given, goes with each call in the header `token_header`, after `token_prefix`.
+    Uri {
+        target: String,
+        tls: Option<GoogleTls>,
+        token_file: Option<PathBuf>,
+        token_header: String,
+        token_prefix: String,
+        max_receive_message_bytes: Option<u32>,
+    },
+}
+
+/// Source: `GoogleGrpc.SslCredentials`; all PEM.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct GoogleTls {
+    /// Trusted roots; the system's when `None`.
+    pub root_certs: Option<Vec<u8>>,
+    /// Client certificate chain.
+    pub cert_chain: Option<Vec<u8>>,
+    /// Client private key.
+    pub private_key: Option<Vec<u8>>,
+}

@@ -1,0 +1,54 @@
+//! The TCP proxy filter (`envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy`).
+//!
+//! Owns the checked model. Never moves bytes.
+
+mod parse;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::accesslog::AccessLog;
+
+/// A TCP proxy, checked.
+#[derive(Debug)]
+pub struct TcpProxy {
+    /// The `<prefix>` in `tcp.<prefix>.*` stats.
+    pub stat_prefix: Arc<str>,
+    /// Where the bytes go.
+    pub target: WeightedClusters,
+    /// No bytes in either direction; 1 h unless given, `None` for `0s`.
+    pub idle_timeout: Option<Duration>,
+    /// At least 1.
+    pub max_connect_attempts: u32,
+    /// From accept.
+    pub max_downstream_connection_duration: Option<Duration>,
+    /// Written when the connection ends.
+    pub access_logs: Vec<Arc<AccessLog>>,
+    /// Also written at this interval while the connection lasts.
+    pub access_log_flush_interval: Option<Duration>,
+}
+
+/// One cluster, or several by weight.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WeightedClusters {
+    /// Never empty; weights above zero in total.
+    pub clusters: Vec<(Arc<str>, u32)>,
+}
+
+impl WeightedClusters {
+    /// The cluster for an evenly distributed `random`.
+    pub fn pick(&self, random: u64) -> &Arc<str> {
+        if let [(only, _)] = self.clusters.as_slice() {
+            return only;
+        }
+        let total: u64 = self.clusters.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let mut point = random % total.max(1);
+        for (name, weight) in &self.clusters {
+            if point < u64::from(*weight) {
+                return name;
+            }
+            point -= u64::from(*weight);
+        }
+        &self.clusters[self.clusters.len() - 1].0
+    }
+}

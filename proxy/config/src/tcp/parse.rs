@@ -1,0 +1,118 @@
+//! Reads TCP proxies.
+//!
+//! Owns how the message is checked. Never moves bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_api::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+use outrigger_api::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy as parts;
+use outrigger_api::pb::google::protobuf;
+
+use super::{TcpProxy, WeightedClusters};
+use crate::accesslog::access_logs;
+use crate::context::Context;
+use crate::decide::decide;
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+impl TcpProxy {
+    /// Reads the message at `at`.
+    pub(crate) fn parse(context: &Context<'_>, at: &FieldPath<'_>, mut wire: tcp::TcpProxy) -> Parsed<Self> {
+        wire::drop_false(&mut wire.check_drain_close);
+        decide!(wire, at, tcp::TcpProxy as "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" {
+            implemented: stat_prefix, cluster_specifier, idle_timeout, access_log, max_connect_attempts,
+                max_downstream_connection_duration, access_log_flush_interval, access_log_options;
+            no_effect: downstream_idle_timeout = "Envoy does not implement it either",
+                upstream_idle_timeout = "Envoy does not implement it either",
+                hash_policy = "only load balancing policies that hash use it, and they are not supported",
+                proxy_protocol_tlv_merge_policy = "without proxy_protocol_tlvs there is nothing to merge";
+            unsupported: on_demand, metadata_match, backoff_options, tunneling_config,
+                max_downstream_connection_duration_jitter_percentage, flush_access_log_on_connected,
+                proxy_protocol_tlvs, upstream_connect_mode, max_early_data_bytes, check_drain_close;
+        });
+        if stat_prefix.is_empty() {
+            return Err(at.field("stat_prefix").reject("must not be empty"));
+        }
+        let options = at.field("access_log_options");
+        let access_log_flush_interval = match access_log_options {
+            Some(wire) => at_least_1_ms(&options.field("access_log_flush_interval"), log_interval(&options, wire)?)?,
+            None => at_least_1_ms(&at.field("access_log_flush_interval"), access_log_flush_interval)?,
+        };
+        let attempts = at.field("max_connect_attempts");
+        Ok(Self {
+            stat_prefix: stat_prefix.into(),
+            target: target(at, cluster_specifier)?,
+            idle_timeout: wire::limit(&at.field("idle_timeout"), idle_timeout, Some(DEFAULT_IDLE_TIMEOUT))?,
+            max_connect_attempts: wire::number_within(&attempts, max_connect_attempts, 1..=u32::MAX)?.unwrap_or(1),
+            max_downstream_connection_duration: at_least_1_ms(
+                &at.field("max_downstream_connection_duration"),
+                max_downstream_connection_duration,
+            )?,
+            access_logs: access_logs(context, &at.field("access_log"), access_log)?,
+            access_log_flush_interval,
+        })
+    }
+}
+
+fn target(at: &FieldPath<'_>, wire: Option<parts::ClusterSpecifier>) -> Parsed<WeightedClusters> {
+    match wire {
+        Some(parts::ClusterSpecifier::Cluster(name)) if name.is_empty() => {
+            Err(at.field("cluster").reject("must not be empty"))
+        }
+        Some(parts::ClusterSpecifier::Cluster(name)) => Ok(WeightedClusters { clusters: vec![(name.into(), 1)] }),
+        Some(parts::ClusterSpecifier::WeightedClusters(parts::WeightedCluster { clusters })) => {
+            let list = at.field("weighted_clusters");
+            let list = list.field("clusters");
+            if clusters.is_empty() {
+                return Err(list.reject("must not be empty"));
+            }
+            let clusters = clusters
+                .into_iter()
+                .enumerate()
+                .map(|(index, wire)| weighted(&list.item(index), wire))
+                .collect::<Parsed<Vec<_>>>()?;
+            Ok(WeightedClusters { clusters })
+        }
+        None => Err(at.reject("needs one of cluster, weighted_clusters")),
+    }
+}
+
+fn weighted(at: &FieldPath<'_>, wire: parts::weighted_cluster::ClusterWeight) -> Parsed<(Arc<str>, u32)> {
+    use parts::weighted_cluster::ClusterWeight;
+    decide!(wire, at, ClusterWeight as "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight" {
+        implemented: name, weight;
+        no_effect: ;
+        unsupported: metadata_match;
+    });
+    if name.is_empty() {
+        return Err(at.field("name").reject("must not be empty"));
+    }
+    if weight == 0 {
+        return Err(at.field("weight").reject("0 must be above zero"));
+    }
+    Ok((name.into(), weight))
+}
+
+fn log_interval(at: &FieldPath<'_>, wire: parts::TcpAccessLogOptions) -> Parsed<Option<protobuf::Duration>> {
+    use parts::TcpAccessLogOptions;
+    decide!(wire, at, TcpAccessLogOptions as "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TcpAccessLogOptions" {
+        implemented: access_log_flush_interval;
+        no_effect: ;
+        unsupported: flush_access_log_on_connected, flush_access_log_on_start;
+    });
+    Ok(access_log_flush_interval)
+}
+
+/// A duration of at least 1 ms, if given.
+fn at_least_1_ms(at: &FieldPath<'_>, wire: Option<protobuf::Duration>) -> Parsed<Option<Duration>> {
+    let Some(wire) = wire else { return Ok(None) };
+    let value = wire::duration(at, wire)?;
+    if value < Duration::from_millis(1) {
+        return Err(at.reject(format!("{value:?} must be at least 1 ms")));
+    }
+    Ok(Some(value))
+}
+
+/// Source: `TcpProxy.idle_timeout`.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);

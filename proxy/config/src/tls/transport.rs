@@ -1,0 +1,133 @@
+//! Readers of transport sockets (`envoy.config.core.v3.TransportSocket`).
+//!
+//! Owns which transport sockets exist. Never reads what a TLS context says.
+
+use outrigger_api::pb::envoy::config::core::v3 as core;
+use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+use outrigger_api::pb::google::protobuf::Any;
+use std::sync::Arc;
+
+use super::{DownstreamTls, UpstreamTls};
+use crate::cluster::UpstreamTransport;
+use crate::context::Context;
+use crate::decide::decide;
+use crate::listener::DownstreamTransport;
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+/// The transport socket of a filter chain.
+pub(crate) fn downstream_transport_socket(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: core::TransportSocket,
+) -> Parsed<DownstreamTransport> {
+    let at_config = at.field("typed_config");
+    match config(context, at, wire)? {
+        Config::Raw => Ok(DownstreamTransport::Raw),
+        // Without a certificate there is no server.
+        Config::EmptyTls => Err(at_config.reject("is required")),
+        Config::Typed(any)
+            if wire::type_name(&any) == "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" =>
+        {
+            let wire: tls::DownstreamTlsContext = wire::decode(&at_config, &any)?;
+            Ok(DownstreamTransport::Tls(Arc::new(DownstreamTls::read(context, &at_config, wire)?)))
+        }
+        Config::Typed(any) => Err(at_config.reject(format!("{:?} is not supported", wire::type_name(&any)))),
+    }
+}
+
+/// The transport socket of a cluster.
+pub(crate) fn upstream_transport_socket(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: core::TransportSocket,
+) -> Parsed<UpstreamTransport> {
+    let at_config = at.field("typed_config");
+    let wire = match config(context, at, wire)? {
+        Config::Raw => return Ok(UpstreamTransport::Raw),
+        Config::EmptyTls => tls::UpstreamTlsContext::default(),
+        Config::Typed(any)
+            if wire::type_name(&any) == "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" =>
+        {
+            wire::decode(&at_config, &any)?
+        }
+        Config::Typed(any) => {
+            return Err(at_config.reject(format!("{:?} is not supported", wire::type_name(&any))));
+        }
+    };
+    Ok(UpstreamTransport::Tls(Arc::new(UpstreamTls::read(context, &at_config, wire)?)))
+}
+
+/// What a transport socket is, before its own config is read.
+enum Config {
+    Raw,
+    EmptyTls,
+    Typed(Any),
+}
+
+fn config(context: &Context<'_>, at: &FieldPath<'_>, wire: core::TransportSocket) -> Parsed<Config> {
+    decide!(wire, at, core::TransportSocket as "envoy.config.core.v3.TransportSocket" {
+        implemented: name, config_type;
+        no_effect: ;
+        unsupported: ;
+    });
+    if name.is_empty() {
+        return Err(at.field("name").reject("must not be empty"));
+    }
+    let Some(core::transport_socket::ConfigType::TypedConfig(any)) = config_type else {
+        // Only here does the name decide: there is no type to go by.
+        return match name.as_str() {
+            "raw_buffer" | "envoy.transport_sockets.raw_buffer" => Ok(Config::Raw),
+            "tls" | "envoy.transport_sockets.tls" => Ok(Config::EmptyTls),
+            _ => Err(at.field("name").reject(format!("{name:?} is not supported"))),
+        };
+    };
+    let any = wire::extension(context, &at.field("typed_config"), any)?;
+    let raw = wire::type_name(&any) == "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+    Ok(if raw { Config::Raw } else { Config::Typed(any) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::NoEnvironment;
+    use outrigger_api::{Schema, UnknownFields};
+
+    const ROOT: FieldPath<'static> = FieldPath::Resource { kind: "cluster", name: "billing" };
+
+    fn read(yaml: &str) -> (Result<DownstreamTransport, String>, Result<UpstreamTransport, String>) {
+        let context = Context::new(&NoEnvironment);
+        let at = ROOT.field("transport_socket");
+        let wire: core::TransportSocket = Schema::load().parse_yaml(yaml, UnknownFields::Reject).unwrap().message;
+        (
+            downstream_transport_socket(&context, &at, wire.clone()).map_err(|error| error.to_string()),
+            upstream_transport_socket(&context, &at, wire).map_err(|error| error.to_string()),
+        )
+    }
+
+    #[test]
+    fn the_type_says_what_a_transport_socket_is() {
+        let raw = "{name: mine, typed_config: \
+                   {'@type': type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}";
+        for yaml in ["name: envoy.transport_sockets.raw_buffer", raw] {
+            assert!(matches!(read(yaml), (Ok(DownstreamTransport::Raw), Ok(UpstreamTransport::Raw))));
+        }
+        let typed_struct = "{name: a, typed_config: {'@type': type.googleapis.com/xds.type.v3.TypedStruct, \
+             type_url: type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, \
+             value: {sni: a.example}}}";
+        let (_, Ok(UpstreamTransport::Tls(tls))) = read(typed_struct) else { panic!() };
+        assert_eq!(tls.sni, "a.example");
+    }
+
+    #[test]
+    fn transport_sockets_that_are_refused() {
+        let (downstream, upstream) = read("name: envoy.transport_sockets.tls");
+        assert_eq!(downstream.unwrap_err(), "cluster \"billing\": transport_socket.typed_config: is required");
+        assert!(matches!(upstream, Ok(UpstreamTransport::Tls(_))));
+        let expected = "cluster \"billing\": transport_socket.name: \"mine\" is not supported";
+        assert_eq!(read("name: mine").1.unwrap_err(), expected);
+        let other = read("{name: a, typed_config: {'@type': type.googleapis.com/google.protobuf.Empty}}");
+        let expected = "cluster \"billing\": transport_socket.typed_config: \"google.protobuf.Empty\" is not supported";
+        assert_eq!((other.0.unwrap_err(), other.1.unwrap_err()), (expected.to_owned(), expected.to_owned()));
+    }
+}
