@@ -1,0 +1,28 @@
+//! Which host of a cluster a request or connection goes to.
+//!
+//! [`HostSet`] is the shared, immutable part: built whenever hosts, weights or health change. [`Picker`] is a worker's
+//! own part: where its round robin stands. Active requests, randomness and hosts to avoid come with each pick. Never
+//! keeps hosts themselves: they are numbers into the caller's list.
+
+mod alias;
+mod hosts;
+mod picker;
+mod priority;
+mod schedule;
+
+pub use hosts::{BalanceOptions, Health, Host, HostIndex, HostSet, Policy};
+pub use picker::{Load, Pick, Picker};
+pub use priority::{Availability, LevelHealth, LevelLoad, PriorityLoad};
+
+/// Scales the even distribution of 32 random bits to `0..count`.
+fn scale(random: u32, count: u32) -> u32 {
+    ((u64::from(random) * u64::from(count)) >> 32) as u32
+}
+
+/// Turns one seed into a sequence of evenly distributed numbers, so that a schedule can start anywhere.
+fn spread(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*seed ^ (*seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}

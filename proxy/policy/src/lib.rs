@@ -1,0 +1,12 @@
+//! What decides: filter chains, routes, load balancing, circuit breaking and retries.
+//!
+//! Everything here is computed from the checked configuration and from facts given as arguments: no I/O, no clock, no
+//! randomness. Indexes are built when the configuration changes, so that a decision costs little and does not allocate
+//! on the common path.
+
+pub mod balance;
+pub mod breaker;
+pub mod filter_chain;
+mod hash;
+pub mod retry;
+pub mod route;

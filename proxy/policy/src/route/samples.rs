@@ -1,0 +1,84 @@
+//! Small configuration values for tests.
+
+use std::sync::Arc;
+
+use outrigger_config::http::HeaderMutations;
+use outrigger_config::route::*;
+
+pub(crate) fn criteria(path: PathMatch) -> RouteMatch {
+    RouteMatch {
+        path,
+        case_sensitive: true,
+        headers: Vec::new(),
+        query_parameters: Vec::new(),
+        runtime_fraction: None,
+        grpc: false,
+    }
+}
+
+pub(crate) fn forward(cluster: &str) -> Forward {
+    Forward {
+        cluster: ClusterChoice::Cluster(cluster.into()),
+        cluster_not_found_code: 503,
+        prefix_rewrite: None,
+        regex_rewrite: None,
+        host_rewrite: HostRewrite::Keep,
+        append_x_forwarded_host: false,
+        timeout: None,
+        idle_timeout: None,
+        max_stream_duration: None,
+        max_grpc_timeout: None,
+        retry_policy: None,
+        priority: Priority::Default,
+        upgrades: Vec::new(),
+    }
+}
+
+pub(crate) fn redirect() -> Redirect {
+    Redirect {
+        scheme: SchemeRedirect::Keep,
+        host: None,
+        port: None,
+        path: PathRedirect::Keep,
+        status: 301,
+        strip_query: false,
+    }
+}
+
+pub(crate) fn route(name: &str, matches: RouteMatch) -> Arc<Route> {
+    Arc::new(Route {
+        name: name.into(),
+        matches,
+        action: RouteAction::NonForwarding,
+        request_headers: HeaderMutations::default(),
+        response_headers: HeaderMutations::default(),
+        stat_prefix: None,
+    })
+}
+
+pub(crate) fn virtual_host(name: &str, domains: &[&str], routes: Vec<Arc<Route>>) -> Arc<VirtualHost> {
+    Arc::new(VirtualHost {
+        name: name.into(),
+        domains: domains.iter().map(ToString::to_string).collect(),
+        routes,
+        require_tls: RequireTls::None,
+        request_headers: HeaderMutations::default(),
+        response_headers: HeaderMutations::default(),
+        include_request_attempt_count: false,
+        include_attempt_count_in_response: false,
+        retry_policy: None,
+    })
+}
+
+pub(crate) fn configuration(virtual_hosts: Vec<Arc<VirtualHost>>) -> RouteConfiguration {
+    RouteConfiguration {
+        name: "routes".into(),
+        virtual_hosts,
+        request_headers: HeaderMutations::default(),
+        response_headers: HeaderMutations::default(),
+        internal_only_headers: Vec::new(),
+        most_specific_header_mutations_wins: false,
+        validate_clusters: false,
+        ignore_port_in_host_matching: false,
+    }
+}
