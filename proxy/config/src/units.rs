@@ -61,12 +61,3 @@ pub struct RuntimeFraction {
     /// Empty when no key was given.
     pub runtime_key: String,
 }
-
-/// A flag that a runtime key may override. Source: `envoy.config.core.v3.RuntimeFeatureFlag`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct RuntimeFlag {
-    /// Used unless the runtime has a value.
-    pub default: bool,
-    /// Empty when no key was given.
-    pub runtime_key: String,
-}

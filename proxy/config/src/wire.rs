@@ -15,7 +15,7 @@ use outrigger_api::pb::google::protobuf::Any;
 use crate::context::Context;
 use crate::matching::StringMatcher;
 use crate::rejection::{FieldPath, Parsed};
-use crate::units::{Fraction, Percent, RuntimeFlag, RuntimeFraction};
+use crate::units::{Fraction, Percent, RuntimeFraction};
 
 /// A duration of zero or more.
 pub(crate) fn duration(at: &FieldPath<'_>, wire: pb::google::protobuf::Duration) -> Parsed<Duration> {
@@ -82,15 +82,6 @@ pub(crate) fn runtime_fraction(at: &FieldPath<'_>, wire: core::RuntimeFractional
         return Err(at.field("default_value").reject("is required"));
     };
     Ok(RuntimeFraction { default: fraction(&at.field("default_value"), default_value)?, runtime_key })
-}
-
-/// A flag that runtime may override.
-pub(crate) fn runtime_flag(at: &FieldPath<'_>, wire: core::RuntimeFeatureFlag) -> Parsed<RuntimeFlag> {
-    let core::RuntimeFeatureFlag { default_value, runtime_key } = wire;
-    let Some(default_value) = default_value else {
-        return Err(at.field("default_value").reject("is required"));
-    };
-    Ok(RuntimeFlag { default: default_value.value, runtime_key })
 }
 
 /// A string matcher.

@@ -1,0 +1,131 @@
+//! Connections to the admin port.
+//!
+//! Owns HTTP/1 on them: each has a task of its own, so a slow client keeps nobody waiting. Never knows an endpoint.
+
+use std::convert::Infallible;
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::{StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_config::address::Address;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Admin;
+use super::access::Access;
+use super::endpoints;
+use super::listen::AdminSocket;
+use super::request::Request;
+use super::response::{Pieces, Response};
+
+/// Forms are small.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// A head, or a body, takes no longer; connections idle for longer are closed.
+const READ_TIMEOUT: Duration = Duration::from_secs(300);
+/// Pause after a failed accept: most likely there are no files left, which does not change at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts connections for ever.
+pub(super) async fn accept(admin: Rc<Admin>, socket: AdminSocket, local: Address) {
+    loop {
+        let accepted = match &socket {
+            AdminSocket::Tcp(listener) => accept_tcp(&admin, listener, &local).await,
+            AdminSocket::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+                tokio::task::spawn_local(serve(Rc::clone(&admin), stream, local.clone(), local.clone()));
+            }),
+        };
+        if let Err(error) = accepted {
+            tracing::warn!(target: "admin", "cannot accept a connection to the admin port: {error}");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+async fn accept_tcp(admin: &Rc<Admin>, listener: &tokio::net::TcpListener, local: &Address) -> io::Result<()> {
+    let (stream, peer) = listener.accept().await?;
+    let local = stream.local_addr().map_or_else(|_| local.clone(), Address::Ip);
+    tokio::task::spawn_local(serve(Rc::clone(admin), stream, local, Address::Ip(peer)));
+    Ok(())
+}
+
+/// Keeps count of a connection while it lives.
+struct Counted(Rc<Admin>);
+
+impl Counted {
+    fn new(admin: Rc<Admin>) -> Self {
+        admin.http_stats.downstream_cx_total.increment();
+        admin.http_stats.downstream_cx_active.increment();
+        admin.listener_stats.downstream_cx_total.increment();
+        admin.listener_stats.downstream_cx_active.increment();
+        Self(admin)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.http_stats.downstream_cx_active.decrement();
+        self.0.listener_stats.downstream_cx_active.decrement();
+        self.0.listener_stats.downstream_cx_destroy.increment();
+    }
+}
+
+async fn serve(
+    admin: Rc<Admin>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    local: Address,
+    remote: Address,
+) {
+    let _counted = Counted::new(Rc::clone(&admin));
+    let access = Rc::new(Access::new(Rc::clone(&admin), local, remote));
+    let service = service_fn(move |request| handle(Rc::clone(&admin), Rc::clone(&access), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(READ_TIMEOUT)
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(target: "admin", "connection to the admin port: {error}");
+    }
+}
+
+async fn handle(
+    admin: Rc<Admin>,
+    access: Rc<Access>,
+    request: http::Request<Incoming>,
+) -> Result<http::Response<Pieces>, Infallible> {
+    let start = Instant::now();
+    admin.http_stats.downstream_rq_total.increment();
+    let (head, body) = request.into_parts();
+    let is_form = head
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let response = match read_body(body).await {
+        Ok(body) => {
+            let form = if is_form { body } else { Vec::new() };
+            endpoints::answer(&admin, &Request::new(head.method.clone(), target, &form))
+        }
+        Err(status) => Response::text(status, ""),
+    };
+    admin.http_stats.response(response.status.as_u16());
+    let status = response.status.as_u16();
+    let mut response = response.into_http();
+    response.body_mut().on_end(move |bytes| access.log(&head, start, status, bytes));
+    Ok(response)
+}
+
+async fn read_body(body: Incoming) -> Result<Vec<u8>, StatusCode> {
+    let read = tokio::time::timeout(READ_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect());
+    match read.await {
+        Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
+}

@@ -1,0 +1,377 @@
+//! From configuration with everything it refers to, to nodes of the graph.
+//!
+//! Owns what is built (TLS contexts, route tables, access loggers) and what is taken over unchanged from the generation
+//! before. Never decides when a node is published.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use outrigger_config::accesslog::AccessLog;
+use outrigger_config::cluster::{Assignment, Cluster, Discovery, UpstreamTransport};
+use outrigger_config::http::RouteSource;
+use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig};
+use outrigger_policy::filter_chain::FilterChainIndex;
+use outrigger_policy::route::RouteTable;
+
+use super::hosts::HostInputs;
+use super::need::{self, Need};
+use super::tls_inputs::{FindSecret, SecretError, TlsInputs};
+use super::{
+    Application, ChainNode, ClusterNode, ClusterShared, Draining, HostList, HttpNode, ListenerNode, Routes, TcpNode,
+};
+use crate::accesslog::{AccessLogError, AccessLogger};
+use crate::tls::TlsError;
+
+/// Why a node cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// A secret is missing or of the wrong kind.
+    #[error("{place}: {source}")]
+    Secret {
+        /// The field.
+        place: String,
+        /// Why.
+        source: SecretError,
+    },
+    /// A TLS context cannot be built.
+    #[error("{place}: {source}")]
+    Tls {
+        /// The field.
+        place: String,
+        /// Why.
+        source: TlsError,
+    },
+    /// An access log cannot be opened.
+    #[error("{place}: {source}")]
+    AccessLog {
+        /// The field.
+        place: String,
+        /// Why.
+        source: AccessLogError,
+    },
+    /// Two filter chains match the same connections.
+    #[error("filter_chains[{0}] and filter_chains[{1}] match the same connections equally well")]
+    Overlap(usize, usize),
+}
+
+/// Opens an access logger.
+pub type OpenLog<'a> = dyn Fn(&Arc<AccessLog>) -> Result<Arc<AccessLogger>, AccessLogError> + 'a;
+
+/// Discovered filters of a listener, by need.
+pub type Extensions = HashMap<Need, Arc<NetworkFilterConfig>>;
+
+/// What compiling may look up.
+pub struct Surroundings<'a> {
+    /// Secrets.
+    pub secrets: &'a FindSecret<'a>,
+    /// Access loggers.
+    pub open_log: &'a OpenLog<'a>,
+    /// The need that a discovered filter is.
+    pub extension_need: &'a dyn Fn(&outrigger_config::listener::DiscoveredFilter) -> Option<Need>,
+}
+
+/// A listener's node with what it was made from.
+#[derive(Clone)]
+pub struct ListenerBuild {
+    /// The node.
+    pub node: Arc<ListenerNode>,
+    inputs: Vec<ChainInputs>,
+}
+
+impl ListenerBuild {
+    /// Replaces the chains that drain by like ones that do not.
+    pub fn renew_drains(&mut self) {
+        let ListenerNode { config, index: _, chains, access_logs } = &*self.node;
+        let renew = |chain: &Arc<ChainNode>| {
+            if !chain.draining.has_begun() {
+                return Arc::clone(chain);
+            }
+            let application = chain.application.share();
+            let (config, tls) = (Arc::clone(&chain.config), chain.tls.clone());
+            Arc::new(ChainNode { config, tls, application, draining: Arc::default() })
+        };
+        self.node = Arc::new(ListenerNode {
+            config: Arc::clone(config),
+            index: FilterChainIndex::of_listener(config),
+            chains: chains.iter().map(renew).collect(),
+            access_logs: access_logs.clone(),
+        });
+    }
+}
+
+impl Application {
+    fn share(&self) -> Self {
+        match self {
+            Self::Http(http) => Self::Http(Arc::clone(http)),
+            Self::Tcp(tcp) => Self::Tcp(Arc::clone(tcp)),
+            Self::Missing => Self::Missing,
+        }
+    }
+}
+
+/// What a chain's node was made from, beside its configuration.
+#[derive(Clone)]
+struct ChainInputs {
+    /// `None` for plain chains, `Some(None)` while secrets are missing.
+    tls: Option<Option<TlsInputs>>,
+    discovered: Option<Arc<NetworkFilterConfig>>,
+}
+
+impl ChainInputs {
+    fn same_tls(&self, other: &Self) -> bool {
+        match (&self.tls, &other.tls) {
+            (None, None) | (Some(None), Some(None)) => true,
+            (Some(Some(a)), Some(Some(b))) => a.same(b),
+            _ => false,
+        }
+    }
+
+    fn same_filter(&self, other: &Self) -> bool {
+        match (&self.discovered, &other.discovered) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+/// Makes filter chains that are the same in `olds` the very same, so that their nodes and connections are kept.
+pub fn share_chains(listener: &mut Listener, olds: &[&Listener]) {
+    let find = |hash: u64| olds.iter().flat_map(|old| need::chains(old)).find(|chain| chain.content_hash == hash);
+    for chain in listener.filter_chains.iter_mut().chain(&mut listener.default_filter_chain) {
+        if let Some(old) = find(chain.content_hash) {
+            *chain = Arc::clone(old);
+        }
+    }
+}
+
+/// Builds a listener's node. What is the same in `olds` is taken over, the first of them first.
+pub fn listener(
+    config: &Arc<Listener>,
+    extensions: &Extensions,
+    olds: &[&ListenerBuild],
+    surroundings: &Surroundings<'_>,
+) -> Result<ListenerBuild, CompileError> {
+    let index = FilterChainIndex::of_listener(config);
+    if let Some((a, b)) = index.overlap() {
+        return Err(CompileError::Overlap(a, b));
+    }
+    let mut nodes = Vec::new();
+    let mut inputs = Vec::new();
+    for (position, chain) in need::chains(config).enumerate() {
+        let place = match config.filter_chains.get(position) {
+            Some(_) => format!("filter_chains[{position}]"),
+            None => "default_filter_chain".to_owned(),
+        };
+        let (node, input) = Chain { config: chain, place, extensions, surroundings }.build(olds)?;
+        nodes.push(node);
+        inputs.push(input);
+    }
+    let same_logs = olds.iter().find(|old| old.node.config.access_logs == config.access_logs);
+    let access_logs = match same_logs {
+        Some(old) => old.node.access_logs.clone(),
+        None => logs(&config.access_logs, "access_log", surroundings)?,
+    };
+    let node = ListenerNode { config: Arc::clone(config), index, chains: nodes, access_logs };
+    Ok(ListenerBuild { node: Arc::new(node), inputs })
+}
+
+struct Chain<'a> {
+    config: &'a Arc<FilterChain>,
+    place: String,
+    extensions: &'a Extensions,
+    surroundings: &'a Surroundings<'a>,
+}
+
+impl Chain<'_> {
+    fn build(&self, olds: &[&ListenerBuild]) -> Result<(Arc<ChainNode>, ChainInputs), CompileError> {
+        let tls = match &self.config.transport {
+            DownstreamTransport::Raw => None,
+            DownstreamTransport::Tls(tls) => Some(
+                TlsInputs::resolve(&tls.common, self.surroundings.secrets)
+                    .map_err(|source| CompileError::Secret { place: self.transport_place(), source })?,
+            ),
+        };
+        let filter = self.config.filters.last().map(|filter| &filter.config);
+        let discovered = match filter {
+            Some(NetworkFilterConfig::Discovered(filter)) => {
+                let need = (self.surroundings.extension_need)(filter);
+                need.and_then(|need| self.extensions.get(&need)).map(Arc::clone)
+            }
+            _ => None,
+        };
+        let inputs = ChainInputs { tls, discovered };
+        let old = olds.iter().find_map(|old| {
+            let mut known = old.node.chains.iter().zip(&old.inputs);
+            known.find(|(node, _)| Arc::ptr_eq(&node.config, self.config))
+        });
+        if let Some((node, old)) = old
+            && old.same_tls(&inputs)
+            && old.same_filter(&inputs)
+        {
+            return Ok((Arc::clone(node), inputs));
+        }
+        let tls = match (&self.config.transport, &inputs.tls, old) {
+            (_, Some(Some(_)), Some((node, old))) if old.same_tls(&inputs) => node.tls.clone(),
+            (DownstreamTransport::Tls(config), Some(Some(resolved)), _) => {
+                let built = resolved.server(config);
+                Some(built.map_err(|source| CompileError::Tls { place: self.transport_place(), source })?)
+            }
+            _ => None,
+        };
+        let application = match old {
+            // A chain without its secrets must not speak plainly.
+            _ if matches!(inputs.tls, Some(None)) => Application::Missing,
+            Some((node, old)) if old.same_filter(&inputs) && !matches!(old.tls, Some(None)) => node.application.share(),
+            _ => self.application(filter, inputs.discovered.as_deref())?,
+        };
+        let draining = old.map(|(node, _)| Arc::clone(&node.draining)).unwrap_or_default();
+        let node = ChainNode { config: Arc::clone(self.config), tls, application, draining };
+        Ok((Arc::new(node), inputs))
+    }
+
+    fn transport_place(&self) -> String {
+        format!("{}.transport_socket", self.place)
+    }
+
+    fn application(
+        &self,
+        filter: Option<&NetworkFilterConfig>,
+        discovered: Option<&NetworkFilterConfig>,
+    ) -> Result<Application, CompileError> {
+        let place = format!("{}.filters: access_log", self.place);
+        match filter {
+            None => Ok(Application::Missing),
+            Some(NetworkFilterConfig::TcpProxy(config)) => {
+                let access_logs = logs(&config.access_logs, &place, self.surroundings)?;
+                Ok(Application::Tcp(Arc::new(TcpNode { config: Arc::clone(config), access_logs })))
+            }
+            Some(NetworkFilterConfig::Http(config)) => {
+                let routes = match &config.routes {
+                    RouteSource::Inline(routes) => Routes::Inline(Arc::new(RouteTable::build(Arc::clone(routes)))),
+                    RouteSource::Rds { name, source: _ } => Routes::Discovered(Arc::clone(name)),
+                };
+                let access_logs = logs(&config.access_logs, &place, self.surroundings)?;
+                Ok(Application::Http(Arc::new(HttpNode { config: Arc::clone(config), routes, access_logs })))
+            }
+            Some(NetworkFilterConfig::Discovered(filter)) => match discovered.or(filter.default.as_ref()) {
+                // A discovered filter that is discovered again would never end.
+                None | Some(NetworkFilterConfig::Discovered(_)) => Ok(Application::Missing),
+                Some(config) => self.application(Some(config), None),
+            },
+        }
+    }
+}
+
+fn logs(
+    configs: &[Arc<AccessLog>],
+    place: &str,
+    surroundings: &Surroundings<'_>,
+) -> Result<Vec<Arc<AccessLogger>>, CompileError> {
+    let open = |(position, config)| {
+        (surroundings.open_log)(config)
+            .map_err(|source| CompileError::AccessLog { place: format!("{place}[{position}]"), source })
+    };
+    configs.iter().enumerate().map(open).collect()
+}
+
+/// A cluster's node with what it was made from.
+#[derive(Clone)]
+pub struct ClusterBuild {
+    /// The node.
+    pub node: Arc<ClusterNode>,
+    /// The endpoints, if they are discovered.
+    pub assignment: Option<Arc<Assignment>>,
+    tls: Option<Option<TlsInputs>>,
+}
+
+/// What a cluster refers to, resolved.
+pub struct ClusterInputs<'a> {
+    /// The cluster.
+    pub config: &'a Arc<Cluster>,
+    /// Discovered endpoints.
+    pub assignment: Option<Arc<Assignment>>,
+    /// Addresses of host names.
+    pub addresses: &'a dyn Fn(&str) -> Option<Arc<[IpAddr]>>,
+    /// Secrets.
+    pub secrets: &'a FindSecret<'a>,
+}
+
+/// Builds a cluster's node. While secrets are missing it has no hosts, so that nothing is sent in the clear.
+pub fn cluster(inputs: ClusterInputs<'_>, old: Option<&ClusterBuild>) -> Result<ClusterBuild, CompileError> {
+    let ClusterInputs { config, assignment, addresses, secrets } = inputs;
+    let place = || "transport_socket".to_owned();
+    let tls = match &config.transport {
+        UpstreamTransport::Raw => None,
+        UpstreamTransport::Tls(tls) => Some(
+            TlsInputs::resolve(&tls.common, secrets)
+                .map_err(|source| CompileError::Secret { place: place(), source })?,
+        ),
+    };
+    let same_config = old.is_some_and(|old| Arc::ptr_eq(&old.node.config, config));
+    let same_tls = same_config
+        && match (&old.and_then(|old| old.tls.clone()), &tls) {
+            (None, None) | (Some(None), Some(None)) => true,
+            (Some(Some(a)), Some(Some(b))) => a.same(b),
+            _ => false,
+        };
+    let context = match (&config.transport, &tls) {
+        _ if same_tls => old.and_then(|old| old.node.tls.clone()),
+        (UpstreamTransport::Tls(config), Some(Some(resolved))) => {
+            Some(resolved.client(config).map_err(|source| CompileError::Tls { place: place(), source })?)
+        }
+        _ => None,
+    };
+    let endpoints = match &config.discovery {
+        Discovery::Static(assignment)
+        | Discovery::StrictDns { assignment, .. }
+        | Discovery::LogicalDns { assignment, .. } => Some(assignment),
+        Discovery::Eds { .. } => assignment.as_ref(),
+        Discovery::OriginalDst(_) => None,
+    };
+    let endpoints = if matches!(tls, Some(None)) { None } else { endpoints };
+    let old_hosts = old.map(|old| &old.node.hosts);
+    let built = HostInputs {
+        cluster: config,
+        assignment: endpoints.map(Arc::as_ref),
+        addresses,
+        old: old_hosts.map(Arc::as_ref),
+    }
+    .build();
+    let factor = |assignment: Option<&Arc<Assignment>>| assignment.map(|known| known.overprovisioning_factor);
+    let same_factor = old.is_some_and(|old| factor(old.assignment.as_ref()) == factor(assignment.as_ref()));
+    let hosts = match old_hosts {
+        Some(old) if same_config && same_factor && same_hosts(old, &built) => Arc::clone(old),
+        _ => Arc::new(built),
+    };
+    if let Some(old) = old
+        && same_tls
+        && Arc::ptr_eq(&old.node.hosts, &hosts)
+    {
+        return Ok(ClusterBuild { node: Arc::clone(&old.node), assignment, tls });
+    }
+    let shared: Arc<ClusterShared> = old.map(|old| Arc::clone(&old.node.shared)).unwrap_or_default();
+    let node = ClusterNode { config: Arc::clone(config), hosts, tls: context, shared };
+    Ok(ClusterBuild { node: Arc::new(node), assignment, tls })
+}
+
+impl ClusterBuild {
+    /// Whether it can be published: one that passes connections through to wherever they were going has no host list
+    /// to be empty, so without its secrets it does not exist.
+    pub fn is_usable(&self) -> bool {
+        !(matches!(self.tls, Some(None)) && matches!(self.node.config.discovery, Discovery::OriginalDst(_)))
+    }
+}
+
+fn same_hosts(a: &HostList, b: &HostList) -> bool {
+    a.hosts.len() == b.hosts.len() && a.hosts.iter().zip(&b.hosts).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+/// The drains of chains in `old` that `new` does not have.
+pub fn vanished(old: &ListenerNode, new: Option<&ListenerNode>) -> Vec<Arc<Draining>> {
+    let kept = |chain: &ChainNode| {
+        new.is_some_and(|new| new.chains.iter().any(|other| Arc::ptr_eq(&other.draining, &chain.draining)))
+    };
+    old.chains.iter().filter(|chain| !kept(chain)).map(|chain| Arc::clone(&chain.draining)).collect()
+}

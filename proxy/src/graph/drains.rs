@@ -1,0 +1,151 @@
+//! Draining: connections of what has gone are asked to end, and closed when their time is up.
+//!
+//! Owns the timers and which listeners are concerned. Never touches a connection: workers look at [`Draining`].
+
+use std::sync::Arc;
+
+use outrigger_config::listener::{DrainType, TrafficDirection};
+use outrigger_xds::ResourceKind;
+
+use super::manager::GraphManager;
+use super::{Draining, ListenerNode, compile};
+
+/// Which listeners are concerned.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DrainScope {
+    /// All.
+    All,
+    /// Inbound ones (`?inboundonly`).
+    Inbound,
+}
+
+impl DrainScope {
+    pub(super) fn covers(self, direction: TrafficDirection) -> bool {
+        match self {
+            Self::All => true,
+            Self::Inbound => direction == TrafficDirection::Inbound,
+        }
+    }
+}
+
+/// Source: the admin port's `/drain_listeners`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DrainRequest {
+    /// Which listeners.
+    pub scope: DrainScope,
+    /// Connections are asked to end first; sockets close when the drain time is up, instead of at once.
+    pub graceful: bool,
+    /// With `graceful`: sockets stay open when the drain time is up.
+    pub skip_exit: bool,
+}
+
+impl GraphManager {
+    /// Filter chains have gone while their listener stays.
+    pub(super) fn drain_chains(&mut self, vanished: Vec<Arc<Draining>>) {
+        if vanished.is_empty() {
+            return;
+        }
+        self.draining_chains += vanished.len();
+        self.begin_drains(&vanished);
+        self.after(self.options.drain_time, move |manager| {
+            manager.draining_chains -= vanished.len();
+            manager.expire_drains(&vanished);
+        });
+    }
+
+    /// A listener has gone.
+    pub(super) fn drain_removed_listener(&mut self, name: &Arc<str>, node: &ListenerNode) {
+        let drains = compile::vanished(node, None);
+        self.draining_listeners += 1;
+        self.begin_drains(&drains);
+        let name = Arc::clone(name);
+        self.after(self.options.drain_time, move |manager| {
+            manager.draining_listeners -= 1;
+            manager.history.drained(ResourceKind::Listener, &name);
+            manager.expire_drains(&drains);
+        });
+    }
+
+    fn begin_drains(&mut self, drains: &[Arc<Draining>]) {
+        drains.iter().for_each(|draining| draining.begin());
+        self.check_drains = true;
+    }
+
+    fn expire_drains(&mut self, drains: &[Arc<Draining>]) {
+        drains.iter().for_each(|draining| draining.expire());
+        self.check_drains = true;
+        self.proceed();
+    }
+
+    fn drains_of(&self, wanted: impl Fn(&ListenerNode) -> bool) -> Vec<Arc<Draining>> {
+        let nodes = self.listeners.values().map(|running| &running.build.node).filter(|node| wanted(node));
+        nodes.flat_map(|node| &node.chains).map(|chain| Arc::clone(&chain.draining)).collect()
+    }
+
+    /// Source: `/drain_listeners`.
+    pub fn drain_listeners(&mut self, request: DrainRequest) {
+        let DrainRequest { scope, graceful, skip_exit } = request;
+        if graceful {
+            let drains = self.drains_of(|node| scope.covers(node.config.traffic_direction));
+            self.begin_drains(&drains);
+            self.after(self.options.drain_time, move |manager| {
+                if !skip_exit {
+                    manager.stop_listeners(scope);
+                    manager.expire_drains(&drains);
+                }
+            });
+        } else {
+            self.stop_listeners(scope);
+        }
+        self.proceed();
+    }
+
+    /// Closes listening sockets; connections live on.
+    fn stop_listeners(&mut self, scope: DrainScope) {
+        self.stopped = match self.stopped {
+            Some(DrainScope::All) => Some(DrainScope::All),
+            _ => Some(scope),
+        };
+        let mut stopped = Vec::new();
+        for running in self.listeners.values_mut() {
+            if scope.covers(running.build.node.config.traffic_direction) {
+                stopped.extend(running.sockets.take());
+            }
+        }
+        for id in stopped {
+            self.stats.listeners.listener_stopped.increment();
+            self.stop_sockets(id);
+        }
+    }
+
+    /// Source: `/healthcheck/fail` and `/healthcheck/ok`. While it fails, connections are asked to end.
+    pub fn fail_health_check(&mut self, failed: bool) {
+        if self.health_check_failed == failed {
+            return;
+        }
+        self.health_check_failed = failed;
+        if failed {
+            let drains = self.drains_of(|node| node.config.drain_type == DrainType::Default);
+            self.begin_drains(&drains);
+        } else {
+            self.renew_drains();
+        }
+        self.proceed();
+    }
+
+    /// New connections start without a drain; those that were asked to end keep to it.
+    fn renew_drains(&mut self) {
+        for running in self.listeners.values_mut() {
+            running.build.renew_drains();
+        }
+        self.changed();
+    }
+
+    /// The process is about to end: no new connections, and the others are asked to end.
+    pub fn shut_down(&mut self) {
+        self.stop_listeners(DrainScope::All);
+        let drains = self.drains_of(|_| true);
+        self.begin_drains(&drains);
+        self.proceed();
+    }
+}

@@ -1,0 +1,293 @@
+//! From endpoint assignments and resolved names to the hosts of a cluster.
+//!
+//! Owns how endpoints become [`Host`]s and which state of a host survives an update. Never resolves names, and never
+//! picks a host.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use outrigger_config::address::{Address, EndpointAddress};
+use outrigger_config::cluster::{Assignment, Cluster, Discovery, Endpoint, HealthStatus, Locality, LocalityEndpoints};
+use outrigger_policy::balance::{self, BalanceOptions, Health, HostSet, Policy};
+
+use super::HostList;
+use crate::upstream::host::{Host, HostShared};
+
+/// What the hosts of a cluster are made from.
+pub struct HostInputs<'a> {
+    /// The cluster.
+    pub cluster: &'a Cluster,
+    /// Its endpoints; `None` while they are not known.
+    pub assignment: Option<&'a Assignment>,
+    /// Addresses of host names, as far as they are known.
+    pub addresses: &'a dyn Fn(&str) -> Option<Arc<[IpAddr]>>,
+    /// The hosts until now.
+    pub old: Option<&'a HostList>,
+}
+
+impl HostInputs<'_> {
+    /// The hosts. Those that were there before keep their state, and those that did not change at all are the same.
+    pub fn build(&self) -> HostList {
+        let mut known: HashMap<(&Address, u32), &Arc<Host>> = HashMap::new();
+        let mut shared: HashMap<&Address, &Arc<HostShared>> = HashMap::new();
+        for host in self.old.iter().flat_map(|old| &old.hosts) {
+            known.insert((&host.address, host.priority), host);
+            shared.insert(&host.address, &host.shared);
+        }
+        let logical = matches!(self.cluster.discovery, Discovery::LogicalDns { .. });
+        // A logical host is one host, wherever its name leads.
+        let logical_shared = logical.then(|| self.old.and_then(|old| old.hosts.first())).flatten();
+        let mut seen = HashSet::new();
+        let mut hosts = Vec::new();
+        for LocalityEndpoints { locality, priority, weight, endpoints } in self.localities() {
+            // A locality's weight counts only where the policy weighs localities; none here does, but zero takes none.
+            if *weight == Some(0) {
+                continue;
+            }
+            let locality = self.locality(locality);
+            for endpoint in endpoints {
+                for address in self.addresses_of(endpoint, logical) {
+                    if !seen.insert((address.clone(), *priority)) {
+                        continue;
+                    }
+                    let old = known.get(&(&address, *priority)).copied();
+                    let shared = match (logical_shared, shared.get(&address)) {
+                        (Some(host), _) => Arc::clone(&host.shared),
+                        (None, Some(shared)) => Arc::clone(shared),
+                        (None, None) => Arc::default(),
+                    };
+                    let host = make(endpoint, address, *priority, &locality, shared);
+                    hosts.push(match old {
+                        Some(old) if same(old, &host) => Arc::clone(old),
+                        _ => Arc::new(host),
+                    });
+                }
+            }
+        }
+        let balance = self.balance(&hosts);
+        HostList { hosts, balance }
+    }
+
+    fn localities(&self) -> &[LocalityEndpoints] {
+        self.assignment.map_or(&[], |assignment| &assignment.localities)
+    }
+
+    fn locality(&self, locality: &Locality) -> Arc<Locality> {
+        let old = self.old.iter().flat_map(|old| &old.hosts).find(|host| *host.locality == *locality);
+        old.map_or_else(|| Arc::new(locality.clone()), |host| Arc::clone(&host.locality))
+    }
+
+    fn addresses_of(&self, endpoint: &Endpoint, logical: bool) -> Vec<Address> {
+        match &endpoint.address {
+            EndpointAddress::Resolved(address) => vec![address.clone()],
+            EndpointAddress::Named { host, port } => {
+                if let Ok(literal) = host.parse::<IpAddr>() {
+                    return vec![Address::Ip(SocketAddr::new(literal, *port))];
+                }
+                let found = (self.addresses)(host).unwrap_or_default();
+                let limit = if logical { 1 } else { usize::MAX };
+                found.iter().take(limit).map(|ip| Address::Ip(SocketAddr::new(*ip, *port))).collect()
+            }
+        }
+    }
+
+    fn balance(&self, hosts: &[Arc<Host>]) -> Option<Arc<HostSet>> {
+        let policy = Policy::of(&self.cluster.load_balancing)?;
+        let options = BalanceOptions {
+            policy,
+            overprovisioning_factor: self.assignment.map_or(140, |assignment| assignment.overprovisioning_factor),
+            panic_threshold: self.cluster.healthy_panic_threshold,
+        };
+        let view: Vec<balance::Host> = hosts.iter().map(|host| for_balance(host)).collect();
+        Some(Arc::new(HostSet::build(&view, &options)))
+    }
+}
+
+fn make(endpoint: &Endpoint, address: Address, priority: u32, at: &Arc<Locality>, shared: Arc<HostShared>) -> Host {
+    let Endpoint { address: configured, additional_addresses, hostname, weight, health } = endpoint;
+    // The name that was resolved is the host's name unless it has one of its own.
+    let hostname = match configured {
+        EndpointAddress::Named { host, .. } if hostname.is_empty() => Arc::clone(host),
+        _ => Arc::clone(hostname),
+    };
+    Host {
+        address,
+        additional_addresses: additional_addresses.clone(),
+        hostname,
+        weight: (*weight).max(1),
+        priority,
+        locality: Arc::clone(at),
+        health: *health,
+        shared,
+    }
+}
+
+fn same(a: &Host, b: &Host) -> bool {
+    let Host { address, additional_addresses, hostname, weight, priority, locality, health, shared } = a;
+    *address == b.address
+        && *additional_addresses == b.additional_addresses
+        && *hostname == b.hostname
+        && *weight == b.weight
+        && *priority == b.priority
+        && *locality == b.locality
+        && *health == b.health
+        && Arc::ptr_eq(shared, &b.shared)
+}
+
+fn for_balance(host: &Host) -> balance::Host {
+    let health = match host.health {
+        HealthStatus::Unknown | HealthStatus::Healthy => Health::Healthy,
+        HealthStatus::Degraded => Health::Degraded,
+        HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => Health::Unhealthy,
+    };
+    balance::Host { weight: host.weight, health, priority: host.priority }
+}
+
+/// Whether the new endpoints are the old ones but for health, weights and the like.
+pub fn same_members(old: &Assignment, new: &Assignment) -> bool {
+    fn members(assignment: &Assignment) -> HashSet<(&EndpointAddress, u32)> {
+        let localities = assignment.localities.iter();
+        localities.flat_map(|at| at.endpoints.iter().map(|endpoint| (&endpoint.address, at.priority))).collect()
+    }
+    members(old) == members(new)
+}
+
+/// (total, healthy, degraded) hosts.
+pub fn membership(list: &HostList) -> (i64, i64, i64) {
+    let count = |wanted: Health| list.hosts.iter().filter(|host| for_balance(host).health == wanted).count() as i64;
+    (list.hosts.len() as i64, count(Health::Healthy), count(Health::Degraded))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use outrigger_config::cluster::{
+        CircuitBreakers, DnsFamily, DnsOptions, LoadBalancing, Thresholds, UpstreamHttp, UpstreamProtocol,
+        UpstreamTransport,
+    };
+    use outrigger_config::units::Percent;
+
+    use super::*;
+
+    pub fn assignment(addresses: &[&str]) -> Assignment {
+        let endpoint = |text: &&str| Endpoint {
+            address: match text.parse::<SocketAddr>() {
+                Ok(address) => EndpointAddress::Resolved(Address::Ip(address)),
+                Err(_) => EndpointAddress::Named { host: (*text).into(), port: 80 },
+            },
+            additional_addresses: Vec::new(),
+            hostname: "".into(),
+            weight: 1,
+            health: HealthStatus::Unknown,
+        };
+        Assignment {
+            name: "a".into(),
+            localities: vec![LocalityEndpoints {
+                locality: Locality::default(),
+                priority: 0,
+                weight: None,
+                endpoints: addresses.iter().map(endpoint).collect(),
+            }],
+            overprovisioning_factor: 140,
+        }
+    }
+
+    pub fn cluster(name: &str, discovery: Discovery) -> Cluster {
+        let thresholds = Thresholds {
+            max_connections: 1024,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            max_retries: 3,
+            track_remaining: false,
+            retry_budget: None,
+        };
+        Cluster {
+            name: name.into(),
+            stat_name: name.into(),
+            discovery,
+            connect_timeout: Duration::from_secs(5),
+            per_connection_buffer_limit_bytes: 1 << 20,
+            load_balancing: LoadBalancing::RoundRobin,
+            circuit_breakers: CircuitBreakers { default: thresholds, high: thresholds, per_host_max_connections: None },
+            http: UpstreamHttp {
+                protocol: UpstreamProtocol::Http1,
+                http1: Default::default(),
+                http2: Default::default(),
+                idle_timeout: None,
+                max_connection_duration: None,
+                max_headers_count: 100,
+                max_response_headers_bytes: 60 * 1024,
+                max_stream_duration: None,
+                auto_sni: false,
+                auto_san_validation: false,
+            },
+            transport: UpstreamTransport::Raw,
+            tcp_keepalive: None,
+            bind: None,
+            healthy_panic_threshold: Percent::new(50.0).unwrap(),
+            update_merge_window: Duration::from_secs(1),
+            max_requests_per_connection: None,
+            ignore_health_on_host_removal: false,
+        }
+    }
+
+    pub fn dns_options() -> DnsOptions {
+        DnsOptions {
+            refresh_rate: Duration::from_secs(5),
+            jitter: Duration::ZERO,
+            failure_base_interval: Duration::from_secs(5),
+            failure_max_interval: Duration::from_secs(5),
+            respect_ttl: false,
+            family: DnsFamily::Auto,
+            resolver: None,
+        }
+    }
+
+    fn build(cluster: &Cluster, assignment: &Assignment, old: Option<&HostList>, dns: &[&str]) -> HostList {
+        let answer: Arc<[IpAddr]> = dns.iter().map(|ip| ip.parse().unwrap()).collect();
+        let addresses = |_: &str| Some(Arc::clone(&answer));
+        HostInputs { cluster, assignment: Some(assignment), addresses: &addresses, old }.build()
+    }
+
+    #[test]
+    fn hosts_that_stay_keep_their_state_and_unchanged_ones_are_the_same() {
+        let config = cluster("c", Discovery::Static(Arc::new(assignment(&[]))));
+        let first = build(&config, &assignment(&["10.0.0.1:80", "10.0.0.2:80"]), None, &[]);
+        let mut changed = assignment(&["10.0.0.2:80", "10.0.0.1:80", "10.0.0.3:80", "10.0.0.3:80"]);
+        changed.localities[0].endpoints[0].weight = 7;
+        let second = build(&config, &changed, Some(&first), &[]);
+        assert_eq!(second.hosts.len(), 3);
+        assert!(Arc::ptr_eq(&second.hosts[1], &first.hosts[0]));
+        assert!(!Arc::ptr_eq(&second.hosts[0], &first.hosts[1]));
+        assert!(Arc::ptr_eq(&second.hosts[0].shared, &first.hosts[1].shared));
+        assert_eq!(membership(&second), (3, 3, 0));
+    }
+
+    #[test]
+    fn a_strict_dns_name_gives_a_host_for_each_address_and_a_logical_one_gives_one_host() {
+        let named = Arc::new(assignment(&["db.local"]));
+        let strict = Discovery::StrictDns { assignment: Arc::clone(&named), dns: dns_options() };
+        let list = build(&cluster("c", strict), &named, None, &["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(
+            list.hosts.iter().map(|host| host.address.to_string()).collect::<Vec<_>>(),
+            ["10.0.0.1:80", "10.0.0.2:80"]
+        );
+        assert_eq!(&*list.hosts[0].hostname, "db.local");
+        let logical = cluster("c", Discovery::LogicalDns { assignment: Arc::clone(&named), dns: dns_options() });
+        let first = build(&logical, &named, None, &["10.0.0.1", "10.0.0.2"]);
+        let second = build(&logical, &named, Some(&first), &["10.0.0.9"]);
+        assert_eq!((first.hosts.len(), second.hosts[0].address.to_string()), (1, "10.0.0.9:80".to_owned()));
+        assert!(Arc::ptr_eq(&first.hosts[0].shared, &second.hosts[0].shared));
+    }
+
+    #[test]
+    fn only_members_count_as_membership() {
+        let old = assignment(&["10.0.0.1:80"]);
+        let mut new = old.clone();
+        new.localities[0].endpoints[0].health = HealthStatus::Draining;
+        assert!(same_members(&old, &new));
+        assert!(!same_members(&old, &assignment(&["10.0.0.2:80"])));
+    }
+}

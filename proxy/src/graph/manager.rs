@@ -1,0 +1,590 @@
+//! The configuration of the process in motion: what was accepted, what waits, what is published.
+//!
+//! Owns the graph's working copy on the control thread, carries out what `warming` decides, and publishes. Resources are
+//! judged in `offers` and `answers`, drains are in `drains`. Never serves traffic.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use outrigger_api::pb;
+use outrigger_config::Environment;
+use outrigger_config::address::Address;
+use outrigger_config::bootstrap::{Bootstrap, RuntimeLayerKind};
+use outrigger_config::cluster::{Cluster, Discovery, DnsOptions};
+use outrigger_config::listener::Listener;
+use outrigger_config::source::ConfigSource;
+use outrigger_config::tls::Secret;
+use outrigger_policy::route::RouteTable;
+use outrigger_xds::{Interest, ResourceKind, SourceKey, WatchId, XdsClient};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::compile::{self, ClusterBuild, ClusterInputs, CompileError, Extensions, ListenerBuild, Surroundings};
+use super::history::{History, Record, Refusal};
+use super::need::Need;
+use super::resources::Resources;
+use super::runtime_layers::RuntimeLayers;
+use super::sockets::BoundSockets;
+use super::sources::Sources;
+use super::stats::{
+    ClusterControlStats, ClusterManagerStats, ControlPlaneStats, ListenerManagerStats, RuntimeStats, SubscriptionStats,
+    count,
+};
+use super::warming::{Action, Phase, Warming};
+use super::{Graph, RuntimeSnapshot, hosts};
+use crate::accesslog::{AccessLogManager, AccessLogger};
+use crate::process::Process;
+use crate::upstream::dns::Resolvers;
+use crate::worker::{Command, ListenSocket, Workers};
+
+/// Settings of the manager.
+pub struct ManagerOptions {
+    /// Connections of vanished filter chains and listeners have this long (`--drain-time-s`).
+    pub drain_time: Duration,
+    /// Files and variables for reading resources.
+    pub environment: Rc<dyn Environment>,
+    /// Shares access log files.
+    pub access_logs: Arc<AccessLogManager>,
+    /// The bootstrap as it was read, for dumps of static resources.
+    pub bootstrap_message: Option<Arc<pb::envoy::config::bootstrap::v3::Bootstrap>>,
+}
+
+/// A cluster as accepted.
+pub(super) struct ClusterRevision {
+    pub config: Arc<Cluster>,
+}
+
+/// A listener as accepted.
+pub(super) struct ListenerRevision {
+    pub config: Arc<Listener>,
+    pub extensions: Extensions,
+    /// What could be built when it was accepted; taken over where nothing has changed since.
+    pub prepared: RefCell<Option<ListenerBuild>>,
+    /// Taken when the listener becomes active; none if those of its predecessor stay.
+    pub bound: RefCell<Option<BoundSockets>>,
+}
+
+/// A listener in use.
+pub(super) struct RunningListener {
+    pub build: ListenerBuild,
+    /// Of its sockets on the workers.
+    pub sockets: Option<u64>,
+    pub addresses: Vec<Address>,
+}
+
+/// How a need is fulfilled.
+#[derive(Clone)]
+pub(super) enum Spec {
+    Resource(ConfigSource),
+    Addresses(DnsOptions),
+}
+
+/// What works on a need.
+pub(super) enum Running {
+    Xds(WatchId),
+    Task(AbortHandle),
+}
+
+/// Endpoint updates of one cluster that change nothing but health, weight and the like.
+#[derive(Default)]
+pub(super) struct MergeWindow {
+    pub last: Option<Instant>,
+    pub timer: Option<AbortHandle>,
+}
+
+#[derive(Default)]
+pub(super) struct Stats {
+    pub listeners: Arc<ListenerManagerStats>,
+    pub clusters: Arc<ClusterManagerStats>,
+    pub lds: Arc<SubscriptionStats>,
+    pub cds: Arc<SubscriptionStats>,
+    pub control_plane: Arc<ControlPlaneStats>,
+    pub runtime: Arc<RuntimeStats>,
+    pub cluster: HashMap<Arc<str>, Arc<ClusterControlStats>>,
+    /// Of routes (one for each connection manager's prefix), secrets and extensions.
+    pub resources: HashMap<Need, Vec<(Arc<str>, Arc<SubscriptionStats>)>>,
+}
+
+/// The configuration of the process. Lives on the control thread, behind a [`super::ManagerHandle`].
+pub struct GraphManager {
+    pub(super) process: Arc<Process>,
+    pub(super) workers: Workers,
+    pub(super) options: ManagerOptions,
+    pub(super) this: Weak<RefCell<GraphManager>>,
+    pub(super) xds: XdsClient,
+    pub(super) sources: Sources,
+    pub(super) warming: Warming<ClusterRevision, Arc<RouteTable>, ListenerRevision>,
+    pub(super) resources: Resources,
+    pub(super) specs: HashMap<Need, Spec>,
+    pub(super) running: HashMap<Need, Running>,
+    pub(super) cds: Option<ConfigSource>,
+    pub(super) lds: Option<ConfigSource>,
+    pub(super) static_clusters: Vec<Arc<Cluster>>,
+    /// With their sockets already bound.
+    pub(super) static_listeners: Vec<(Arc<Listener>, Option<BoundSockets>)>,
+    /// Names that discovery may not touch.
+    pub(super) static_names: HashSet<(ResourceKind, Arc<str>)>,
+    pub(super) clusters: HashMap<Arc<str>, ClusterBuild>,
+    pub(super) listeners: HashMap<Arc<str>, RunningListener>,
+    pub(super) merges: HashMap<Arc<str>, MergeWindow>,
+    pub(super) runtime: RuntimeLayers,
+    pub(super) runtime_snapshot: Arc<RuntimeSnapshot>,
+    pub(super) resolvers: Resolvers,
+    /// Watch the files of discovered secrets.
+    pub(super) secret_files: HashMap<Need, Vec<AbortHandle>>,
+    pub(super) history: History,
+    pub(super) stats: Stats,
+    pub(super) connected: HashMap<SourceKey, bool>,
+    pub(super) phase: watch::Sender<Phase>,
+    /// Listeners that came to stop accepting, as asked for by the admin port.
+    pub(super) stopped: Option<super::DrainScope>,
+    pub(super) health_check_failed: bool,
+    pub(super) draining_listeners: usize,
+    pub(super) draining_chains: usize,
+    next_sockets: u64,
+    generation: u64,
+    dirty: bool,
+    starts: Vec<(Arc<str>, u64, Vec<Vec<ListenSocket>>)>,
+    stops: Vec<u64>,
+    pub(super) check_drains: bool,
+    release_timer: bool,
+}
+
+/// Updates that wait for clusters to become ready are let through after this.
+const LONGEST_HOLD: Duration = Duration::from_secs(15);
+
+impl GraphManager {
+    /// A manager that has not begun.
+    pub(super) fn new(
+        process: Arc<Process>,
+        bootstrap: Bootstrap,
+        xds: XdsClient,
+        workers: Workers,
+        options: ManagerOptions,
+        this: Weak<RefCell<GraphManager>>,
+    ) -> Self {
+        let environment = Rc::clone(&options.environment);
+        let sources = Sources::new(Arc::clone(&process), environment, bootstrap.ads.clone(), &bootstrap.clusters);
+        let registry = &process.stats;
+        let stats = Stats {
+            listeners: registry.scope("listener_manager."),
+            clusters: registry.scope("cluster_manager."),
+            lds: registry.scope("listener_manager.lds."),
+            cds: registry.scope("cluster_manager.cds."),
+            control_plane: registry.scope("control_plane."),
+            runtime: registry.scope("runtime."),
+            ..Stats::default()
+        };
+        let secrets = bootstrap.secrets.iter();
+        let resources = Resources {
+            static_secrets: secrets.map(|secret| (Arc::clone(&secret.name), Arc::clone(secret))).collect(),
+            ..Resources::default()
+        };
+        let mut manager = Self {
+            workers,
+            this,
+            xds,
+            sources,
+            warming: Warming::new(bootstrap.cds.is_some(), bootstrap.lds.is_some()),
+            resources,
+            specs: HashMap::new(),
+            running: HashMap::new(),
+            cds: bootstrap.cds,
+            lds: bootstrap.lds,
+            static_clusters: bootstrap.clusters,
+            static_listeners: bootstrap.listeners.into_iter().map(|listener| (listener, None)).collect(),
+            static_names: HashSet::new(),
+            clusters: HashMap::new(),
+            listeners: HashMap::new(),
+            merges: HashMap::new(),
+            runtime: RuntimeLayers::new(&bootstrap.runtime, &process.node_cluster),
+            runtime_snapshot: Arc::default(),
+            resolvers: Resolvers::new(bootstrap.dns.unwrap_or_default()),
+            secret_files: HashMap::new(),
+            history: History::default(),
+            stats,
+            connected: HashMap::new(),
+            phase: watch::Sender::new(Phase::Primary),
+            stopped: None,
+            health_check_failed: false,
+            draining_listeners: 0,
+            draining_chains: 0,
+            next_sockets: 0,
+            generation: process.graph.generation(),
+            dirty: true,
+            starts: Vec::new(),
+            stops: Vec::new(),
+            check_drains: false,
+            release_timer: false,
+            process,
+            options,
+        };
+        manager.record_statics();
+        manager.read_runtime();
+        for layer in &bootstrap.runtime {
+            if let RuntimeLayerKind::Rtds { name, source } = &layer.kind {
+                match manager.sources.resolve(source) {
+                    Ok(source) => {
+                        let interest = Interest::Name(name.to_string());
+                        manager.xds.watch(ResourceKind::Runtime, interest, &source);
+                    }
+                    Err(error) => tracing::error!("runtime layer {:?}: {error}", layer.name),
+                }
+            }
+        }
+        manager
+    }
+
+    /// Offers what belongs to a phase, once it has begun.
+    pub(super) fn begin(&mut self, phase: Phase) {
+        let is_primary = |cluster: &Cluster| !matches!(cluster.discovery, Discovery::Eds { .. });
+        match phase {
+            Phase::Primary | Phase::Clusters => {
+                for cluster in self.static_clusters.clone() {
+                    if is_primary(&cluster) == (phase == Phase::Primary)
+                        && let Err(error) = self.offer_cluster(cluster)
+                    {
+                        tracing::error!("static cluster: {error}");
+                    }
+                }
+                if phase == Phase::Clusters {
+                    self.watch_all(ResourceKind::Cluster, self.cds.clone());
+                }
+            }
+            Phase::Listeners => {
+                for (listener, bound) in std::mem::take(&mut self.static_listeners) {
+                    if let Err(error) = self.offer_listener(listener, bound) {
+                        tracing::error!("static listener: {error}");
+                    }
+                }
+                self.watch_all(ResourceKind::Listener, self.lds.clone());
+                self.stats.listeners.workers_started.set(1);
+            }
+            Phase::Initialised => tracing::info!("all clusters and listeners are initialised"),
+        }
+        self.phase.send_replace(phase);
+    }
+
+    fn watch_all(&mut self, kind: ResourceKind, source: Option<ConfigSource>) {
+        let Some(source) = source else { return };
+        match self.sources.resolve(&source) {
+            Ok(source) => drop(self.xds.watch(kind, Interest::Wildcard, &source)),
+            Err(error) => {
+                tracing::error!("{}s cannot be discovered: {error}", kind.noun());
+                match kind {
+                    ResourceKind::Cluster => self.warming.clusters_discovered(),
+                    _ => self.warming.listeners_discovered(),
+                }
+            }
+        }
+    }
+
+    /// Does all that follows from what was offered and answered, and publishes once at the end.
+    pub(super) fn proceed(&mut self) {
+        loop {
+            let actions = self.warming.settle();
+            if actions.is_empty() {
+                break;
+            }
+            for action in actions {
+                self.act(action);
+            }
+        }
+        self.publish();
+        self.hold_no_longer_than();
+        self.count();
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Watch(need) => self.start_watch(need),
+            Action::Unwatch(need) => self.end_watch(&need),
+            Action::Begin(phase) => self.begin(phase),
+            Action::ClusterActivated(name) => {
+                self.history.activated(ResourceKind::Cluster, &name);
+                self.rebuild_cluster(&name);
+            }
+            Action::RoutesActivated(need) => {
+                if let Need::Resource { name, .. } = &need {
+                    self.history.activated(ResourceKind::RouteConfiguration, name);
+                }
+                self.dirty = true;
+            }
+            Action::ListenerActivated(name) => {
+                self.history.activated(ResourceKind::Listener, &name);
+                self.activate_listener(&name);
+            }
+        }
+    }
+
+    fn start_watch(&mut self, need: Need) {
+        let running = match (&need, self.specs.get(&need)) {
+            (Need::Resource { kind, name, .. }, Some(Spec::Resource(source))) => match self.sources.resolve(source) {
+                Ok(source) => Some(Running::Xds(self.xds.watch(*kind, Interest::Name(name.to_string()), &source))),
+                Err(error) => {
+                    tracing::error!("{need}: {error}");
+                    None
+                }
+            },
+            (Need::Addresses { host, .. }, Some(Spec::Addresses(options))) => {
+                Some(Running::Task(self.keep_resolving(&need, host, options.clone())))
+            }
+            _ => None,
+        };
+        match running {
+            Some(running) => drop(self.running.insert(need, running)),
+            None => self.warming.answered(&need),
+        }
+    }
+
+    fn end_watch(&mut self, need: &Need) {
+        match self.running.remove(need) {
+            Some(Running::Xds(watch)) => self.xds.unwatch(watch),
+            Some(Running::Task(task)) => task.abort(),
+            None => {}
+        }
+        if let Need::Resource { kind, name, .. } = need {
+            self.history.removed(*kind, name, false);
+        }
+        for task in self.secret_files.remove(need).into_iter().flatten() {
+            task.abort();
+        }
+        self.specs.remove(need);
+        self.resources.forget(need);
+        self.stats.resources.remove(need);
+        self.dirty = true;
+    }
+
+    /// Builds the node of a cluster anew; the old one stays if that fails.
+    pub(super) fn rebuild_cluster(&mut self, name: &Arc<str>) {
+        let Some(config) = self.warming.cluster(name).and_then(|entry| entry.active()) else { return };
+        let config = Arc::clone(&config.config);
+        let old = self.clusters.get(name);
+        match self.compile_cluster(&config, old) {
+            Ok(build) => {
+                let changed = old.is_none_or(|old| !Arc::ptr_eq(&old.node, &build.node));
+                let moved = old.is_none_or(|old| !Arc::ptr_eq(&old.node.hosts, &build.node.hosts));
+                if moved && let Some(stats) = self.stats.cluster.get(name) {
+                    let (total, healthy, degraded) = hosts::membership(&build.node.hosts);
+                    if old.is_none_or(|old| old.node.hosts.hosts.len() as i64 != total) {
+                        stats.membership_change.increment();
+                    }
+                    stats.membership_total.set(total);
+                    stats.membership_healthy.set(healthy);
+                    stats.membership_degraded.set(degraded);
+                }
+                self.dirty |= changed;
+                self.clusters.insert(Arc::clone(name), build);
+            }
+            Err(error) => self.cannot_build(ResourceKind::Cluster, name, &error),
+        }
+    }
+
+    pub(super) fn compile_cluster(
+        &self,
+        config: &Arc<Cluster>,
+        old: Option<&ClusterBuild>,
+    ) -> Result<ClusterBuild, CompileError> {
+        let assignment = match &config.discovery {
+            Discovery::Eds { service_name, source } => {
+                let need = self.sources.need(ResourceKind::ClusterLoadAssignment, service_name, source).ok();
+                need.and_then(|need| self.resources.assignments.get(&need)).cloned()
+            }
+            _ => None,
+        };
+        let addresses = |host: &str| {
+            let need = Need::Addresses { cluster: Arc::clone(&config.name), host: host.into() };
+            self.resources.addresses.get(&need).cloned()
+        };
+        let secrets = |name: &Arc<str>, source: Option<&ConfigSource>| self.secret(name, source);
+        compile::cluster(ClusterInputs { config, assignment, addresses: &addresses, secrets: &secrets }, old)
+    }
+
+    fn secret(&self, name: &Arc<str>, source: Option<&ConfigSource>) -> Option<Arc<Secret>> {
+        match source {
+            None => self.resources.static_secrets.get(name).cloned(),
+            Some(source) => {
+                let need = self.sources.need(ResourceKind::Secret, name, source).ok()?;
+                self.resources.secrets.get(&need).cloned()
+            }
+        }
+    }
+
+    pub(super) fn compile_listener(
+        &self,
+        config: &Arc<Listener>,
+        extensions: &Extensions,
+        olds: &[&ListenerBuild],
+    ) -> Result<ListenerBuild, CompileError> {
+        let secrets = |name: &Arc<str>, source: Option<&ConfigSource>| self.secret(name, source);
+        let open = |log: &Arc<_>| AccessLogger::open(log, &self.options.access_logs).map(Arc::new);
+        let need = |filter: &outrigger_config::listener::DiscoveredFilter| {
+            self.sources.need(ResourceKind::ExtensionConfig, &filter.name, &filter.source).ok()
+        };
+        let surroundings = Surroundings { secrets: &secrets, open_log: &open, extension_need: &need };
+        compile::listener(config, extensions, olds, &surroundings)
+    }
+
+    /// Builds the node of a listener in use anew, after a secret has changed.
+    pub(super) fn rebuild_listener(&mut self, name: &Arc<str>) {
+        let Some(revision) = self.warming.listener(name).and_then(|entry| entry.active()) else { return };
+        let Some(running) = self.listeners.get(name) else { return };
+        match self.compile_listener(&revision.config, &revision.extensions, &[&running.build]) {
+            Ok(build) => {
+                if let Some(running) = self.listeners.get_mut(name) {
+                    running.build = build;
+                    self.dirty = true;
+                }
+            }
+            Err(error) => self.cannot_build(ResourceKind::Listener, name, &error),
+        }
+    }
+
+    fn activate_listener(&mut self, name: &Arc<str>) {
+        let Some(revision) = self.warming.listener(name).and_then(|entry| entry.active()) else { return };
+        let old = self.listeners.get(name);
+        let prepared = revision.prepared.take();
+        let olds: Vec<&ListenerBuild> = prepared.iter().chain(old.map(|old| &old.build)).collect();
+        let built = self.compile_listener(&revision.config, &revision.extensions, &olds);
+        let bound = revision.bound.take();
+        let binds = revision.config.bind_to_port;
+        let drain_type = revision.config.drain_type;
+        let direction = revision.config.traffic_direction;
+        let listening = built.map_err(|error| error.to_string()).and_then(|build| {
+            let addresses = bound.as_ref().map(|bound| bound.addresses.clone());
+            let sockets = bound.map(BoundSockets::listen).transpose().map_err(|error| error.to_string())?;
+            Ok((build, addresses, sockets))
+        });
+        let (build, addresses, sockets) = match listening {
+            Ok(parts) => parts,
+            Err(error) => {
+                self.stats.listeners.listener_create_failure.increment();
+                return self.cannot_build(ResourceKind::Listener, name, &error);
+            }
+        };
+        let stopped = self.stopped.is_some_and(|scope| scope.covers(direction));
+        let old = self.listeners.remove(name);
+        let (mut id, kept) = old.as_ref().map_or((None, Vec::new()), |old| (old.sockets, old.addresses.clone()));
+        if sockets.is_some() || !binds {
+            self.stops.extend(id.take());
+        }
+        if let Some(sockets) = sockets.filter(|_| !stopped) {
+            id = Some(self.next_sockets);
+            self.starts.push((Arc::clone(name), self.next_sockets, sockets));
+            self.next_sockets += 1;
+        }
+        if self.health_check_failed && drain_type == outrigger_config::listener::DrainType::Default {
+            build.node.chains.iter().for_each(|chain| chain.draining.begin());
+        }
+        if let Some(old) = &old {
+            let vanished = compile::vanished(&old.build.node, Some(&build.node));
+            self.stats.listeners.listener_in_place_updated.increment();
+            self.drain_chains(vanished);
+        }
+        self.stats.listeners.listener_create_success.increment();
+        let addresses = addresses.unwrap_or(kept);
+        self.listeners.insert(Arc::clone(name), RunningListener { build, sockets: id, addresses });
+        self.dirty = true;
+    }
+
+    fn cannot_build(&mut self, kind: ResourceKind, name: &Arc<str>, error: &dyn std::fmt::Display) {
+        tracing::error!("{} {name:?} keeps its predecessor: {error}", kind.noun());
+        let record = Record { version: String::new(), updated: SystemTime::now(), resource: None };
+        self.history.refused(kind, name, Refusal { record, details: error.to_string() });
+    }
+
+    /// Closes the sockets of a listener on all workers, after the next publication.
+    pub(super) fn stop_sockets(&mut self, id: u64) {
+        self.stops.push(id);
+    }
+
+    /// Something that the graph shows has changed.
+    pub(super) fn changed(&mut self) {
+        self.dirty = true;
+    }
+
+    fn publish(&mut self) {
+        if std::mem::take(&mut self.dirty) {
+            self.generation += 1;
+            self.process.graph.publish(Arc::new(self.graph()));
+        }
+        // After the graph, in which workers look listeners up.
+        for (name, id, sockets) in std::mem::take(&mut self.starts) {
+            for (worker, sockets) in sockets.into_iter().enumerate().take(self.workers.count()) {
+                self.workers.send(worker, Command::StartListener { name: Arc::clone(&name), id, sockets });
+            }
+        }
+        for id in std::mem::take(&mut self.stops) {
+            self.workers.send_all(|| Command::StopListener { id });
+        }
+        if std::mem::take(&mut self.check_drains) {
+            self.workers.send_all(|| Command::CheckDrains);
+        }
+    }
+
+    fn graph(&self) -> Graph {
+        let listeners =
+            self.listeners.iter().map(|(name, running)| (Arc::clone(name), Arc::clone(&running.build.node)));
+        let clusters = self.clusters.iter().filter(|(_, build)| build.is_usable());
+        let routes = self.warming.routes().filter_map(|(need, entry)| match need {
+            Need::Resource { name, .. } => Some((Arc::clone(name), Arc::clone(entry.active()?))),
+            Need::Addresses { .. } => None,
+        });
+        Graph {
+            generation: self.generation,
+            listeners: listeners.collect(),
+            clusters: clusters.map(|(name, build)| (Arc::clone(name), Arc::clone(&build.node))).collect(),
+            routes: routes.collect(),
+            runtime: Arc::clone(&self.runtime_snapshot),
+        }
+    }
+
+    fn hold_no_longer_than(&mut self) {
+        if !self.release_timer && self.warming.holds_updates() {
+            self.release_timer = true;
+            self.after(LONGEST_HOLD, |manager| {
+                manager.release_timer = false;
+                manager.warming.release_held_updates();
+                manager.proceed();
+            });
+        }
+    }
+
+    /// Runs `then` on this thread after a while, unless the manager is gone by then.
+    pub(super) fn after(&self, wait: Duration, then: impl FnOnce(&mut GraphManager) + 'static) -> AbortHandle {
+        let this = Weak::clone(&self.this);
+        self.spawn(async move {
+            tokio::time::sleep(wait).await;
+            if let Some(manager) = this.upgrade() {
+                then(&mut manager.borrow_mut());
+            }
+        })
+    }
+
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) -> AbortHandle {
+        tokio::task::spawn_local(task).abort_handle()
+    }
+
+    fn count(&self) {
+        let Stats { listeners, clusters, .. } = &self.stats;
+        count(&listeners.total_listeners_active, self.listeners.len());
+        let warming = self.warming.listeners().filter(|(_, entry)| entry.warming().is_some());
+        count(&listeners.total_listeners_warming, warming.count());
+        count(&listeners.total_listeners_draining, self.draining_listeners);
+        count(&listeners.total_filter_chains_draining, self.draining_chains);
+        count(&clusters.active_clusters, self.clusters.len());
+        let mut warming = 0;
+        for (name, entry) in self.warming.clusters() {
+            let waits = entry.warming().is_some();
+            warming += usize::from(waits);
+            if let Some(stats) = self.stats.cluster.get(name) {
+                stats.warming_state.set(i64::from(waits));
+            }
+        }
+        count(&clusters.warming_clusters, warming);
+    }
+}

@@ -1,0 +1,261 @@
+//! The immutable configuration graph that workers serve from.
+//!
+//! Owns the nodes and the one atomic pointer to the current graph. Unchanged nodes are shared between generations.
+//! Never compiles resources (see `outrigger-config`) and never serves traffic.
+
+mod answers;
+pub mod compile;
+mod drains;
+mod handle;
+pub mod history;
+mod hosts;
+mod manager;
+mod need;
+mod offers;
+mod resources;
+pub mod runtime_layers;
+mod sockets;
+mod sources;
+mod stats;
+#[cfg(test)]
+mod tests;
+pub(crate) mod tls_inputs;
+mod validate;
+mod warming;
+mod xds_handler;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use outrigger_config::bootstrap::RuntimeValues;
+use outrigger_config::cluster::Cluster;
+use outrigger_config::http::HttpConnectionManager;
+use outrigger_config::listener::{FilterChain, Listener};
+use outrigger_config::tcp::TcpProxy;
+use outrigger_config::units::{Fraction, RuntimeFraction};
+use outrigger_policy::balance::HostSet;
+use outrigger_policy::breaker::Breaker;
+use outrigger_policy::filter_chain::FilterChainIndex;
+use outrigger_policy::route::{RouteTable, RuntimeView, fraction_holds};
+
+pub use drains::{DrainRequest, DrainScope};
+pub use handle::{ManagerHandle, Readiness};
+pub use manager::{GraphManager, ManagerOptions};
+pub use validate::validate;
+
+use crate::accesslog::AccessLogger;
+use crate::tls::{ClientTls, ServerTls};
+use crate::upstream::host::Host;
+
+/// Everything that traffic depends on, of one generation.
+#[derive(Default)]
+pub struct Graph {
+    /// Grows by one with each publish.
+    pub generation: u64,
+    /// Active listeners by name.
+    pub listeners: HashMap<Arc<str>, Arc<ListenerNode>>,
+    /// Active clusters by name.
+    pub clusters: HashMap<Arc<str>, Arc<ClusterNode>>,
+    /// Discovered route configurations by name.
+    pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
+    /// All runtime layers merged.
+    pub runtime: Arc<RuntimeSnapshot>,
+}
+
+/// A listener with everything it needs.
+pub struct ListenerNode {
+    /// As configured.
+    pub config: Arc<Listener>,
+    /// Chooses among `config.filter_chains`.
+    pub index: FilterChainIndex,
+    /// In the order of `config.filter_chains`, the default chain last if there is one.
+    pub chains: Vec<Arc<ChainNode>>,
+    /// For connections that match no chain.
+    pub access_logs: Vec<Arc<AccessLogger>>,
+}
+
+impl ListenerNode {
+    /// The node of a chain that `index` chose.
+    pub fn chain(&self, chosen: &Arc<FilterChain>) -> Option<&Arc<ChainNode>> {
+        self.chains.iter().find(|chain| Arc::ptr_eq(&chain.config, chosen))
+    }
+}
+
+/// A filter chain with everything it needs. Connections hold on to theirs.
+pub struct ChainNode {
+    /// As configured.
+    pub config: Arc<FilterChain>,
+    /// Set when TLS is terminated.
+    pub tls: Option<Arc<ServerTls>>,
+    /// What the chain does.
+    pub application: Application,
+    /// Shared by all generations of the same chain (by content hash), so that drains reach every connection.
+    pub draining: Arc<Draining>,
+}
+
+/// What a filter chain does with a connection.
+pub enum Application {
+    /// HTTP.
+    Http(Arc<HttpNode>),
+    /// Bytes to a cluster.
+    Tcp(Arc<TcpNode>),
+    /// Its filter has not been discovered: connections are closed.
+    Missing,
+}
+
+/// An HTTP connection manager with everything it needs.
+pub struct HttpNode {
+    /// As configured.
+    pub config: Arc<HttpConnectionManager>,
+    /// Where routes are.
+    pub routes: Routes,
+    /// For each request.
+    pub access_logs: Vec<Arc<AccessLogger>>,
+}
+
+/// Where the routes of a connection manager are.
+pub enum Routes {
+    /// Here.
+    Inline(Arc<RouteTable>),
+    /// In [`Graph::routes`], by this name.
+    Discovered(Arc<str>),
+}
+
+/// A TCP proxy with everything it needs.
+pub struct TcpNode {
+    /// As configured.
+    pub config: Arc<TcpProxy>,
+    /// For each connection.
+    pub access_logs: Vec<Arc<AccessLogger>>,
+}
+
+/// A cluster with its endpoints.
+pub struct ClusterNode {
+    /// As configured.
+    pub config: Arc<Cluster>,
+    /// All endpoints of all priorities.
+    pub hosts: Arc<HostList>,
+    /// Set when upstreams are spoken to by TLS.
+    pub tls: Option<Arc<ClientTls>>,
+    /// What survives swaps.
+    pub shared: Arc<ClusterShared>,
+}
+
+/// The endpoints of a cluster.
+#[derive(Debug, Default)]
+pub struct HostList {
+    /// In the order of their localities.
+    pub hosts: Vec<Arc<Host>>,
+    /// The same hosts by the same positions, ready to be picked from; `None` where the cluster knows its hosts without
+    /// choosing (original destination).
+    pub balance: Option<Arc<HostSet>>,
+}
+
+/// State of a cluster that survives graph swaps.
+#[derive(Debug, Default)]
+pub struct ClusterShared {
+    /// Usage over all workers by requests of default priority.
+    pub default: Arc<Breaker>,
+    /// Usage over all workers by requests of high priority.
+    pub high: Arc<Breaker>,
+}
+
+/// Tells the connections of a filter chain that their time is coming. Written by the control thread, which then wakes the
+/// workers by [`crate::worker::Command::CheckDrains`].
+#[derive(Debug, Default)]
+pub struct Draining(AtomicU8);
+
+impl Draining {
+    /// From now on connections finish what they are doing and close when idle; they tell their clients so.
+    pub fn begin(&self) {
+        self.0.fetch_max(1, Ordering::Relaxed);
+    }
+
+    /// From now on connections close whatever they are doing.
+    pub fn expire(&self) {
+        self.0.fetch_max(2, Ordering::Relaxed);
+    }
+
+    /// Whether draining has begun.
+    pub fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= 1
+    }
+
+    /// Whether the time is up.
+    pub fn has_expired(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= 2
+    }
+}
+
+/// Runtime values of all layers, the last layer winning.
+#[derive(Debug, Default)]
+pub struct RuntimeSnapshot {
+    /// Merged values.
+    pub values: RuntimeValues,
+    /// Names and values of each layer, for the admin port.
+    pub layers: Vec<(Arc<str>, RuntimeValues)>,
+}
+
+impl RuntimeSnapshot {
+    /// The value of a flag in force.
+    pub fn flag(&self, key: &str, default: bool) -> bool {
+        self.values.get(key).and_then(|value| value.flag).unwrap_or(default)
+    }
+}
+
+impl RuntimeSnapshot {
+    /// Whether a share, or what the runtime has in its place, holds for an evenly distributed `random`.
+    pub fn holds(&self, fraction: &RuntimeFraction, random: u64) -> bool {
+        fraction_holds(fraction, random, self)
+    }
+}
+
+impl RuntimeView for RuntimeSnapshot {
+    fn fraction(&self, key: &str) -> Option<Fraction> {
+        let value = self.values.get(key)?;
+        if value.fraction.is_some() {
+            return value.fraction;
+        }
+        // Whole numbers are in percent.
+        value.number.filter(|number| *number >= 0.0).and_then(|number| Fraction::new(number.min(1e9) as u32, 100))
+    }
+}
+
+/// The atomic pointer to the current graph, and its generation as a cheap question.
+pub struct GraphCell {
+    current: ArcSwap<Graph>,
+    generation: AtomicU64,
+}
+
+impl GraphCell {
+    /// Holds an empty graph of generation 0.
+    pub fn new() -> Self {
+        Self { current: ArcSwap::from_pointee(Graph::default()), generation: AtomicU64::new(0) }
+    }
+
+    /// Replaces the graph; its generation must be higher than the one before.
+    pub fn publish(&self, graph: Arc<Graph>) {
+        let generation = graph.generation;
+        self.current.store(graph);
+        // After the pointer, so that whoever sees the number finds the graph.
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// The current generation.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The current graph.
+    pub fn load(&self) -> Arc<Graph> {
+        self.current.load_full()
+    }
+}
+
+impl Default for GraphCell {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,202 @@
+//! What a cluster, a listener or a route configuration needs before it can be used.
+//!
+//! Owns the names of needs and how they are read off the configuration. Never waits for them (see `warming`).
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use outrigger_config::address::EndpointAddress;
+use outrigger_config::cluster::{Assignment, Cluster, Discovery, UpstreamTransport};
+use outrigger_config::http::RouteSource;
+use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig};
+use outrigger_config::route::{ClusterChoice, RouteAction, RouteConfiguration};
+use outrigger_config::source::ConfigSource;
+use outrigger_config::tls::{CertificateSource, CommonTls, ValidationSource};
+use outrigger_xds::{ResourceKind, SourceKey};
+
+/// Something that must arrive.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Need {
+    /// A resource of a control plane or a file.
+    Resource {
+        /// Its type.
+        kind: ResourceKind,
+        /// Where it comes from.
+        source: SourceKey,
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// The addresses of a host name.
+    Addresses {
+        /// The cluster that has such an endpoint.
+        cluster: Arc<str>,
+        /// The host name.
+        host: Arc<str>,
+    },
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resource { kind, source, name } => write!(f, "{} {name:?} ({source})", kind.noun()),
+            Self::Addresses { cluster, host } => write!(f, "addresses of {host:?} (cluster {cluster:?})"),
+        }
+    }
+}
+
+/// A need of one user, and whether the user waits for it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Requirement {
+    /// What must arrive.
+    pub need: Need,
+    /// False: wanted, but its user does not wait for it.
+    pub wait: bool,
+}
+
+/// A discovered resource as configuration refers to it.
+#[derive(Clone, Debug)]
+pub struct Reference<'a> {
+    /// Its type.
+    pub kind: ResourceKind,
+    /// Its name.
+    pub name: &'a Arc<str>,
+    /// Where it comes from.
+    pub source: &'a ConfigSource,
+    /// Whether its user waits for it.
+    pub wait: bool,
+}
+
+/// Discovered resources that a cluster refers to.
+pub fn of_cluster(cluster: &Cluster) -> Vec<Reference<'_>> {
+    let mut references = Vec::new();
+    if let Discovery::Eds { service_name, source } = &cluster.discovery {
+        let kind = ResourceKind::ClusterLoadAssignment;
+        references.push(Reference { kind, name: service_name, source, wait: true });
+    }
+    if let UpstreamTransport::Tls(tls) = &cluster.transport {
+        secrets(&tls.common, &mut references);
+    }
+    references
+}
+
+/// Host names that a cluster resolves, each once.
+pub fn host_names(cluster: &Cluster) -> BTreeSet<Arc<str>> {
+    match &cluster.discovery {
+        Discovery::StrictDns { assignment, .. } | Discovery::LogicalDns { assignment, .. } => named_hosts(assignment),
+        Discovery::Static(_) | Discovery::Eds { .. } | Discovery::OriginalDst(_) => BTreeSet::new(),
+    }
+}
+
+fn named_hosts(assignment: &Assignment) -> BTreeSet<Arc<str>> {
+    let endpoints = assignment.localities.iter().flat_map(|locality| &locality.endpoints);
+    let hosts = endpoints.filter_map(|endpoint| match &endpoint.address {
+        // Literals need no resolver.
+        EndpointAddress::Named { host, .. } if host.parse::<std::net::IpAddr>().is_err() => Some(Arc::clone(host)),
+        EndpointAddress::Named { .. } | EndpointAddress::Resolved(_) => None,
+    });
+    hosts.collect()
+}
+
+/// Discovered resources that a listener refers to. `discovered` gives what is known of discovered filters, which refer
+/// to further resources.
+pub fn of_listener<'a>(
+    listener: &'a Listener,
+    discovered: &dyn Fn(&Arc<str>, &ConfigSource) -> Option<&'a NetworkFilterConfig>,
+) -> Vec<Reference<'a>> {
+    let mut references = Vec::new();
+    for chain in chains(listener) {
+        if let DownstreamTransport::Tls(tls) = &chain.transport {
+            secrets(&tls.common, &mut references);
+        }
+        for filter in &chain.filters {
+            of_filter(&filter.config, discovered, &mut references);
+        }
+    }
+    references
+}
+
+fn of_filter<'a>(
+    filter: &'a NetworkFilterConfig,
+    discovered: &dyn Fn(&Arc<str>, &ConfigSource) -> Option<&'a NetworkFilterConfig>,
+    references: &mut Vec<Reference<'a>>,
+) {
+    match filter {
+        NetworkFilterConfig::TcpProxy(_) => {}
+        NetworkFilterConfig::Http(manager) => match &manager.routes {
+            RouteSource::Inline(_) => {}
+            RouteSource::Rds { name, source } => {
+                references.push(Reference { kind: ResourceKind::RouteConfiguration, name, source, wait: true });
+            }
+        },
+        NetworkFilterConfig::Discovered(filter) => {
+            let wait = !(filter.default.is_some() && filter.apply_default_without_warming);
+            let kind = ResourceKind::ExtensionConfig;
+            references.push(Reference { kind, name: &filter.name, source: &filter.source, wait });
+            if let Some(config) = discovered(&filter.name, &filter.source).or(filter.default.as_ref())
+                && !matches!(config, NetworkFilterConfig::Discovered(_))
+            {
+                of_filter(config, discovered, references);
+            }
+        }
+    }
+}
+
+fn secrets<'a>(tls: &'a CommonTls, references: &mut Vec<Reference<'a>>) {
+    let kind = ResourceKind::Secret;
+    for certificate in &tls.certificates {
+        if let CertificateSource::Sds { name, source: Some(source) } = certificate {
+            references.push(Reference { kind, name, source, wait: true });
+        }
+    }
+    if let ValidationSource::Sds { name, source: Some(source), default: _ } = &tls.validation {
+        references.push(Reference { kind, name, source, wait: true });
+    }
+}
+
+/// The filter chains of a listener in the order of [`super::ListenerNode::chains`].
+pub fn chains(listener: &Listener) -> impl Iterator<Item = &Arc<FilterChain>> {
+    listener.filter_chains.iter().chain(&listener.default_filter_chain)
+}
+
+/// Clusters that the filters of a listener name without route discovery.
+pub fn clusters_of_listener(listener: &Listener) -> BTreeSet<Arc<str>> {
+    let mut names = BTreeSet::new();
+    for filter in chains(listener).flat_map(|chain| &chain.filters) {
+        clusters_of_filter(&filter.config, &mut names);
+    }
+    names
+}
+
+/// Adds the clusters that a filter names without route discovery.
+pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc<str>>) {
+    match filter {
+        NetworkFilterConfig::TcpProxy(proxy) => {
+            names.extend(proxy.target.clusters.iter().map(|(name, _)| Arc::clone(name)));
+        }
+        NetworkFilterConfig::Http(manager) => {
+            if let RouteSource::Inline(routes) = &manager.routes {
+                names.extend(clusters_of_routes(routes));
+            }
+        }
+        NetworkFilterConfig::Discovered(filter) => {
+            if let Some(default) = &filter.default {
+                clusters_of_filter(default, names);
+            }
+        }
+    }
+}
+
+/// Clusters that routes name.
+pub fn clusters_of_routes(routes: &RouteConfiguration) -> BTreeSet<Arc<str>> {
+    let mut names = BTreeSet::new();
+    for route in routes.virtual_hosts.iter().flat_map(|host| &host.routes) {
+        let RouteAction::Forward(forward) = &route.action else { continue };
+        match &forward.cluster {
+            ClusterChoice::Cluster(name) => drop(names.insert(Arc::clone(name))),
+            ClusterChoice::Weighted(clusters) => names.extend(clusters.iter().map(|cluster| Arc::clone(&cluster.name))),
+            ClusterChoice::Header(_) => {}
+        }
+    }
+    names
+}

@@ -1,0 +1,288 @@
+//! Judging clusters and listeners: everything that can be found wrong before they are acknowledged is found here.
+//!
+//! Owns the checks that go beyond one resource: TLS material, references, access logs, addresses. Never parses messages.
+
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::sync::Arc;
+
+use outrigger_config::cluster::{Cluster, Discovery};
+use outrigger_config::http::RouteSource;
+use outrigger_config::listener::{Listener, NetworkFilterConfig};
+use outrigger_config::route::RouteConfiguration;
+use outrigger_config::source::ConfigSource;
+use outrigger_xds::ResourceKind;
+
+use super::compile::{self, Extensions, ListenerBuild};
+use super::manager::{ClusterRevision, GraphManager, ListenerRevision, Running, Spec};
+use super::need::{self, Need, Reference, Requirement};
+use super::sockets::{self, BoundSockets};
+use super::stats::SubscriptionStats;
+
+/// Says why, with all causes.
+pub(super) fn explain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+impl GraphManager {
+    /// Takes a cluster in, or says why not.
+    pub(super) fn offer_cluster(&mut self, config: Arc<Cluster>) -> Result<(), String> {
+        let name = Arc::clone(&config.name);
+        let (mut requirements, mut specs) = self.requirements(&need::of_cluster(&config))?;
+        if let Discovery::StrictDns { dns, .. } | Discovery::LogicalDns { dns, .. } = &config.discovery {
+            for host in need::host_names(&config) {
+                let need = Need::Addresses { cluster: Arc::clone(&name), host };
+                specs.insert(need.clone(), Spec::Addresses(dns.clone()));
+                requirements.push(Requirement { need, wait: true });
+            }
+        }
+        self.compile_cluster(&config, self.clusters.get(&name)).map_err(|error| explain(&error))?;
+        self.take_specs(specs);
+        let stats = &self.stats;
+        match self.warming.cluster(&name) {
+            Some(_) => stats.clusters.cluster_modified.increment(),
+            None => stats.clusters.cluster_added.increment(),
+        }
+        let latest = self.warming.cluster(&name).and_then(|entry| entry.latest());
+        if latest.is_none_or(|latest| latest.config.stat_name != config.stat_name) {
+            let scope = self.process.stats.scope(&format!("cluster.{}.", config.stat_name));
+            self.stats.cluster.insert(Arc::clone(&name), scope);
+        }
+        self.warming.offer_cluster(&name, ClusterRevision { config }, requirements);
+        Ok(())
+    }
+
+    /// Forgets a cluster; requests that are under way keep theirs.
+    pub(super) fn remove_cluster(&mut self, name: &Arc<str>) {
+        if self.warming.remove_cluster(name) {
+            self.stats.clusters.cluster_removed.increment();
+            self.clusters.remove(name);
+            self.stats.cluster.remove(name);
+            if let Some(timer) = self.merges.remove(name).and_then(|merge| merge.timer) {
+                timer.abort();
+            }
+            self.changed();
+        }
+        self.history.removed(ResourceKind::Cluster, name, false);
+    }
+
+    /// Takes a listener in, or says why not. Sockets may have been bound before.
+    pub(super) fn offer_listener(&mut self, config: Arc<Listener>, bound: Option<BoundSockets>) -> Result<(), String> {
+        let name = Arc::clone(&config.name);
+        self.check_addresses(&config)?;
+        let extensions = self.extensions_of(&config)?;
+        let (requirements, specs) = {
+            let discovered = |name: &Arc<str>, source: &ConfigSource| {
+                let need = self.sources.need(ResourceKind::ExtensionConfig, name, source).ok()?;
+                extensions.get(&need).map(Arc::as_ref)
+            };
+            self.requirements(&need::of_listener(&config, &discovered))?
+        };
+        let mut clusters = need::clusters_of_listener(&config);
+        for filter in extensions.values() {
+            need::clusters_of_filter(filter, &mut clusters);
+        }
+        self.check_inline_routes(&config)?;
+        let prepared = self.prepare(&config, &extensions)?;
+        let bound = match bound {
+            Some(bound) => Some(bound),
+            None => self.sockets_for(&config)?,
+        };
+        self.take_specs(specs);
+        self.count_routes(&config, &extensions);
+        match self.warming.listener(&name) {
+            Some(_) => self.stats.listeners.listener_modified.increment(),
+            None => self.stats.listeners.listener_added.increment(),
+        }
+        let revision = ListenerRevision { config, extensions, prepared: Some(prepared).into(), bound: bound.into() };
+        self.warming.offer_listener(&name, revision, requirements, clusters);
+        Ok(())
+    }
+
+    /// Builds what can be built, with all that the revisions at hand have in common with it.
+    fn prepare(&self, config: &Arc<Listener>, extensions: &Extensions) -> Result<ListenerBuild, String> {
+        let warming = self.warming.listener(&config.name).and_then(|entry| entry.warming());
+        let prepared = warming.and_then(|revision| revision.prepared.borrow().clone());
+        let running = self.listeners.get(&config.name).map(|running| &running.build);
+        let olds: Vec<&ListenerBuild> = running.into_iter().chain(&prepared).collect();
+        self.compile_listener(config, extensions, &olds).map_err(|error| explain(&error))
+    }
+
+    /// Offers a listener again, after a filter that it discovers has changed.
+    pub(super) fn offer_listener_again(&mut self, name: &Arc<str>) -> Result<(), String> {
+        let Some(latest) = self.warming.listener(name).and_then(|entry| entry.latest()) else { return Ok(()) };
+        let config = Arc::clone(&latest.config);
+        self.offer_listener(config, None)
+    }
+
+    /// Makes the chains of a new listener the same as those at hand, as far as they are.
+    pub(super) fn share_chains(&self, config: &mut Listener) {
+        let Some(entry) = self.warming.listener(&config.name) else { return };
+        let olds = entry.active().into_iter().chain(entry.warming());
+        let olds: Vec<Arc<Listener>> = olds.map(|revision| Arc::clone(&revision.config)).collect();
+        compile::share_chains(config, &olds.iter().map(Arc::as_ref).collect::<Vec<_>>());
+    }
+
+    /// Removes a listener: no new connections, and those it has drain.
+    pub(super) fn remove_listener(&mut self, name: &Arc<str>) {
+        let known = self.warming.remove_listener(name);
+        let running = self.listeners.remove(name);
+        self.history.removed(ResourceKind::Listener, name, running.is_some());
+        if known {
+            self.stats.listeners.listener_removed.increment();
+        }
+        if let Some(running) = running {
+            if let Some(id) = running.sockets {
+                self.stop_sockets(id);
+            }
+            self.drain_removed_listener(name, &running.build.node);
+            self.changed();
+        }
+    }
+
+    fn check_addresses(&self, config: &Listener) -> Result<(), String> {
+        for (name, entry) in self.warming.listeners() {
+            if *name == config.name {
+                continue;
+            }
+            for other in [entry.active(), entry.warming()].into_iter().flatten() {
+                if config.bind_to_port
+                    && other.config.bind_to_port
+                    && let Some(address) = sockets::conflict(config, &other.config)
+                {
+                    return Err(format!("has duplicate address {address} as existing listener {name:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// New sockets, unless those at hand serve.
+    fn sockets_for(&self, config: &Arc<Listener>) -> Result<Option<BoundSockets>, String> {
+        if let Some(entry) = self.warming.listener(&config.name) {
+            if entry.active().is_some_and(|active| sockets::same_sockets(&active.config, config)) {
+                return Ok(None);
+            }
+            if let Some(warming) = entry.warming()
+                && sockets::same_sockets(&warming.config, config)
+                && let Some(bound) = warming.bound.take()
+            {
+                return Ok(Some(bound));
+            }
+        }
+        sockets::bind(config, self.workers.count().max(1)).map_err(|error| error.to_string())
+    }
+
+    fn check_inline_routes(&self, config: &Listener) -> Result<(), String> {
+        for filter in need::chains(config).flat_map(|chain| &chain.filters) {
+            if let NetworkFilterConfig::Http(manager) = &filter.config
+                && let RouteSource::Inline(routes) = &manager.routes
+            {
+                self.check_clusters(routes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Source: `RouteConfiguration.validate_clusters`.
+    pub(super) fn check_clusters(&self, routes: &RouteConfiguration) -> Result<(), String> {
+        if routes.validate_clusters {
+            for name in need::clusters_of_routes(routes) {
+                if self.warming.cluster(&name).is_none() {
+                    return Err(format!("route: unknown cluster '{name}'"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What has been discovered of the filters of a listener.
+    fn extensions_of(&self, config: &Listener) -> Result<Extensions, String> {
+        let mut extensions = HashMap::new();
+        for filter in need::chains(config).flat_map(|chain| &chain.filters) {
+            if let NetworkFilterConfig::Discovered(filter) = &filter.config {
+                let need = self.sources.need(ResourceKind::ExtensionConfig, &filter.name, &filter.source);
+                let need = need.map_err(|error| explain(&error))?;
+                if let Some(found) = self.resources.extensions.get(&need) {
+                    extensions.insert(need, Arc::clone(found));
+                }
+            }
+        }
+        Ok(extensions)
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn requirements(&self, references: &[Reference<'_>]) -> Result<(Vec<Requirement>, HashMap<Need, Spec>), String> {
+        let mut waits: BTreeMap<Need, bool> = BTreeMap::new();
+        let mut specs = HashMap::new();
+        for reference in references {
+            let need = self.sources.need_of(reference).map_err(|error| explain(&error))?;
+            *waits.entry(need.clone()).or_default() |= reference.wait;
+            specs.insert(need, Spec::Resource(reference.source.clone()));
+        }
+        let requirements = waits.into_iter().map(|(need, wait)| Requirement { need, wait });
+        Ok((requirements.collect(), specs))
+    }
+
+    fn take_specs(&mut self, specs: HashMap<Need, Spec>) {
+        for (need, spec) in specs {
+            self.count_subscription(&need);
+            let old = self.specs.insert(need.clone(), spec.clone());
+            // Changed options of a name that is being resolved hold at once; its answers stay.
+            if let (Some(Spec::Addresses(old)), Spec::Addresses(new), Need::Addresses { host, .. }) = (old, spec, &need)
+                && old != new
+                && let Some(Running::Task(task)) = self.running.get(&need)
+            {
+                task.abort();
+                let task = self.keep_resolving(&need, host, new);
+                self.running.insert(need, Running::Task(task));
+            }
+        }
+    }
+
+    /// Makes the stats of secrets and extensions; those of routes are made for each connection manager.
+    fn count_subscription(&mut self, need: &Need) {
+        let Need::Resource { kind, name, .. } = need else { return };
+        let prefix = match kind {
+            ResourceKind::Secret => format!("sds.{name}."),
+            ResourceKind::ExtensionConfig => format!("extension_config_discovery.network_filter.{name}."),
+            _ => return,
+        };
+        self.count_under(need, &prefix);
+    }
+
+    fn count_routes(&mut self, config: &Listener, extensions: &Extensions) {
+        let filters = need::chains(config).flat_map(|chain| &chain.filters).map(|filter| &filter.config);
+        let mut found: Vec<(Need, String)> = Vec::new();
+        for filter in filters.chain(extensions.values().map(Arc::as_ref)) {
+            if let NetworkFilterConfig::Http(manager) = filter
+                && let RouteSource::Rds { name, source } = &manager.routes
+                && let Ok(need) = self.sources.need(ResourceKind::RouteConfiguration, name, source)
+            {
+                found.push((need, format!("http.{}.rds.{name}.", manager.stat_prefix)));
+            }
+        }
+        for (need, prefix) in found {
+            self.count_under(&need, &prefix);
+        }
+    }
+
+    fn count_under(&mut self, need: &Need, prefix: &str) {
+        let known = self.stats.resources.entry(need.clone()).or_default();
+        if !known.iter().any(|(other, _)| **other == *prefix) {
+            let stats: Arc<SubscriptionStats> = self.process.stats.scope(prefix);
+            stats.update_attempt.increment();
+            known.push((prefix.into(), stats));
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Discovered resources that clusters and listeners refer to, as last accepted.
+//!
+//! Owns the values for as long as someone needs them; route configurations are kept by `warming` instead, since their
+//! updates wait. Never decides when a value is used.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use outrigger_config::cluster::Assignment;
+use outrigger_config::listener::NetworkFilterConfig;
+use outrigger_config::tls::{Secret, SecretKind, TlsCertificate, Validation};
+
+use super::need::Need;
+
+/// Values by need.
+#[derive(Default)]
+pub struct Resources {
+    /// Endpoints.
+    pub assignments: HashMap<Need, Arc<Assignment>>,
+    /// Discovered secrets.
+    pub secrets: HashMap<Need, Arc<Secret>>,
+    /// Discovered filters.
+    pub extensions: HashMap<Need, Arc<NetworkFilterConfig>>,
+    /// Addresses of host names.
+    pub addresses: HashMap<Need, Arc<[IpAddr]>>,
+    /// Secrets of the bootstrap by name.
+    pub static_secrets: HashMap<Arc<str>, Arc<Secret>>,
+}
+
+impl Resources {
+    /// Forgets a value that nobody needs.
+    pub fn forget(&mut self, need: &Need) {
+        self.assignments.remove(need);
+        self.secrets.remove(need);
+        self.extensions.remove(need);
+        self.addresses.remove(need);
+    }
+}
+
+/// The certificate in a secret, if it is one.
+pub fn certificate(secret: &Secret) -> Option<&Arc<TlsCertificate>> {
+    match &secret.kind {
+        SecretKind::Certificate(certificate) => Some(certificate),
+        SecretKind::Validation(_) => None,
+    }
+}
+
+/// The validation in a secret, if it is one.
+pub fn validation(secret: &Secret) -> Option<&Arc<Validation>> {
+    match &secret.kind {
+        SecretKind::Validation(validation) => Some(validation),
+        SecretKind::Certificate(_) => None,
+    }
+}

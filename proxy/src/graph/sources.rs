@@ -1,0 +1,222 @@
+//! From config sources to what the xDS client takes.
+//!
+//! Owns how control planes are reached and told apart. Never connects itself.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_api::Schema;
+use outrigger_config::Environment;
+use outrigger_config::cluster::{Cluster, UpstreamTransport};
+use outrigger_config::http::Http2Keepalive;
+use outrigger_config::source::{ApiSource, ConfigSource, FileSource, GrpcService, GrpcTarget, SourceKind, XdsProtocol};
+use outrigger_xds::{
+    Connector, GrpcSource, InvalidMetadata, ParseDiscoveryResponse, Protocol, RateLimit, ResourceKind, Source,
+    SourceConfig, metadata,
+};
+
+use super::need::{Need, Reference};
+use crate::process::Process;
+use crate::upstream::dial::{self, DialError};
+
+/// Why a source cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// `ads: {}` without `ads_config`.
+    #[error("the source is ADS, but the bootstrap has no dynamic_resources.ads_config")]
+    NoAds,
+    /// Nobody to ask.
+    #[error("api_config_source names no gRPC service")]
+    NoService,
+    /// Only static clusters reach control planes.
+    #[error("cluster {0:?} is not a static cluster of the bootstrap")]
+    UnknownCluster(Arc<str>),
+    /// It cannot be dialed.
+    #[error("gRPC service: {0}")]
+    Dial(#[from] DialError),
+    /// Metadata that cannot be sent.
+    #[error("gRPC service: {0}")]
+    Metadata(#[from] InvalidMetadata),
+    /// The token of a call cannot be read.
+    #[error("token file {path}: {reason}")]
+    Token {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Turns sources of the configuration into those of the client, the same into the same.
+pub struct Sources {
+    process: Arc<Process>,
+    environment: Rc<dyn Environment>,
+    ads: Option<Arc<ApiSource>>,
+    clusters: HashMap<Arc<str>, Arc<Cluster>>,
+    made: RefCell<HashMap<SourceKind, Source>>,
+}
+
+impl Sources {
+    /// Sources of a bootstrap.
+    pub fn new(
+        process: Arc<Process>,
+        environment: Rc<dyn Environment>,
+        ads: Option<Arc<ApiSource>>,
+        clusters: &[Arc<Cluster>],
+    ) -> Self {
+        let clusters = clusters.iter().map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster))).collect();
+        Self { process, environment, ads, clusters, made: RefCell::default() }
+    }
+
+    /// The client's form of a source.
+    pub fn resolve(&self, config: &ConfigSource) -> Result<SourceConfig, SourceError> {
+        let made = self.made.borrow().get(&config.kind).cloned();
+        let source = match made {
+            Some(source) => source,
+            None => {
+                let source = match &config.kind {
+                    SourceKind::Ads => Source::Ads(self.grpc(self.ads.as_deref().ok_or(SourceError::NoAds)?)?),
+                    SourceKind::Api(api) => Source::Grpc(self.grpc(api)?),
+                    SourceKind::File(file) => Source::File(Arc::new(file_source(file))),
+                };
+                self.made.borrow_mut().insert(config.kind.clone(), source.clone());
+                source
+            }
+        };
+        Ok(SourceConfig { source, initial_fetch_timeout: config.initial_fetch_timeout })
+    }
+
+    /// The need that a resource of this source is.
+    pub fn need(&self, kind: ResourceKind, name: &Arc<str>, source: &ConfigSource) -> Result<Need, SourceError> {
+        Ok(Need::Resource { kind, source: self.resolve(source)?.key(kind), name: Arc::clone(name) })
+    }
+
+    /// The need that a reference is.
+    pub fn need_of(&self, reference: &Reference<'_>) -> Result<Need, SourceError> {
+        self.need(reference.kind, reference.name, reference.source)
+    }
+
+    fn grpc(&self, api: &ApiSource) -> Result<Arc<GrpcSource>, SourceError> {
+        let ApiSource { protocol, services, set_node_on_first_message_only, rate_limit } = api;
+        let first = services.first().ok_or(SourceError::NoService)?;
+        let protocol = match protocol {
+            XdsProtocol::Sotw => Protocol::Sotw,
+            XdsProtocol::Delta => Protocol::Delta,
+        };
+        let mut connectors = Vec::with_capacity(services.len());
+        for service in services {
+            if let GrpcTarget::Cluster { name, .. } = &service.target
+                && !self.clusters.contains_key(name)
+            {
+                return Err(SourceError::UnknownCluster(Arc::clone(name)));
+            }
+            connectors.push(dial::connector_for(service, &self.process)?);
+        }
+        let mut source = GrpcSource::new(identity(services), in_order(connectors), protocol);
+        source.node_on_first_message_only = *set_node_on_first_message_only;
+        source.rate_limit = rate_limit
+            .map(|limit| RateLimit { max_tokens: limit.max_tokens, fill_rate: limit.fill_rate_milli as f64 / 1000.0 });
+        let mut headers: Vec<(String, Vec<u8>)> =
+            first.initial_metadata.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+        match &first.target {
+            GrpcTarget::Cluster { name, authority, max_receive_message_bytes } => {
+                source.authority = authority.clone().unwrap_or_else(|| name.to_string());
+                self.apply_cluster(name, &mut source);
+                apply_limit(*max_receive_message_bytes, &mut source);
+            }
+            GrpcTarget::Uri { target, tls, token_file, token_header, token_prefix, max_receive_message_bytes } => {
+                source.authority = authority_of(target);
+                source.secure = tls.is_some();
+                apply_limit(*max_receive_message_bytes, &mut source);
+                if let Some(path) = token_file {
+                    let mut value = token_prefix.clone().into_bytes();
+                    value.extend(self.token(path)?);
+                    headers.push((token_header.clone(), value));
+                }
+            }
+        }
+        source.initial_metadata = metadata(headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())))?;
+        Ok(Arc::new(source))
+    }
+
+    fn apply_cluster(&self, name: &Arc<str>, source: &mut GrpcSource) {
+        let Some(cluster) = self.clusters.get(name) else { return };
+        source.secure = matches!(cluster.transport, UpstreamTransport::Tls(_));
+        source.connect_timeout = cluster.connect_timeout;
+        let keepalive = |&Http2Keepalive { interval, timeout }: &Http2Keepalive| outrigger_xds::Http2Keepalive {
+            interval,
+            timeout,
+        };
+        source.http2_keepalive = cluster.http.http2.keepalive.as_ref().map(keepalive);
+    }
+
+    fn token(&self, path: &Path) -> Result<Vec<u8>, SourceError> {
+        let content = self.environment.read_file(path);
+        let content = content
+            .map_err(|error| SourceError::Token { path: path.display().to_string(), reason: error.to_string() })?;
+        Ok(content.trim_ascii().to_vec())
+    }
+}
+
+fn apply_limit(limit: Option<u32>, source: &mut GrpcSource) {
+    if let Some(bytes) = limit {
+        source.max_message_bytes = bytes as usize;
+    }
+}
+
+fn authority_of(target: &str) -> String {
+    if target.starts_with("unix") {
+        return "localhost".to_owned();
+    }
+    target.trim_start_matches("dns:").trim_start_matches('/').to_owned()
+}
+
+/// The name of what is called, and a number for all the rest, so that other headers make another control plane.
+fn identity(services: &[GrpcService]) -> String {
+    let name = match services.first().map(|service| &service.target) {
+        Some(GrpcTarget::Cluster { name, .. }) => name.to_string(),
+        Some(GrpcTarget::Uri { target, .. }) => target.clone(),
+        None => String::new(),
+    };
+    let mut hasher = DefaultHasher::new();
+    services.hash(&mut hasher);
+    format!("{name}#{:08x}", hasher.finish() as u32)
+}
+
+/// The first that connects.
+fn in_order(mut connectors: Vec<Connector>) -> Connector {
+    if connectors.len() == 1 {
+        return connectors.remove(0);
+    }
+    let connectors: Arc<[Connector]> = connectors.into();
+    Connector::new(move || {
+        let connectors = Arc::clone(&connectors);
+        async move {
+            let mut failure = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+            for connector in connectors.iter() {
+                match connector.connect().await {
+                    Ok(connection) => return Ok(connection),
+                    Err(error) => failure = error,
+                }
+            }
+            Err(failure)
+        }
+    })
+}
+
+fn file_source(file: &FileSource) -> outrigger_xds::FileSource {
+    let FileSource { path, watched_directory } = file;
+    let parse: ParseDiscoveryResponse = Arc::new(|path: &Path, content: &[u8]| {
+        let parsed = Schema::load().parse_discovery_response(
+            content,
+            outrigger_api::Format::of(path, content),
+            outrigger_api::ParseOptions::default(),
+        );
+        parsed.map(|parsed| parsed.message).map_err(|error| error.to_string())
+    });
+    outrigger_xds::FileSource { path: path.clone(), watched_directory: watched_directory.clone(), parse }
+}

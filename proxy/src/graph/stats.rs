@@ -1,0 +1,130 @@
+//! Stats of configuration: listener manager, cluster manager, subscriptions, runtime. One writer: the control thread.
+//!
+//! Owns the metrics' names. Never decides when they change.
+
+use std::time::SystemTime;
+
+use crate::scope;
+use crate::stats::{Counter, Gauge};
+
+scope! {
+    /// `listener_manager.*`
+    pub struct ListenerManagerStats {
+        listener_added: Counter,
+        listener_create_failure: Counter,
+        listener_create_success: Counter,
+        listener_in_place_updated: Counter,
+        listener_modified: Counter,
+        listener_removed: Counter,
+        listener_stopped: Counter,
+        total_filter_chains_draining: Gauge,
+        total_listeners_active: Gauge,
+        total_listeners_draining: Gauge,
+        total_listeners_warming: Gauge,
+        workers_started: Gauge,
+    }
+}
+
+scope! {
+    /// `cluster_manager.*`
+    pub struct ClusterManagerStats {
+        active_clusters: Gauge,
+        cluster_added: Counter,
+        cluster_modified: Counter,
+        cluster_removed: Counter,
+        cluster_updated: Counter,
+        cluster_updated_via_merge: Counter,
+        update_merge_cancelled: Counter,
+        update_out_of_merge_window: Counter,
+        warming_clusters: Gauge,
+    }
+}
+
+scope! {
+    /// A subscription: `cluster_manager.cds.*`, `listener_manager.lds.*`, `http.<prefix>.rds.<name>.*`, `sds.<name>.*`.
+    pub struct SubscriptionStats {
+        config_reload: Counter,
+        init_fetch_timeout: Counter,
+        update_attempt: Counter,
+        update_failure: Counter,
+        update_rejected: Counter,
+        update_success: Counter,
+        update_time: Gauge,
+        version: Gauge,
+    }
+}
+
+impl SubscriptionStats {
+    /// An update of this version was accepted.
+    pub fn accepted(&self, version: &str, now: SystemTime) {
+        self.update_success.increment();
+        self.config_reload.increment();
+        self.version.set(version_gauge(version));
+        self.update_time.set(milliseconds(now));
+    }
+}
+
+scope! {
+    /// The control thread's part of `cluster.<name>.*`.
+    pub struct ClusterControlStats {
+        init_fetch_timeout: Counter,
+        membership_change: Counter,
+        membership_degraded: Gauge,
+        membership_excluded: Gauge,
+        membership_healthy: Gauge,
+        membership_total: Gauge,
+        update_attempt: Counter,
+        update_empty: Counter,
+        update_failure: Counter,
+        update_no_rebuild: Counter,
+        update_rejected: Counter,
+        update_success: Counter,
+        update_time: Gauge,
+        version: Gauge,
+        warming_state: Gauge,
+    }
+}
+
+scope! {
+    /// `control_plane.*`
+    pub struct ControlPlaneStats {
+        connected_state: Gauge,
+        pending_requests: Gauge,
+        rate_limit_enforced: Counter,
+    }
+}
+
+scope! {
+    /// `runtime.*`
+    pub struct RuntimeStats {
+        admin_overrides_active: Gauge,
+        deprecated_feature_use: Counter,
+        load_error: Counter,
+        load_success: Counter,
+        num_keys: Gauge,
+        num_layers: Gauge,
+        override_dir_exists: Counter,
+        override_dir_not_exists: Counter,
+    }
+}
+
+/// The `version` gauge: 0 for none, else a hash that fits.
+pub fn version_gauge(version: &str) -> i64 {
+    (outrigger_xds::core::stats::version_hash(version) & i64::MAX as u64) as i64
+}
+
+/// Milliseconds since 1970.
+pub fn milliseconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Brings a counter to a total that someone else counts.
+pub fn follow(counter: &Counter, total: u64) {
+    counter.add(total.saturating_sub(counter.value()));
+}
+
+/// Sets a gauge to a count of things.
+pub fn count(gauge: &Gauge, things: usize) {
+    gauge.set(i64::try_from(things).unwrap_or(i64::MAX));
+}

@@ -1,0 +1,367 @@
+//! The whole control side, fed by files.
+
+use std::future::Future;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_api::pb::envoy::config::bootstrap::v3 as pb;
+use outrigger_api::{ParseOptions, Schema};
+use outrigger_config::Context;
+use outrigger_config::address::Address;
+use outrigger_config::bootstrap::Bootstrap;
+use outrigger_xds::ResourceKind;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+use super::{Application, Graph, GraphManager, ManagerHandle, ManagerOptions, Readiness, validate};
+use crate::accesslog::{AccessLogManager, FlushOptions};
+use crate::bootstrap::System;
+use crate::process::Process;
+use crate::worker::{Command, Workers};
+
+/// Files that stand in for a control plane, and the bootstrap that names them.
+struct Fixture {
+    directory: tempfile::TempDir,
+}
+
+struct Started {
+    handle: ManagerHandle,
+    process: Arc<Process>,
+    commands: UnboundedReceiver<Command>,
+}
+
+const URL: &str = "type.googleapis.com/";
+
+impl Fixture {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Replaces a file as a whole; each resource is the JSON of its message with its type.
+    fn put(&self, name: &str, version: u32, resources: &[String]) {
+        let text = format!("{{\"version_info\": \"{version}\", \"resources\": [{}]}}", resources.join(","));
+        std::fs::write(self.path("new"), text).unwrap();
+        std::fs::rename(self.path("new"), self.path(name)).unwrap();
+    }
+
+    fn source(&self, name: &str) -> String {
+        format!(
+            "{{\"path_config_source\": {{\"path\": {:?}}}, \"initial_fetch_timeout\": \"0s\", \"resource_api_version\": \"V3\"}}",
+            self.path(name)
+        )
+    }
+
+    fn dynamic(&self) -> String {
+        format!(
+            "\"dynamic_resources\": {{\"cds_config\": {}, \"lds_config\": {}}}",
+            self.source("cds.json"),
+            self.source("lds.json")
+        )
+    }
+
+    fn cluster(&self, name: &str) -> String {
+        let source = self.source("eds.json");
+        format!(
+            "{{\"@type\": \"{URL}envoy.config.cluster.v3.Cluster\", \"name\": \"{name}\", \"type\": \"EDS\", \
+             \"connect_timeout\": \"1s\", \"eds_cluster_config\": {{\"eds_config\": {source}}}}}"
+        )
+    }
+
+    fn manager(&self, prefix: &str, routes: &str) -> String {
+        format!(
+            "{{\"name\": \"hcm\", \"typed_config\": {{\"@type\": \"{URL}envoy.extensions.filters.network\
+             .http_connection_manager.v3.HttpConnectionManager\", \"stat_prefix\": \"{prefix}\", {routes}, \
+             \"http_filters\": [{{\"name\": \"r\", \"typed_config\": {{\"@type\": \
+             \"{URL}envoy.extensions.filters.http.router.v3.Router\"}}}}]}}}}"
+        )
+    }
+
+    fn chain(&self, port: u16, filter: &str, more: &str) -> String {
+        format!("{{\"filter_chain_match\": {{\"destination_port\": {port}}}, \"filters\": [{filter}]{more}}}")
+    }
+
+    fn rds(&self) -> String {
+        format!("\"rds\": {{\"route_config_name\": \"r\", \"config_source\": {}}}", self.source("rds.json"))
+    }
+}
+
+fn assignment(name: &str, addresses: &[&str]) -> String {
+    let endpoint = |address: &&str| {
+        format!(
+            "{{\"endpoint\": {{\"address\": {{\"socket_address\": {{\"address\": \"{address}\", \"port_value\": 80}}}}}}}}"
+        )
+    };
+    let endpoints: Vec<String> = addresses.iter().map(endpoint).collect();
+    format!(
+        "{{\"@type\": \"{URL}envoy.config.endpoint.v3.ClusterLoadAssignment\", \"cluster_name\": \"{name}\", \
+         \"endpoints\": [{{\"lb_endpoints\": [{}]}}]}}",
+        endpoints.join(",")
+    )
+}
+
+fn routes(cluster: &str) -> String {
+    format!(
+        "{{\"@type\": \"{URL}envoy.config.route.v3.RouteConfiguration\", \"name\": \"r\", \"virtual_hosts\": [{{\"name\": \
+         \"v\", \"domains\": [\"*\"], \"routes\": [{{\"match\": {{\"prefix\": \"/\"}}, \"route\": {{\"cluster\": \
+         \"{cluster}\"}}}}]}}]}}"
+    )
+}
+
+fn listener(name: &str, port: u16, chains: &[String]) -> String {
+    format!(
+        "{{\"@type\": \"{URL}envoy.config.listener.v3.Listener\", \"name\": \"{name}\", \"address\": {{\"socket_address\": \
+         {{\"address\": \"127.0.0.1\", \"port_value\": {port}}}}}, \"filter_chains\": [{}]}}",
+        chains.join(",")
+    )
+}
+
+fn bootstrap(body: &str) -> Bootstrap {
+    let text = format!("{{\"node\": {{\"id\": \"n\", \"cluster\": \"c\"}}, {body}}}");
+    let wire: pb::Bootstrap = Schema::load().parse_json(&text, ParseOptions::default()).unwrap().message;
+    Bootstrap::parse(&Context::new(&System), wire).unwrap()
+}
+
+fn options(process: &Process) -> ManagerOptions {
+    ManagerOptions {
+        drain_time: Duration::from_millis(50),
+        environment: Rc::new(System),
+        access_logs: Arc::new(AccessLogManager::new(FlushOptions::default(), &process.stats)),
+        bootstrap_message: None,
+    }
+}
+
+fn start(body: &str) -> Result<Started, Vec<String>> {
+    let bootstrap = bootstrap(body);
+    let process = Arc::new(Process::default());
+    let (sender, commands) = mpsc::unbounded_channel();
+    let node = bootstrap.node.clone();
+    let workers = Workers::new(vec![sender]);
+    let handle = GraphManager::start(Arc::clone(&process), bootstrap, node, workers, options(&process))?;
+    Ok(Started { handle, process, commands })
+}
+
+impl Started {
+    fn graph(&self) -> Arc<Graph> {
+        self.process.graph.load()
+    }
+
+    async fn until(&self, what: &str, reached: impl Fn(&Graph) -> bool) -> Arc<Graph> {
+        for _ in 0..500 {
+            let graph = self.graph();
+            if reached(&graph) {
+                return graph;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never: {what}; waiting for {:?}", self.handle.with(GraphManager::unready));
+    }
+
+    async fn refused(&self, kind: ResourceKind, name: &str) -> String {
+        for _ in 0..500 {
+            let details = self.handle.with(|manager| {
+                let mut known = manager.history().of(kind);
+                known.find(|(known, _)| ***known == *name).and_then(|(_, history)| history.refusal.clone())
+            });
+            if let Some(refusal) = details {
+                return refusal.details;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{name} was never refused");
+    }
+
+    fn commands(&mut self) -> Vec<&'static str> {
+        let mut seen = Vec::new();
+        while let Ok(command) = self.commands.try_recv() {
+            seen.push(match command {
+                Command::StartListener { .. } => "start",
+                Command::StopListener { .. } => "stop",
+                Command::CheckDrains => "drains",
+                Command::Exit => "exit",
+            });
+        }
+        seen
+    }
+}
+
+fn hosts(graph: &Graph, cluster: &str) -> Vec<String> {
+    let node = graph.clusters.get(cluster);
+    node.map(|node| node.hosts.hosts.iter().map(|host| host.address.to_string()).collect()).unwrap_or_default()
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+}
+
+#[test]
+fn static_resources_are_in_service_at_once_and_their_sockets_go_to_the_workers() {
+    let fixture = Fixture::new();
+    let cluster = "{\"name\": \"a\", \"connect_timeout\": \"1s\", \"load_assignment\": {\"cluster_name\": \"a\", \
+                   \"endpoints\": [{\"lb_endpoints\": [{\"endpoint\": {\"address\": {\"socket_address\": {\"address\": \
+                   \"10.0.0.1\", \"port_value\": 80}}}}]}]}}";
+    let inline = routes("a").replace(&format!("\"@type\": \"{URL}envoy.config.route.v3.RouteConfiguration\", "), "");
+    let chain = fixture.chain(0, &fixture.manager("p", &format!("\"route_config\": {inline}")), "");
+    let chain = chain.replace("\"filter_chain_match\": {\"destination_port\": 0}, ", "");
+    let listener =
+        listener("l", 0, &[chain]).replace(&format!("\"@type\": \"{URL}envoy.config.listener.v3.Listener\", "), "");
+    run(async move {
+        let body = format!("\"static_resources\": {{\"clusters\": [{cluster}], \"listeners\": [{listener}]}}");
+        let mut started = start(&body).unwrap();
+        assert_eq!(started.handle.ready(), Readiness::Live);
+        started.handle.wait_initialised().await;
+        let graph = started.graph();
+        assert_eq!(hosts(&graph, "a"), ["10.0.0.1:80"]);
+        assert!(matches!(graph.listeners["l"].chains[0].application, Application::Http(_)));
+        let addresses = started.handle.with(GraphManager::listener_addresses);
+        assert!(matches!(addresses[0].1[..], [Address::Ip(address)] if address.port() != 0));
+        assert_eq!(started.commands(), ["start"]);
+        started.handle.shutdown();
+        assert!(graph.listeners["l"].chains[0].draining.has_begun());
+        assert_eq!(started.commands(), ["stop", "drains"]);
+    });
+}
+
+#[test]
+fn discovered_resources_come_in_order_and_updates_keep_what_did_not_change() {
+    let fixture = Fixture::new();
+    run(async move {
+        let chain = |prefix: &str, port| fixture.chain(port, &fixture.manager(prefix, &fixture.rds()), "");
+        fixture.put("lds.json", 1, &[listener("l", 0, &[chain("one", 1), chain("two", 2)])]);
+        let mut started = start(&fixture.dynamic()).unwrap();
+        assert_eq!(started.handle.ready(), Readiness::PreInitializing);
+        fixture.put("cds.json", 1, &[fixture.cluster("a"), fixture.cluster("b")]);
+        fixture.put("eds.json", 1, &[assignment("a", &["10.0.0.1"]), assignment("b", &["10.0.0.2"])]);
+        let first = started.until("clusters", |graph| graph.clusters.len() == 2).await;
+        assert!(first.listeners.is_empty());
+        fixture.put("rds.json", 1, &[routes("a")]);
+        let first = started.until("the listener", |graph| graph.listeners.len() == 1).await;
+        started.handle.wait_initialised().await;
+        assert!(first.routes.contains_key("r"));
+        assert_eq!(started.commands(), ["start"]);
+
+        fixture.put("eds.json", 2, &[assignment("a", &["10.0.0.1", "10.0.0.9"]), assignment("b", &["10.0.0.2"])]);
+        let second = started.until("an endpoint", |graph| hosts(graph, "a").len() == 2).await;
+        assert!(Arc::ptr_eq(&first.clusters["b"], &second.clusters["b"]));
+        assert!(Arc::ptr_eq(&first.listeners["l"], &second.listeners["l"]));
+        assert!(Arc::ptr_eq(&first.clusters["a"].shared, &second.clusters["a"].shared));
+        assert!(Arc::ptr_eq(&first.clusters["a"].config, &second.clusters["a"].config));
+
+        fixture.put("lds.json", 2, &[listener("l", 0, &[chain("one", 1), chain("three", 2)])]);
+        let third =
+            started.until("the new chain", |graph| !Arc::ptr_eq(&graph.listeners["l"], &second.listeners["l"])).await;
+        let (old, new) = (&second.listeners["l"], &third.listeners["l"]);
+        assert!(Arc::ptr_eq(&old.chains[0], &new.chains[0]));
+        assert!(new.chain(&new.config.filter_chains[0]).is_some());
+        assert!(old.chains[1].draining.has_begun() && !new.chains[1].draining.has_begun());
+        assert_eq!(started.commands(), ["drains"]);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(old.chains[1].draining.has_expired());
+        assert_eq!(started.commands(), ["drains"]);
+
+        fixture.put("lds.json", 3, &[]);
+        started.until("the end of the listener", |graph| graph.listeners.is_empty()).await;
+        assert!(new.chains[0].draining.has_begun());
+        assert_eq!(started.commands(), ["stop", "drains"]);
+        fixture.put("cds.json", 2, &[fixture.cluster("b")]);
+        let last = started.until("the end of a cluster", |graph| graph.clusters.len() == 1).await;
+        assert!(last.routes.is_empty());
+    });
+}
+
+#[test]
+fn what_is_refused_leaves_what_is_in_use_alone() {
+    let fixture = Fixture::new();
+    run(async move {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let chain = |prefix: &str| fixture.chain(1, &fixture.manager(prefix, &fixture.rds()), "");
+        fixture.put("cds.json", 1, &[fixture.cluster("a")]);
+        fixture.put("eds.json", 1, &[assignment("a", &["10.0.0.1"])]);
+        fixture.put("rds.json", 1, &[routes("a")]);
+        fixture.put("lds.json", 1, &[listener("l", 0, &[chain("p")])]);
+        let mut started = start(&fixture.dynamic()).unwrap();
+        let first = started.until("the listener", |graph| graph.listeners.len() == 1).await;
+        fixture.put("lds.json", 2, &[listener("l", port, &[chain("p")]), listener("m", 0, &[chain("q")])]);
+        let details = started.refused(ResourceKind::Listener, "l").await;
+        assert!(details.starts_with(&format!("cannot bind 127.0.0.1:{port}: Address already in use")), "{details}");
+        let second = started.until("the good one", |graph| graph.listeners.len() == 2).await;
+        assert!(Arc::ptr_eq(&first.listeners["l"], &second.listeners["l"]));
+        assert_eq!(started.commands(), ["start", "start"]);
+        let bad = fixture.cluster("bad").replace("\"1s\"", "\"-1s\"");
+        fixture.put("cds.json", 2, &[fixture.cluster("a"), bad]);
+        let details = started.refused(ResourceKind::Cluster, "bad").await;
+        assert!(details.starts_with("cluster \"bad\": connect_timeout"), "{details}");
+        assert!(started.graph().clusters.contains_key("a"));
+    });
+}
+
+#[test]
+fn a_listener_waits_for_its_secret_and_a_new_one_does_not_drain_it() {
+    let fixture = Fixture::new();
+    run(async move {
+        let secret = || {
+            let key = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap();
+            format!(
+                "{{\"@type\": \"{URL}envoy.extensions.transport_sockets.tls.v3.Secret\", \"name\": \"s\", \
+                 \"tls_certificate\": {{\"certificate_chain\": {{\"inline_string\": {:?}}}, \"private_key\": \
+                 {{\"inline_string\": {:?}}}}}}}",
+                key.cert.pem(),
+                key.signing_key.serialize_pem()
+            )
+        };
+        let socket = format!(
+            ", \"transport_socket\": {{\"name\": \"tls\", \"typed_config\": {{\"@type\": \
+             \"{URL}envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\", \"common_tls_context\": \
+             {{\"tls_certificate_sds_secret_configs\": [{{\"name\": \"s\", \"sds_config\": {}}}]}}}}}}",
+            fixture.source("sds.json")
+        );
+        let chain = fixture.chain(1, &fixture.manager("p", &fixture.rds()), &socket);
+        fixture.put("cds.json", 1, &[]);
+        fixture.put("rds.json", 1, &[routes("a")]);
+        fixture.put("lds.json", 1, &[listener("l", 0, &[chain])]);
+        let mut started = start(&fixture.dynamic()).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(started.graph().listeners.is_empty());
+        fixture.put("sds.json", 1, &[secret()]);
+        let first = started.until("the listener", |graph| graph.listeners.len() == 1).await;
+        assert!(first.listeners["l"].chains[0].tls.is_some());
+        assert_eq!(started.commands(), ["start"]);
+        fixture.put("sds.json", 2, &[secret()]);
+        let second =
+            started.until("the new secret", |graph| !Arc::ptr_eq(&graph.listeners["l"], &first.listeners["l"])).await;
+        let (old, new) = (&first.listeners["l"].chains[0], &second.listeners["l"].chains[0]);
+        assert!(Arc::ptr_eq(&old.draining, &new.draining) && !new.draining.has_begun());
+        let (Application::Http(old), Application::Http(new)) = (&old.application, &new.application) else {
+            panic!("not HTTP");
+        };
+        assert!(Arc::ptr_eq(old, new));
+        assert!(started.commands().is_empty());
+        fixture.put("sds.json", 3, &[secret().replace("BEGIN CERTIFICATE", "BEGIN NONSENSE")]);
+        let details = started.refused(ResourceKind::Secret, "s").await;
+        assert!(details.contains("certificate chain"), "{details}");
+        assert!(Arc::ptr_eq(&started.graph().listeners["l"], &second.listeners["l"]));
+    });
+}
+
+#[test]
+fn validation_names_references_that_lead_nowhere() {
+    let fixture = Fixture::new();
+    let inline = routes("gone").replace(&format!("\"@type\": \"{URL}envoy.config.route.v3.RouteConfiguration\", "), "");
+    let inline =
+        format!("\"route_config\": {}", inline.replacen("\"name\"", "\"validate_clusters\": true, \"name\"", 1));
+    let chain = fixture.chain(1, &fixture.manager("p", &inline), "");
+    let listener =
+        listener("l", 0, &[chain]).replace(&format!("\"@type\": \"{URL}envoy.config.listener.v3.Listener\", "), "");
+    run(async move {
+        let body = format!("\"static_resources\": {{\"listeners\": [{listener}]}}");
+        let problems = validate(bootstrap(&body), options(&Process::default()));
+        assert_eq!(problems, ["listener \"l\": route_config \"r\": unknown cluster 'gone'"]);
+    });
+}

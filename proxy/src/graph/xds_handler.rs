@@ -1,0 +1,295 @@
+//! What the xDS client hands over: decoding, parsing, and the verdict on each resource.
+//!
+//! Owns the way from an `Any` to an offer, and the words of a refusal. Never decides when something is used.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use outrigger_api::pb::envoy::config::cluster::v3 as cluster_pb;
+use outrigger_api::pb::envoy::config::core::v3::TypedExtensionConfig;
+use outrigger_api::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use outrigger_api::pb::envoy::config::listener::v3 as listener_pb;
+use outrigger_api::pb::envoy::config::route::v3 as route_pb;
+use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3 as tls_pb;
+use outrigger_api::pb::envoy::service::runtime::v3::Runtime;
+use outrigger_api::pb::google::protobuf::Any;
+use outrigger_config::Context;
+use outrigger_config::bootstrap::runtime_layer;
+use outrigger_config::cluster::{Assignment, Cluster};
+use outrigger_config::listener::{Listener, NetworkFilterConfig};
+use outrigger_config::route::RouteConfiguration;
+use outrigger_config::tls::Secret;
+use outrigger_xds::{Handler, Rejection, ResourceKind, ResourceUpdate, SourceKey, Update};
+
+use super::history::{Record, Refusal};
+use super::manager::GraphManager;
+use super::need::Need;
+use super::stats::{follow, milliseconds, version_gauge};
+
+/// Hands everything to the manager.
+pub(super) struct XdsHandler(pub Rc<RefCell<GraphManager>>);
+
+impl Handler for XdsHandler {
+    fn on_update(&mut self, source: &SourceKey, update: Update) -> Vec<Rejection> {
+        self.0.borrow_mut().take_update(source, update)
+    }
+
+    fn on_fetch_timeout(&mut self, source: &SourceKey, kind: ResourceKind, name: Option<&str>) {
+        self.0.borrow_mut().take_timeout(source, kind, name);
+    }
+
+    fn on_connected(&mut self, source: &SourceKey, connected: bool) {
+        let mut manager = self.0.borrow_mut();
+        manager.connected.insert(source.clone(), connected);
+        let all = manager.connected.values().all(|connected| *connected);
+        manager.stats.control_plane.connected_state.set(i64::from(all));
+    }
+}
+
+fn words(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+impl GraphManager {
+    fn take_update(&mut self, source: &SourceKey, update: Update) -> Vec<Rejection> {
+        let Update { kind, version, added, removed, absent, full_state: _, origin: _ } = update;
+        // Removals first: an address or a name may have a new owner in the same update.
+        for name in &removed {
+            self.take_removal(source, kind, &Arc::from(name.as_str()));
+        }
+        let mut rejections = Vec::new();
+        let mut seen = HashSet::new();
+        for resource in &added {
+            let name: Arc<str> = resource.name.as_str().into();
+            let verdict = match seen.insert(resource.name.as_str()) {
+                true => self.take_resource(source, kind, &name, resource),
+                false => Err(format!("duplicate {} {name:?} found", kind.noun())),
+            };
+            self.note(source, kind, &name, resource, &verdict);
+            if let Err(message) = verdict {
+                rejections.push(Rejection { name: resource.name.clone(), message });
+            }
+        }
+        for name in absent.iter().chain(rejections.iter().map(|rejection| &rejection.name)) {
+            // Nobody should wait for what does not exist or is not acceptable.
+            self.warming.answered(&named(source, kind, &Arc::from(name.as_str())));
+        }
+        match kind {
+            ResourceKind::Cluster => self.warming.clusters_discovered(),
+            ResourceKind::Listener => self.warming.listeners_discovered(),
+            _ => {}
+        }
+        if rejections.is_empty() {
+            self.history.set_version(kind, &version);
+        }
+        self.proceed();
+        self.refresh_stats();
+        rejections
+    }
+
+    fn take_resource(
+        &mut self,
+        source: &SourceKey,
+        kind: ResourceKind,
+        name: &Arc<str>,
+        update: &ResourceUpdate,
+    ) -> Result<(), String> {
+        let any = &*update.resource;
+        let need = named(source, kind, name);
+        if self.static_names.contains(&(kind, Arc::clone(name))) {
+            tracing::warn!("{} {name:?} is static and stays as it is", kind.noun());
+            return Ok(());
+        }
+        let environment = Rc::clone(&self.options.environment);
+        let context = &Context::new(&*environment);
+        match kind {
+            ResourceKind::Cluster => {
+                let config = Cluster::parse(context, decode::<cluster_pb::Cluster>(any)?).map_err(words)?;
+                self.offer_cluster(Arc::new(config))
+            }
+            ResourceKind::Listener => {
+                let mut config = Listener::parse(context, decode::<listener_pb::Listener>(any)?).map_err(words)?;
+                config.name = Arc::clone(name);
+                self.share_chains(&mut config);
+                let offered = self.offer_listener(Arc::new(config), None);
+                if offered.is_err() {
+                    self.stats.listeners.listener_create_failure.increment();
+                }
+                offered
+            }
+            ResourceKind::RouteConfiguration => {
+                let routes = decode::<route_pb::RouteConfiguration>(any)?;
+                let routes = RouteConfiguration::parse(context, routes).map_err(words)?;
+                self.take_routes(&need, routes)
+            }
+            ResourceKind::ClusterLoadAssignment => {
+                let assignment = decode::<ClusterLoadAssignment>(any)?;
+                let assignment = Assignment::parse(context, assignment).map_err(words)?;
+                self.take_assignment(&need, assignment);
+                Ok(())
+            }
+            ResourceKind::Secret => {
+                let secret = Secret::parse(context, decode::<tls_pb::Secret>(any)?).map_err(words)?;
+                self.take_secret(&need, secret)
+            }
+            ResourceKind::ExtensionConfig => {
+                let extension = decode::<TypedExtensionConfig>(any)?;
+                let (_, filter) = NetworkFilterConfig::parse_extension(context, extension).map_err(words)?;
+                self.take_extension(&need, filter)
+            }
+            ResourceKind::Runtime => {
+                let (_, values) = runtime_layer(context, decode::<Runtime>(any)?).map_err(words)?;
+                self.take_runtime(name, values);
+                Ok(())
+            }
+            ResourceKind::ScopedRouteConfiguration | ResourceKind::VirtualHost => {
+                Err(format!("{} resources are not supported", kind.noun()))
+            }
+        }
+    }
+
+    fn take_removal(&mut self, source: &SourceKey, kind: ResourceKind, name: &Arc<str>) {
+        if self.static_names.contains(&(kind, Arc::clone(name))) {
+            return;
+        }
+        match kind {
+            ResourceKind::Cluster => self.remove_cluster(name),
+            ResourceKind::Listener => self.remove_listener(name),
+            ResourceKind::ExtensionConfig => {
+                self.lose_extension(&named(source, kind, name));
+                self.history.removed(kind, name, false);
+            }
+            ResourceKind::Runtime => self.take_runtime(name, Default::default()),
+            // These go with the last one that refers to them.
+            ResourceKind::ClusterLoadAssignment
+            | ResourceKind::RouteConfiguration
+            | ResourceKind::Secret
+            | ResourceKind::ScopedRouteConfiguration
+            | ResourceKind::VirtualHost => {}
+        }
+    }
+
+    fn take_timeout(&mut self, source: &SourceKey, kind: ResourceKind, name: Option<&str>) {
+        match (kind, name) {
+            (ResourceKind::Cluster, None) => self.warming.clusters_discovered(),
+            (ResourceKind::Listener, None) => self.warming.listeners_discovered(),
+            (_, Some(name)) => {
+                let need = named(source, kind, &Arc::from(name));
+                for (_, stats) in self.stats.resources.get(&need).into_iter().flatten() {
+                    stats.init_fetch_timeout.increment();
+                }
+                self.each_cluster_of(&need, |stats| stats.init_fetch_timeout.increment());
+                self.warming.answered(&need);
+            }
+            (_, None) => {}
+        }
+        self.proceed();
+        self.refresh_stats();
+    }
+
+    /// Writes down what came of a resource.
+    fn note(
+        &mut self,
+        source: &SourceKey,
+        kind: ResourceKind,
+        name: &Arc<str>,
+        resource: &ResourceUpdate,
+        verdict: &Result<(), String>,
+    ) {
+        let now = SystemTime::now();
+        let record =
+            Record { version: resource.version.clone(), updated: now, resource: Some(Arc::clone(&resource.resource)) };
+        let is_static = self.static_names.contains(&(kind, Arc::clone(name)));
+        let need = named(source, kind, name);
+        match verdict {
+            Ok(()) if is_static => {}
+            Ok(()) => {
+                self.history.offered(kind, name, record, false);
+                let waits = matches!(kind, ResourceKind::Cluster | ResourceKind::Listener)
+                    || kind == ResourceKind::RouteConfiguration;
+                if !waits {
+                    self.history.activated(kind, name);
+                }
+            }
+            Err(details) => {
+                tracing::warn!("{} {name:?} refused: {details}", kind.noun());
+                self.history.refused(kind, name, Refusal { record, details: details.clone() });
+            }
+        }
+        for (_, stats) in self.stats.resources.get(&need).into_iter().flatten() {
+            match verdict {
+                Ok(()) => stats.accepted(&resource.version, now),
+                Err(_) => stats.update_rejected.increment(),
+            }
+        }
+        if kind == ResourceKind::ClusterLoadAssignment {
+            self.each_cluster_of(&need, |stats| {
+                stats.update_attempt.increment();
+                match verdict {
+                    Ok(()) => {
+                        stats.update_success.increment();
+                        stats.version.set(version_gauge(&resource.version));
+                        stats.update_time.set(milliseconds(now));
+                    }
+                    Err(_) => stats.update_rejected.increment(),
+                }
+            });
+        }
+    }
+
+    fn each_cluster_of(&self, need: &Need, mut act: impl FnMut(&super::stats::ClusterControlStats)) {
+        for user in self.warming.users(need) {
+            if let super::warming::User::Cluster(name) = user
+                && let Some(stats) = self.stats.cluster.get(&name)
+            {
+                act(stats);
+            }
+        }
+    }
+
+    /// Brings the stats of `cluster_manager.cds` and `listener_manager.lds` up to what the client has counted.
+    pub fn refresh_stats(&mut self) {
+        for source in self.xds.stats().sources {
+            for summary in source.types {
+                let stats = match summary.kind {
+                    ResourceKind::Cluster => &self.stats.cds,
+                    ResourceKind::Listener => &self.stats.lds,
+                    _ => continue,
+                };
+                follow(&stats.update_attempt, summary.stats.update_attempt);
+                follow(&stats.update_success, summary.stats.update_success);
+                follow(&stats.update_rejected, summary.stats.update_rejected);
+                follow(&stats.update_failure, summary.stats.update_failure);
+                follow(&stats.init_fetch_timeout, summary.stats.init_fetch_timeout);
+                stats.version.set(version_gauge(&summary.stats.version));
+                if let Some(at) = summary.updated_at {
+                    stats.update_time.set(milliseconds(at));
+                }
+            }
+        }
+    }
+}
+
+/// A secret refers to a file that has changed.
+pub(super) fn read_secret_again(manager: &mut GraphManager, need: &Need) {
+    let Need::Resource { kind, name, source } = need else { return };
+    let known = manager.history.of(*kind).find(|(known, _)| *known == name);
+    let Some(record) = known.and_then(|(_, history)| history.active.clone()) else { return };
+    let Some(resource) = record.resource else { return };
+    let update =
+        ResourceUpdate { name: name.to_string(), version: record.version, resource, ttl: None, aliases: Vec::new() };
+    let verdict = manager.take_resource(source, *kind, name, &update);
+    manager.note(source, *kind, name, &update, &verdict);
+    manager.proceed();
+}
+
+fn named(source: &SourceKey, kind: ResourceKind, name: &Arc<str>) -> Need {
+    Need::Resource { kind, source: source.clone(), name: Arc::clone(name) }
+}
+
+fn decode<M: prost::Message + prost::Name + Default>(any: &Any) -> Result<M, String> {
+    outrigger_api::unpack(any).map_err(words)
+}

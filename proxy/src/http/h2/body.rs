@@ -1,0 +1,161 @@
+//! HTTP/2 bodies: received by [`ReceiveBody`], sent by [`SendBody`], both bound by the peer's flow control.
+//!
+//! Owns when window is given back: as bytes are handed on, so that a slow reader slows its sender. Never decides what a
+//! body means.
+
+use std::cell::{Cell, RefCell};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+
+use super::convert;
+use crate::http::headers::Headers;
+use crate::http::seam::{Chunk, StreamError};
+
+/// A body being received.
+pub struct ReceiveBody {
+    stream: RefCell<RecvStream>,
+    current: RefCell<Bytes>,
+    trailers: RefCell<Option<Headers>>,
+    data_ended: Cell<bool>,
+    ended: Cell<bool>,
+}
+
+impl ReceiveBody {
+    /// For a stream whose head was taken.
+    pub fn new(stream: RecvStream) -> Self {
+        let ended = stream.is_end_stream();
+        Self {
+            stream: RefCell::new(stream),
+            current: RefCell::new(Bytes::new()),
+            trailers: RefCell::new(None),
+            data_ended: Cell::new(ended),
+            ended: Cell::new(ended),
+        }
+    }
+
+    /// The whole body was received and handed on.
+    pub fn is_done(&self) -> bool {
+        self.ended.get() && self.current.borrow().is_empty()
+    }
+
+    /// See [`crate::http::seam::BodySource::poll_data`].
+    pub fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        if !self.current.borrow().is_empty() {
+            return Poll::Ready(Ok(true));
+        }
+        let mut stream = self.stream.borrow_mut();
+        while !self.data_ended.get() {
+            match ready!(stream.poll_data(cx)) {
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) => {
+                    *self.current.borrow_mut() = data;
+                    return Poll::Ready(Ok(true));
+                }
+                Some(Err(error)) => return Poll::Ready(Err(stream_error(&error))),
+                None => self.data_ended.set(true),
+            }
+        }
+        if !self.ended.get() {
+            let trailers = ready!(stream.poll_trailers(cx)).map_err(|error| stream_error(&error))?;
+            *self.trailers.borrow_mut() = trailers.map(|map| convert::headers_of(&map));
+            self.ended.set(true);
+        }
+        Poll::Ready(Ok(false))
+    }
+
+    /// See [`crate::http::seam::BodySource::with_data`].
+    pub fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
+        look(Chunk::Shared(&self.current.borrow()))
+    }
+
+    /// See [`crate::http::seam::BodySource::consume`].
+    pub fn consume(&self, count: usize) {
+        let mut current = self.current.borrow_mut();
+        let count = count.min(current.len());
+        let _ = current.split_to(count);
+        // Only more than was received is refused, and `count` is not.
+        let _ = self.stream.borrow_mut().flow_control().release_capacity(count);
+    }
+
+    /// See [`crate::http::seam::BodySource::take_trailers`].
+    pub fn take_trailers(&self) -> Option<Headers> {
+        self.trailers.borrow_mut().take()
+    }
+}
+
+/// A body being sent.
+pub struct SendBody {
+    stream: RefCell<SendStream<Bytes>>,
+    ended: Cell<bool>,
+}
+
+impl SendBody {
+    /// For a stream whose head was sent; `ended` if that was all.
+    pub fn new(stream: SendStream<Bytes>, ended: bool) -> Self {
+        Self { stream: RefCell::new(stream), ended: Cell::new(ended) }
+    }
+
+    /// Nothing more may be sent.
+    pub fn is_finished(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// Tells the peer that the rest will not come.
+    pub fn reset(&self, reason: h2::Reason) {
+        self.stream.borrow_mut().send_reset(reason);
+        self.ended.set(true);
+    }
+
+    /// Ready when the peer has reset the stream.
+    pub fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.borrow_mut().poll_reset(cx).map(|_| ())
+    }
+
+    /// See [`crate::http::seam::BodySink::poll_send`].
+    pub fn poll_send(&self, cx: &mut Context<'_>, chunk: Chunk<'_>) -> Poll<Result<usize, StreamError>> {
+        if self.ended.get() {
+            return Poll::Ready(Ok(chunk.bytes().len()));
+        }
+        let mut stream = self.stream.borrow_mut();
+        let wanted = chunk.bytes().len();
+        stream.reserve_capacity(wanted);
+        while stream.capacity() == 0 {
+            match ready!(stream.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(stream_error(&error))),
+                None => return Poll::Ready(Err(StreamError::Closed)),
+            }
+        }
+        let count = stream.capacity().min(wanted);
+        stream.send_data(chunk.share(count), false).map_err(|error| stream_error(&error))?;
+        Poll::Ready(Ok(count))
+    }
+
+    /// See [`crate::http::seam::BodySink::poll_finish`].
+    pub fn poll_finish(&self, trailers: Option<&Headers>) -> Poll<Result<(), StreamError>> {
+        if self.ended.replace(true) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut stream = self.stream.borrow_mut();
+        let sent = match trailers {
+            Some(trailers) => stream.send_trailers(convert::map_of(trailers)),
+            None => stream.send_data(Bytes::new(), true),
+        };
+        Poll::Ready(sent.map_err(|error| stream_error(&error)))
+    }
+}
+
+/// What an error of the `h2` crate means for a stream.
+pub fn stream_error(error: &h2::Error) -> StreamError {
+    match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => StreamError::Refused,
+        Some(reason) if error.is_reset() && error.is_remote() => StreamError::Reset(reason),
+        Some(h2::Reason::NO_ERROR) if error.is_go_away() => StreamError::Refused,
+        Some(reason) if error.is_go_away() && error.is_remote() => StreamError::Reset(reason),
+        Some(_) => StreamError::Protocol(error.to_string()),
+        None if error.is_io() => StreamError::Closed,
+        None => StreamError::Protocol(error.to_string()),
+    }
+}

@@ -1,0 +1,201 @@
+//! Header lists of the `h2` crate to and from ours.
+//!
+//! Owns which headers may not cross into HTTP/2 (RFC 9113 section 8.2.2). Never changes a value.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::http::headers::{HeaderId, Headers};
+use crate::http::message::{RequestHead, ResponseHead, Version};
+
+/// Custom header names kept per thread, so that each is validated and stored once.
+const NAMES_KEPT: usize = 512;
+
+thread_local! {
+    static NAMES: RefCell<HashMap<Box<[u8]>, HeaderName>> = RefCell::default();
+}
+
+/// A request head as it came.
+pub fn request_of(parts: &http::request::Parts, head: &mut RequestHead) {
+    head.clear();
+    head.version = Version::Http2;
+    append_all(&parts.headers, &mut head.headers);
+    head.set_method(parts.method.as_str().as_bytes());
+    let path = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    head.set_path(path.as_bytes());
+    head.set_scheme(parts.uri.scheme_str().unwrap_or_default().as_bytes());
+    if let Some(authority) = parts.uri.authority() {
+        head.set_authority(authority.as_str().as_bytes());
+    } else if let Some(host) = head.headers.get(HeaderId::Host).map(<[u8]>::to_vec) {
+        head.set_authority(&host);
+    }
+    head.headers.remove(HeaderId::Host);
+    if let Some(protocol) = parts.extensions.get::<h2::ext::Protocol>() {
+        head.set_protocol(protocol.as_str().as_bytes());
+    }
+    join_cookies(&mut head.headers);
+}
+
+/// A response head as it came.
+pub fn response_of(parts: &http::response::Parts, head: &mut ResponseHead) {
+    head.clear();
+    head.status = parts.status.as_u16();
+    append_all(&parts.headers, &mut head.headers);
+}
+
+/// A header list as it came.
+pub fn headers_of(map: &HeaderMap) -> Headers {
+    let mut headers = Headers::default();
+    append_all(map, &mut headers);
+    headers
+}
+
+/// RFC 9113 section 8.2.3: cookies may come apart, and belong together for everybody else.
+fn join_cookies(headers: &mut Headers) {
+    let mut cookies = headers.get_all(HeaderId::Cookie);
+    if let (Some(first), Some(second)) = (cookies.next(), cookies.next()) {
+        let mut joined = [first, b"; ", second].concat();
+        for cookie in cookies {
+            joined.extend_from_slice(b"; ");
+            joined.extend_from_slice(cookie);
+        }
+        headers.set(HeaderId::Cookie, &joined);
+    }
+}
+
+fn append_all(map: &HeaderMap, headers: &mut Headers) {
+    for (name, value) in map {
+        headers.append(name.as_str().as_bytes(), value.as_bytes());
+    }
+}
+
+/// A request to send. The URI is made of the head's pseudo headers.
+///
+/// # Errors
+/// When a pseudo header has bytes that no URI may have.
+pub fn request(head: &RequestHead) -> Result<http::Request<()>, http::Error> {
+    let mut uri = http::Uri::builder();
+    if head.method() != b"CONNECT" || !head.protocol().is_empty() {
+        let scheme = match head.scheme() {
+            b"https" => http::uri::Scheme::HTTPS,
+            _ => http::uri::Scheme::HTTP,
+        };
+        let path = match head.path() {
+            b"" => b"/",
+            path => path,
+        };
+        uri = uri.scheme(scheme).path_and_query(path);
+    }
+    let uri = uri.authority(head.authority()).build()?;
+    let mut request = http::Request::new(());
+    *request.method_mut() = http::Method::from_bytes(head.method())?;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = map_of(&head.headers);
+    if !head.protocol().is_empty()
+        && let Ok(protocol) = std::str::from_utf8(head.protocol())
+    {
+        request.extensions_mut().insert(h2::ext::Protocol::from(protocol));
+    }
+    Ok(request)
+}
+
+/// A response to send. A status outside 100..=999 becomes 500.
+pub fn response(head: &ResponseHead) -> http::Response<()> {
+    let mut response = http::Response::new(());
+    *response.status_mut() =
+        http::StatusCode::from_u16(head.status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.headers_mut() = map_of(&head.headers);
+    response
+}
+
+/// A header list to send. Connection-specific headers, and values that HTTP does not allow, are left out.
+pub fn map_of(headers: &Headers) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(headers.len());
+    // One allocation for all values: each is a part of it.
+    let mut text = Vec::with_capacity(headers.byte_size());
+    for (_, _, value) in headers.iter() {
+        text.extend_from_slice(value);
+    }
+    let text = Bytes::from(text);
+    let mut position = 0;
+    for (id, name, value) in headers.iter() {
+        let start = position;
+        position += value.len();
+        let te_trailers = id == HeaderId::Te && value.eq_ignore_ascii_case(b"trailers");
+        if is_connection_specific(id) && !te_trailers {
+            continue;
+        }
+        if let (Some(name), Ok(value)) =
+            (header_name(id, name), HeaderValue::from_maybe_shared(text.slice(start..position)))
+        {
+            map.append(name, value);
+        }
+    }
+    map
+}
+
+fn header_name(id: HeaderId, name: &[u8]) -> Option<HeaderName> {
+    if id != HeaderId::Other && !id.name().starts_with("x-") {
+        return HeaderName::from_lowercase(name).ok();
+    }
+    NAMES.with_borrow_mut(|names| {
+        if let Some(known) = names.get(name) {
+            return Some(known.clone());
+        }
+        let fresh = HeaderName::from_lowercase(name).ok()?;
+        if names.len() < NAMES_KEPT {
+            names.insert(name.into(), fresh.clone());
+        }
+        Some(fresh)
+    })
+}
+
+fn is_connection_specific(id: HeaderId) -> bool {
+    matches!(
+        id,
+        HeaderId::Connection
+            | HeaderId::KeepAlive
+            | HeaderId::ProxyConnection
+            | HeaderId::TransferEncoding
+            | HeaderId::Upgrade
+            | HeaderId::Te
+            | HeaderId::Http2Settings
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_survive_the_way_there_and_back() {
+        let mut head = RequestHead::default();
+        head.set_method(b"POST");
+        head.set_path(b"/a?b=c");
+        head.set_authority(b"example.org:80");
+        head.set_scheme(b"http");
+        head.headers.append(b"te", b"trailers");
+        head.headers.append(b"connection", b"close");
+        head.headers.append(b"x-own", b"1");
+        head.headers.append(b"x-own", b"2");
+        let (parts, ()) = request(&head).unwrap().into_parts();
+        let mut back = RequestHead::default();
+        request_of(&parts, &mut back);
+        assert_eq!((back.method(), back.path(), back.authority()), (head.method(), head.path(), head.authority()));
+        let names: Vec<_> = back.headers.iter().map(|(_, name, value)| (name, value)).collect();
+        assert_eq!(names, [(&b"te"[..], &b"trailers"[..]), (b"x-own", b"1"), (b"x-own", b"2")]);
+    }
+
+    #[test]
+    fn cookies_are_joined() {
+        let mut map = HeaderMap::new();
+        map.append("cookie", HeaderValue::from_static("a=1"));
+        map.append("cookie", HeaderValue::from_static("b=2"));
+        let mut headers = headers_of(&map);
+        join_cookies(&mut headers);
+        assert_eq!(headers.get_all(HeaderId::Cookie).collect::<Vec<_>>(), [b"a=1; b=2"]);
+    }
+}

@@ -1,0 +1,8 @@
+//! HTTP/2 on both sides, on the `h2` crate.
+//!
+//! Owns the conversion between its types and the seam's. Never routes.
+
+pub mod body;
+pub mod convert;
+pub mod keepalive;
+pub mod server;

@@ -1,0 +1,328 @@
+//! What is done to every request head before it is routed.
+//!
+//! Owns the rules for paths, hosts, and the headers by which proxies tell each other about a request: which are trusted,
+//! which are made, which are removed. Never routes.
+
+use std::net::IpAddr;
+
+use outrigger_config::address::Address;
+use outrigger_config::http::{
+    EscapedSlashes, ForwardClientCert, HttpConnectionManager, StripPort, UnderscoreAction,
+};
+
+use super::HttpConnection;
+use super::path;
+use super::reply::{LocalReply, append_via, remove_hop_by_hop};
+use crate::http::headers::HeaderId;
+use crate::http::message::{RequestHead, Version};
+use crate::stream::ResponseFlag;
+
+/// Makes a request head fit to be routed. `Err` is the answer to one that is not.
+pub fn prepare(connection: &HttpConnection, head: &mut RequestHead) -> Result<(), LocalReply> {
+    let config = &connection.node.config;
+    check(config, head)?;
+    let upgrade = take_upgrade(head);
+    remove_hop_by_hop(&mut head.headers, false);
+    if let Some(protocol) = upgrade {
+        if !config.upgrades.iter().any(|upgrade| upgrade.protocol.as_bytes() == protocol) {
+            return Err(LocalReply::new(403, "upgrade_failed"));
+        }
+        head.set_protocol(&protocol);
+    }
+    set_scheme(connection, head);
+    normalize_path(config, head)?;
+    strip_host(config, connection, head);
+    forwarded(connection, head);
+    request_id(connection, head);
+    if !head.headers.get(HeaderId::Te).is_none_or(|te| te.eq_ignore_ascii_case(b"trailers")) {
+        head.headers.remove(HeaderId::Te);
+    }
+    if let Some(via) = &config.via {
+        append_via(&mut head.headers, via);
+    }
+    client_certificate(connection, head);
+    Ok(())
+}
+
+fn bad_request(details: &'static str) -> LocalReply {
+    LocalReply::new(400, details)
+}
+
+fn check(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), LocalReply> {
+    if head.version == Version::Http10 && head.authority().is_empty() {
+        match &config.http1.default_host_for_http_10 {
+            Some(host) => head.set_authority(host.as_bytes()),
+            None => return Err(bad_request("missing_host_header")),
+        }
+    }
+    if head.authority().is_empty() {
+        return Err(bad_request("missing_host_header"));
+    }
+    let host_byte = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'\\' | b'<' | b'>');
+    if !head.authority().iter().all(host_byte) {
+        return Err(bad_request("http.invalid_authority"));
+    }
+    if head.method() == b"CONNECT" && head.protocol().is_empty() {
+        return Ok(());
+    }
+    absolute_path(config, head)?;
+    if !head.path().starts_with(b"/") && head.path() != b"*" {
+        return Err(LocalReply::new(404, "absolute_path_rejected").flag(ResponseFlag::NoRouteFound));
+    }
+    if !head.path().iter().all(|byte| (0x21..0x7f).contains(byte)) {
+        return Err(bad_request("http.invalid_path"));
+    }
+    match config.underscores {
+        UnderscoreAction::Allow => {}
+        UnderscoreAction::RejectRequest => {
+            if head.headers.iter().any(|(_, name, _)| name.contains(&b'_')) {
+                return Err(bad_request("http.unexpected_underscore"));
+            }
+        }
+        UnderscoreAction::DropHeader => head.headers.remove_where(|_, name, _| name.contains(&b'_')),
+    }
+    // Fragments never belong on the wire; what follows one could be read as another path by the next hop.
+    if head.path().contains(&b'#') {
+        return Err(bad_request("path_with_fragment"));
+    }
+    Ok(())
+}
+
+/// `GET http://host/path`: the target's host counts, not the header's (RFC 9112 section 3.2.2).
+fn absolute_path(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), LocalReply> {
+    let rest = match head.path() {
+        path if path.starts_with(b"/") || head.version == Version::Http2 => return Ok(()),
+        path if path.len() > 7 && path[..7].eq_ignore_ascii_case(b"http://") => &path[7..],
+        path if path.len() > 8 && path[..8].eq_ignore_ascii_case(b"https://") => &path[8..],
+        _ => return Ok(()),
+    };
+    if !config.http1.allow_absolute_url {
+        return Err(LocalReply::new(404, "absolute_path_rejected").flag(ResponseFlag::NoRouteFound));
+    }
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
+    let (host, target) = (rest[..end].to_vec(), rest[end..].to_vec());
+    if host.is_empty() {
+        return Err(bad_request("http1.invalid_url"));
+    }
+    head.set_authority(&host);
+    match target.first() {
+        None => head.set_path(b"/"),
+        Some(b'/') => head.set_path(&target),
+        Some(_) => head.set_path(&[b"/", target.as_slice()].concat()),
+    }
+    Ok(())
+}
+
+/// The protocol of an HTTP/1 upgrade, lower case.
+fn take_upgrade(head: &mut RequestHead) -> Option<Vec<u8>> {
+    if head.version == Version::Http2 {
+        return (!head.protocol().is_empty()).then(|| head.protocol().to_ascii_lowercase());
+    }
+    let asked = head.headers.get(HeaderId::Upgrade)?.to_ascii_lowercase();
+    let named = head
+        .headers
+        .get_all(HeaderId::Connection)
+        .flat_map(crate::http::h1::parse::tokens)
+        .any(|token| token.eq_ignore_ascii_case(b"upgrade"));
+    // RFC 9113 section 3.1: h2c upgrades are gone; a server may go on in HTTP/1.
+    (named && asked != b"h2c").then_some(asked)
+}
+
+fn set_scheme(connection: &HttpConnection, head: &mut RequestHead) {
+    let scheme: &[u8] = match &connection.node.config.scheme {
+        Some(scheme) => scheme.as_bytes(),
+        None if connection.info.tls.is_some() => b"https",
+        None => b"http",
+    };
+    if head.scheme().is_empty() || connection.node.config.scheme.is_some() {
+        head.set_scheme(scheme);
+    }
+}
+
+fn normalize_path(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), LocalReply> {
+    if head.method() == b"CONNECT" || head.path() == b"*" {
+        return Ok(());
+    }
+    if config.escaped_slashes != EscapedSlashes::Keep {
+        match path::unescape_slashes(head.path_str()) {
+            None => {}
+            Some(_) if config.escaped_slashes == EscapedSlashes::Reject => {
+                return Err(bad_request("path_normalization_failed"));
+            }
+            Some(unescaped) if config.escaped_slashes == EscapedSlashes::UnescapeAndRedirect => {
+                let mut reply = LocalReply::new(307, "path_normalization_redirect");
+                reply.location = Some(unescaped);
+                return Err(reply);
+            }
+            Some(unescaped) => head.set_path(unescaped.as_bytes()),
+        }
+    }
+    if config.normalize_path {
+        match path::normalize(head.path_str()) {
+            Ok(None) => {}
+            Ok(Some(normal)) => head.set_path(normal.as_bytes()),
+            Err(()) => return Err(bad_request("path_normalization_failed")),
+        }
+    }
+    if config.merge_slashes
+        && let Some(merged) = path::merge_slashes(head.path_str())
+    {
+        head.set_path(merged.as_bytes());
+    }
+    Ok(())
+}
+
+fn strip_host(config: &HttpConnectionManager, connection: &HttpConnection, head: &mut RequestHead) {
+    if config.strip_port != StripPort::Keep {
+        let host = head.authority_str();
+        let colon = host.rfind(':').filter(|colon| host.rfind(']').is_none_or(|bracket| bracket < *colon));
+        if let Some(colon) = colon
+            && let Ok(port) = host[colon + 1..].parse::<u16>()
+            && (config.strip_port == StripPort::Any || connection.info.local.port() == Some(port))
+        {
+            let bare = host[..colon].as_bytes().to_vec();
+            head.set_authority(&bare);
+        }
+    }
+    if config.strip_trailing_host_dot {
+        let host = head.authority_str();
+        let (name, port) = match host.rfind(':').filter(|_| !host.ends_with(']')) {
+            Some(colon) => host.split_at(colon),
+            None => (host, ""),
+        };
+        if let Some(bare) = name.strip_suffix('.') {
+            let stripped = [bare, port].concat();
+            head.set_authority(stripped.as_bytes());
+        }
+    }
+}
+
+/// x-forwarded-for, x-forwarded-proto, x-envoy-external-address, x-envoy-internal, and who may set internal headers.
+fn forwarded(connection: &HttpConnection, head: &mut RequestHead) {
+    let config = &connection.node.config;
+    let secure = connection.info.tls.is_some();
+    let peer = connection.info.remote.ip();
+    let forwarded_for = head.headers.get_str(HeaderId::XForwardedFor).map(str::to_owned);
+    let (client, single) = if config.use_remote_address {
+        if config.xff_num_trusted_hops == 0 {
+            head.headers.set(HeaderId::XForwardedProto, if secure { b"https" } else { b"http" });
+        }
+        let client = match config.xff_num_trusted_hops {
+            0 => peer,
+            hops => forwarded_for.as_deref().and_then(|list| hop(list, hops - 1)).or(peer),
+        };
+        let single = forwarded_for.is_none();
+        if let Some(peer) = peer.filter(|_| !config.skip_xff_append) {
+            let list = match &forwarded_for {
+                Some(list) => format!("{list},{peer}"),
+                None => peer.to_string(),
+            };
+            head.headers.set(HeaderId::XForwardedFor, list.as_bytes());
+        }
+        (client, single)
+    } else {
+        let client = forwarded_for.as_deref().and_then(|list| hop(list, config.xff_num_trusted_hops)).or(peer);
+        let single = forwarded_for.as_deref().is_some_and(|list| !list.contains(','));
+        (client, single)
+    };
+    if !head.headers.contains(HeaderId::XForwardedProto) {
+        head.headers.append_id(HeaderId::XForwardedProto, if secure { b"https" } else { b"http" });
+    }
+    if config.append_x_forwarded_port
+        && !head.headers.contains(HeaderId::XForwardedPort)
+        && let Some(port) = connection.info.local.port()
+    {
+        head.headers.append_id(HeaderId::XForwardedPort, port.to_string().as_bytes());
+    }
+    let pipe = matches!(connection.info.remote, Address::Pipe { .. });
+    let internal = match client {
+        Some(client) => single && config.internal_networks.networks.iter().any(|network| network.contains(&client)),
+        None => pipe && config.internal_networks.unix_sockets,
+    };
+    if internal {
+        head.headers.set(HeaderId::XEnvoyInternal, b"true");
+        return;
+    }
+    head.headers.remove(HeaderId::XEnvoyInternal);
+    if config.use_remote_address {
+        remove_internal_headers(connection, head);
+        if let Some(client) = client {
+            head.headers.set(HeaderId::XEnvoyExternalAddress, client.to_string().as_bytes());
+        }
+    } else {
+        // Set by the router of each hop for the next one only.
+        head.headers.remove(HeaderId::XEnvoyExpectedRqTimeoutMs);
+    }
+}
+
+/// Headers by which internal clients steer the router; external ones must not.
+fn remove_internal_headers(connection: &HttpConnection, head: &mut RequestHead) {
+    head.headers.remove_where(|id, _, _| {
+        matches!(
+            id,
+            HeaderId::XEnvoyDecoratorOperation
+                | HeaderId::XEnvoyDownstreamServiceCluster
+                | HeaderId::XEnvoyDownstreamServiceNode
+                | HeaderId::XEnvoyExpectedRqTimeoutMs
+                | HeaderId::XEnvoyForceTrace
+                | HeaderId::XEnvoyHedgeOnPerTryTimeout
+                | HeaderId::XEnvoyIpTags
+                | HeaderId::XEnvoyMaxRetries
+                | HeaderId::XEnvoyOriginalUrl
+                | HeaderId::XEnvoyRetriableHeaderNames
+                | HeaderId::XEnvoyRetriableStatusCodes
+                | HeaderId::XEnvoyRetryGrpcOn
+                | HeaderId::XEnvoyRetryOn
+                | HeaderId::XEnvoyUpstreamAltStatName
+                | HeaderId::XEnvoyUpstreamRqPerTryTimeoutMs
+                | HeaderId::XEnvoyUpstreamRqTimeoutAltResponse
+                | HeaderId::XEnvoyUpstreamRqTimeoutMs
+        )
+    });
+    let graph = connection.worker.graph();
+    if let Some(table) = connection.routes(&graph) {
+        for name in &table.configuration().internal_only_headers {
+            head.headers.remove_by_name(name);
+        }
+    }
+}
+
+/// The address that stands `skip` places from the right.
+fn hop(list: &str, skip: u32) -> Option<IpAddr> {
+    list.rsplit(',').nth(skip as usize)?.trim().parse().ok()
+}
+
+fn request_id(connection: &HttpConnection, head: &mut RequestHead) {
+    let config = &connection.node.config;
+    let external = config.use_remote_address && !head.headers.contains(HeaderId::XEnvoyInternal);
+    let present = head.headers.contains(HeaderId::XRequestId);
+    if config.generate_request_id && (!present || external && !config.preserve_external_request_id) {
+        head.headers.set(HeaderId::XRequestId, &connection.worker.random.uuid());
+    }
+}
+
+fn client_certificate(connection: &HttpConnection, head: &mut RequestHead) {
+    let config = &connection.node.config;
+    let authenticated = connection.info.tls.as_ref().and_then(|tls| tls.peer.as_deref()).filter(|peer| peer.verified);
+    match (config.forward_client_cert, authenticated) {
+        (ForwardClientCert::AlwaysForwardOnly, _) | (ForwardClientCert::ForwardOnly, Some(_)) => {}
+        (ForwardClientCert::AppendForward, Some(_)) => {
+            let own = connection.client_cert_header();
+            let value = match head.headers.get(HeaderId::XForwardedClientCert) {
+                Some(before) if !own.is_empty() => [before, b",", own.as_bytes()].concat(),
+                Some(before) => before.to_vec(),
+                None => own.into_bytes(),
+            };
+            if !value.is_empty() {
+                head.headers.set(HeaderId::XForwardedClientCert, &value);
+            }
+        }
+        (ForwardClientCert::SanitizeSet, Some(_)) => {
+            let own = connection.client_cert_header();
+            head.headers.set(HeaderId::XForwardedClientCert, own.as_bytes());
+        }
+        _ => {
+            head.headers.remove(HeaderId::XForwardedClientCert);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Responses that the proxy makes itself, and what is done to every response head.
+//!
+//! Owns their form: plain for HTTP, trailers-only for gRPC. Never decides why one is made.
+
+use std::borrow::Cow;
+use std::time::Instant;
+
+use outrigger_config::http::ServerHeader;
+
+use super::HttpConnection;
+use crate::http::h1::encode::decimal;
+use crate::http::h1::parse::tokens;
+use crate::http::headers::{HeaderId, Headers};
+use crate::http::message::ResponseHead;
+use crate::stream::ResponseFlag;
+
+/// A response of our own.
+#[derive(Debug)]
+pub struct LocalReply {
+    /// Status code.
+    pub status: u16,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub details: Cow<'static, str>,
+    /// Response flag, if something went wrong.
+    pub flag: Option<ResponseFlag>,
+    /// Plain text; may be empty.
+    pub body: Cow<'static, [u8]>,
+    /// Value of `location`, for redirects.
+    pub location: Option<String>,
+    /// Says that a limit was reached (`x-envoy-overloaded`).
+    pub overloaded: bool,
+    /// gRPC status, where it does not follow from the status code.
+    pub grpc_status: Option<u32>,
+}
+
+impl LocalReply {
+    /// A reply with a status and its reason.
+    pub fn new(status: u16, details: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            details: details.into(),
+            flag: None,
+            body: Cow::Borrowed(b""),
+            location: None,
+            overloaded: false,
+            grpc_status: None,
+        }
+    }
+
+    /// With a response flag.
+    pub fn flag(mut self, flag: ResponseFlag) -> Self {
+        self.flag = Some(flag);
+        self
+    }
+
+    /// With a body.
+    pub fn body(mut self, body: impl Into<Cow<'static, [u8]>>) -> Self {
+        self.body = body.into();
+        self
+    }
+}
+
+/// gRPC status for an HTTP status. Source: gRPC's "HTTP to gRPC Status Code Mapping", with 429 and 503 as unavailable.
+pub fn grpc_status(status: u16) -> u32 {
+    match status {
+        200 => 0,
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+/// Writes the head of a local reply; returns whether its body follows.
+pub fn head_of(reply: &LocalReply, grpc: bool, head: &mut ResponseHead) -> bool {
+    head.clear();
+    if let Some(location) = &reply.location {
+        head.headers.append_id(HeaderId::Location, location.as_bytes());
+    }
+    if reply.overloaded {
+        head.headers.append_id(HeaderId::XEnvoyOverloaded, b"true");
+    }
+    if grpc {
+        head.status = 200;
+        head.headers.append_id(HeaderId::ContentType, b"application/grpc");
+        let status = reply.grpc_status.unwrap_or_else(|| grpc_status(reply.status));
+        head.headers.append_id(HeaderId::GrpcStatus, decimal(u64::from(status), &mut [0; 20]));
+        if !reply.body.is_empty() {
+            head.headers.append_id(HeaderId::GrpcMessage, &percent_encoded(&reply.body));
+        }
+        return false;
+    }
+    head.status = reply.status;
+    if reply.body.is_empty() {
+        return false;
+    }
+    head.headers.append_id(HeaderId::ContentLength, decimal(reply.body.len() as u64, &mut [0; 20]));
+    head.headers.append_id(HeaderId::ContentType, b"text/plain");
+    true
+}
+
+/// gRPC over HTTP/2: everything but printable ASCII, and the percent sign, is escaped in messages.
+fn percent_encoded(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    for byte in text {
+        if matches!(byte, b' '..=b'~') && *byte != b'%' {
+            out.push(*byte);
+        } else {
+            out.push(b'%');
+            out.push(b"0123456789ABCDEF"[usize::from(byte >> 4)]);
+            out.push(b"0123456789ABCDEF"[usize::from(byte & 0xf)]);
+        }
+    }
+    out
+}
+
+/// Makes a response head fit to leave: hop-by-hop headers go, `server`, `date` and `via` come.
+pub fn finish_head(connection: &HttpConnection, head: &mut ResponseHead, from_upstream: bool, now: Instant) {
+    let config = &connection.node.config;
+    if from_upstream {
+        remove_hop_by_hop(&mut head.headers, head.status == 101);
+    }
+    let date = connection.worker.date.text(connection.worker.process.clock.at(now));
+    if !head.headers.contains(HeaderId::Date) {
+        head.headers.append_id(HeaderId::Date, &date);
+    }
+    match config.server_header {
+        ServerHeader::Overwrite => head.headers.set(HeaderId::Server, config.server_name.as_bytes()),
+        ServerHeader::AppendIfAbsent if !head.headers.contains(HeaderId::Server) => {
+            head.headers.append_id(HeaderId::Server, config.server_name.as_bytes());
+        }
+        ServerHeader::PassThrough if !from_upstream => {
+            head.headers.set(HeaderId::Server, config.server_name.as_bytes());
+        }
+        ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
+    }
+    if let Some(via) = &config.via {
+        append_via(&mut head.headers, via);
+    }
+}
+
+/// Adds ourselves to `via`.
+pub fn append_via(headers: &mut Headers, via: &str) {
+    match headers.get(HeaderId::Via).map(<[u8]>::to_vec) {
+        Some(mut before) => {
+            before.extend_from_slice(b", ");
+            before.extend_from_slice(via.as_bytes());
+            headers.set(HeaderId::Via, &before);
+        }
+        None => headers.append_id(HeaderId::Via, via.as_bytes()),
+    }
+}
+
+/// RFC 9110 section 7.6.1: headers that concern one connection only, and those that `connection` names.
+pub fn remove_hop_by_hop(headers: &mut Headers, upgrade: bool) {
+    let mut named: Vec<Vec<u8>> = Vec::new();
+    let mut any = false;
+    for (id, _, value) in headers.iter() {
+        match id {
+            HeaderId::Connection => {
+                any = true;
+                // Only these may be named: a client must not be able to strip what later hops rely on.
+                let own = |token: &&[u8]| !is_protected(token);
+                named.extend(tokens(value).filter(own).map(<[u8]>::to_ascii_lowercase));
+            }
+            HeaderId::KeepAlive | HeaderId::ProxyConnection | HeaderId::TransferEncoding | HeaderId::Upgrade => {
+                any = true;
+            }
+            _ => {}
+        }
+    }
+    if !any {
+        return;
+    }
+    headers.remove_where(|id, name, _| match id {
+        HeaderId::Upgrade | HeaderId::Connection => !upgrade,
+        HeaderId::KeepAlive | HeaderId::ProxyConnection | HeaderId::TransferEncoding => true,
+        _ => named.iter().any(|named| named == name),
+    });
+}
+
+fn is_protected(token: &[u8]) -> bool {
+    let names: [&[u8]; 6] = [b"te", b"close", b"keep-alive", b"upgrade", b"host", b"content-length"];
+    names.iter().any(|name| token.eq_ignore_ascii_case(name))
+        || token.len() > 12 && token[..12].eq_ignore_ascii_case(b"x-forwarded-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_replies_are_trailers_only() {
+        let mut head = ResponseHead::default();
+        let reply = LocalReply::new(503, "x").body(&b"no 100% way"[..]);
+        assert!(!head_of(&reply, true, &mut head));
+        assert_eq!(head.status, 200);
+        assert_eq!(head.headers.get(HeaderId::GrpcStatus), Some(&b"14"[..]));
+        assert_eq!(head.headers.get(HeaderId::GrpcMessage), Some(&b"no 100%25 way"[..]));
+    }
+
+    #[test]
+    fn headers_named_by_connection_go_with_it() {
+        let mut headers = Headers::default();
+        for (name, value) in
+            [("connection", "x-foo, x-forwarded-for"), ("x-foo", "1"), ("x-forwarded-for", "1.2.3.4"), ("x-bar", "2")]
+        {
+            headers.append(name.as_bytes(), value.as_bytes());
+        }
+        remove_hop_by_hop(&mut headers, false);
+        let names: Vec<_> = headers.iter().map(|(_, name, _)| name).collect();
+        assert_eq!(names, [&b"x-forwarded-for"[..], b"x-bar"]);
+    }
+}

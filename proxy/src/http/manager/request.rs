@@ -1,0 +1,380 @@
+//! The life of one request.
+//!
+//! Owns the way from head to log entry: preparation, route, action, answer. Never talks to upstreams (see the router).
+
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use outrigger_config::format::Format;
+use outrigger_config::route::{DirectResponse, Redirect, RequireTls, Route, RouteAction, VirtualHost};
+use outrigger_policy::route::{RequestView, RouteTable, redirect_location};
+
+use super::HttpConnection;
+use super::downstream::Downstream;
+use super::mutate::{self, Mutable};
+use super::normalize;
+use super::reply::{self, LocalReply};
+use crate::accesslog::{Facts, LogType};
+use crate::accesslog::format;
+use crate::http::h1::parse::Framing;
+use crate::http::headers::{HeaderId, Headers};
+use crate::http::message::{RequestHead, ResponseHead};
+use crate::http::router;
+use crate::http::seam::{BodySink, Chunk};
+use crate::stream::{ResponseFlag, StreamInfo};
+use crate::worker::GraphView;
+use crate::worker::deadlines::Deadlines;
+
+/// A request being served.
+pub struct Request<'a> {
+    /// The connection it came on.
+    pub connection: &'a Rc<HttpConnection>,
+    /// The graph it was begun with.
+    pub graph: Rc<GraphView>,
+    /// Its head; changed on the way to the upstream.
+    pub head: RequestHead,
+    /// The head of its response.
+    pub response: ResponseHead,
+    /// Trailers of the response.
+    pub trailers: Option<Headers>,
+    /// What is recorded of it.
+    pub info: StreamInfo,
+    /// Its body.
+    pub framing: Framing,
+    /// The engine's side of it.
+    pub downstream: &'a Downstream<'a>,
+    /// Its time limits.
+    pub deadlines: &'a Deadlines,
+    /// Body of the reply made here.
+    pub local_reply_body: Cow<'static, [u8]>,
+}
+
+impl Request<'_> {
+    /// What formats are made from.
+    pub fn facts(&self) -> Facts<'_> {
+        let connection = self.connection;
+        let mut facts =
+            Facts::new(&self.info, &connection.info, &connection.worker.process.clock, Instant::now());
+        facts.request = Some(&self.head);
+        facts.response = (self.response.status != 0).then_some(&self.response);
+        facts.trailers = self.trailers.as_ref();
+        facts.local_reply_body = &self.local_reply_body;
+        facts
+    }
+}
+
+/// The request head of a request, for mutations.
+pub struct RequestSide<'a, 'b>(pub &'a mut Request<'b>);
+
+impl Mutable for RequestSide<'_, '_> {
+    fn headers(&mut self) -> &mut Headers {
+        &mut self.0.head.headers
+    }
+
+    fn evaluate(&self, format: &Format, value: &mut Vec<u8>) {
+        format::write_header(format, &self.0.facts(), value);
+    }
+}
+
+/// The response head of a request, for mutations.
+pub struct ResponseSide<'a, 'b>(pub &'a mut Request<'b>);
+
+impl Mutable for ResponseSide<'_, '_> {
+    fn headers(&mut self) -> &mut Headers {
+        &mut self.0.response.headers
+    }
+
+    fn evaluate(&self, format: &Format, value: &mut Vec<u8>) {
+        format::write_header(format, &self.0.facts(), value);
+    }
+}
+
+impl RequestView for RequestHead {
+    fn host(&self) -> &str {
+        self.authority_str()
+    }
+
+    fn path(&self) -> &str {
+        self.path_str()
+    }
+
+    fn method(&self) -> &str {
+        self.method_str()
+    }
+
+    fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let pseudo = match name {
+            ":scheme" => self.scheme(),
+            ":protocol" => self.protocol(),
+            _ => b"",
+        };
+        let pseudo = (!pseudo.is_empty()).then_some(pseudo);
+        pseudo.into_iter().chain(self.headers.get_all_by_name(name))
+    }
+
+    fn is_grpc(&self) -> bool {
+        RequestHead::is_grpc(self)
+    }
+}
+
+/// Serves a request from its head to its log entry.
+pub async fn serve(
+    connection: &Rc<HttpConnection>,
+    head: RequestHead,
+    framing: Framing,
+    downstream: &Downstream<'_>,
+    info: StreamInfo,
+    deadlines: &Deadlines,
+) {
+    let mut request = begin(connection, head, framing, downstream, info, deadlines);
+    if framing == Framing::None {
+        request.info.request_end.set(Some(request.info.start));
+    }
+    match normalize::prepare(connection, &mut request.head) {
+        Ok(()) => route(&mut request).await,
+        Err(reply) => send_local(&mut request, reply, None).await,
+    }
+    end(request);
+}
+
+/// Answers without looking for a route, and logs.
+pub async fn answer(
+    connection: &Rc<HttpConnection>,
+    head: RequestHead,
+    downstream: &Downstream<'_>,
+    info: StreamInfo,
+    deadlines: &Deadlines,
+    reply: LocalReply,
+) {
+    let mut request = begin(connection, head, Framing::None, downstream, info, deadlines);
+    send_local(&mut request, reply, None).await;
+    end(request);
+}
+
+fn begin<'a>(
+    connection: &'a Rc<HttpConnection>,
+    head: RequestHead,
+    framing: Framing,
+    downstream: &'a Downstream<'a>,
+    info: StreamInfo,
+    deadlines: &'a Deadlines,
+) -> Request<'a> {
+    connection.stats.downstream_rq_total.increment();
+    connection.stats.downstream_rq_active.increment();
+    Request {
+        connection,
+        graph: connection.worker.graph(),
+        head,
+        response: connection.worker.heads.take_response(),
+        trailers: None,
+        info,
+        framing,
+        downstream,
+        deadlines,
+        local_reply_body: Cow::Borrowed(b""),
+    }
+}
+
+fn end(request: Request<'_>) {
+    let connection = request.connection;
+    let now = Instant::now();
+    request.info.end.set(Some(now));
+    let stats = &connection.stats;
+    stats.downstream_rq_active.decrement();
+    stats.downstream_rq_time.record(request.info.duration(now).as_millis() as u64);
+    if request.info.response_code.get() != 0 {
+        stats.response(request.info.response_code.get());
+    }
+    if !connection.node.access_logs.is_empty() {
+        let mut facts = request.facts();
+        facts.now = now;
+        facts.log_type = LogType::DownstreamEnd;
+        let runtime = &*request.graph.runtime;
+        for logger in &connection.node.access_logs {
+            logger.log(&facts, connection.worker.random.next(), runtime);
+        }
+    }
+    connection.worker.heads.give(request.head);
+    connection.worker.heads.give_response(request.response);
+}
+
+async fn route(request: &mut Request<'_>) {
+    let graph = Rc::clone(&request.graph);
+    let connection = Rc::clone(request.connection);
+    let not_found = || LocalReply::new(404, "route_not_found").flag(ResponseFlag::NoRouteFound);
+    let Some(table) = connection.routes(&graph) else {
+        connection.stats.no_route.increment();
+        return send_local(request, not_found(), None).await;
+    };
+    let random = connection.worker.random.next();
+    let Ok(found) = table.find(&request.head, random, &*graph.runtime) else {
+        connection.stats.no_route.increment();
+        return send_local(request, not_found(), None).await;
+    };
+    let chosen = Chosen { table, virtual_host: found.virtual_host, route: found.route };
+    if !chosen.route.name.is_empty() {
+        *request.info.route_name.borrow_mut() = Some(Arc::clone(&chosen.route.name));
+    }
+    if requires_tls(request, &chosen) {
+        let mut reply = LocalReply::new(301, "direct_response");
+        let (host, path) = (request.head.authority_str(), request.head.path_str());
+        reply.location = Some(format!("https://{host}{path}"));
+        connection.stats.rq_redirect.increment();
+        return send_local(request, reply, Some(&chosen)).await;
+    }
+    connection.stats.rq_total.increment();
+    match &chosen.route.action {
+        RouteAction::Forward(forward) => {
+            if let Some(protocol) = refused_upgrade(request, &forward.upgrades) {
+                connection.stats.downstream_rq_ws_on_non_ws_route.increment();
+                tracing::debug!("upgrade to {protocol} is not enabled on the route");
+                return send_local(request, LocalReply::new(403, "upgrade_failed"), Some(&chosen)).await;
+            }
+            router::forward(request, &chosen, forward).await;
+        }
+        RouteAction::Redirect(redirect) => {
+            connection.stats.rq_redirect.increment();
+            let reply = redirect_reply(request, &chosen, redirect);
+            send_local(request, reply, Some(&chosen)).await;
+        }
+        RouteAction::Direct(direct) => {
+            connection.stats.rq_direct_response.increment();
+            let reply = direct_reply(request, direct);
+            send_local(request, reply, Some(&chosen)).await;
+        }
+        RouteAction::NonForwarding => {
+            send_local(request, LocalReply::new(500, "direct_response"), Some(&chosen)).await;
+        }
+    }
+}
+
+/// The route that a request got.
+pub struct Chosen<'a> {
+    /// The route configuration.
+    pub table: &'a Arc<RouteTable>,
+    /// The virtual host.
+    pub virtual_host: &'a Arc<VirtualHost>,
+    /// The route.
+    pub route: &'a Arc<Route>,
+}
+
+impl Chosen<'_> {
+    /// Applies the request header mutations of all levels, the most specific one first unless configured otherwise.
+    pub fn mutate_request(&self, request: &mut Request<'_>) {
+        let configuration = self.table.configuration();
+        let mut levels =
+            [&self.route.request_headers, &self.virtual_host.request_headers, &configuration.request_headers];
+        if configuration.most_specific_header_mutations_wins {
+            levels.reverse();
+        }
+        for mutations in levels.into_iter().filter(|mutations| !mutations.is_empty()) {
+            mutate::apply(mutations, &mut RequestSide(request));
+        }
+    }
+
+    /// Applies the response header mutations of all levels in the same order.
+    pub fn mutate_response(&self, request: &mut Request<'_>) {
+        let configuration = self.table.configuration();
+        let mut levels =
+            [&self.route.response_headers, &self.virtual_host.response_headers, &configuration.response_headers];
+        if configuration.most_specific_header_mutations_wins {
+            levels.reverse();
+        }
+        for mutations in levels.into_iter().filter(|mutations| !mutations.is_empty()) {
+            mutate::apply(mutations, &mut ResponseSide(request));
+        }
+    }
+}
+
+fn requires_tls(request: &Request<'_>, chosen: &Chosen<'_>) -> bool {
+    let secure = request.head.headers.get(HeaderId::XForwardedProto) == Some(b"https");
+    match chosen.virtual_host.require_tls {
+        RequireTls::None => false,
+        RequireTls::ExternalOnly => !secure && !request.head.headers.contains(HeaderId::XEnvoyInternal),
+        RequireTls::All => !secure,
+    }
+}
+
+fn refused_upgrade(request: &Request<'_>, upgrades: &[(String, bool)]) -> Option<String> {
+    let protocol = std::str::from_utf8(request.head.protocol()).ok().filter(|protocol| !protocol.is_empty())?;
+    let on_route = upgrades.iter().find(|(name, _)| name == protocol).map(|(_, enabled)| *enabled);
+    let configured = &request.connection.node.config.upgrades;
+    let by_default = || configured.iter().any(|upgrade| upgrade.protocol == protocol && upgrade.enabled);
+    (!on_route.unwrap_or_else(by_default)).then(|| protocol.to_owned())
+}
+
+fn redirect_reply(request: &Request<'_>, chosen: &Chosen<'_>, redirect: &Redirect) -> LocalReply {
+    let head = &request.head;
+    let scheme = head.headers.get_str(HeaderId::XForwardedProto).unwrap_or("http");
+    let location =
+        redirect_location(redirect, &chosen.route.matches, scheme, head.authority_str(), head.path_str());
+    let mut reply = LocalReply::new(redirect.status, "direct_response");
+    reply.location = Some(location);
+    reply
+}
+
+fn direct_reply(request: &Request<'_>, direct: &DirectResponse) -> LocalReply {
+    let mut body = direct.body.to_vec();
+    if let Some(text) = &direct.body_format {
+        body.clear();
+        format::write(text, &request.facts(), &mut body);
+    }
+    LocalReply::new(direct.status, "direct_response").body(body)
+}
+
+/// Sends a response of our own and records why.
+pub async fn send_local(request: &mut Request<'_>, reply: LocalReply, chosen: Option<&Chosen<'_>>) {
+    if let Some(flag) = reply.flag {
+        request.info.flag(flag);
+    }
+    request.info.set_details(reply.details.clone());
+    if request.downstream.has_responded() {
+        request.downstream.abort(h2::Reason::INTERNAL_ERROR);
+        return;
+    }
+    // A redirect or direct response is meant for gRPC clients as it stands.
+    let grpc = request.head.is_grpc() && reply.details != "direct_response";
+    let has_body = reply::head_of(&reply, grpc, &mut request.response) && !request.head.is_head();
+    request.local_reply_body = reply.body.clone();
+    if let Some(chosen) = chosen {
+        chosen.mutate_response(request);
+    }
+    let connection = Rc::clone(request.connection);
+    reply::finish_head(&connection, &mut request.response, false, Instant::now());
+    if !has_body && !grpc && !request.head.is_head() && !request.response.headers.contains(HeaderId::ContentLength) {
+        set_empty(request);
+    }
+    request.info.response_code.set(request.response.status);
+    let sent = request.downstream.send_head(&request.response, !has_body);
+    let body: &[u8] = if has_body { &reply.body } else { b"" };
+    let mut position = 0;
+    let finished = poll_fn(|cx| {
+        if sent.is_err() || request.downstream.poll_closed(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        while position < body.len() {
+            match request.downstream.poll_send(cx, Chunk::Slice(&body[position..])) {
+                Poll::Ready(Ok(count)) => position += count,
+                Poll::Ready(Err(_)) => return Poll::Ready(false),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        request.downstream.poll_finish(cx, None).map(|result| result.is_ok())
+    });
+    if finished.await {
+        request.info.bytes_sent.set(body.len() as u64);
+    } else {
+        request.info.flag(ResponseFlag::DownstreamConnectionTermination);
+    }
+}
+
+/// HTTP/1 says that there is no body; HTTP/2 shows it.
+fn set_empty(request: &mut Request<'_>) {
+    if matches!(request.downstream, Downstream::H2(_)) && request.response.status >= 200 {
+        request.response.headers.append_id(HeaderId::ContentLength, b"0");
+    }
+}

@@ -1,0 +1,302 @@
+//! The life of a downstream HTTP/1 connection.
+//!
+//! Owns reading request heads one after the other, and when the connection ends. Never looks into a request.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::downstream::Downstream;
+use super::reply::LocalReply;
+use super::{HttpConnection, request, serve_h2};
+use crate::http::h1::link::Link;
+use crate::http::h1::parse::{Framing, HeadError, Limits, ParsedRequest, parse_request};
+use crate::http::h1::server::Exchange;
+use crate::http::message::{RequestHead, Version};
+use crate::stream::{ResponseFlag, StreamInfo};
+use crate::worker::deadlines::{Deadlines, Limit};
+use crate::worker::socket::Io;
+
+/// What an HTTP/2 client with prior knowledge sends first (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves an HTTP/1 connection.
+pub async fn serve(connection: Rc<HttpConnection>, io: Io) {
+    let link = Link::new(Rc::clone(&connection.worker), io);
+    serve_link(connection, link).await;
+}
+
+/// Serves a connection whose first bytes say whether it is HTTP/1 or HTTP/2.
+pub async fn serve_sniffed(connection: Rc<HttpConnection>, io: Io) {
+    let link = Link::new(Rc::clone(&connection.worker), io);
+    let deadlines = Deadlines::default();
+    deadlines.set(Limit::Idle, connection.node.config.idle_timeout.map(|limit| Instant::now() + limit));
+    loop {
+        {
+            let input = link.input();
+            let common = input.len().min(PREFACE.len());
+            if input[..common] != PREFACE[..common] || (common > 0 && common < 4 && input[0] != b'P') {
+                break;
+            }
+            if common == PREFACE.len() {
+                drop(input);
+                let (mut io, rest) = link.into_parts();
+                if let Io::Plain(socket) = &mut io {
+                    socket.put_back(rest);
+                    return serve_h2::serve(connection, io).await;
+                }
+                return serve_h2::serve_ahead(connection, io, rest).await;
+            }
+        }
+        let filled = poll_fn(|cx| {
+            if deadlines.poll(cx).is_ready() || connection.registered.poll_begun(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            link.poll_fill(cx, false).map(|result| result.ok().filter(|count| *count > 0))
+        });
+        if filled.await.is_none() {
+            return;
+        }
+    }
+    serve_link(connection, link).await;
+}
+
+/// Counts a connection while it speaks HTTP/1.
+struct Active<'a>(&'a HttpConnection);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.stats.downstream_cx_http1_active.decrement();
+    }
+}
+
+async fn serve_link(connection: Rc<HttpConnection>, link: Link) {
+    connection.stats.downstream_cx_http1_total.increment();
+    connection.stats.downstream_cx_http1_active.increment();
+    let _active = Active(&connection);
+    let config = &connection.node.config;
+    let limits = Limits {
+        max_head_bytes: config.max_request_headers_bytes as usize,
+        max_headers: config.max_headers_count as usize,
+        allow_chunked_length: config.http1.allow_chunked_length,
+        allow_custom_methods: config.http1.allow_custom_methods,
+    };
+    let deadlines = Deadlines::default();
+    let accepted = connection.info.start;
+    deadlines.set(Limit::ConnectionDuration, config.max_connection_duration.map(|limit| accepted + limit));
+    let mut served = 0u32;
+    let mut counted = (0, 0);
+    loop {
+        deadlines.set(Limit::Idle, config.idle_timeout.map(|limit| Instant::now() + limit));
+        if !wait_for_input(&connection, &link, &deadlines).await {
+            break;
+        }
+        deadlines.set(Limit::Idle, None);
+        served += 1;
+        // The request's state is boxed, so that an idle connection does not pay for its size.
+        let reusable = Box::pin(serve_request(&connection, &link, &limits, &deadlines, served)).await;
+        deadlines.clear_request();
+        let (read, written) = link.totals();
+        connection.stats.downstream_cx_rx_bytes_total.add(read - counted.0);
+        connection.stats.downstream_cx_tx_bytes_total.add(written - counted.1);
+        counted = (read, written);
+        if !reusable {
+            connection.stats.downstream_cx_destroy_local.increment();
+            linger(&connection, &link).await;
+            return;
+        }
+    }
+}
+
+/// True when there are bytes of a request; false when the connection should end.
+async fn wait_for_input(connection: &HttpConnection, link: &Link, deadlines: &Deadlines) -> bool {
+    if !link.input().is_empty() {
+        return true;
+    }
+    poll_fn(|cx| {
+        match link.poll_fill(cx, false) {
+            Poll::Ready(Ok(count)) if count > 0 => return Poll::Ready(true),
+            Poll::Ready(_) => {
+                connection.stats.downstream_cx_destroy_remote.increment();
+                return Poll::Ready(false);
+            }
+            Poll::Pending => {}
+        }
+        if let Poll::Ready(limit) = deadlines.poll(cx) {
+            match limit {
+                Limit::ConnectionDuration => connection.stats.downstream_cx_max_duration_reached.increment(),
+                _ => connection.stats.downstream_cx_idle_timeout.increment(),
+            }
+            return Poll::Ready(false);
+        }
+        if connection.registered.poll_begun(cx).is_ready() {
+            connection.stats.downstream_cx_drain_close.increment();
+            return Poll::Ready(false);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Lets the client read the last response before the connection goes: closing with unread input would destroy it.
+async fn linger(connection: &HttpConnection, link: &Link) {
+    if link.shutdown().await.is_err() {
+        return;
+    }
+    let Some(delay) = connection.node.config.delayed_close_timeout else { return };
+    let drained = poll_fn(|cx| {
+        loop {
+            match link.poll_fill(cx, false) {
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    let length = link.input().len();
+                    link.consume(length);
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    });
+    if tokio::time::timeout(delay.min(MAX_LINGER), drained).await.is_err() {
+        connection.stats.downstream_cx_delayed_close_timeout.increment();
+    }
+}
+
+/// A client that neither reads nor closes does not deserve more.
+const MAX_LINGER: Duration = Duration::from_secs(30);
+
+/// Reads a head, serves its request and returns whether the connection can serve another.
+async fn serve_request(
+    connection: &Rc<HttpConnection>,
+    link: &Link,
+    limits: &Limits,
+    deadlines: &Deadlines,
+    served: u32,
+) -> bool {
+    let config = &connection.node.config;
+    let start = Instant::now();
+    deadlines.set(Limit::RequestHeaders, config.request_headers_timeout.map(|limit| start + limit));
+    deadlines.set(Limit::StreamIdle, config.stream_idle_timeout.map(|limit| start + limit));
+    deadlines.set(Limit::Request, config.request_timeout.map(|limit| start + limit));
+    let mut head = connection.worker.heads.take();
+    let read = read_head(connection, link, limits, deadlines, &mut head).await;
+    deadlines.set(Limit::RequestHeaders, None);
+    let parsed = match read {
+        Ok(parsed) => parsed,
+        Err(reason) => {
+            connection.worker.heads.give(head);
+            if let Some(reply) = reason {
+                refuse(connection, link, limits, deadlines, reply).await;
+            }
+            return false;
+        }
+    };
+    if connection.node.config.max_requests_per_connection.is_some_and(|limit| served >= limit) {
+        connection.stats.downstream_cx_max_requests_reached.increment();
+    }
+    let last = config.max_requests_per_connection.is_some_and(|limit| served >= limit);
+    let exchange = Exchange::new(link, &parsed, head.version, head.is_head(), &config.http1, *limits);
+    if last || connection.registered.draining().has_begun() {
+        exchange.set_close();
+    }
+    connection.stats.downstream_rq_http1_total.increment();
+    let info = StreamInfo::new(start, Some(head.version));
+    info.request_header_bytes.set(parsed.length as u64);
+    let downstream = Downstream::H1(exchange);
+    request::serve(connection, head, parsed.framing, &downstream, info, deadlines).await;
+    let Downstream::H1(exchange) = downstream else { return false };
+    let drained = poll_fn(|cx| Poll::Ready(matches!(exchange.poll_drain(cx), Poll::Ready(true)))).await;
+    drained && exchange.is_reusable() && link.flush().await.is_ok()
+}
+
+/// The next head, or what to answer instead (`None`: nothing, the client is gone).
+async fn read_head(
+    connection: &HttpConnection,
+    link: &Link,
+    limits: &Limits,
+    deadlines: &Deadlines,
+    head: &mut RequestHead,
+) -> Result<ParsedRequest, Option<LocalReply>> {
+    loop {
+        // RFC 9112 section 2.2: empty lines before a request line are skipped.
+        let blank = link.input().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        link.consume(blank);
+        if !link.input().is_empty() {
+            let parsed = parse_request(&link.input(), limits, head);
+            match parsed {
+                Ok(Some(parsed)) => {
+                    link.consume(parsed.length);
+                    if head.version == Version::Http10 && !connection.node.config.http1.accept_http_10 {
+                        let reply = LocalReply::new(426, "low_version").flag(ResponseFlag::DownstreamProtocolError);
+                        return Err(Some(reply));
+                    }
+                    return Ok(parsed);
+                }
+                Ok(None) if link.is_full() => link.grow(limits.max_head_bytes),
+                Ok(None) => {}
+                Err(error) => {
+                    connection.stats.downstream_cx_protocol_error.increment();
+                    return Err(Some(reply_to(error)));
+                }
+            }
+        }
+        let filled = poll_fn(|cx| {
+            if let Poll::Ready(limit) = deadlines.poll(cx) {
+                return Poll::Ready(Err(Some(timeout_reply(connection, limit))));
+            }
+            link.poll_fill(cx, false).map(|result| match result {
+                Ok(count) if count > 0 => Ok(()),
+                _ => Err(None),
+            })
+        });
+        filled.await?;
+    }
+}
+
+fn timeout_reply(connection: &HttpConnection, limit: Limit) -> LocalReply {
+    match limit {
+        Limit::RequestHeaders => {
+            connection.stats.downstream_rq_header_timeout.increment();
+            LocalReply::new(408, "request_header_timeout").body(&b"request header timeout"[..])
+        }
+        Limit::Request => {
+            connection.stats.downstream_rq_timeout.increment();
+            LocalReply::new(408, "request_overall_timeout").body(&b"request timeout"[..])
+        }
+        _ => {
+            connection.stats.downstream_rq_idle_timeout.increment();
+            LocalReply::new(408, "stream_idle_timeout")
+                .flag(ResponseFlag::StreamIdleTimeout)
+                .body(&b"stream timeout"[..])
+        }
+    }
+}
+
+fn reply_to(error: HeadError) -> LocalReply {
+    let (status, details, body): (u16, &'static str, &'static [u8]) = match error {
+        HeadError::TooLarge => (431, "http1.headers_too_large", b"Request Header Fields Too Large"),
+        HeadError::TooManyHeaders => (431, "http1.too_many_headers", b"Request Header Fields Too Large"),
+        HeadError::Host => return LocalReply::new(400, "missing_host_header"),
+        HeadError::Conflict => (400, "http1.content_length_and_chunked_not_allowed", b"Bad Request"),
+        HeadError::TransferEncoding => (501, "http1.invalid_transfer_encoding", b"Not Implemented"),
+        HeadError::ContentLength => (400, "http1.invalid_content_length", b"Bad Request"),
+        HeadError::Method | HeadError::Syntax(_) => (400, "http1.codec_error", b"Bad Request"),
+    };
+    LocalReply::new(status, details).flag(ResponseFlag::DownstreamProtocolError).body(body)
+}
+
+/// Answers what was not a request, and logs it.
+async fn refuse(
+    connection: &Rc<HttpConnection>,
+    link: &Link,
+    limits: &Limits,
+    deadlines: &Deadlines,
+    reply: LocalReply,
+) {
+    let parsed = ParsedRequest { length: 0, framing: Framing::None, keep_alive: false, expects_continue: false };
+    let options = &connection.node.config.http1;
+    let exchange = Exchange::new(link, &parsed, Version::Http11, false, options, *limits);
+    exchange.set_close();
+    let info = StreamInfo::new(Instant::now(), Some(Version::Http11));
+    request::answer(connection, RequestHead::default(), &Downstream::H1(exchange), info, deadlines, reply).await;
+}

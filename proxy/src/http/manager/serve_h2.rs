@@ -1,0 +1,199 @@
+//! The life of a downstream HTTP/2 connection.
+//!
+//! Owns accepting streams, one task each, and when the connection ends: by idleness, age, drain or the client. Never
+//! looks into a request.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::{self, SendResponse};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::downstream::Downstream;
+use super::{HttpConnection, request};
+use crate::http::h1::parse::{Framing, decimal};
+use crate::http::h2::server::Exchange;
+use crate::http::h2::{convert, keepalive};
+use crate::http::headers::HeaderId;
+use crate::stream::StreamInfo;
+use crate::worker::deadlines::{Deadlines, Limit};
+use crate::worker::socket::Io;
+
+/// Serves an HTTP/2 connection.
+pub async fn serve(connection: Rc<HttpConnection>, io: Io) {
+    serve_stream(connection, io).await;
+}
+
+/// Serves an HTTP/2 connection inside TLS of which `ahead` was already read.
+pub async fn serve_ahead(connection: Rc<HttpConnection>, io: Io, ahead: Vec<u8>) {
+    let (reader, writer) = tokio::io::split(io);
+    let reader = tokio::io::AsyncReadExt::chain(std::io::Cursor::new(ahead), reader);
+    serve_stream(connection, tokio::io::join(reader, writer)).await;
+}
+
+/// Streams of a connection that are being served.
+#[derive(Default)]
+struct Streams {
+    active: Cell<u32>,
+    notify: tokio::sync::Notify,
+}
+
+async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(connection: Rc<HttpConnection>, io: S) {
+    let stats = &connection.stats;
+    stats.downstream_cx_http2_total.increment();
+    stats.downstream_cx_http2_active.increment();
+    let config = &connection.node.config;
+    let mut builder = server::Builder::new();
+    builder
+        .initial_window_size(config.http2.initial_stream_window_bytes)
+        .initial_connection_window_size(config.http2.initial_connection_window_bytes)
+        .max_concurrent_streams(config.http2.max_concurrent_streams)
+        .max_header_list_size(config.max_request_headers_bytes)
+        .max_concurrent_reset_streams(64)
+        .max_pending_accept_reset_streams(64);
+    let handshake = tokio::time::timeout(
+        config.idle_timeout.unwrap_or(std::time::Duration::from_secs(3600)),
+        builder.handshake::<_, Bytes>(io),
+    );
+    match handshake.await {
+        Ok(Ok(driver)) => drive(&connection, driver).await,
+        Ok(Err(_)) => stats.downstream_cx_protocol_error.increment(),
+        Err(_) => stats.downstream_cx_idle_timeout.increment(),
+    }
+    stats.downstream_cx_http2_active.decrement();
+}
+
+async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &Rc<HttpConnection>,
+    mut driver: server::Connection<S, Bytes>,
+) {
+    let config = &connection.node.config;
+    let streams = Rc::new(Streams::default());
+    let deadlines = Deadlines::default();
+    let accepted = connection.info.start;
+    deadlines.set(Limit::ConnectionDuration, config.max_connection_duration.map(|limit| accepted + limit));
+    let mut closing = false;
+    let mut served = 0u32;
+    let pings = config.http2.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
+    let mut silent = std::pin::pin!(async {
+        match pings {
+            Some((keepalive, pings)) => keepalive::watch(pings, keepalive).await,
+            None => std::future::pending().await,
+        }
+    });
+    loop {
+        let idle = streams.active.get() == 0;
+        let idle_at = config.idle_timeout.filter(|_| idle).map(|limit| Instant::now() + limit);
+        deadlines.set(Limit::Idle, idle_at);
+        let mut changed = std::pin::pin!(streams.notify.notified());
+        let event = poll_fn(|cx| {
+            if let Poll::Ready(accepted) = driver.poll_accept(cx) {
+                return Poll::Ready(Event::Accepted(accepted));
+            }
+            if changed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::StreamEnded);
+            }
+            if silent.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Close);
+            }
+            if connection.registered.poll_expired(cx).is_ready() {
+                return Poll::Ready(Event::Close);
+            }
+            if !closing && connection.registered.poll_begun(cx).is_ready() {
+                return Poll::Ready(Event::Drain);
+            }
+            deadlines.poll(cx).map(Event::Limit)
+        });
+        match event.await {
+            Event::Accepted(Some(Ok((head, respond)))) => {
+                served = served.saturating_add(1);
+                if config.max_requests_per_connection.is_some_and(|limit| served >= limit) && !closing {
+                    connection.stats.downstream_cx_max_requests_reached.increment();
+                    closing = true;
+                    driver.graceful_shutdown();
+                }
+                start_stream(connection, &streams, head, respond);
+            }
+            Event::Accepted(Some(Err(error))) => {
+                if error.is_library() || error.is_reset() {
+                    connection.stats.downstream_cx_protocol_error.increment();
+                }
+                return;
+            }
+            Event::Accepted(None) | Event::Close => return,
+            Event::StreamEnded => {}
+            Event::Drain => {
+                connection.stats.downstream_cx_drain_close.increment();
+                closing = true;
+                driver.graceful_shutdown();
+            }
+            Event::Limit(limit) => {
+                match limit {
+                    Limit::ConnectionDuration => connection.stats.downstream_cx_max_duration_reached.increment(),
+                    _ => connection.stats.downstream_cx_idle_timeout.increment(),
+                }
+                deadlines.set(limit, None);
+                closing = true;
+                driver.graceful_shutdown();
+            }
+        }
+    }
+}
+
+enum Event {
+    Accepted(Option<Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
+    StreamEnded,
+    Drain,
+    Limit(Limit),
+    Close,
+}
+
+fn start_stream(
+    connection: &Rc<HttpConnection>,
+    streams: &Rc<Streams>,
+    arrived: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    streams.active.set(streams.active.get() + 1);
+    connection.stats.downstream_rq_http2_total.increment();
+    let ended = Ended(Rc::clone(streams));
+    let connection = Rc::clone(connection);
+    tokio::task::spawn_local(async move {
+        let start = Instant::now();
+        let (parts, body) = arrived.into_parts();
+        let mut head = connection.worker.heads.take();
+        convert::request_of(&parts, &mut head);
+        drop(parts);
+        let framing = match head.headers.get(HeaderId::ContentLength).and_then(decimal) {
+            _ if h2::RecvStream::is_end_stream(&body) => Framing::None,
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked,
+        };
+        let config = &connection.node.config;
+        let deadlines = Deadlines::default();
+        deadlines.set(Limit::StreamIdle, config.stream_idle_timeout.map(|limit| start + limit));
+        deadlines.set(Limit::Request, config.request_timeout.map(|limit| start + limit));
+        let info = StreamInfo::new(start, Some(head.version));
+        info.request_header_bytes.set(head.headers.byte_size() as u64);
+        let downstream = Downstream::H2(Exchange::new(body, respond));
+        request::serve(&connection, head, framing, &downstream, info, &deadlines).await;
+        drop(ended);
+    });
+}
+
+/// Tells the connection that a stream has ended, however that came.
+struct Ended(Rc<Streams>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+        if self.0.active.get() == 0 {
+            self.0.notify.notify_one();
+        }
+    }
+}

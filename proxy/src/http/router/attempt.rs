@@ -1,0 +1,518 @@
+//! One try of a request: connection, request out, response back.
+//!
+//! Owns the loop that drives both directions in one task, and the names of what can go wrong. Never decides on retries.
+
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+use outrigger_config::route::Forward;
+use outrigger_policy::retry::Outcome;
+
+use super::body::ReplayBody;
+use super::timeout::Timeouts;
+use crate::http::h1::parse::Framing;
+use crate::http::manager::reply::{self, LocalReply};
+use crate::http::manager::request::Request;
+use crate::http::seam::{Pump, PumpError, StreamError};
+use crate::stream::ResponseFlag;
+use crate::upstream::clusters::{WorkerCluster, WorkerHost};
+use crate::upstream::connect::ConnectError;
+use crate::upstream::pool::{self, PoolError, Wanted};
+use crate::upstream::stream::UpstreamStream;
+use crate::worker::deadlines::Limit;
+
+/// How a try failed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Failure {
+    /// No endpoint to try.
+    NoHost,
+    /// A circuit breaker was open.
+    Overflow,
+    /// No connection; the reason, and whether time ran out.
+    Connect { reason: String, timeout: bool },
+    /// A used connection ended before it answered: its end crossed with the request.
+    StaleConnection,
+    /// The stream or connection ended before a response.
+    Reset { reason: &'static str, flag: ResponseFlag, refused: bool, protocol: Option<String> },
+    /// A time limit.
+    Timeout(Limit),
+    /// The client is gone.
+    DownstreamGone,
+    /// The client broke its request off with a protocol error.
+    DownstreamError(String),
+    /// The drain's time is up.
+    Drained,
+}
+
+impl Failure {
+    /// What retry policies see; `None` where no retry can help.
+    pub fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Failure::Connect { .. } => Some(Outcome::ConnectFailure),
+            Failure::Overflow => Some(Outcome::Overflow),
+            Failure::StaleConnection => Some(Outcome::Reset { request_sent: true }),
+            Failure::Reset { refused: true, .. } => Some(Outcome::RefusedStream),
+            Failure::Reset { .. } => Some(Outcome::Reset { request_sent: true }),
+            Failure::Timeout(Limit::PerTry) => Some(Outcome::PerTryTimeout { request_sent: true }),
+            Failure::NoHost
+            | Failure::Timeout(_)
+            | Failure::DownstreamGone
+            | Failure::DownstreamError(_)
+            | Failure::Drained => None,
+        }
+    }
+
+    /// The answer to the client.
+    pub fn reply(&self, request: &Request<'_>) -> LocalReply {
+        match self {
+            Failure::NoHost => LocalReply::new(503, "no_healthy_upstream")
+                .flag(ResponseFlag::NoHealthyUpstream)
+                .body(&b"no healthy upstream"[..]),
+            Failure::Overflow => {
+                let mut reply = reset_reply("overflow", None, ResponseFlag::UpstreamOverflow);
+                reply.overloaded = true;
+                reply
+            }
+            Failure::Connect { reason, timeout } => {
+                *request.info.upstream_failure.borrow_mut() = Some(reason.as_str().into());
+                let kind = if *timeout { "connection timeout" } else { "remote connection failure" };
+                reset_reply(kind, Some(reason), ResponseFlag::UpstreamConnectionFailure)
+            }
+            Failure::StaleConnection => {
+                reset_reply("connection termination", None, ResponseFlag::UpstreamConnectionTermination)
+            }
+            Failure::Reset { reason, flag, protocol, .. } => reset_reply(reason, protocol.as_deref(), *flag),
+            Failure::Timeout(limit) => timeout_reply(*limit),
+            Failure::DownstreamGone => LocalReply::new(499, "downstream_remote_disconnect"),
+            Failure::DownstreamError(_) => LocalReply::new(400, "http1.codec_error")
+                .flag(ResponseFlag::DownstreamProtocolError)
+                .body(&b"Bad Request"[..]),
+            Failure::Drained => LocalReply::new(503, "drain_time_exceeded").flag(ResponseFlag::LocalReset),
+        }
+    }
+}
+
+fn timeout_reply(limit: Limit) -> LocalReply {
+    let late = &b"upstream request timeout"[..];
+    match limit {
+        Limit::PerTry => LocalReply::new(504, "upstream_per_try_timeout")
+            .flag(ResponseFlag::UpstreamRequestTimeout)
+            .body(late),
+        Limit::Route => {
+            LocalReply::new(504, "response_timeout").flag(ResponseFlag::UpstreamRequestTimeout).body(late)
+        }
+        Limit::StreamDuration => {
+            let mut reply = LocalReply::new(408, "max_duration_timeout").flag(ResponseFlag::DurationTimeout);
+            reply.grpc_status = Some(4);
+            reply.body(&b"downstream duration timeout"[..])
+        }
+        Limit::Request => LocalReply::new(408, "request_overall_timeout").body(&b"request timeout"[..]),
+        _ => LocalReply::new(504, "stream_idle_timeout")
+            .flag(ResponseFlag::StreamIdleTimeout)
+            .body(&b"stream timeout"[..]),
+    }
+}
+
+fn reset_reply(reason: &str, more: Option<&str>, flag: ResponseFlag) -> LocalReply {
+    let name = reason.replace(' ', "_");
+    let details: Cow<'static, str> = match more {
+        Some(more) => format!("upstream_reset_before_response_started{{{name}|{more}}}").into(),
+        None => format!("upstream_reset_before_response_started{{{name}}}").into(),
+    };
+    let mut body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
+    // What TLS says helps whoever has to mend it, and tells nothing about the network behind.
+    if let Some(more) = more.filter(|more| more.starts_with("TLS_error")) {
+        body.push_str(", transport failure reason: ");
+        body.push_str(more);
+    }
+    LocalReply::new(503, details).flag(flag).body(body.into_bytes())
+}
+
+fn reset_of(error: StreamError, reused: bool) -> Failure {
+    let reset = |reason, flag, protocol| Failure::Reset { reason, flag, refused: false, protocol };
+    match error {
+        StreamError::Closed | StreamError::Io(_) if reused => Failure::StaleConnection,
+        StreamError::Closed | StreamError::Io(_) => {
+            reset("connection termination", ResponseFlag::UpstreamConnectionTermination, None)
+        }
+        StreamError::Reset(_) => reset("remote reset", ResponseFlag::UpstreamRemoteReset, None),
+        StreamError::Refused => Failure::Reset {
+            reason: "remote refused stream reset",
+            flag: ResponseFlag::UpstreamRemoteReset,
+            refused: true,
+            protocol: None,
+        },
+        StreamError::Protocol(what) => reset("protocol error", ResponseFlag::UpstreamProtocolError, Some(what)),
+    }
+}
+
+/// One try.
+pub struct Attempt<'a, 'r> {
+    request: &'a mut Request<'r>,
+    cluster: &'a Rc<WorkerCluster>,
+    host: &'a Rc<WorkerHost>,
+    action: &'a Forward,
+    timeouts: &'a Timeouts,
+    body: &'a ReplayBody<'a>,
+}
+
+/// A try whose response head has come.
+pub struct Answered {
+    stream: UpstreamStream,
+    upload: Pump,
+    _active: Active,
+}
+
+/// Counts a request towards an endpoint.
+struct Active(Rc<WorkerCluster>, Rc<WorkerHost>);
+
+impl Active {
+    fn new(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>) -> Self {
+        cluster.stats.upstream_rq_active.increment();
+        host.stats.rq_active.increment();
+        host.active.set(host.active.get() + 1);
+        Self(Rc::clone(cluster), Rc::clone(host))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.stats.upstream_rq_active.decrement();
+        self.1.stats.rq_active.decrement();
+        self.1.active.set(self.1.active.get().saturating_sub(1));
+    }
+}
+
+impl<'a, 'r> Attempt<'a, 'r> {
+    /// A try at `host`.
+    pub fn new(
+        request: &'a mut Request<'r>,
+        cluster: &'a Rc<WorkerCluster>,
+        host: &'a Rc<WorkerHost>,
+        action: &'a Forward,
+        timeouts: &'a Timeouts,
+        body: &'a ReplayBody<'a>,
+    ) -> Self {
+        Self { request, cluster, host, action, timeouts, body }
+    }
+
+    /// Drives the try until there is a response head in the request, or a failure.
+    pub async fn until_head(&mut self) -> Result<Answered, Failure> {
+        let active = Active::new(self.cluster, self.host);
+        let limits = self.request.deadlines;
+        let start = self.request.info.start;
+        limits.set(Limit::StreamDuration, self.timeouts.stream.map(|limit| start + limit));
+        match self.timeouts.idle {
+            Some(limit) if limit.is_zero() => limits.set(Limit::StreamIdle, None),
+            Some(limit) => limits.set(Limit::StreamIdle, Some(Instant::now() + limit)),
+            None => {}
+        }
+        if self.request.info.request_end.get().is_some() {
+            self.start_response_limits(Instant::now());
+        }
+        let stream = self.acquire().await?;
+        self.request.info.upstream_local.set(stream.local_address());
+        self.request.info.upstream_version.set(Some(stream.version()));
+        let mut upload = Pump::default();
+        let result = self.exchange(&stream, &mut upload).await;
+        match result {
+            Ok(()) => {
+                self.request.info.response_start.set(Some(Instant::now()));
+                Ok(Answered { stream, upload, _active: active })
+            }
+            Err(failure) => {
+                self.record(&failure);
+                Err(failure)
+            }
+        }
+    }
+
+    fn start_response_limits(&self, now: Instant) {
+        let limits = self.request.deadlines;
+        limits.set(Limit::Route, self.timeouts.route.map(|limit| now + limit));
+        let per_try = [self.timeouts.per_try, self.timeouts.per_try_idle].into_iter().flatten().min();
+        limits.set(Limit::PerTry, per_try.map(|limit| now + limit));
+    }
+
+    fn record(&self, failure: &Failure) {
+        let stats = &self.cluster.stats;
+        match failure {
+            Failure::Timeout(Limit::PerTry) => stats.upstream_rq_per_try_timeout.increment(),
+            Failure::Timeout(Limit::Route) => {
+                stats.upstream_rq_timeout.increment();
+                self.host.stats.rq_timeout.increment();
+            }
+            Failure::Timeout(Limit::StreamDuration) => stats.upstream_rq_max_duration_reached.increment(),
+            Failure::Reset { reason: "remote reset", .. } | Failure::Reset { refused: true, .. } => {
+                stats.upstream_rq_rx_reset.increment();
+            }
+            Failure::Reset { protocol: Some(_), .. } => stats.upstream_cx_protocol_error.increment(),
+            _ => {}
+        }
+    }
+
+    async fn acquire(&mut self) -> Result<UpstreamStream, Failure> {
+        let request = &*self.request;
+        let host = request.head.authority_str();
+        let bare = host.rsplit_once(':').filter(|(name, _)| !name.contains(':')).map_or(host, |(name, _)| name);
+        let wanted = Wanted {
+            priority: self.action.priority,
+            downstream: request.head.version,
+            host: bare,
+            upgrade: !request.head.protocol().is_empty(),
+        };
+        let mut acquiring = std::pin::pin!(pool::acquire(&request.connection.worker, self.cluster, self.host, wanted));
+        let acquired = poll_fn(|cx| {
+            if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
+                return Poll::Ready(Ok(acquired));
+            }
+            self.interrupted(cx).map(Err)
+        });
+        match acquired.await? {
+            Ok(stream) => Ok(stream),
+            Err(PoolError::PendingOverflow | PoolError::Connect(ConnectError::Overflow)) => Err(Failure::Overflow),
+            Err(PoolError::Connect(ConnectError::Timeout)) => {
+                Err(Failure::Connect { reason: "connection timeout".into(), timeout: true })
+            }
+            Err(PoolError::Connect(ConnectError::Io(error))) => {
+                let text = format!("delayed connect error: {}", io_text(&error));
+                Err(Failure::Connect { reason: text, timeout: false })
+            }
+            Err(PoolError::Connect(error @ ConnectError::Tls(_))) => {
+                Err(Failure::Connect { reason: error.to_string(), timeout: false })
+            }
+        }
+    }
+
+    /// What ends a try from outside.
+    fn interrupted(&self, cx: &mut std::task::Context<'_>) -> Poll<Failure> {
+        interrupted(self.request, cx)
+    }
+
+    async fn exchange(&mut self, stream: &UpstreamStream, upload: &mut Pump) -> Result<(), Failure> {
+        let reused = stream.is_reused();
+        let options = &self.host.node.config.http;
+        let upgrade = !self.request.head.protocol().is_empty();
+        let framing = if upgrade { Framing::None } else { self.request.framing };
+        let mut response = std::mem::take(&mut self.request.response);
+        let mut head_sent = false;
+        let mut upload_failed = false;
+        let result = poll_fn(|cx| {
+            if !head_sent {
+                match stream.poll_send_head(cx, &self.request.head, framing, options) {
+                    Poll::Ready(Ok(())) => head_sent = true,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, reused))),
+                    Poll::Pending => return self.interrupted(cx).map(Err),
+                }
+                if upgrade {
+                    let _ = crate::http::seam::BodySink::poll_finish(stream, cx, None);
+                }
+            }
+            if !upload_failed && !upload.is_done() && !upgrade {
+                match pump_up(self.request, stream, upload, self.body, cx) {
+                    Poll::Ready(Ok(())) => {
+                        let now = Instant::now();
+                        if self.request.info.request_end.get().is_none() {
+                            self.request.info.request_end.set(Some(now));
+                            self.request.deadlines.set(Limit::Request, None);
+                            self.start_response_limits(now);
+                        }
+                    }
+                    Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(downstream_failure(error))),
+                    // An upstream may answer and close before it has read everything: its answer counts.
+                    Poll::Ready(Err(PumpError::Sink(_))) => upload_failed = true,
+                    Poll::Pending => {}
+                }
+            }
+            match stream.poll_response(cx, &mut response) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, reused))),
+                Poll::Pending => {}
+            }
+            self.interrupted(cx).map(Err)
+        })
+        .await;
+        self.request.response = response;
+        if result.is_err() {
+            self.request.response.clear();
+        }
+        result
+    }
+}
+
+fn io_text(error: &std::io::Error) -> String {
+    // "Connection refused (os error 111)": the number says nothing more.
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+fn downstream_failure(error: StreamError) -> Failure {
+    match error {
+        StreamError::Protocol(what) => Failure::DownstreamError(what),
+        _ => Failure::DownstreamGone,
+    }
+}
+
+fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> Poll<Failure> {
+    if request.downstream.poll_closed(cx).is_ready() {
+        return Poll::Ready(Failure::DownstreamGone);
+    }
+    if request.connection.registered.poll_expired(cx).is_ready() {
+        return Poll::Ready(Failure::Drained);
+    }
+    request.deadlines.poll(cx).map(Failure::Timeout)
+}
+
+fn pump_up(
+    request: &Request<'_>,
+    stream: &UpstreamStream,
+    upload: &mut Pump,
+    body: &ReplayBody<'_>,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<Result<(), PumpError>> {
+    let mut moved = 0;
+    let result = upload.poll(cx, body, stream, |bytes| moved += bytes.len());
+    if moved > 0 {
+        request.info.bytes_received.set(request.info.bytes_received.get() + moved as u64);
+        touch(request);
+    }
+    result
+}
+
+/// Something moved: the stream is not idle.
+fn touch(request: &Request<'_>) {
+    if let Some(limit) = request.connection.node.config.stream_idle_timeout {
+        request.deadlines.set(Limit::StreamIdle, Some(Instant::now() + limit));
+    }
+}
+
+/// Sends the response head downstream and drives both directions to their ends.
+pub async fn relay(
+    request: &mut Request<'_>,
+    cluster: &Rc<WorkerCluster>,
+    host: &Rc<WorkerHost>,
+    answered: Answered,
+    body: &ReplayBody<'_>,
+) {
+    let Answered { mut stream, mut upload, _active } = answered;
+    let now = Instant::now();
+    let connection = Rc::clone(request.connection);
+    request.deadlines.set(Limit::PerTry, None);
+    cluster.stats.upstream_rq_time.record(now.saturating_duration_since(request.info.start).as_millis() as u64);
+    let upgraded = request.response.status == 101;
+    reply::finish_head(&connection, &mut request.response, true, now);
+    let end = !upgraded && stream.response_is_done();
+    request.info.response_code.set(request.response.status);
+    request.info.set_details("via_upstream");
+    request.info.response_header_bytes.set(request.response.headers.byte_size() as u64);
+    if request.downstream.send_head(&request.response, end).is_err() {
+        request.info.flag(ResponseFlag::DownstreamConnectionTermination);
+        return;
+    }
+    if upgraded {
+        connection.stats.downstream_cx_upgrades_total.increment();
+        connection.stats.downstream_cx_upgrades_active.increment();
+        request.downstream.upgrade();
+        stream.upgrade();
+        request.deadlines.set(Limit::Route, None);
+        upload = Pump::default();
+    }
+    let mut download = Pump::default();
+    let mut upload_failed = false;
+    let result: Result<(), Failure> = poll_fn(|cx| {
+        if !upload_failed && !upload.is_done() {
+            match pump_up(request, &stream, &mut upload, body, cx) {
+                Poll::Ready(Ok(())) if upgraded => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(downstream_failure(error))),
+                Poll::Ready(Err(PumpError::Sink(_))) => upload_failed = true,
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+        match pump_down(request, &stream, &mut download, cx) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+            Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(reset_of(error, false))),
+            Poll::Ready(Err(PumpError::Sink(_))) => return Poll::Ready(Err(Failure::DownstreamGone)),
+            Poll::Pending => {}
+        }
+        interrupted(request, cx).map(Err)
+    })
+    .await;
+    if upgraded {
+        connection.stats.downstream_cx_upgrades_active.decrement();
+    }
+    request.trailers = download.into_trailers();
+    let (read, written) = stream.transferred();
+    request.info.upstream_bytes_received.set(read);
+    request.info.upstream_bytes_sent.set(written);
+    match result {
+        Ok(()) => {
+            if !upload.is_done() && !upgraded {
+                connection.stats.downstream_rq_response_before_rq_complete.increment();
+                request.downstream.set_close();
+            }
+            stream.finish(Instant::now());
+        }
+        Err(failure) => broken(request, cluster, host, &failure),
+    }
+}
+
+fn pump_down(
+    request: &Request<'_>,
+    stream: &UpstreamStream,
+    download: &mut Pump,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<Result<(), PumpError>> {
+    let mut moved = 0;
+    let result = download.poll(cx, stream, request.downstream, |bytes| moved += bytes.len());
+    if moved > 0 {
+        request.info.bytes_sent.set(request.info.bytes_sent.get() + moved as u64);
+        touch(request);
+    }
+    result
+}
+
+/// The response was cut off after its head had been sent.
+fn broken(request: &mut Request<'_>, cluster: &WorkerCluster, host: &WorkerHost, failure: &Failure) {
+    let stats = &cluster.stats;
+    let reason = match failure {
+        Failure::DownstreamGone | Failure::DownstreamError(_) => {
+            stats.upstream_rq_cancelled.increment();
+            request.info.flag(ResponseFlag::DownstreamConnectionTermination);
+            request.info.set_details("downstream_remote_disconnect");
+            h2::Reason::CANCEL
+        }
+        Failure::Timeout(limit) => {
+            let reply = timeout_reply(*limit);
+            if let Some(flag) = reply.flag {
+                request.info.flag(flag);
+            }
+            if *limit == Limit::Route {
+                stats.upstream_rq_timeout.increment();
+                host.stats.rq_timeout.increment();
+            }
+            request.info.set_details(reply.details);
+            h2::Reason::CANCEL
+        }
+        Failure::Reset { reason, flag, protocol, .. } => {
+            request.info.flag(*flag);
+            stats.upstream_rq_rx_reset.increment();
+            let name = reason.replace(' ', "_");
+            let details = match protocol {
+                Some(what) => format!("upstream_reset_after_response_started{{{name}|{what}}}"),
+                None => format!("upstream_reset_after_response_started{{{name}}}"),
+            };
+            request.info.set_details(details);
+            h2::Reason::INTERNAL_ERROR
+        }
+        _ => {
+            request.info.flag(ResponseFlag::LocalReset);
+            h2::Reason::CANCEL
+        }
+    };
+    host.stats.rq_error.increment();
+    request.connection.stats.rq_reset_after_downstream_response_started.increment();
+    request.downstream.abort(reason);
+}

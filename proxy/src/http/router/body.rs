@@ -1,0 +1,82 @@
+//! A request body that can be sent again.
+//!
+//! Owns the copy that retries are made from, as long as it is small. Never decides on retries.
+
+use std::cell::{Cell, RefCell};
+use std::task::{Context, Poll};
+
+use crate::http::headers::Headers;
+use crate::http::manager::downstream::Downstream;
+use crate::http::seam::{BodySource, Chunk, StreamError};
+
+/// Bodies larger than this are sent once.
+const KEPT_BYTES: usize = 64 * 1024;
+
+/// A body that remembers what was taken from it.
+pub struct ReplayBody<'a> {
+    source: &'a Downstream<'a>,
+    kept: RefCell<Vec<u8>>,
+    position: Cell<usize>,
+    keeping: Cell<bool>,
+    trailers: RefCell<Option<Option<Headers>>>,
+}
+
+impl<'a> ReplayBody<'a> {
+    /// A body that is kept for retries if `keep`.
+    pub fn new(source: &'a Downstream<'a>, keep: bool) -> Self {
+        Self {
+            source,
+            kept: RefCell::default(),
+            position: Cell::new(0),
+            keeping: Cell::new(keep),
+            trailers: RefCell::new(None),
+        }
+    }
+
+    /// Begins again; false if part of the body is gone.
+    pub fn rewind(&self) -> bool {
+        self.position.set(0);
+        self.keeping.get()
+    }
+
+    fn replaying(&self) -> bool {
+        self.position.get() < self.kept.borrow().len()
+    }
+}
+
+impl BodySource for ReplayBody<'_> {
+    fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        if self.replaying() { Poll::Ready(Ok(true)) } else { self.source.poll_data(cx) }
+    }
+
+    fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
+        if self.replaying() {
+            return look(Chunk::Slice(&self.kept.borrow()[self.position.get()..]));
+        }
+        self.source.with_data(look)
+    }
+
+    fn consume(&self, count: usize) {
+        if self.replaying() {
+            self.position.set(self.position.get() + count);
+            return;
+        }
+        if self.keeping.get() {
+            let mut kept = self.kept.borrow_mut();
+            if kept.len() + count > KEPT_BYTES {
+                *kept = Vec::new();
+                self.keeping.set(false);
+                self.position.set(0);
+            } else {
+                self.source.with_data(|chunk| kept.extend_from_slice(&chunk.bytes()[..count]));
+                self.position.set(kept.len());
+            }
+        }
+        self.source.consume(count);
+    }
+
+    fn take_trailers(&self) -> Option<Headers> {
+        let mut trailers = self.trailers.borrow_mut();
+        trailers.get_or_insert_with(|| self.source.take_trailers()).clone()
+    }
+}

@@ -1,0 +1,284 @@
+//! The router filter: sends a request upstream and its response back.
+//!
+//! Owns the tries: endpoint, connection, time limits, retries, and what is said when all fail. Never matches routes.
+
+mod attempt;
+mod body;
+mod prepare;
+mod timeout;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outrigger_config::cluster::Discovery;
+use outrigger_config::route::{ClusterChoice, Forward, RetryPolicy, WeightedCluster};
+use outrigger_policy::breaker::{Permit, Resource};
+use outrigger_policy::retry::{self, Decision, GiveUp, Outcome};
+use outrigger_policy::route::pick_weighted;
+
+use super::manager::mutate;
+use super::manager::reply::LocalReply;
+use super::manager::request::{Chosen, Request, RequestSide, ResponseSide, send_local};
+use crate::http::headers::HeaderId;
+use crate::stream::ResponseFlag;
+use crate::upstream::clusters::{WorkerCluster, WorkerHost};
+use crate::upstream::host::Host;
+use attempt::{Attempt, Failure};
+use body::ReplayBody;
+use timeout::Timeouts;
+
+/// Forwards a request.
+pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward) {
+    let worker = Rc::clone(&request.connection.worker);
+    let weighted = match &action.cluster {
+        ClusterChoice::Weighted(clusters) => pick_weighted(clusters, worker.random.next()),
+        ClusterChoice::Cluster(_) | ClusterChoice::Header(_) => None,
+    };
+    let name: Option<Arc<str>> = match &action.cluster {
+        ClusterChoice::Cluster(name) => Some(Arc::clone(name)),
+        ClusterChoice::Weighted(_) => weighted.map(|cluster| Arc::clone(&cluster.name)),
+        ClusterChoice::Header(header) => {
+            request.head.lookup(header).and_then(|name| std::str::from_utf8(&name).ok().map(Arc::from))
+        }
+    };
+    let graph = Rc::clone(&request.graph);
+    let Some(node) = name.and_then(|name| graph.clusters.get(&name)) else {
+        request.connection.stats.no_cluster.increment();
+        let reply = LocalReply::new(action.cluster_not_found_code, "cluster_not_found");
+        return send_local(request, reply.flag(ResponseFlag::NoClusterFound), Some(chosen)).await;
+    };
+    let cluster = worker.clusters.get(&worker, node);
+    *request.info.cluster.borrow_mut() = Some(Arc::clone(&node.config.stat_name));
+    let policy = retry_policy(request, chosen, action);
+    let timeouts = Timeouts::of(request, action, policy.as_deref());
+    prepare::request_head(request, chosen, action, weighted, &timeouts);
+    let mut forwarding = Forwarding {
+        request,
+        chosen,
+        action,
+        weighted,
+        cluster,
+        policy,
+        timeouts,
+        tried: Vec::new(),
+        retries: 0,
+        _retrying: None,
+    };
+    forwarding.run().await;
+}
+
+/// The policy of the route or virtual host, as `x-envoy-*` headers change it.
+fn retry_policy(request: &Request<'_>, chosen: &Chosen<'_>, action: &Forward) -> Option<Arc<RetryPolicy>> {
+    let configured = action.retry_policy.as_ref().or(chosen.virtual_host.retry_policy.as_ref());
+    let headers = &request.head.headers;
+    let on = headers.get_str(HeaderId::XEnvoyRetryOn);
+    let grpc_on = headers.get_str(HeaderId::XEnvoyRetryGrpcOn);
+    let max = headers.get_str(HeaderId::XEnvoyMaxRetries).and_then(|max| max.parse().ok());
+    if on.is_none() && grpc_on.is_none() && max.is_none() {
+        return configured.cloned();
+    }
+    let mut policy = configured.map_or_else(prepare::default_retry_policy, |policy| RetryPolicy::clone(policy));
+    for names in [on, grpc_on].into_iter().flatten() {
+        prepare::add_conditions(&mut policy.on, names);
+    }
+    if let Some(max) = max {
+        policy.num_retries = max;
+    }
+    Some(Arc::new(policy))
+}
+
+/// A request on its way, over all its tries.
+struct Forwarding<'a, 'r> {
+    request: &'a mut Request<'r>,
+    chosen: &'a Chosen<'a>,
+    action: &'a Forward,
+    weighted: Option<&'a WeightedCluster>,
+    cluster: Rc<WorkerCluster>,
+    policy: Option<Arc<RetryPolicy>>,
+    timeouts: Timeouts,
+    tried: Vec<Arc<Host>>,
+    retries: u32,
+    /// Counts against the retry limit while a retry is under way.
+    _retrying: Option<Permit>,
+}
+
+impl Forwarding<'_, '_> {
+    async fn run(&mut self) {
+        let (breaker, thresholds) = self.cluster.limits(self.action.priority);
+        let Some(_permit) = breaker.try_acquire_within(Resource::Request, &thresholds) else {
+            self.cluster.stats.upstream_rq_pending_overflow.increment();
+            return self.give_up(Failure::Overflow).await;
+        };
+        let downstream = self.request.downstream;
+        let keep = self.policy.is_some() || self.request.framing == crate::http::h1::parse::Framing::None;
+        let body = ReplayBody::new(downstream, keep);
+        if !self.request.connection.node.config.proxy_100_continue {
+            downstream.send_continue();
+        }
+        loop {
+            let Some(host) = self.pick() else {
+                self.cluster.stats.upstream_cx_none_healthy.increment();
+                return self.give_up(Failure::NoHost).await;
+            };
+            self.request.info.attempts.set(self.request.info.attempts.get() + 1);
+            *self.request.info.upstream_host.borrow_mut() = Some(Arc::clone(&host.host));
+            let count = self.request.info.attempts.get();
+            if self.chosen.virtual_host.include_request_attempt_count {
+                self.request.head.headers.set(HeaderId::XEnvoyAttemptCount, count.to_string().as_bytes());
+            }
+            prepare::host_name(self.request, self.action, &host);
+            self.cluster.stats.upstream_rq_total.increment();
+            host.stats.rq_total.increment();
+            let mut attempt = Attempt::new(self.request, &self.cluster, &host, self.action, &self.timeouts, &body);
+            let result = attempt.until_head().await;
+            match result {
+                Ok(stream) => {
+                    let status = self.request.response.status;
+                    let outcome = Outcome::Response {
+                        status,
+                        grpc_status: grpc_status(self.request),
+                        ratelimited: self.request.response.headers.get_by_name("x-envoy-ratelimited").is_some(),
+                    };
+                    count_response(&self.cluster, &host, status);
+                    if self.retries_after(&outcome, &body, &host).await {
+                        drop(stream);
+                        continue;
+                    }
+                    if self.retries > 0 && status < 500 {
+                        self.cluster.stats.upstream_rq_retry_success.increment();
+                    }
+                    self.response_head();
+                    return attempt::relay(self.request, &self.cluster, &host, stream, &body).await;
+                }
+                Err(failure) => {
+                    host.stats.rq_error.increment();
+                    if failure == Failure::StaleConnection && body.rewind() {
+                        // The connection's end crossed with the request: nothing was answered, nothing is counted.
+                        continue;
+                    }
+                    let retried = match failure.outcome() {
+                        Some(outcome) => self.retries_after(&outcome, &body, &host).await,
+                        None => false,
+                    };
+                    if !retried {
+                        return self.give_up(failure).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn pick(&self) -> Option<Rc<WorkerHost>> {
+        let worker = &self.request.connection.worker;
+        let node = self.cluster.node();
+        if let Discovery::OriginalDst(options) = &node.config.discovery {
+            let address = prepare::original_destination(self.request, options)?;
+            return Some(self.cluster.destination(address, Instant::now()));
+        }
+        let avoid = self.policy.as_ref().is_some_and(|policy| policy.avoid_previous_hosts);
+        self.cluster.pick(worker, if avoid { &self.tried } else { &[] })
+    }
+
+    /// Decides on a retry and waits for its time; false to leave it at this outcome.
+    async fn retries_after(&mut self, outcome: &Outcome, body: &ReplayBody<'_>, host: &Rc<WorkerHost>) -> bool {
+        let Some(policy) = self.policy.clone() else { return false };
+        let random = self.request.connection.worker.random.next();
+        let stats = &self.cluster.stats;
+        let backoff = match retry::decide(&policy, self.retries, outcome, random) {
+            Decision::Retry { backoff } => backoff,
+            Decision::GiveUp(GiveUp::LimitExceeded) => {
+                stats.upstream_rq_retry_limit_exceeded.increment();
+                self.request.info.flag(ResponseFlag::UpstreamRetryLimitExceeded);
+                return false;
+            }
+            Decision::GiveUp(GiveUp::NotRetriable) => return false,
+        };
+        let (breaker, thresholds) = self.cluster.limits(self.action.priority);
+        self._retrying = None;
+        let Some(permit) = breaker.try_acquire_within(Resource::Retry, &thresholds) else {
+            stats.upstream_rq_retry_overflow.increment();
+            return false;
+        };
+        if !body.rewind() {
+            return false;
+        }
+        stats.upstream_rq_retry.increment();
+        self._retrying = Some(permit);
+        self.retries += 1;
+        self.tried.push(Arc::clone(&host.host));
+        wait(self.request, backoff).await
+    }
+
+    /// What the response head says on its way downstream.
+    fn response_head(&mut self) {
+        let request = &mut *self.request;
+        let now = Instant::now();
+        if !prepare::suppresses_envoy_headers(request) {
+            let since = request.info.request_end.get().unwrap_or(request.info.start);
+            let elapsed = now.saturating_duration_since(since).as_millis() as u64;
+            let mut text = [0; 20];
+            let text = crate::http::h1::encode::decimal(elapsed, &mut text);
+            request.response.headers.set(HeaderId::XEnvoyUpstreamServiceTime, text);
+        }
+        if self.chosen.virtual_host.include_attempt_count_in_response {
+            let count = request.info.attempts.get().to_string();
+            request.response.headers.set(HeaderId::XEnvoyAttemptCount, count.as_bytes());
+        }
+        if let Some(weighted) = self.weighted.filter(|weighted| !weighted.response_headers.is_empty()) {
+            mutate::apply(&weighted.response_headers, &mut ResponseSide(request));
+        }
+        self.chosen.mutate_response(request);
+        if request.connection.node.config.always_set_request_id_in_response
+            && let Some(id) = request.head.headers.get(HeaderId::XRequestId).map(<[u8]>::to_vec)
+        {
+            request.response.headers.set(HeaderId::XRequestId, &id);
+        }
+    }
+
+    async fn give_up(&mut self, failure: Failure) {
+        if failure == Failure::DownstreamGone {
+            self.cluster.stats.upstream_rq_cancelled.increment();
+            self.request.info.flag(ResponseFlag::DownstreamConnectionTermination);
+            self.request.info.set_details("downstream_remote_disconnect");
+            self.request.downstream.abort(h2::Reason::CANCEL);
+            return;
+        }
+        let reply = failure.reply(self.request);
+        count_local_reply(&self.cluster, reply.status);
+        send_local(self.request, reply, Some(self.chosen)).await;
+    }
+}
+
+/// Waits for the time of a retry; false if the client or the time limit is gone by then.
+async fn wait(request: &Request<'_>, backoff: Duration) -> bool {
+    let mut sleep = std::pin::pin!(tokio::time::sleep(backoff));
+    std::future::poll_fn(|cx| {
+        if request.downstream.poll_closed(cx).is_ready() || request.deadlines.poll(cx).is_ready() {
+            return std::task::Poll::Ready(false);
+        }
+        sleep.as_mut().poll(cx).map(|()| true)
+    })
+    .await
+}
+
+fn grpc_status(request: &Request<'_>) -> Option<u32> {
+    request.response.headers.get_str(HeaderId::GrpcStatus).and_then(|status| status.parse().ok())
+}
+
+fn count_response(cluster: &WorkerCluster, host: &WorkerHost, status: u16) {
+    cluster.stats.response(status);
+    if status >= 500 { host.stats.rq_error.increment() } else { host.stats.rq_success.increment() }
+}
+
+/// As Envoy does, answers that we made count for the cluster too.
+fn count_local_reply(cluster: &WorkerCluster, status: u16) {
+    cluster.stats.response(status);
+}
+
+/// Applies the mutations of a weighted cluster to the request.
+fn mutate_for_cluster(request: &mut Request<'_>, weighted: &WeightedCluster) {
+    if !weighted.request_headers.is_empty() {
+        mutate::apply(&weighted.request_headers, &mut RequestSide(request));
+    }
+}

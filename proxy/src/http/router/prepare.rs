@@ -1,0 +1,154 @@
+//! What the router does to a request head before it leaves.
+//!
+//! Owns rewrites and the headers that tell upstreams about the request. Never sends anything.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use outrigger_config::address::Address;
+use outrigger_config::cluster::OriginalDstOptions;
+use outrigger_config::http::HttpFilterConfig;
+use outrigger_config::route::{Forward, HostRewrite, RetryOn, RetryPolicy, WeightedCluster};
+use outrigger_policy::route::{rewrite_path, rewrite_path_by_regex};
+
+use super::mutate_for_cluster;
+use super::timeout::Timeouts;
+use crate::http::h1::encode::decimal;
+use crate::http::headers::HeaderId;
+use crate::http::manager::request::{Chosen, Request};
+use crate::upstream::clusters::WorkerHost;
+
+/// Whether the router filter was told to add no `x-envoy-*` headers.
+pub fn suppresses_envoy_headers(request: &Request<'_>) -> bool {
+    request.connection.node.config.filters.iter().any(|filter| match &filter.config {
+        HttpFilterConfig::Router(router) => router.suppress_envoy_headers,
+    })
+}
+
+/// Rewrites the head for the upstream.
+pub fn request_head(
+    request: &mut Request<'_>,
+    chosen: &Chosen<'_>,
+    action: &Forward,
+    weighted: Option<&WeightedCluster>,
+    timeouts: &Timeouts,
+) {
+    for steering in [
+        HeaderId::XEnvoyUpstreamRqTimeoutMs,
+        HeaderId::XEnvoyUpstreamRqPerTryTimeoutMs,
+        HeaderId::XEnvoyRetryOn,
+        HeaderId::XEnvoyRetryGrpcOn,
+        HeaderId::XEnvoyMaxRetries,
+        HeaderId::XEnvoyExpectedRqTimeoutMs,
+    ] {
+        request.head.headers.remove(steering);
+    }
+    let suppress = suppresses_envoy_headers(request);
+    if let Some(limit) = timeouts.per_try.or(timeouts.route).filter(|_| !suppress) {
+        let mut text = [0; 20];
+        let text = decimal(limit.as_millis() as u64, &mut text);
+        request.head.headers.append_id(HeaderId::XEnvoyExpectedRqTimeoutMs, text);
+    }
+    if let Some(weighted) = weighted {
+        mutate_for_cluster(request, weighted);
+    }
+    chosen.mutate_request(request);
+    if action.prefix_rewrite.is_some() || action.regex_rewrite.is_some() {
+        let path = match rewrite_path(action, &chosen.route.matches, request.head.path_str()) {
+            Cow::Owned(path) => Some(path),
+            Cow::Borrowed(_) => None,
+        };
+        if let Some(path) = path {
+            if !suppress {
+                let original = request.head.path().to_vec();
+                request.head.headers.set(HeaderId::XEnvoyOriginalPath, &original);
+            }
+            request.head.set_path(path.as_bytes());
+        }
+    }
+    let host = match (weighted.and_then(|weighted| weighted.host_rewrite_literal.as_ref()), &action.host_rewrite) {
+        (Some(literal), _) | (None, HostRewrite::Literal(literal)) => Some(literal.clone()),
+        (None, HostRewrite::Header(name)) => {
+            request.head.headers.get_by_name(name).and_then(|host| String::from_utf8(host.to_vec()).ok())
+        }
+        (None, HostRewrite::PathRegex(rewrite)) => {
+            let path = request.head.path_str();
+            let bare = path.split(['?', '#']).next().unwrap_or_default();
+            rewrite_path_by_regex(rewrite, bare)
+        }
+        (None, HostRewrite::Keep | HostRewrite::Auto) => None,
+    };
+    if let Some(host) = host.filter(|host| !host.is_empty()) {
+        set_host(request, action, &host);
+    }
+}
+
+fn set_host(request: &mut Request<'_>, action: &Forward, host: &str) {
+    if action.append_x_forwarded_host {
+        let before = request.head.authority().to_vec();
+        let list = match request.head.headers.get(HeaderId::XForwardedHost) {
+            Some(list) => [list, b",", &before].concat(),
+            None => before,
+        };
+        request.head.headers.set(HeaderId::XForwardedHost, &list);
+    }
+    request.head.set_authority(host.as_bytes());
+}
+
+/// The host name of the endpoint replaces the request's, where the route wants that.
+pub fn host_name(request: &mut Request<'_>, action: &Forward, host: &Rc<WorkerHost>) {
+    if matches!(action.host_rewrite, HostRewrite::Auto) && !host.host.hostname.is_empty() {
+        let name = host.host.hostname.clone();
+        set_host(request, action, &name);
+    }
+}
+
+/// Where an original-destination cluster sends a request.
+pub fn original_destination(request: &Request<'_>, options: &OriginalDstOptions) -> Option<SocketAddr> {
+    let by_header = options.http_header.as_ref().and_then(|name| {
+        let value = request.head.headers.get_by_name(name)?;
+        std::str::from_utf8(value).ok()?.parse::<SocketAddr>().ok()
+    });
+    let restored = || match &request.connection.info.local {
+        Address::Ip(address) if request.connection.info.local_restored => Some(*address),
+        _ => None,
+    };
+    let mut address = by_header.or_else(restored)?;
+    if let Some(port) = options.upstream_port_override {
+        address.set_port(port);
+    }
+    Some(address)
+}
+
+/// What `x-envoy-retry-on` gets where the route has no policy.
+pub fn default_retry_policy() -> RetryPolicy {
+    RetryPolicy {
+        on: RetryOn::default(),
+        num_retries: 1,
+        per_try_timeout: None,
+        per_try_idle_timeout: None,
+        retriable_status_codes: Vec::new(),
+        base_interval: Duration::from_millis(25),
+        max_interval: Duration::from_millis(250),
+        host_selection_max_attempts: 1,
+        avoid_previous_hosts: false,
+    }
+}
+
+/// Adds the conditions of a header to those of the route.
+pub fn add_conditions(on: &mut RetryOn, names: &str) {
+    let more = RetryOn::from_names(names);
+    on.server_error |= more.server_error;
+    on.gateway_error |= more.gateway_error;
+    on.reset |= more.reset;
+    on.reset_before_request |= more.reset_before_request;
+    on.connect_failure |= more.connect_failure;
+    on.retriable_4xx |= more.retriable_4xx;
+    on.refused_stream |= more.refused_stream;
+    on.retriable_status_codes |= more.retriable_status_codes;
+    on.envoy_ratelimited |= more.envoy_ratelimited;
+    on.http3_post_connect_failure |= more.http3_post_connect_failure;
+    on.grpc_codes |= more.grpc_codes;
+}

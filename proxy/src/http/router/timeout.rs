@@ -1,0 +1,93 @@
+//! How long a request may take.
+//!
+//! Owns which of the many limits applies: route, `x-envoy-*` headers, `grpc-timeout`. Never keeps time.
+
+use std::time::Duration;
+
+use outrigger_config::route::{Forward, RetryPolicy};
+
+use crate::http::headers::HeaderId;
+use crate::http::manager::request::Request;
+
+/// The limits of one request.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Timeouts {
+    /// From the last request byte to the last response byte.
+    pub route: Option<Duration>,
+    /// The same for one try.
+    pub per_try: Option<Duration>,
+    /// Silence within one try.
+    pub per_try_idle: Option<Duration>,
+    /// Silence in the stream, where the route has its own; zero disables.
+    pub idle: Option<Duration>,
+    /// The whole stream, from its start.
+    pub stream: Option<Duration>,
+}
+
+impl Timeouts {
+    /// Reads the limits off route and headers.
+    pub fn of(request: &Request<'_>, action: &Forward, policy: Option<&RetryPolicy>) -> Self {
+        let header = |id| {
+            let text = request.head.headers.get_str(id)?;
+            text.parse().ok().map(Duration::from_millis)
+        };
+        let grpc = request.head.headers.get(HeaderId::GrpcTimeout).and_then(grpc_timeout);
+        let mut route = action.timeout;
+        if let (Some(max), Some(asked)) = (action.max_grpc_timeout, grpc) {
+            route = Some(if max.is_zero() { asked } else { asked.min(max) });
+        }
+        if let Some(asked) = header(HeaderId::XEnvoyUpstreamRqTimeoutMs) {
+            route = Some(asked).filter(|asked| !asked.is_zero());
+        }
+        let per_try = header(HeaderId::XEnvoyUpstreamRqPerTryTimeoutMs)
+            .or(policy.and_then(|policy| policy.per_try_timeout))
+            .filter(|limit| !limit.is_zero() && route.is_none_or(|route| *limit < route));
+        let per_try_idle = policy.and_then(|policy| policy.per_try_idle_timeout);
+        let global = request.connection.node.config.max_stream_duration;
+        let stream = match &action.max_stream_duration {
+            None => global,
+            Some(limits) => match (limits.grpc_timeout_header_max, grpc) {
+                (Some(max), Some(asked)) => {
+                    let asked = if max.is_zero() { asked } else { asked.min(max) };
+                    let offset = limits.grpc_timeout_header_offset.unwrap_or_default();
+                    Some(asked.checked_sub(offset).filter(|left| !left.is_zero()).unwrap_or(asked))
+                }
+                _ => limits.max_stream_duration.or(global).filter(|limit| !limit.is_zero()),
+            },
+        };
+        Self { route, per_try, per_try_idle, idle: action.idle_timeout, stream }
+    }
+}
+
+/// gRPC over HTTP/2: up to eight digits and a unit.
+pub fn grpc_timeout(text: &[u8]) -> Option<Duration> {
+    let (unit, digits) = text.split_last()?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let number = crate::http::h1::parse::decimal(digits)?;
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 3600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts_are_read() {
+        assert_eq!(grpc_timeout(b"1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(grpc_timeout(b"250m"), Some(Duration::from_millis(250)));
+        assert_eq!(grpc_timeout(b"5n"), Some(Duration::from_nanos(5)));
+        for bad in ["", "S", "1", "123456789S", "-1S", "1x"] {
+            assert_eq!(grpc_timeout(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! outrigger: a service-mesh sidecar proxy configured by xDS.
+
+pub mod accesslog;
+pub mod admin;
+pub mod bootstrap;
+pub mod cli;
+pub mod graph;
+pub mod http;
+pub mod lifecycle;
+pub mod listener;
+pub mod logging;
+pub mod process;
+pub mod stats;
+pub mod stream;
+pub mod tcp;
+pub mod tls;
+pub mod upstream;
+pub mod worker;

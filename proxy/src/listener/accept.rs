@@ -1,0 +1,151 @@
+//! Accept loops, one for each listening socket of a worker.
+//!
+//! Owns taking connections from the system and the limits on their number. Never reads from them.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use outrigger_config::address::Address;
+use outrigger_config::listener::TcpKeepalive;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+
+use super::connection::{self, Accepted};
+use super::stats::ListenerStats;
+use crate::graph::ListenerNode;
+use crate::upstream::connect::set_keepalive;
+use crate::worker::Worker;
+use crate::worker::socket::{Socket, SocketKind};
+
+/// After an error such as "too many open files" the loop rests this long instead of spinning.
+const REST: Duration = Duration::from_millis(50);
+
+/// Accepts TCP connections for the listener `name` until the task is aborted.
+pub async fn accept_tcp(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
+    let local = socket.local_addr().ok();
+    loop {
+        match socket.accept().await {
+            Ok((stream, peer)) => {
+                let Some(node) = node(&worker, &name) else { continue };
+                // What a client that is gone already makes fail here is met again when reading.
+                let _ = prepare(&stream, node.config.tcp_keepalive.as_ref());
+                let local = stream.local_addr().ok().or(local).unwrap_or(peer);
+                let (local, remote) = (Address::Ip(canonical(local)), Address::Ip(canonical(peer)));
+                start(&worker, node, Socket::new(SocketKind::Tcp(stream)), local, remote);
+            }
+            Err(error) => rest(&name, &error).await,
+        }
+    }
+}
+
+/// Accepts Unix connections for the listener `name` until the task is aborted.
+pub async fn accept_unix(worker: Rc<Worker>, name: Arc<str>, socket: UnixListener) {
+    loop {
+        match socket.accept().await {
+            Ok((stream, _)) => {
+                let Some(node) = node(&worker, &name) else { continue };
+                let pipe = node.config.addresses.iter().find_map(|address| match &address.address {
+                    pipe @ Address::Pipe { .. } => Some(pipe.clone()),
+                    Address::Ip(_) => None,
+                });
+                let local = pipe.unwrap_or_else(|| Address::Pipe { path: "".into(), mode: 0 });
+                start(&worker, node, Socket::new(SocketKind::Unix(stream)), local.clone(), local);
+            }
+            Err(error) => rest(&name, &error).await,
+        }
+    }
+}
+
+fn node(worker: &Worker, name: &Arc<str>) -> Option<Arc<ListenerNode>> {
+    worker.graph().listeners.get(name).cloned()
+}
+
+/// IPv4 clients of an IPv6 socket are IPv4 clients.
+fn canonical(address: std::net::SocketAddr) -> std::net::SocketAddr {
+    (address.ip().to_canonical(), address.port()).into()
+}
+
+fn prepare(stream: &TcpStream, keepalive: Option<&TcpKeepalive>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    keepalive.map_or(Ok(()), |keepalive| set_keepalive(&SockRef::from(stream), keepalive))
+}
+
+async fn rest(name: &str, error: &io::Error) {
+    // The client gave up before it was accepted: nothing is wrong here.
+    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        tracing::warn!("listener {name:?}: cannot accept: {error}");
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// A place among the downstream connections, given back when dropped.
+pub struct Place {
+    worker: Rc<Worker>,
+    stats: Arc<ListenerStats>,
+    start: Instant,
+    counted: bool,
+}
+
+impl Place {
+    /// Stats of the listener that accepted the connection.
+    pub fn stats(&self) -> &Arc<ListenerStats> {
+        &self.stats
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.stats.downstream_cx_active.decrement();
+        self.stats.downstream_cx_destroy.increment();
+        self.stats.downstream_cx_length_ms.record(self.start.elapsed().as_millis() as u64);
+        if self.counted {
+            self.worker.process.downstream_connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Takes a place; `None` when the process has as many connections as it may.
+fn take_place(worker: &Rc<Worker>, node: &ListenerNode) -> Option<Place> {
+    let stats = worker.listener_stats(&stat_prefix(node));
+    let process = &worker.process;
+    let limit = process.max_downstream_connections.filter(|_| !node.config.ignore_global_connection_limit);
+    let counted = !node.config.ignore_global_connection_limit;
+    if counted {
+        let within = |count: u64| limit.is_none_or(|limit| count < limit).then_some(count + 1);
+        if process.downstream_connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_err() {
+            stats.downstream_global_cx_overflow.increment();
+            return None;
+        }
+    }
+    stats.downstream_cx_total.increment();
+    stats.downstream_cx_active.increment();
+    Some(Place { worker: Rc::clone(worker), stats, start: Instant::now(), counted })
+}
+
+/// The `<prefix>` of `listener.<prefix>.*`: given, or the address with its colons replaced as Envoy does.
+fn stat_prefix(node: &ListenerNode) -> Arc<str> {
+    match (&node.config.stat_prefix, node.config.addresses.first()) {
+        (Some(prefix), _) => Arc::clone(prefix),
+        (None, Some(address)) => address.address.to_string().replace(':', "_").into(),
+        (None, None) => Arc::clone(&node.config.name),
+    }
+}
+
+fn start(worker: &Rc<Worker>, node: Arc<ListenerNode>, socket: Socket, local: Address, remote: Address) {
+    let Some(place) = take_place(worker, &node) else { return };
+    let accepted = Accepted {
+        worker: Rc::clone(worker),
+        node,
+        socket,
+        local,
+        direct_remote: remote.clone(),
+        remote,
+        local_restored: false,
+        start: Instant::now(),
+        place,
+    };
+    tokio::task::spawn_local(connection::serve(accepted));
+}

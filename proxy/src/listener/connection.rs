@@ -1,0 +1,208 @@
+//! The first moments of a connection.
+//!
+//! Owns the way from accept to the filter chain: original destination, inspection, the chain's choice, TLS. Never speaks
+//! an application protocol.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outrigger_config::address::Address;
+use outrigger_config::listener::ConnectionFacts;
+
+use super::accept::Place;
+use super::inspect::{self, Findings, Refused};
+use crate::accesslog::Facts;
+use crate::graph::{Application, ChainNode, ListenerNode};
+use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo, TlsInfo};
+use crate::worker::Worker;
+use crate::worker::connections::Connections;
+use crate::worker::socket::{Io, Socket};
+use crate::{http, tcp};
+
+/// An accepted connection.
+pub struct Accepted {
+    /// The worker that owns it.
+    pub worker: Rc<Worker>,
+    /// The listener that has it now.
+    pub node: Arc<ListenerNode>,
+    /// Its socket.
+    pub socket: Socket,
+    /// Where the client wanted to go.
+    pub local: Address,
+    /// The client.
+    pub remote: Address,
+    /// The socket's peer.
+    pub direct_remote: Address,
+    /// `local` was restored by a listener filter.
+    pub local_restored: bool,
+    /// When it was accepted.
+    pub start: Instant,
+    /// Its place among the downstream connections.
+    pub place: Place,
+}
+
+/// A TLS handshake that takes longer was abandoned by its client.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(15);
+
+/// Serves a connection until it ends.
+pub async fn serve(accepted: Accepted) {
+    // What comes before the application is needed once; boxed, it is freed before the long part begins.
+    let Some(ready) = Box::pin(establish(accepted)).await else { return };
+    let Ready { worker, chain, io, info, place } = ready;
+    let registered = Connections::register(&worker, &chain.draining);
+    let _place = place;
+    match &chain.application {
+        Application::Http(node) => http::manager::serve(worker, Arc::clone(node), io, info, registered).await,
+        Application::Tcp(node) => tcp::serve(worker, Arc::clone(node), io, info, registered).await,
+        Application::Missing => {}
+    }
+}
+
+struct Ready {
+    worker: Rc<Worker>,
+    chain: Arc<ChainNode>,
+    io: Io,
+    info: Rc<ConnectionInfo>,
+    place: Place,
+}
+
+async fn establish(mut accepted: Accepted) -> Option<Ready> {
+    accepted.place.stats().downstream_pre_cx_active.increment();
+    let inspected = inspect_all(&mut accepted).await;
+    let stats = Arc::clone(accepted.place.stats());
+    stats.downstream_pre_cx_active.decrement();
+    let findings = match inspected {
+        Ok(findings) => findings,
+        Err(Refused::Timeout) => {
+            stats.downstream_pre_cx_timeout.increment();
+            return None;
+        }
+        Err(Refused::Closed) => {
+            stats.downstream_listener_filter_remote_close.increment();
+            return None;
+        }
+        Err(Refused::Invalid(reason)) => {
+            tracing::debug!("connection from {} closed: {reason}", accepted.remote);
+            stats.downstream_listener_filter_error.increment();
+            return None;
+        }
+    };
+    let Some(chain) = choose(&accepted, &findings) else {
+        stats.no_filter_chain_match.increment();
+        log_unmatched(&accepted, findings);
+        return None;
+    };
+    let Accepted { worker, node, socket, local, remote, direct_remote, local_restored, start, place } = accepted;
+    let (io, tls) = secure(&chain, socket, &stats).await?;
+    let info = Rc::new(ConnectionInfo {
+        id: worker.process.next_connection_id(),
+        start,
+        listener: Arc::clone(&node.config.name),
+        local,
+        remote,
+        direct_remote,
+        server_name: findings.server_name,
+        application_protocols: findings.application_protocols,
+        filter_chain: Arc::clone(&chain.config.name),
+        tls,
+        local_restored,
+    });
+    Some(Ready { worker, chain, io, info, place })
+}
+
+/// Runs listener filters; a listener that hands over by original destination passes the connection on once.
+async fn inspect_all(accepted: &mut Accepted) -> Result<Findings, Refused> {
+    let findings = inspect::run(accepted).await?;
+    if !accepted.node.config.use_original_dst {
+        return Ok(findings);
+    }
+    let Address::Ip(destination) = accepted.local else { return Ok(findings) };
+    let graph = accepted.worker.graph();
+    match graph.listener_at(destination) {
+        Some(other) if !Arc::ptr_eq(other, &accepted.node) => {
+            accepted.node = Arc::clone(other);
+            let further = inspect::run(accepted).await?;
+            let found = further.tls || !further.application_protocols.is_empty();
+            Ok(if found { further } else { findings })
+        }
+        _ => Ok(findings),
+    }
+}
+
+fn choose(accepted: &Accepted, findings: &Findings) -> Option<Arc<ChainNode>> {
+    let endpoint = |address: &Address| match address {
+        Address::Ip(socket) => Some((socket.ip(), socket.port())),
+        Address::Pipe { .. } => None,
+    };
+    let facts = ConnectionFacts {
+        destination: endpoint(&accepted.local),
+        source: endpoint(&accepted.remote),
+        direct_source: accepted.direct_remote.ip(),
+        server_name: findings.server_name.as_deref(),
+        transport_protocol: if findings.tls { "tls" } else { "raw_buffer" },
+        application_protocols: &findings.application_protocols,
+    };
+    let chosen = accepted.node.index.find(&facts)?;
+    accepted.node.chain(chosen).cloned()
+}
+
+async fn secure(
+    chain: &ChainNode,
+    socket: Socket,
+    stats: &crate::listener::stats::ListenerStats,
+) -> Option<(Io, Option<TlsInfo>)> {
+    let Some(tls) = &chain.tls else { return Some((Io::Plain(socket), None)) };
+    let limit = chain.config.transport_connect_timeout.unwrap_or(HANDSHAKE_LIMIT);
+    match tokio::time::timeout(limit, tls.accept(socket)).await {
+        Ok(Ok((stream, info))) => {
+            stats.ssl_handshake.increment();
+            if info.peer.is_none() {
+                stats.no_certificate.increment();
+            }
+            Some((Io::TlsServer(Box::new(stream)), Some(info)))
+        }
+        Ok(Err(error)) => {
+            stats.ssl_connection_error.increment();
+            if error.is_verification() {
+                stats.ssl_fail_verify_error.increment();
+            }
+            tracing::debug!("TLS handshake failed: {error}");
+            None
+        }
+        Err(_) => {
+            stats.downstream_cx_transport_socket_connect_timeout.increment();
+            None
+        }
+    }
+}
+
+/// A connection that no filter chain takes is closed, and logged by the listener.
+fn log_unmatched(accepted: &Accepted, findings: Findings) {
+    if accepted.node.access_logs.is_empty() {
+        return;
+    }
+    let worker = &accepted.worker;
+    let now = Instant::now();
+    let info = StreamInfo::new(accepted.start, None);
+    info.flag(ResponseFlag::NoRouteFound);
+    info.set_details("filter_chain_not_found");
+    info.end.set(Some(now));
+    let connection = ConnectionInfo {
+        id: worker.process.next_connection_id(),
+        start: accepted.start,
+        listener: Arc::clone(&accepted.node.config.name),
+        local: accepted.local.clone(),
+        remote: accepted.remote.clone(),
+        direct_remote: accepted.direct_remote.clone(),
+        server_name: findings.server_name,
+        application_protocols: findings.application_protocols,
+        filter_chain: "".into(),
+        tls: None,
+        local_restored: accepted.local_restored,
+    };
+    let facts = Facts::new(&info, &connection, &worker.process.clock, now);
+    for logger in &accepted.node.access_logs {
+        logger.log(&facts, worker.random.next(), &*worker.graph().runtime);
+    }
+}

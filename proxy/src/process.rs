@@ -1,0 +1,36 @@
+//! What all threads of the process share.
+//!
+//! Owns the handles to stats, the graph and process-wide facts. Never changes after start but through those handles.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::graph::GraphCell;
+use crate::stats::Registry;
+use crate::stream::WallClock;
+
+/// Shared by all threads.
+#[derive(Default)]
+pub struct Process {
+    /// All stats.
+    pub stats: Registry,
+    /// The current graph.
+    pub graph: GraphCell,
+    /// Turns instants into wall-clock time.
+    pub clock: WallClock,
+    /// `node.id`, for headers that name this proxy.
+    pub node_id: String,
+    /// `node.cluster`.
+    pub node_cluster: String,
+    /// Limit on downstream connections of the whole process.
+    pub max_downstream_connections: Option<u64>,
+    /// Downstream connections now.
+    pub downstream_connections: AtomicU64,
+    connection_ids: AtomicU64,
+}
+
+impl Process {
+    /// A connection id that nobody else has.
+    pub fn next_connection_id(&self) -> u64 {
+        self.connection_ids.fetch_add(1, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,195 @@
+//! Counters, gauges and histograms.
+//!
+//! Every worker owns its own instance of each scope (a struct of metrics made by [`scope!`]), so a metric has one writer
+//! and costs a plain load and store. Readers sum the instances of a scope by its name. Never formats on the request path.
+
+pub mod buckets;
+mod default_tags;
+pub mod export;
+pub mod json;
+pub mod names;
+pub mod prometheus;
+mod registry;
+pub mod tags;
+pub mod text;
+
+pub use registry::{Family, FamilyKind, Registry};
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+
+/// A number that only grows. One thread writes it.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Adds `amount`.
+    pub fn add(&self, amount: u64) {
+        // One writer: a plain store is enough, and needs no locked instruction.
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down. One thread writes it.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Adds one.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Takes one off.
+    pub fn decrement(&self) {
+        self.add(-1);
+    }
+
+    /// Adds `amount`, which may be negative.
+    pub fn add(&self, amount: i64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// Replaces the value.
+    pub fn set(&self, value: i64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn value(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts by HTTP status code, made on first use: most scopes never see a request.
+#[derive(Debug, Default)]
+pub struct StatusCounters(OnceLock<Box<[AtomicU32; 500]>>);
+
+impl StatusCounters {
+    /// Counts one response with `status`; codes outside 100..=599 are not counted.
+    pub fn increment(&self, status: u16) {
+        let counters = self.0.get_or_init(|| Box::new([const { AtomicU32::new(0) }; 500]));
+        if let Some(counter) = status.checked_sub(100).and_then(|index| counters.get(usize::from(index))) {
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// The codes seen, with their counts.
+    pub fn values(&self) -> impl Iterator<Item = (u16, u64)> {
+        self.0.get().into_iter().flat_map(|counters| {
+            counters.iter().zip(100u16..).filter_map(|(counter, code)| {
+                let count = counter.load(Ordering::Relaxed);
+                (count > 0).then_some((code, u64::from(count)))
+            })
+        })
+    }
+}
+
+/// A distribution of values, one per worker, made on first use.
+#[derive(Debug, Default)]
+pub struct Histogram(std::sync::Mutex<Option<Box<hdrhistogram::Histogram<u32>>>>);
+
+impl Histogram {
+    /// Records one value, in the unit of its name.
+    pub fn record(&self, value: u64) {
+        // Uncontended but for the moment of a scrape: one compare-and-swap, no system call.
+        let mut guard = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let histogram = guard.get_or_insert_with(|| {
+            // Two digits over an auto-resized range start small. 2 is within the allowed 0..=5, so this cannot fail.
+            let mut histogram = hdrhistogram::Histogram::new(2).expect("two significant digits are allowed");
+            histogram.auto(true);
+            Box::new(histogram)
+        });
+        // Only a value beyond what auto-resize can hold fails; such a value carries no information.
+        let _ = histogram.record(value);
+    }
+
+    /// Adds what was recorded to `into`.
+    pub fn merge(&self, into: &mut hdrhistogram::Histogram<u64>) {
+        let guard = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(histogram) = guard.as_deref() {
+            for value in histogram.iter_recorded() {
+                let _ = into.record_n(value.value_iterated_to(), u64::from(value.count_at_value()));
+            }
+        }
+    }
+}
+
+/// One metric of a scope, as readers see it.
+pub enum Metric<'a> {
+    /// A counter's value.
+    Counter(u64),
+    /// A gauge's value.
+    Gauge(i64),
+    /// Counts by status code; shown as `<name>_<code>`, such as `upstream_rq_200`.
+    StatusCounters(&'a StatusCounters),
+    /// A histogram.
+    Histogram(&'a Histogram),
+}
+
+/// A struct of metrics, made by [`scope!`].
+pub trait Scope: Send + Sync + 'static {
+    /// Visits every metric with its name.
+    fn visit(&self, visit: &mut dyn FnMut(&'static str, Metric<'_>));
+}
+
+/// What a field of a scope shows readers.
+pub trait AsMetric {
+    /// The metric.
+    fn as_metric(&self) -> Metric<'_>;
+}
+
+impl AsMetric for Counter {
+    fn as_metric(&self) -> Metric<'_> {
+        Metric::Counter(self.value())
+    }
+}
+
+impl AsMetric for Gauge {
+    fn as_metric(&self) -> Metric<'_> {
+        Metric::Gauge(self.value())
+    }
+}
+
+impl AsMetric for StatusCounters {
+    fn as_metric(&self) -> Metric<'_> {
+        Metric::StatusCounters(self)
+    }
+}
+
+impl AsMetric for Histogram {
+    fn as_metric(&self) -> Metric<'_> {
+        Metric::Histogram(self)
+    }
+}
+
+/// Declares a struct of metrics. Field names are stat names; a name with dots is given as `field = "a.b"`.
+#[macro_export]
+macro_rules! scope {
+    ($(#[$doc:meta])* $vis:vis struct $name:ident { $($field:ident: $kind:ident $(= $stat:literal)?),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        $vis struct $name { $(#[allow(missing_docs)] pub $field: $crate::stats::$kind),* }
+
+        impl $crate::stats::Scope for $name {
+            fn visit(&self, visit: &mut dyn FnMut(&'static str, $crate::stats::Metric<'_>)) {
+                $({
+                    #[allow(unused_variables)]
+                    let name = stringify!($field);
+                    $(let name = $stat;)?
+                    visit(name, $crate::stats::AsMetric::as_metric(&self.$field));
+                })*
+            }
+        }
+    };
+}

@@ -1,0 +1,285 @@
+//! What is known of a connection and of a stream (a request, or a proxied TCP connection).
+//!
+//! Owns the facts that access logs, stats and local replies share: recorded once, read by all. Never writes a log.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use outrigger_config::address::Address;
+
+use crate::http::message::Version;
+use crate::upstream::host::Host;
+
+/// A downstream connection.
+#[derive(Debug)]
+pub struct ConnectionInfo {
+    /// Unique in the process.
+    pub id: u64,
+    /// When it was accepted.
+    pub start: Instant,
+    /// The listener that accepted it.
+    pub listener: Arc<str>,
+    /// Original destination, if restored; the socket's address otherwise.
+    pub local: Address,
+    /// The client, after a PROXY protocol header.
+    pub remote: Address,
+    /// The peer of the socket.
+    pub direct_remote: Address,
+    /// SNI, if the client sent one; lower case.
+    pub server_name: Option<String>,
+    /// ALPN values offered, or found by inspection.
+    pub application_protocols: Vec<String>,
+    /// Name of the filter chain.
+    pub filter_chain: Arc<str>,
+    /// Set when TLS was terminated.
+    pub tls: Option<TlsInfo>,
+    /// Whether a listener filter restored `local`.
+    pub local_restored: bool,
+}
+
+/// What a TLS handshake showed.
+#[derive(Clone, Debug, Default)]
+pub struct TlsInfo {
+    /// `TLSv1.3`, as Envoy prints it.
+    pub version: &'static str,
+    /// OpenSSL's name of the cipher suite.
+    pub cipher: &'static str,
+    /// Negotiated protocol.
+    pub alpn: Option<Vec<u8>>,
+    /// Facts of the peer's certificate, if it sent one.
+    pub peer: Option<Arc<PeerCertificate>>,
+    /// URI SAN of our own certificate.
+    pub local_uri_sans: Vec<String>,
+}
+
+/// Facts of a certificate.
+#[derive(Clone, Debug, Default)]
+pub struct PeerCertificate {
+    /// URI names.
+    pub uri_sans: Vec<String>,
+    /// DNS names.
+    pub dns_sans: Vec<String>,
+    /// RFC 2253 subject.
+    pub subject: String,
+    /// RFC 2253 issuer.
+    pub issuer: String,
+    /// SHA-256 of the certificate, lower-case hex.
+    pub sha256: String,
+    /// DER of leaf and chain.
+    pub chain_der: Vec<Vec<u8>>,
+    /// The chain was verified against trusted roots.
+    pub verified: bool,
+}
+
+/// One request, or one proxied TCP connection.
+#[derive(Debug)]
+pub struct StreamInfo {
+    /// When it began.
+    pub start: Instant,
+    /// HTTP version; `None` for TCP.
+    pub version: Option<Version>,
+    /// Body bytes from downstream.
+    pub bytes_received: Cell<u64>,
+    /// Body bytes to downstream.
+    pub bytes_sent: Cell<u64>,
+    /// Bytes read from upstream sockets, where counted.
+    pub upstream_bytes_received: Cell<u64>,
+    /// Bytes written to upstream sockets, where counted.
+    pub upstream_bytes_sent: Cell<u64>,
+    /// Sent to downstream; 0 before.
+    pub response_code: Cell<u16>,
+    /// Why that code, in Envoy's words such as `via_upstream` or `route_not_found`.
+    pub details: RefCell<Cow<'static, str>>,
+    /// What went wrong.
+    pub flags: Cell<ResponseFlags>,
+    /// Last request byte received.
+    pub request_end: Cell<Option<Instant>>,
+    /// First response byte from upstream.
+    pub response_start: Cell<Option<Instant>>,
+    /// End of all; set when the entry is logged.
+    pub end: Cell<Option<Instant>>,
+    /// Chosen endpoint of the last try.
+    pub upstream_host: RefCell<Option<Arc<Host>>>,
+    /// Stat name of the cluster.
+    pub cluster: RefCell<Option<Arc<str>>>,
+    /// Local address of the upstream connection.
+    pub upstream_local: Cell<Option<SocketAddr>>,
+    /// HTTP version of the upstream.
+    pub upstream_version: Cell<Option<Version>>,
+    /// Why the upstream connection failed.
+    pub upstream_failure: RefCell<Option<Box<str>>>,
+    /// Tries made.
+    pub attempts: Cell<u32>,
+    /// Name of the route; empty for none.
+    pub route_name: RefCell<Option<Arc<str>>>,
+    /// How the connection ended, if it was not a plain close.
+    pub termination: RefCell<Option<Cow<'static, str>>>,
+    /// Bytes of the request head.
+    pub request_header_bytes: Cell<u64>,
+    /// Bytes of the response head.
+    pub response_header_bytes: Cell<u64>,
+}
+
+impl StreamInfo {
+    /// A stream that begins now.
+    pub fn new(start: Instant, version: Option<Version>) -> Self {
+        Self {
+            start,
+            version,
+            bytes_received: Cell::new(0),
+            bytes_sent: Cell::new(0),
+            upstream_bytes_received: Cell::new(0),
+            upstream_bytes_sent: Cell::new(0),
+            response_code: Cell::new(0),
+            details: RefCell::new(Cow::Borrowed("")),
+            flags: Cell::new(ResponseFlags::default()),
+            request_end: Cell::new(None),
+            response_start: Cell::new(None),
+            end: Cell::new(None),
+            upstream_host: RefCell::new(None),
+            cluster: RefCell::new(None),
+            upstream_local: Cell::new(None),
+            upstream_version: Cell::new(None),
+            upstream_failure: RefCell::new(None),
+            attempts: Cell::new(0),
+            route_name: RefCell::new(None),
+            termination: RefCell::new(None),
+            request_header_bytes: Cell::new(0),
+            response_header_bytes: Cell::new(0),
+        }
+    }
+
+    /// Adds a response flag.
+    pub fn flag(&self, flag: ResponseFlag) {
+        self.flags.set(self.flags.get().with(flag));
+    }
+
+    /// Sets the reason of the response code.
+    pub fn set_details(&self, details: impl Into<Cow<'static, str>>) {
+        *self.details.borrow_mut() = details.into();
+    }
+
+    /// From the beginning to `end`, or to `now` while it lasts.
+    pub fn duration(&self, now: Instant) -> Duration {
+        self.end.get().unwrap_or(now).saturating_duration_since(self.start)
+    }
+}
+
+/// Turns monotonic instants into wall-clock time.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock {
+    instant: Instant,
+    system: SystemTime,
+}
+
+impl WallClock {
+    /// Both clocks as of now.
+    pub fn new() -> Self {
+        Self { instant: Instant::now(), system: SystemTime::now() }
+    }
+
+    /// The wall-clock time of `instant`.
+    pub fn at(&self, instant: Instant) -> SystemTime {
+        match instant.checked_duration_since(self.instant) {
+            Some(later) => self.system + later,
+            None => self.system - self.instant.duration_since(instant),
+        }
+    }
+}
+
+impl Default for WallClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A set of [`ResponseFlag`]s.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ResponseFlags(u32);
+
+impl ResponseFlags {
+    /// The set with one more.
+    pub fn with(self, flag: ResponseFlag) -> Self {
+        Self(self.0 | 1 << flag as u32)
+    }
+
+    /// Whether `flag` is in it.
+    pub fn contains(self, flag: ResponseFlag) -> bool {
+        self.0 & (1 << flag as u32) != 0
+    }
+
+    /// None at all.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The flags in it, in order of declaration.
+    pub fn iter(self) -> impl Iterator<Item = ResponseFlag> {
+        ResponseFlag::ALL.iter().copied().filter(move |flag| self.contains(*flag))
+    }
+}
+
+macro_rules! response_flags {
+    ($($(#[$doc:meta])* $variant:ident = $short:literal, $long:literal;)*) => {
+        /// What went wrong, by Envoy's names. Operators match on them: never reworded, only added to.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        pub enum ResponseFlag { $($(#[$doc])* $variant),* }
+
+        impl ResponseFlag {
+            /// All flags.
+            pub const ALL: &'static [ResponseFlag] = &[$(ResponseFlag::$variant),*];
+
+            /// As in `%RESPONSE_FLAGS%`.
+            pub fn short(self) -> &'static str {
+                match self { $(ResponseFlag::$variant => $short),* }
+            }
+
+            /// As in `%RESPONSE_FLAGS_LONG%`.
+            pub fn long(self) -> &'static str {
+                match self { $(ResponseFlag::$variant => $long),* }
+            }
+        }
+    };
+}
+
+response_flags! {
+    /// No healthy endpoint.
+    NoHealthyUpstream = "UH", "NoHealthyUpstream";
+    /// The upstream connection failed.
+    UpstreamConnectionFailure = "UF", "UpstreamConnectionFailure";
+    /// A circuit breaker was open.
+    UpstreamOverflow = "UO", "UpstreamOverflow";
+    /// No route, or no filter chain.
+    NoRouteFound = "NR", "NoRouteFound";
+    /// The retry limit was reached.
+    UpstreamRetryLimitExceeded = "URX", "UpstreamRetryLimitExceeded";
+    /// No such cluster.
+    NoClusterFound = "NC", "NoClusterFound";
+    /// A duration limit was reached.
+    DurationTimeout = "DT", "DurationTimeout";
+    /// The client went away.
+    DownstreamConnectionTermination = "DC", "DownstreamConnectionTermination";
+    /// The upstream reset the stream.
+    UpstreamRemoteReset = "UR", "UpstreamRemoteReset";
+    /// We reset the stream.
+    LocalReset = "LR", "LocalReset";
+    /// The upstream closed the connection.
+    UpstreamConnectionTermination = "UC", "UpstreamConnectionTermination";
+    /// The request took too long.
+    UpstreamRequestTimeout = "UT", "UpstreamRequestTimeout";
+    /// Nothing moved for too long.
+    StreamIdleTimeout = "SI", "StreamIdleTimeout";
+    /// The client broke the protocol.
+    DownstreamProtocolError = "DPE", "DownstreamProtocolError";
+    /// The upstream broke the protocol.
+    UpstreamProtocolError = "UPE", "UpstreamProtocolError";
+    /// The client reset the stream.
+    DownstreamRemoteReset = "DR", "DownstreamRemoteReset";
+    /// Refused because of overload.
+    OverloadManagerTerminated = "OM", "OverloadManagerTerminated";
+    /// The upstream's name could not be resolved.
+    DnsResolutionFailed = "DF", "DnsResolutionFailed";
+}

@@ -1,0 +1,12 @@
+//! TCP connections to clusters (`envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy`).
+//!
+//! Owns a downstream connection from its accept to its end: where it goes, how its bytes move, and what is told of it
+//! afterwards. Never interprets the bytes.
+
+mod direction;
+mod pace;
+mod relay;
+mod session;
+pub mod stats;
+
+pub use session::serve;

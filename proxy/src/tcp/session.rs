@@ -1,0 +1,338 @@
+//! A downstream connection that is proxied as bytes.
+//!
+//! Owns its course: the choice of a cluster and an endpoint, tries to connect, limits of time, stats and access logs.
+//! Never moves bytes itself (see `relay`).
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use outrigger_config::address::Address;
+use outrigger_config::cluster::Discovery;
+use outrigger_config::route::Priority;
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::direction::Traffic;
+use super::relay::{End, Relay, Side};
+use super::stats::TcpStats;
+use crate::accesslog::{Facts, LogType};
+use crate::graph::TcpNode;
+use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
+use crate::upstream::clusters::{WorkerCluster, WorkerHost};
+use crate::upstream::connect::{ConnectError, Counted, connect, take_place};
+use crate::upstream::host::Host;
+use crate::worker::Worker;
+use crate::worker::connections::Registered;
+use crate::worker::deadlines::{Deadlines, Limit};
+use crate::worker::socket::Io;
+
+/// Serves a downstream connection to its end.
+pub async fn serve(
+    worker: Rc<Worker>,
+    node: Arc<TcpNode>,
+    io: Io,
+    connection: Rc<ConnectionInfo>,
+    registered: Registered,
+) {
+    let session = Session::new(worker, node, connection, registered);
+    // Connecting, with TLS, needs far more memory than what follows, so it is not part of this future.
+    let mut connecting = Box::pin(session.connect());
+    let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
+        Poll::Ready(connected) => Poll::Ready(connected),
+        Poll::Pending => session.poll_interrupted(cx).map(|interrupt| {
+            session.note(interrupt);
+            None
+        }),
+    })
+    .await;
+    drop(connecting);
+    match connected {
+        Some((upstream, active)) => session.relay(io, upstream, active).await,
+        None => drop(io),
+    }
+    session.info.end.set(Some(Instant::now()));
+    session.log(LogType::TcpConnectionEnd);
+}
+
+/// Why a session ends although neither side ended it.
+#[derive(Clone, Copy, Debug)]
+enum Interrupt {
+    /// Nothing moved for too long.
+    Idle,
+    /// It lasted too long.
+    Duration,
+    /// The drain of its filter chain is over.
+    Drained,
+}
+
+struct Session {
+    worker: Rc<Worker>,
+    node: Arc<TcpNode>,
+    connection: Rc<ConnectionInfo>,
+    registered: Registered,
+    stats: Arc<TcpStats>,
+    info: StreamInfo,
+    deadlines: Deadlines,
+    /// Ticks when an entry of a connection that lasts is due.
+    flush: RefCell<Option<Interval>>,
+}
+
+impl Session {
+    fn new(worker: Rc<Worker>, node: Arc<TcpNode>, connection: Rc<ConnectionInfo>, registered: Registered) -> Self {
+        let stats = worker.tcp_stats(&node.config.stat_prefix);
+        stats.downstream_cx_total.increment();
+        let deadlines = Deadlines::default();
+        if let Some(limit) = node.config.max_downstream_connection_duration {
+            deadlines.set(Limit::ConnectionDuration, Some(connection.start + limit));
+        }
+        let logs = !node.access_logs.is_empty();
+        let flush = node.config.access_log_flush_interval.filter(|_| logs).map(|period| {
+            let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        });
+        let info = StreamInfo::new(connection.start, None);
+        Self { worker, node, connection, registered, stats, info, deadlines, flush: RefCell::new(flush) }
+    }
+
+    /// A connection to an endpoint, or `None` with the reason noted.
+    async fn connect(&self) -> Option<(Io, ActiveSession)> {
+        let Some(cluster) = self.cluster() else {
+            self.stats.downstream_cx_no_route.increment();
+            self.info.flag(ResponseFlag::NoClusterFound);
+            return None;
+        };
+        let mut tried: Vec<Arc<Host>> = Vec::new();
+        for _ in 0..self.node.config.max_connect_attempts {
+            let Some(host) = self.host(&cluster, &tried) else {
+                cluster.stats.upstream_cx_none_healthy.increment();
+                self.info.flag(ResponseFlag::NoHealthyUpstream);
+                return None;
+            };
+            let Ok(counted) = take_place(&cluster, &host, Priority::Default) else {
+                self.info.flag(ResponseFlag::UpstreamOverflow);
+                return None;
+            };
+            self.info.attempts.set(self.info.attempts.get() + 1);
+            *self.info.upstream_host.borrow_mut() = Some(Arc::clone(&host.host));
+            cluster.stats.upstream_rq_pending_total.increment();
+            match connect(&counted, None, None).await {
+                Ok(connected) => return Some((connected.io, ActiveSession::new(counted))),
+                Err(error) => self.note_failure(&cluster, &error),
+            }
+            tried.push(Arc::clone(&host.host));
+        }
+        self.info.flag(ResponseFlag::UpstreamRetryLimitExceeded);
+        None
+    }
+
+    /// This worker's view of the chosen cluster, if there is such a cluster now.
+    fn cluster(&self) -> Option<Rc<WorkerCluster>> {
+        let name = self.node.config.target.pick(self.worker.random.next());
+        let graph = self.worker.graph();
+        let node = graph.clusters.get(name)?;
+        *self.info.cluster.borrow_mut() = Some(Arc::clone(&node.config.stat_name));
+        Some(self.worker.clusters.get(&self.worker, node))
+    }
+
+    /// An endpoint; one that was not tried, if there is any.
+    fn host(&self, cluster: &WorkerCluster, tried: &[Arc<Host>]) -> Option<Rc<WorkerHost>> {
+        let node = cluster.node();
+        let Discovery::OriginalDst(options) = &node.config.discovery else {
+            return cluster.pick(&self.worker, tried);
+        };
+        match &self.connection.local {
+            // The address of our own socket would lead back to us.
+            Address::Ip(destination) if self.connection.local_restored => {
+                let mut destination = *destination;
+                if let Some(port) = options.upstream_port_override {
+                    destination.set_port(port);
+                }
+                Some(cluster.destination(destination, Instant::now()))
+            }
+            _ => None,
+        }
+    }
+
+    fn note_failure(&self, cluster: &WorkerCluster, error: &ConnectError) {
+        self.info.flag(ResponseFlag::UpstreamConnectionFailure);
+        cluster.stats.upstream_rq_pending_failure_eject.increment();
+        match error {
+            ConnectError::Io(_) => cluster.stats.upstream_cx_destroy_remote.increment(),
+            ConnectError::Overflow | ConnectError::Timeout | ConnectError::Tls(_) => {
+                cluster.stats.upstream_cx_destroy_local.increment();
+            }
+        }
+        let reason = match error {
+            ConnectError::Io(error) => {
+                let text = error.to_string();
+                // The standard library adds the error's number; people and Envoy do not.
+                let text = text.split(" (os error").next().unwrap_or_default();
+                format!("delayed connect error: {text}")
+            }
+            error => error.to_string(),
+        };
+        *self.info.upstream_failure.borrow_mut() = Some(reason.into());
+    }
+
+    /// Moves bytes until one side or an interrupt ends it.
+    async fn relay(&self, downstream: Io, upstream: Io, active: ActiveSession) {
+        if !self.node.access_logs.is_empty() {
+            self.info.upstream_local.set(upstream.socket().local_address());
+        }
+        let limit = active.counted.host().node.config.per_connection_buffer_limit_bytes;
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut relay = Relay::new(downstream, upstream, limit);
+        let mut meter = Meter { session: self, active: &active, up: Traffic::default(), down: Traffic::default() };
+        self.restart_idle_time();
+        let outcome = poll_fn(|cx| {
+            let end = relay.poll(cx, &self.worker.buffers);
+            if meter.update(relay.up(), relay.down()) {
+                self.restart_idle_time();
+            }
+            match end {
+                Poll::Ready(end) => Poll::Ready(Ok(end)),
+                Poll::Pending => self.poll_interrupted(cx).map(Err),
+            }
+        })
+        .await;
+        relay.stop(&self.worker.buffers);
+        let stats = &active.counted.cluster().stats;
+        match outcome {
+            Ok(End::Closed { last: Side::Upstream }) => stats.upstream_cx_destroy_remote.increment(),
+            Ok(End::Reset { by: Side::Upstream }) => {
+                stats.upstream_cx_destroy_remote.increment();
+                self.info.flag(ResponseFlag::UpstreamRemoteReset);
+            }
+            Ok(End::Closed { last: Side::Downstream } | End::Reset { by: Side::Downstream }) => {
+                stats.upstream_cx_destroy_local.increment();
+            }
+            Err(interrupt) => {
+                stats.upstream_cx_destroy_local.increment();
+                self.note(interrupt);
+                poll_fn(|cx| Poll::Ready(relay.say_goodbye(cx))).await;
+            }
+        }
+        stats.upstream_cx_destroy_with_active_rq.increment();
+    }
+
+    fn restart_idle_time(&self) {
+        if let Some(timeout) = self.node.config.idle_timeout {
+            self.deadlines.set(Limit::Idle, Some(Instant::now() + timeout));
+        }
+    }
+
+    /// Ready when the session must end. Writes the entries of a connection that lasts in passing.
+    fn poll_interrupted(&self, cx: &mut Context<'_>) -> Poll<Interrupt> {
+        if let Some(flush) = self.flush.borrow_mut().as_mut() {
+            while flush.poll_tick(cx).is_ready() {
+                self.log(LogType::TcpPeriodic);
+            }
+        }
+        if let Poll::Ready(limit) = self.deadlines.poll(cx) {
+            return Poll::Ready(match limit {
+                Limit::ConnectionDuration => Interrupt::Duration,
+                _ => Interrupt::Idle,
+            });
+        }
+        self.registered.poll_expired(cx).map(|()| Interrupt::Drained)
+    }
+
+    fn note(&self, interrupt: Interrupt) {
+        match interrupt {
+            Interrupt::Idle => self.stats.idle_timeout.increment(),
+            Interrupt::Duration => {
+                self.stats.max_downstream_connection_duration.increment();
+                self.info.flag(ResponseFlag::DurationTimeout);
+            }
+            Interrupt::Drained => {}
+        }
+    }
+
+    fn log(&self, log_type: LogType) {
+        if self.node.access_logs.is_empty() {
+            return;
+        }
+        let graph = self.worker.graph();
+        let mut facts = Facts::new(&self.info, &self.connection, &self.worker.process.clock, Instant::now());
+        facts.log_type = log_type;
+        for logger in &self.node.access_logs {
+            logger.log(&facts, self.worker.random.next(), &*graph.runtime);
+        }
+    }
+}
+
+/// A session that counts as a request of its endpoint, as long as it lives: balancers see it.
+struct ActiveSession {
+    counted: Counted,
+}
+
+impl ActiveSession {
+    fn new(counted: Counted) -> Self {
+        let (host, cluster) = (counted.host(), counted.cluster());
+        host.active.set(host.active.get() + 1);
+        host.stats.rq_total.increment();
+        host.stats.rq_active.increment();
+        cluster.stats.upstream_rq_total.increment();
+        cluster.stats.upstream_rq_active.increment();
+        Self { counted }
+    }
+}
+
+impl Drop for ActiveSession {
+    fn drop(&mut self) {
+        let (host, cluster) = (self.counted.host(), self.counted.cluster());
+        host.active.set(host.active.get().saturating_sub(1));
+        host.stats.rq_active.decrement();
+        cluster.stats.upstream_rq_active.decrement();
+    }
+}
+
+/// Brings what was moved into stats and stream info.
+struct Meter<'a> {
+    session: &'a Session,
+    active: &'a ActiveSession,
+    up: Traffic,
+    down: Traffic,
+}
+
+impl Meter<'_> {
+    /// Takes over the totals. Whether anything has moved since the last time.
+    fn update(&mut self, up: Traffic, down: Traffic) -> bool {
+        if (up, down) == (self.up, self.down) {
+            return false;
+        }
+        let Session { stats, info, .. } = self.session;
+        let cluster = &self.active.counted.cluster().stats;
+        stats.downstream_cx_rx_bytes_total.add(up.read - self.up.read);
+        stats.downstream_cx_tx_bytes_total.add(down.written - self.down.written);
+        stats.downstream_cx_rx_bytes_buffered.add(buffered(up) - buffered(self.up));
+        stats.downstream_cx_tx_bytes_buffered.add(buffered(down) - buffered(self.down));
+        stats.downstream_flow_control_paused_reading_total.add(up.pauses - self.up.pauses);
+        stats.downstream_flow_control_resumed_reading_total.add(up.resumes - self.up.resumes);
+        cluster.upstream_cx_tx_bytes_total.add(up.written - self.up.written);
+        cluster.upstream_cx_rx_bytes_total.add(down.read - self.down.read);
+        info.bytes_received.set(up.read);
+        info.upstream_bytes_sent.set(up.written);
+        info.upstream_bytes_received.set(down.read);
+        info.bytes_sent.set(down.written);
+        (self.up, self.down) = (up, down);
+        true
+    }
+}
+
+impl Drop for Meter<'_> {
+    fn drop(&mut self) {
+        // What was not delivered is gone with the connection.
+        self.session.stats.downstream_cx_rx_bytes_buffered.add(-buffered(self.up));
+        self.session.stats.downstream_cx_tx_bytes_buffered.add(-buffered(self.down));
+    }
+}
+
+/// Bytes read and not yet written.
+fn buffered(traffic: Traffic) -> i64 {
+    i64::try_from(traffic.read - traffic.written).unwrap_or(i64::MAX)
+}

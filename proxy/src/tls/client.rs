@@ -1,0 +1,143 @@
+//! TLS towards upstream (`UpstreamTlsContext`).
+//!
+//! Owns the rustls configuration of one context. Never decides which server name is sent, opens sockets or limits the
+//! time of a handshake.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use outrigger_config::tls::{CommonTls, TlsCertificate, UpstreamTls, Validation};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::error::{HandshakeError, HandshakeFailure, TlsError};
+use super::identity::Identities;
+use super::info::tls_info;
+use super::provider::{provider, versions};
+use super::sessions::Sessions;
+use super::verify::{PeerRole, PeerVerifier, ServerVerifier};
+use crate::stream::TlsInfo;
+
+/// A context for connections to upstream.
+pub struct ClientTls {
+    config: Arc<ClientConfig>,
+    sni: String,
+    match_server_name: bool,
+    verifier: Arc<PeerVerifier>,
+    local_uri_sans: Vec<String>,
+}
+
+impl ClientTls {
+    /// Builds a context. `certificates` are those of the configuration, resolved, in order: the first that the server
+    /// can verify is shown when it asks. Without trusted certificates, pins or SAN matchers in `validation`, any
+    /// server is accepted, as with Envoy.
+    pub fn build(
+        config: &UpstreamTls,
+        certificates: &[Arc<TlsCertificate>],
+        validation: Option<&Validation>,
+    ) -> Result<Self, TlsError> {
+        // The caller decides about the endpoint's host name, and passes it to `connect`.
+        let UpstreamTls { common, sni, auto_host_sni: _, auto_sni_san_validation, max_session_keys } = config;
+        let provider = provider(common)?;
+        let identities = Identities::load(certificates, &provider)?;
+        let local_uri_sans = identities.uri_sans();
+        warn_left_out(common);
+        let nothing = Validation::default();
+        let validation = validation.unwrap_or(&nothing);
+        let verifier = PeerVerifier::build(PeerRole::Server, validation, provider.signature_verification_algorithms)?;
+        if !verifier.has_roots() && !verifier.has_names_or_pins() {
+            tracing::warn!(sni = sni.as_str(), "no trusted CA for an upstream TLS context: any server is accepted");
+        }
+        let verifier = Arc::new(verifier);
+        let adapter = ServerVerifier { peer: verifier.clone(), match_server_name: *auto_sni_san_validation };
+        let versions = versions(common.versions, &provider)?;
+        let mut rustls = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&versions)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(adapter))
+            .with_client_cert_resolver(Arc::new(identities));
+        rustls.alpn_protocols = alpn_values(&common.alpn)?;
+        rustls.resumption = match max_session_keys {
+            0 => Resumption::disabled(),
+            keys => Resumption::store(Arc::new(Sessions::new(*keys))),
+        };
+        Ok(Self {
+            config: Arc::new(rustls),
+            sni: sni.clone(),
+            match_server_name: *auto_sni_san_validation,
+            verifier,
+            local_uri_sans,
+        })
+    }
+
+    /// Does the client's side of a handshake. `server_name` is sent, or else the configured one; nothing is sent when
+    /// both are empty, or for an IP address (RFC 6066, 3). `alpn` replaces the configured list. The caller limits the
+    /// time.
+    pub async fn connect<S>(
+        &self,
+        io: S,
+        server_name: Option<&str>,
+        alpn: Option<&[Vec<u8>]>,
+    ) -> Result<(TlsStream<S>, TlsInfo), HandshakeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let name = self.server_name(server_name.unwrap_or(&self.sni))?;
+        let connector = TlsConnector::from(self.config.clone());
+        let stream = match alpn {
+            None => connector.connect(name, io).await?,
+            Some(list) => connector.with_alpn(list.to_vec()).connect(name, io).await?,
+        };
+        let info = tls_info(stream.get_ref().1, Some(&self.verifier), &self.local_uri_sans);
+        Ok((stream, info))
+    }
+
+    fn server_name(&self, name: &str) -> Result<ServerName<'static>, HandshakeError> {
+        // A fully qualified name is sent without its last dot.
+        let name = name.strip_suffix('.').unwrap_or(name);
+        if name.is_empty() {
+            if self.match_server_name {
+                let reason = "no server name is sent, so the certificate cannot be checked against it";
+                return Err(HandshakeError::new(HandshakeFailure::SubjectAltName, reason));
+            }
+            // rustls wants some name; for an address it sends none.
+            return Ok(ServerName::from(Ipv4Addr::UNSPECIFIED));
+        }
+        ServerName::try_from(name.to_owned()).map_err(|_| {
+            HandshakeError::new(HandshakeFailure::Protocol, format!("\"{name}\" cannot be sent as server name"))
+        })
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls")
+            .field("sni", &self.sni)
+            .field("match_server_name", &self.match_server_name)
+            .field("verifier", &self.verifier)
+            .finish_non_exhaustive()
+    }
+}
+
+/// ALPN values as bytes, each of a length that fits on the wire.
+pub(super) fn alpn_values(names: &[String]) -> Result<Vec<Vec<u8>>, TlsError> {
+    names
+        .iter()
+        .map(|name| match name.len() {
+            1..=255 => Ok(name.clone().into_bytes()),
+            _ => Err(TlsError::Alpn(name.clone())),
+        })
+        .collect()
+}
+
+/// Says once per context what of its parameters does not exist here.
+pub(super) fn warn_left_out(common: &CommonTls) {
+    if !common.left_out.is_empty() {
+        tracing::warn!(names = ?common.left_out, "cipher suites or curves of a TLS context are not supported and left out");
+    }
+}

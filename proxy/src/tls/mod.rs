@@ -1,0 +1,25 @@
+//! TLS towards downstream and upstream: contexts built from the checked model, handshakes, and what they showed.
+//!
+//! Owns rustls configurations, how peers are verified and what is known of certificates. Never reads secrets from a
+//! control plane or watches files: resolved certificates and validations come in, and a change means a new context.
+
+mod certificate;
+mod client;
+mod error;
+mod identity;
+mod info;
+mod intern;
+mod name;
+mod provider;
+mod san;
+mod server;
+mod sessions;
+#[cfg(test)]
+mod tests;
+mod trust;
+mod verify;
+
+pub use certificate::{CertificateFacts, SubjectAltName, certificate_details};
+pub use client::ClientTls;
+pub use error::{HandshakeError, HandshakeFailure, TlsError};
+pub use server::ServerTls;

@@ -1,0 +1,6 @@
+//! Our server against our client, over memory; and either against OpenSSL.
+
+mod handshake;
+mod openssl;
+mod pki;
+mod refused;

@@ -1,0 +1,282 @@
+//! A worker's view of clusters and their endpoints.
+//!
+//! Owns the balancer state, the pools and the stats of one worker, and carries them over graph swaps. Never opens
+//! connections (see `pool`).
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outrigger_config::address::Address;
+use outrigger_config::cluster::{Discovery, OriginalDstOptions, Thresholds};
+use outrigger_config::route::Priority;
+use outrigger_policy::balance::{HostIndex, HostSet, Picker};
+use outrigger_policy::breaker::Breaker;
+use tokio::sync::Notify;
+
+use super::host::{Host, HostShared, HostStats};
+use super::stats::ClusterStats;
+use super::{h1, h2};
+use crate::graph::ClusterNode;
+use crate::worker::Worker;
+
+/// The clusters that a worker has used.
+#[derive(Default)]
+pub struct WorkerClusters {
+    by_name: RefCell<HashMap<Arc<str>, Rc<WorkerCluster>>>,
+}
+
+/// One cluster on one worker.
+pub struct WorkerCluster {
+    /// This worker's share of its stats.
+    pub stats: Arc<ClusterStats>,
+    /// Notified when a connection is given back or closed.
+    pub released: Notify,
+    node: RefCell<Arc<ClusterNode>>,
+    picker: RefCell<Option<Picker>>,
+    hosts: RefCell<Vec<Option<Rc<WorkerHost>>>>,
+    /// Hosts of original destinations.
+    destinations: RefCell<HashMap<SocketAddr, Rc<WorkerHost>>>,
+}
+
+/// One endpoint on one worker.
+pub struct WorkerHost {
+    /// The endpoint of the graph.
+    pub host: Arc<Host>,
+    /// The cluster's configuration that its connections were made for.
+    pub node: Arc<ClusterNode>,
+    /// This worker's share of its stats.
+    pub stats: Arc<HostStats>,
+    /// Requests in flight from this worker.
+    pub active: Cell<u32>,
+    /// Open connections of this worker.
+    pub connections: Cell<u32>,
+    /// Connections for HTTP/1 that wait for a request, the last used last.
+    pub idle: RefCell<Vec<h1::Connection>>,
+    /// Connections for HTTP/2.
+    pub multiplexed: RefCell<Vec<Rc<h2::Connection>>>,
+    /// An HTTP/2 connection is being made.
+    pub connecting: Cell<bool>,
+    /// Notified when that is over.
+    pub connected: Notify,
+    /// The endpoint, or the configuration it was used with, is gone.
+    pub retired: Cell<bool>,
+    last_used: Cell<Option<Instant>>,
+}
+
+impl WorkerHost {
+    fn new(host: Arc<Host>, node: Arc<ClusterNode>) -> Rc<Self> {
+        let stats = host.shared.stats();
+        Rc::new(Self {
+            host,
+            node,
+            stats,
+            active: Cell::new(0),
+            connections: Cell::new(0),
+            idle: RefCell::default(),
+            multiplexed: RefCell::default(),
+            connecting: Cell::new(false),
+            connected: Notify::new(),
+            retired: Cell::new(false),
+            last_used: Cell::new(None),
+        })
+    }
+
+    /// No connection of it is used for new requests from now on; idle ones close.
+    fn retire(&self) {
+        self.retired.set(true);
+        self.idle.borrow_mut().clear();
+        self.multiplexed.borrow_mut().clear();
+    }
+}
+
+impl WorkerClusters {
+    /// This worker's view of a cluster of the pinned graph.
+    pub fn get(&self, worker: &Worker, node: &Arc<ClusterNode>) -> Rc<WorkerCluster> {
+        if let Some(cluster) = self.by_name.borrow().get(&node.config.name) {
+            cluster.update(worker, node);
+            return Rc::clone(cluster);
+        }
+        let cluster = Rc::new(WorkerCluster::new(worker, node));
+        self.by_name.borrow_mut().insert(Arc::clone(&node.config.name), Rc::clone(&cluster));
+        cluster
+    }
+
+    /// Forgets clusters that are not among `clusters`; requests in flight keep theirs.
+    pub fn retain(&self, clusters: &HashMap<Arc<str>, Arc<ClusterNode>>) {
+        self.by_name.borrow_mut().retain(|name, cluster| {
+            let keep = clusters.contains_key(name);
+            if !keep {
+                cluster.retire();
+            }
+            keep
+        });
+    }
+
+    /// Closes pooled connections that died or were idle for too long.
+    pub fn sweep(&self, now: Instant) {
+        for cluster in self.by_name.borrow().values() {
+            cluster.sweep(now);
+        }
+    }
+}
+
+impl WorkerCluster {
+    fn new(worker: &Worker, node: &Arc<ClusterNode>) -> Self {
+        let stats = worker.process.stats.scope(&format!("cluster.{}.", node.config.stat_name));
+        Self {
+            stats,
+            released: Notify::new(),
+            node: RefCell::new(Arc::clone(node)),
+            picker: RefCell::new(picker(worker, node.hosts.balance.as_ref())),
+            hosts: RefCell::new(vec![None; node.hosts.hosts.len()]),
+            destinations: RefCell::default(),
+        }
+    }
+
+    /// The node of the graph that this view follows.
+    pub fn node(&self) -> Arc<ClusterNode> {
+        Arc::clone(&self.node.borrow())
+    }
+
+    /// The breaker and thresholds that count for a priority.
+    pub fn limits(&self, priority: Priority) -> (Arc<Breaker>, Thresholds) {
+        let node = self.node.borrow();
+        match priority {
+            Priority::Default => (Arc::clone(&node.shared.default), node.config.circuit_breakers.default),
+            Priority::High => (Arc::clone(&node.shared.high), node.config.circuit_breakers.high),
+        }
+    }
+
+    /// Follows a newer node: pools of endpoints that are still there are kept, unless what connections are made of has
+    /// changed.
+    fn update(&self, worker: &Worker, node: &Arc<ClusterNode>) {
+        if Arc::ptr_eq(&self.node.borrow(), node) {
+            return;
+        }
+        let old = self.node.replace(Arc::clone(node));
+        let same_connections = Arc::ptr_eq(&old.config, &node.config)
+            && match (&old.tls, &node.tls) {
+                (None, None) => true,
+                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+                _ => false,
+            };
+        let mut known: HashMap<*const HostShared, Rc<WorkerHost>> = HashMap::new();
+        for host in self.hosts.borrow_mut().drain(..).flatten() {
+            if same_connections {
+                known.insert(Arc::as_ptr(&host.host.shared), host);
+            } else {
+                host.retire();
+            }
+        }
+        let carried = node.hosts.hosts.iter().map(|host| known.remove(&Arc::as_ptr(&host.shared)));
+        *self.hosts.borrow_mut() = carried.collect();
+        for host in known.into_values() {
+            host.retire();
+        }
+        if !same_connections {
+            for (_, host) in self.destinations.borrow_mut().drain() {
+                host.retire();
+            }
+        }
+        let unchanged = match (&old.hosts.balance, &node.hosts.balance) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            _ => false,
+        };
+        if !unchanged {
+            *self.picker.borrow_mut() = picker(worker, node.hosts.balance.as_ref());
+        }
+    }
+
+    fn retire(&self) {
+        for host in self.hosts.borrow().iter().flatten() {
+            host.retire();
+        }
+        for host in self.destinations.borrow().values() {
+            host.retire();
+        }
+    }
+
+    /// Picks an endpoint. Those in `tried` are avoided as long as there are others.
+    pub fn pick(&self, worker: &Worker, tried: &[Arc<Host>]) -> Option<Rc<WorkerHost>> {
+        let node = self.node();
+        let mut picker = self.picker.borrow_mut();
+        let picker = picker.as_mut()?;
+        let position = |index: HostIndex| index.0 as usize;
+        let pick = {
+            let hosts = self.hosts.borrow();
+            let load = |index: HostIndex| {
+                hosts.get(position(index)).and_then(Option::as_ref).map_or(0, |host| host.active.get())
+            };
+            let tried = |index: HostIndex| {
+                node.hosts.hosts.get(position(index)).is_some_and(|host| {
+                    tried.iter().any(|tried| Arc::ptr_eq(&tried.shared, &host.shared))
+                })
+            };
+            let mut random = || worker.random.next();
+            picker.pick(&mut random, &load, tried).or_else(|| picker.pick(&mut random, &load, |_| false))?
+        };
+        if pick.panic {
+            self.stats.lb_healthy_panic.increment();
+        }
+        let host = node.hosts.hosts.get(position(pick.host))?;
+        let mut hosts = self.hosts.borrow_mut();
+        let slot = hosts.get_mut(position(pick.host))?;
+        Some(Rc::clone(slot.get_or_insert_with(|| WorkerHost::new(Arc::clone(host), Arc::clone(&node)))))
+    }
+
+    /// The endpoint of an original destination, made on first use.
+    pub fn destination(&self, address: SocketAddr, now: Instant) -> Rc<WorkerHost> {
+        let mut destinations = self.destinations.borrow_mut();
+        let host = destinations.entry(address).or_insert_with(|| {
+            let host = Host {
+                address: Address::Ip(address),
+                additional_addresses: Vec::new(),
+                hostname: "".into(),
+                weight: 1,
+                priority: 0,
+                locality: Arc::default(),
+                health: outrigger_config::cluster::HealthStatus::Unknown,
+                shared: Arc::default(),
+            };
+            WorkerHost::new(Arc::new(host), self.node())
+        });
+        host.last_used.set(Some(now));
+        Rc::clone(host)
+    }
+
+    fn sweep(&self, now: Instant) {
+        let idle_timeout = self.node.borrow().config.http.idle_timeout;
+        let mut closed = false;
+        let destinations = self.destinations.borrow();
+        let hosts = self.hosts.borrow();
+        for host in hosts.iter().flatten().chain(destinations.values()) {
+            let mut idle = host.idle.borrow_mut();
+            let before = idle.len();
+            idle.retain(|connection| connection.is_usable() && !connection.expired(now, idle_timeout));
+            closed |= idle.len() != before;
+            host.multiplexed.borrow_mut().retain(|connection| connection.keep(now, idle_timeout));
+        }
+        drop((hosts, destinations));
+        if closed {
+            self.released.notify_waiters();
+        }
+        if let Discovery::OriginalDst(OriginalDstOptions { cleanup_interval, .. }) = self.node.borrow().config.discovery {
+            self.destinations.borrow_mut().retain(|_, host| {
+                let unused = host.last_used.get().is_none_or(|at| now.saturating_duration_since(at) > cleanup_interval);
+                host.connections.get() > 0 || host.active.get() > 0 || !unused
+            });
+        }
+    }
+}
+
+fn picker(worker: &Worker, set: Option<&Arc<HostSet>>) -> Option<Picker> {
+    set.map(|set| Picker::new(Arc::clone(set), worker.random.next()))
+}
+
+/// Waiting requests look again after this time even if nobody told them to: a limit may have been freed by another
+/// worker.
+pub const RECHECK: Duration = Duration::from_millis(20);

@@ -1,0 +1,257 @@
+//! HTTP/1 towards endpoints.
+//!
+//! Owns one pooled connection ([`Connection`]) and one request on it ([`Stream`]). Never decides where a request goes.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use outrigger_config::cluster::UpstreamHttp;
+
+use super::connect::Counted;
+use crate::http::h1::body_io::{BodyReader, BodyWriter};
+use crate::http::h1::encode;
+use crate::http::h1::link::Link;
+use crate::http::h1::parse::{Framing, HeadError, Limits, parse_response};
+use crate::http::headers::Headers;
+use crate::http::message::{RequestHead, ResponseHead};
+use crate::http::seam::{Chunk, StreamError};
+
+/// A connection that carries one request at a time.
+pub struct Connection {
+    link: Link,
+    counted: Counted,
+    requests: Cell<u32>,
+    idle_since: Cell<Instant>,
+    local: Option<SocketAddr>,
+}
+
+impl Connection {
+    /// Around a new connection.
+    pub fn new(link: Link, counted: Counted) -> Self {
+        counted.cluster().stats.upstream_cx_http1_total.increment();
+        let local = link.io().socket().local_address();
+        Self { link, idle_since: Cell::new(counted.start()), counted, requests: Cell::new(0), local }
+    }
+
+    /// Whether another request may be sent on it, as far as is known without asking the system.
+    pub fn is_usable(&self) -> bool {
+        if self.counted.host().retired.get() {
+            return false;
+        }
+        let config = &self.counted.host().node.config;
+        if config.max_requests_per_connection.is_some_and(|limit| self.requests.get() >= limit) {
+            self.counted.cluster().stats.upstream_cx_max_requests.increment();
+            return false;
+        }
+        if config.http.max_connection_duration.is_some_and(|limit| self.counted.start().elapsed() >= limit) {
+            self.counted.cluster().stats.upstream_cx_max_duration_reached.increment();
+            return false;
+        }
+        // An idle connection must be silent: bytes nobody asked for make it as useless as its end.
+        let mut cx = Context::from_waker(Waker::noop());
+        let silent = self.link.poll_closed(&mut cx).is_pending() && self.link.input().is_empty();
+        if !silent {
+            self.counted.cluster().stats.upstream_cx_destroy_remote.increment();
+        }
+        silent
+    }
+
+    /// Idle for too long.
+    pub fn expired(&self, now: Instant, idle_timeout: Option<Duration>) -> bool {
+        let expired = idle_timeout.is_some_and(|limit| now.saturating_duration_since(self.idle_since.get()) > limit);
+        if expired {
+            self.counted.cluster().stats.upstream_cx_idle_timeout.increment();
+            self.counted.cluster().stats.upstream_cx_destroy_local.increment();
+        }
+        expired
+    }
+
+    /// A request has been served on it before.
+    pub fn is_reused(&self) -> bool {
+        self.requests.get() > 0
+    }
+}
+
+/// One request on a connection.
+pub struct Stream {
+    connection: Connection,
+    writer: OnceCell<BodyWriter>,
+    reader: RefCell<Option<BodyReader>>,
+    limits: Limits,
+    head_request: Cell<bool>,
+    keep_alive: Cell<bool>,
+    reused: bool,
+    trailers: bool,
+    totals_before: (u64, u64),
+}
+
+impl Stream {
+    /// The next request on a connection.
+    pub fn new(connection: Connection, options: &UpstreamHttp) -> Self {
+        let reused = connection.is_reused();
+        connection.requests.set(connection.requests.get().saturating_add(1));
+        let totals_before = connection.link.totals();
+        let limits = Limits {
+            max_head_bytes: options.max_response_headers_bytes as usize,
+            max_headers: options.max_headers_count as usize,
+            allow_chunked_length: options.http1.allow_chunked_length,
+            allow_custom_methods: true,
+        };
+        Self {
+            connection,
+            writer: OnceCell::new(),
+            reader: RefCell::new(None),
+            limits,
+            head_request: Cell::new(false),
+            keep_alive: Cell::new(false),
+            reused,
+            trailers: options.http1.enable_trailers,
+            totals_before,
+        }
+    }
+
+    /// The connection has served requests before, so its end may have crossed with this request.
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Our address.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.connection.local
+    }
+
+    /// Bytes received and sent for this request.
+    pub fn transferred(&self) -> (u64, u64) {
+        let (read, written) = self.connection.link.totals();
+        (read - self.totals_before.0, written - self.totals_before.1)
+    }
+
+    /// Writes the head to the output buffer.
+    pub fn send_head(&self, head: &RequestHead, framing: Framing, options: &UpstreamHttp) {
+        let upgrade = !head.protocol().is_empty();
+        let case = options.http1.header_case;
+        self.head_request.set(head.is_head());
+        self.connection.link.with_output(|output| encode::request(head, framing, upgrade, case, output));
+        let _ = self.writer.set(BodyWriter::new(framing, self.trailers));
+    }
+
+    /// Ready with the response head. Informational responses other than 101 are skipped.
+    pub fn poll_response(&self, cx: &mut Context<'_>, head: &mut ResponseHead) -> Poll<Result<(), StreamError>> {
+        let link = &self.connection.link;
+        loop {
+            if !link.input().is_empty() {
+                let parsed = parse_response(&link.input(), &self.limits, self.head_request.get(), head);
+                match parsed {
+                    Ok(Some(parsed)) => {
+                        link.consume(parsed.length);
+                        if head.status < 200 && head.status != 101 {
+                            continue;
+                        }
+                        let framing = if head.status == 101 { Framing::UntilClose } else { parsed.framing };
+                        self.keep_alive.set(parsed.keep_alive && head.status != 101);
+                        *self.reader.borrow_mut() = Some(BodyReader::new(framing, self.limits));
+                        return Poll::Ready(Ok(()));
+                    }
+                    Ok(None) if link.is_full() => link.grow(self.limits.max_head_bytes),
+                    Ok(None) => {}
+                    Err(error) => return Poll::Ready(Err(protocol_error(error))),
+                }
+            }
+            match ready!(link.poll_fill(cx, false)) {
+                Ok(0) => return Poll::Ready(Err(StreamError::Closed)),
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    return Poll::Ready(Err(StreamError::Closed));
+                }
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// See [`crate::http::seam::BodySource::poll_data`].
+    pub fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        match self.reader.borrow().as_ref() {
+            Some(reader) => reader.poll_data(cx, &self.connection.link),
+            None => Poll::Ready(Ok(false)),
+        }
+    }
+
+    /// See [`crate::http::seam::BodySource::with_data`].
+    pub fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
+        match self.reader.borrow().as_ref() {
+            Some(reader) => reader.with_data(&self.connection.link, look),
+            None => look(Chunk::Slice(&[])),
+        }
+    }
+
+    /// See [`crate::http::seam::BodySource::consume`].
+    pub fn consume(&self, count: usize) {
+        if let Some(reader) = self.reader.borrow().as_ref() {
+            reader.consume(&self.connection.link, count);
+        }
+    }
+
+    /// See [`crate::http::seam::BodySource::take_trailers`].
+    pub fn take_trailers(&self) -> Option<Headers> {
+        self.reader.borrow().as_ref().and_then(BodyReader::take_trailers).filter(|_| self.trailers)
+    }
+
+    /// There is no response body, or it was read to its end.
+    pub fn response_is_done(&self) -> bool {
+        self.reader.borrow().as_ref().is_some_and(BodyReader::is_done)
+    }
+
+    /// See [`crate::http::seam::BodySink::poll_send`].
+    pub fn poll_send(&self, cx: &mut Context<'_>, chunk: Chunk<'_>) -> Poll<Result<usize, StreamError>> {
+        match self.writer.get() {
+            Some(writer) => writer.poll_send(cx, &self.connection.link, chunk.bytes()),
+            None => Poll::Ready(Err(StreamError::Protocol("body before head".into()))),
+        }
+    }
+
+    /// See [`crate::http::seam::BodySink::poll_finish`].
+    pub fn poll_finish(&self, cx: &mut Context<'_>, trailers: Option<&Headers>) -> Poll<Result<(), StreamError>> {
+        match self.writer.get() {
+            Some(writer) => writer.poll_finish(cx, &self.connection.link, trailers),
+            None => Poll::Ready(Err(StreamError::Protocol("end before head".into()))),
+        }
+    }
+
+    /// See [`crate::http::seam::BodySink::poll_flush`].
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        self.connection.link.poll_flush(cx).map_err(StreamError::from)
+    }
+
+    /// After 101: bytes go both ways until either side ends.
+    pub fn upgrade(&mut self) {
+        self.writer = OnceCell::from(BodyWriter::new(Framing::UntilClose, false));
+    }
+
+    /// Ends the request: the connection goes back to its pool if both messages ended as they should.
+    pub fn finish(self, now: Instant) {
+        let whole = self.writer.get().is_some_and(BodyWriter::is_finished) && self.response_is_done();
+        let connection = self.connection;
+        let (read, written) = connection.link.totals();
+        let cluster = Rc::clone(connection.counted.cluster());
+        cluster.stats.upstream_cx_rx_bytes_total.add(read - self.totals_before.0);
+        cluster.stats.upstream_cx_tx_bytes_total.add(written - self.totals_before.1);
+        let host = Rc::clone(connection.counted.host());
+        if whole && self.keep_alive.get() && !host.retired.get() {
+            connection.idle_since.set(now);
+            host.idle.borrow_mut().push(connection);
+            cluster.released.notify_one();
+        } else {
+            if !whole {
+                cluster.stats.upstream_cx_destroy_with_active_rq.increment();
+            }
+            cluster.stats.upstream_cx_destroy_local.increment();
+        }
+    }
+}
+
+fn protocol_error(error: HeadError) -> StreamError {
+    StreamError::Protocol(error.to_string())
+}

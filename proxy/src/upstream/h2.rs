@@ -1,0 +1,264 @@
+//! HTTP/2 towards endpoints.
+//!
+//! Owns one shared connection ([`Connection`]) and one request on it ([`Stream`]). Never decides where a request goes.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use outrigger_config::cluster::UpstreamHttp;
+
+use super::connect::{ConnectError, Connected, Counted};
+use crate::http::h2::body::{ReceiveBody, SendBody, stream_error};
+use crate::http::h2::convert;
+use crate::http::headers::Headers;
+use crate::http::message::{RequestHead, ResponseHead};
+use crate::http::seam::{Chunk, StreamError};
+
+/// A connection that carries many requests.
+pub struct Connection {
+    sender: RefCell<SendRequest<Bytes>>,
+    active: Cell<u32>,
+    requests: Cell<u32>,
+    closed: Cell<bool>,
+    idle_since: Cell<Instant>,
+    counted: Rc<Counted>,
+    local: Option<SocketAddr>,
+}
+
+impl Connection {
+    /// Starts HTTP/2 on a new connection and a task that drives it.
+    ///
+    /// # Errors
+    /// When the peer does not speak HTTP/2.
+    pub async fn start(
+        connected: Connected,
+        counted: Counted,
+        options: &UpstreamHttp,
+    ) -> Result<Rc<Self>, ConnectError> {
+        let local = connected.io.socket().local_address();
+        let settings = &options.http2;
+        let mut builder = h2::client::Builder::new();
+        builder
+            .initial_window_size(settings.initial_stream_window_bytes)
+            .initial_connection_window_size(settings.initial_connection_window_bytes)
+            .header_table_size(settings.hpack_table_bytes)
+            .max_header_list_size(options.max_response_headers_bytes)
+            .max_concurrent_reset_streams(64)
+            .enable_push(false);
+        let handshake = builder.handshake::<_, Bytes>(connected.io).await;
+        let (sender, mut driver) = handshake.map_err(|error| ConnectError::Tls(error.to_string()))?;
+        counted.cluster().stats.upstream_cx_http2_total.increment();
+        let counted = Rc::new(counted);
+        let connection = Rc::new(Self {
+            sender: RefCell::new(sender),
+            active: Cell::new(0),
+            requests: Cell::new(0),
+            closed: Cell::new(false),
+            idle_since: Cell::new(counted.start()),
+            counted: Rc::clone(&counted),
+            local,
+        });
+        let pings = settings.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
+        let weak = Rc::downgrade(&connection);
+        tokio::task::spawn_local(async move {
+            let ended = match pings {
+                Some((keepalive, pings)) => tokio::select! {
+                    ended = &mut driver => ended,
+                    () = crate::http::h2::keepalive::watch(pings, keepalive) => Ok(()),
+                },
+                None => driver.await,
+            };
+            if let Err(error) = ended
+                && error.is_library()
+            {
+                counted.cluster().stats.upstream_cx_protocol_error.increment();
+            }
+            if let Some(connection) = weak.upgrade() {
+                connection.closed.set(true);
+            }
+            // The counts end with the task: the socket lives as long.
+            drop(counted);
+        });
+        Ok(connection)
+    }
+
+    /// Whether another request may be sent on it now.
+    pub fn has_room(&self) -> bool {
+        if self.closed.get() || self.counted.host().retired.get() {
+            return false;
+        }
+        let config = &self.counted.host().node.config;
+        if config.max_requests_per_connection.is_some_and(|limit| self.requests.get() >= limit) {
+            return false;
+        }
+        if config.http.max_connection_duration.is_some_and(|limit| self.counted.start().elapsed() >= limit) {
+            return false;
+        }
+        let sender = self.sender.borrow();
+        let room = sender.current_max_send_streams().min(config.http.http2.max_concurrent_streams as usize);
+        (self.active.get() as usize) < room
+    }
+
+    /// Whether the pool should keep it.
+    pub fn keep(&self, now: Instant, idle_timeout: Option<Duration>) -> bool {
+        if self.closed.get() {
+            return false;
+        }
+        let idle = self.active.get() == 0;
+        let expired =
+            idle && idle_timeout.is_some_and(|limit| now.saturating_duration_since(self.idle_since.get()) > limit);
+        if expired {
+            self.counted.cluster().stats.upstream_cx_idle_timeout.increment();
+        }
+        !expired && !(idle && !self.has_room())
+    }
+}
+
+/// One request on a connection.
+pub struct Stream {
+    connection: Rc<Connection>,
+    send: OnceCell<SendBody>,
+    response: RefCell<Option<ResponseFuture>>,
+    receive: OnceCell<ReceiveBody>,
+}
+
+impl Stream {
+    /// Takes a place on the connection, so that nobody else does before the head is sent.
+    pub fn new(connection: &Rc<Connection>) -> Self {
+        connection.active.set(connection.active.get() + 1);
+        connection.requests.set(connection.requests.get().saturating_add(1));
+        Self {
+            connection: Rc::clone(connection),
+            send: OnceCell::new(),
+            response: RefCell::new(None),
+            receive: OnceCell::new(),
+        }
+    }
+
+    /// Our address.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.connection.local
+    }
+
+    /// Hands the head to the connection.
+    ///
+    /// # Errors
+    /// When the connection takes no more requests: nothing was sent then.
+    pub fn poll_send_head(
+        &self,
+        cx: &mut Context<'_>,
+        head: &RequestHead,
+        end: bool,
+    ) -> Poll<Result<(), StreamError>> {
+        let mut sender = self.connection.sender.borrow_mut();
+        // Whatever goes wrong before the head is handed over, the peer has not seen the request.
+        if ready!(sender.poll_ready(cx)).is_err() {
+            self.connection.closed.set(true);
+            return Poll::Ready(Err(StreamError::Refused));
+        }
+        let request = convert::request(head).map_err(|error| StreamError::Protocol(error.to_string()))?;
+        match sender.send_request(request, end) {
+            Ok((response, stream)) => {
+                *self.response.borrow_mut() = Some(response);
+                let _ = self.send.set(SendBody::new(stream, end));
+                Poll::Ready(Ok(()))
+            }
+            // What the library will not send for what is in it would fail elsewhere too.
+            Err(error) if error.reason().is_none() && !error.is_io() && !error.is_go_away() => {
+                Poll::Ready(Err(StreamError::Protocol(error.to_string())))
+            }
+            Err(_) => {
+                self.connection.closed.set(true);
+                Poll::Ready(Err(StreamError::Refused))
+            }
+        }
+    }
+
+    /// Ready with the response head.
+    pub fn poll_response(&self, cx: &mut Context<'_>, head: &mut ResponseHead) -> Poll<Result<(), StreamError>> {
+        let mut response = self.response.borrow_mut();
+        let Some(future) = response.as_mut() else { return Poll::Ready(Err(StreamError::Closed)) };
+        match ready!(Pin::new(future).poll(cx)) {
+            Ok(answer) => {
+                let (parts, body) = answer.into_parts();
+                convert::response_of(&parts, head);
+                *response = None;
+                let _ = self.receive.set(ReceiveBody::new(body));
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => {
+                if !error.is_reset() {
+                    self.connection.closed.set(true);
+                }
+                Poll::Ready(Err(stream_error(&error)))
+            }
+        }
+    }
+
+    /// See [`crate::http::seam::BodySource::poll_data`].
+    pub fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        self.receive.get().map_or(Poll::Ready(Ok(false)), |body| body.poll_data(cx))
+    }
+
+    /// See [`crate::http::seam::BodySource::with_data`].
+    pub fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
+        match self.receive.get() {
+            Some(body) => body.with_data(look),
+            None => look(Chunk::Slice(&[])),
+        }
+    }
+
+    /// See [`crate::http::seam::BodySource::consume`].
+    pub fn consume(&self, count: usize) {
+        if let Some(body) = self.receive.get() {
+            body.consume(count);
+        }
+    }
+
+    /// See [`crate::http::seam::BodySource::take_trailers`].
+    pub fn take_trailers(&self) -> Option<Headers> {
+        self.receive.get().and_then(ReceiveBody::take_trailers)
+    }
+
+    /// There is no response body, or it was read to its end.
+    pub fn response_is_done(&self) -> bool {
+        self.receive.get().is_some_and(ReceiveBody::is_done)
+    }
+
+    /// See [`crate::http::seam::BodySink::poll_send`].
+    pub fn poll_send(&self, cx: &mut Context<'_>, chunk: Chunk<'_>) -> Poll<Result<usize, StreamError>> {
+        match self.send.get() {
+            Some(body) => body.poll_send(cx, chunk),
+            None => Poll::Ready(Err(StreamError::Protocol("body before head".into()))),
+        }
+    }
+
+    /// See [`crate::http::seam::BodySink::poll_finish`].
+    pub fn poll_finish(&self, trailers: Option<&Headers>) -> Poll<Result<(), StreamError>> {
+        match self.send.get() {
+            Some(body) => body.poll_finish(trailers),
+            None => Poll::Ready(Err(StreamError::Protocol("end before head".into()))),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // A stream given up tells the peer; a whole one has nothing left to reset.
+        if let Some(body) = self.send.get()
+            && !(body.is_finished() && self.response_is_done())
+        {
+            body.reset(h2::Reason::CANCEL);
+        }
+        self.connection.active.set(self.connection.active.get().saturating_sub(1));
+        self.connection.idle_since.set(Instant::now());
+        self.connection.counted.cluster().released.notify_one();
+    }
+}

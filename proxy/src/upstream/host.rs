@@ -1,0 +1,92 @@
+//! One endpoint of a cluster.
+//!
+//! Owns its identity and the counters that outlive graph swaps. Never connects, and never chooses.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use outrigger_config::address::Address;
+use outrigger_config::cluster::{HealthStatus, Locality};
+
+use crate::scope;
+use crate::stats::{Metric, Scope};
+
+/// An endpoint as one generation of the graph sees it.
+#[derive(Debug)]
+pub struct Host {
+    /// Where to connect.
+    pub address: Address,
+    /// Tried when `address` does not answer.
+    pub additional_addresses: Vec<Address>,
+    /// Name of the endpoint; may be empty.
+    pub hostname: Arc<str>,
+    /// Share among its like; at least 1.
+    pub weight: u32,
+    /// 0 is the highest.
+    pub priority: u32,
+    /// Where it is.
+    pub locality: Arc<Locality>,
+    /// What discovery says.
+    pub health: HealthStatus,
+    /// What survives swaps.
+    pub shared: Arc<HostShared>,
+}
+
+/// State of an endpoint that survives graph swaps, keyed by its address within the cluster.
+#[derive(Debug, Default)]
+pub struct HostShared {
+    /// Open connections over all workers, for the per-host limit. Written by all workers when they connect.
+    pub connections: AtomicU32,
+    instances: Mutex<Vec<Weak<HostStats>>>,
+}
+
+impl HostShared {
+    /// A worker's own counters for this endpoint, made on its first use of it.
+    pub fn stats(&self) -> Arc<HostStats> {
+        let stats = Arc::new(HostStats::default());
+        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        instances.retain(|instance| instance.strong_count() > 0);
+        instances.push(Arc::downgrade(&stats));
+        stats
+    }
+
+    /// Sums of all workers: (name, value, is a gauge), in a fixed order.
+    pub fn totals(&self) -> Vec<(&'static str, i64, bool)> {
+        let mut totals: Vec<(&'static str, i64, bool)> = Vec::new();
+        let mut add = |stats: &HostStats| {
+            let mut position = 0;
+            stats.visit(&mut |name, metric| {
+                let (value, gauge) = match metric {
+                    Metric::Counter(value) => (value as i64, false),
+                    Metric::Gauge(value) => (value, true),
+                    Metric::StatusCounters(_) | Metric::Histogram(_) => return,
+                };
+                match totals.get_mut(position) {
+                    Some(total) => total.1 += value,
+                    None => totals.push((name, value, gauge)),
+                }
+                position += 1;
+            });
+        };
+        add(&HostStats::default());
+        let instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        for stats in instances.iter().filter_map(Weak::upgrade) {
+            add(&stats);
+        }
+        totals
+    }
+}
+
+scope! {
+    /// Per-endpoint stats of one worker, as `/clusters` shows them.
+    pub struct HostStats {
+        cx_connect_fail: Counter,
+        cx_total: Counter,
+        rq_error: Counter,
+        rq_success: Counter,
+        rq_timeout: Counter,
+        rq_total: Counter,
+        cx_active: Gauge,
+        rq_active: Gauge,
+    }
+}

@@ -1,0 +1,13 @@
+//! Upstream: endpoints, pools of connections, and the ways to connect.
+
+pub mod clusters;
+pub mod connect;
+pub mod dial;
+pub mod dns;
+
+pub mod h1;
+pub mod h2;
+pub mod host;
+pub mod pool;
+pub mod stats;
+pub mod stream;

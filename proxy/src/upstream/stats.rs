@@ -1,0 +1,75 @@
+//! Stats of a cluster (`cluster.<name>.*`).
+//!
+//! Owns the metrics' names. Never decides when they change.
+
+use crate::scope;
+
+scope! {
+    /// One worker's share of a cluster's stats.
+    pub struct ClusterStats {
+        bind_errors: Counter,
+        lb_healthy_panic: Counter,
+        upstream_cx_active: Gauge,
+        upstream_cx_close_notify: Counter,
+        upstream_cx_connect_fail: Counter,
+        upstream_cx_connect_ms: Histogram,
+        upstream_cx_connect_timeout: Counter,
+        upstream_cx_destroy: Counter,
+        upstream_cx_destroy_local: Counter,
+        upstream_cx_destroy_remote: Counter,
+        upstream_cx_destroy_with_active_rq: Counter,
+        upstream_cx_http1_total: Counter,
+        upstream_cx_http2_total: Counter,
+        upstream_cx_idle_timeout: Counter,
+        upstream_cx_length_ms: Histogram,
+        upstream_cx_max_duration_reached: Counter,
+        upstream_cx_max_requests: Counter,
+        upstream_cx_none_healthy: Counter,
+        upstream_cx_overflow: Counter,
+        upstream_cx_protocol_error: Counter,
+        upstream_cx_rx_bytes_total: Counter,
+        upstream_cx_total: Counter,
+        upstream_cx_tx_bytes_total: Counter,
+        upstream_rq: StatusCounters,
+        upstream_rq_1xx: Counter,
+        upstream_rq_2xx: Counter,
+        upstream_rq_3xx: Counter,
+        upstream_rq_4xx: Counter,
+        upstream_rq_5xx: Counter,
+        upstream_rq_active: Gauge,
+        upstream_rq_cancelled: Counter,
+        upstream_rq_completed: Counter,
+        upstream_rq_maintenance_mode: Counter,
+        upstream_rq_max_duration_reached: Counter,
+        upstream_rq_pending_active: Gauge,
+        upstream_rq_pending_failure_eject: Counter,
+        upstream_rq_pending_overflow: Counter,
+        upstream_rq_pending_total: Counter,
+        upstream_rq_per_try_timeout: Counter,
+        upstream_rq_retry: Counter,
+        upstream_rq_retry_limit_exceeded: Counter,
+        upstream_rq_retry_overflow: Counter,
+        upstream_rq_retry_success: Counter,
+        upstream_rq_rx_reset: Counter,
+        upstream_rq_time: Histogram,
+        upstream_rq_timeout: Counter,
+        upstream_rq_total: Counter,
+        upstream_rq_tx_reset: Counter,
+    }
+}
+
+impl ClusterStats {
+    /// Counts a response by code and class.
+    pub fn response(&self, status: u16) {
+        self.upstream_rq_completed.increment();
+        self.upstream_rq.increment(status);
+        match status / 100 {
+            1 => self.upstream_rq_1xx.increment(),
+            2 => self.upstream_rq_2xx.increment(),
+            3 => self.upstream_rq_3xx.increment(),
+            4 => self.upstream_rq_4xx.increment(),
+            5 => self.upstream_rq_5xx.increment(),
+            _ => {}
+        }
+    }
+}

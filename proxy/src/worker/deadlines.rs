@@ -1,0 +1,114 @@
+//! Time limits of one task.
+//!
+//! Owns one timer for any number of limits. Setting a limit is a plain store; the timer is touched only when a limit
+//! comes to lie before it. Never decides what a limit's end means.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio::time::Sleep;
+
+/// What a limit is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Limit {
+    /// Receiving a request head.
+    RequestHeaders,
+    /// Receiving a whole request.
+    Request,
+    /// Nothing moving in a stream.
+    StreamIdle,
+    /// The response to a request.
+    Route,
+    /// One try.
+    PerTry,
+    /// The life of a stream.
+    StreamDuration,
+    /// A connection without streams, or a TCP session without bytes.
+    Idle,
+    /// The life of a connection.
+    ConnectionDuration,
+}
+
+const LIMITS: [Limit; 8] = [
+    Limit::RequestHeaders,
+    Limit::Request,
+    Limit::StreamIdle,
+    Limit::Route,
+    Limit::PerTry,
+    Limit::StreamDuration,
+    Limit::Idle,
+    Limit::ConnectionDuration,
+];
+
+/// The limits of one task.
+#[derive(Debug, Default)]
+pub struct Deadlines {
+    slots: [Cell<Option<Instant>>; LIMITS.len()],
+    timer: RefCell<Option<Pin<Box<Sleep>>>>,
+}
+
+impl Deadlines {
+    /// Sets or clears a limit.
+    pub fn set(&self, limit: Limit, at: Option<Instant>) {
+        self.slots[limit as usize].set(at);
+    }
+
+    /// Clears the limits of a request, keeping those of the connection.
+    pub fn clear_request(&self) {
+        for limit in [
+            Limit::RequestHeaders,
+            Limit::Request,
+            Limit::StreamIdle,
+            Limit::Route,
+            Limit::PerTry,
+            Limit::StreamDuration,
+        ] {
+            self.set(limit, None);
+        }
+    }
+
+    /// Ready with a limit whose time has come. It stays until it is set anew.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Limit> {
+        let Some(earliest) = self.slots.iter().filter_map(Cell::get).min() else { return Poll::Pending };
+        let mut timer = self.timer.borrow_mut();
+        let sleep = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(earliest.into())));
+        // A timer that is due earlier is left as it is: most limits are cleared long before their time.
+        if earliest < sleep.deadline().into_std() {
+            sleep.as_mut().reset(earliest.into());
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let passed = |limit: &Limit| self.slots[*limit as usize].get().is_some_and(|at| at <= now);
+            if let Some(limit) = LIMITS.into_iter().find(passed) {
+                return Poll::Ready(limit);
+            }
+            sleep.as_mut().reset(earliest.into());
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earliest_limit_ends_first_and_cleared_ones_never() {
+        let start = tokio::time::Instant::now();
+        // The paused clock moves tokio's instants only, so limits lie relative to its start.
+        let deadlines = Deadlines::default();
+        deadlines.set(Limit::Idle, Some(start.into_std() + Duration::from_secs(3600)));
+        assert!(poll_fn(|cx| Poll::Ready(deadlines.poll(cx).is_pending())).await);
+        deadlines.set(Limit::Route, Some(start.into_std() + Duration::from_millis(1)));
+        deadlines.clear_request();
+        assert!(poll_fn(|cx| Poll::Ready(deadlines.poll(cx).is_pending())).await);
+        deadlines.set(Limit::Route, Some(start.into_std()));
+        assert_eq!(poll_fn(|cx| deadlines.poll(cx)).await, Limit::Route);
+    }
+}
