@@ -111,7 +111,7 @@ impl Drop for Running {
 fn admin(path: &Path, method: &str, target: &str) -> (u16, String) {
     let address = fs::read_to_string(path).unwrap();
     let mut connection = TcpStream::connect(&address).unwrap();
-    write!(connection, "{method} {target} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+    write!(connection, "{method} {target} HTTP/1.0\r\nhost: {address}\r\n\r\n").unwrap();
     let mut answer = String::new();
     connection.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();

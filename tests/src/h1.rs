@@ -303,7 +303,8 @@ pub fn framing(head: &Response, method: &str) -> Framing {
 
 /// The framing that headers tell; `None` if they tell nothing.
 pub fn message_framing(headers: &[(String, String)]) -> Option<Framing> {
-    if response::find(headers, "transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked")) {
+    if response::find(headers, "transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"))
+    {
         return Some(Framing::Chunked);
     }
     response::find(headers, "content-length").and_then(|value| value.parse().ok()).map(Framing::Length)

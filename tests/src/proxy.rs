@@ -144,7 +144,8 @@ impl Proxy {
     /// # Errors
     /// What kept it from answering.
     pub async fn try_admin(&self, method: &str, path: &str) -> Result<Response, String> {
-        let request = format!("{method} {path} HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         let mut client = h1::Client::try_connect(self.admin).await.map_err(|error| error.to_string())?;
         client.send(&request).await;
         client.try_response(method).await
@@ -154,14 +155,20 @@ impl Proxy {
     pub async fn listeners(&self) -> Vec<(String, SocketAddr)> {
         let page = self.admin("/listeners?format=json").await.json();
         let found = page["listener_statuses"].as_array().cloned().unwrap_or_default();
-        found.iter().filter_map(|status| Some((status["name"].as_str()?.to_owned(), socket(&status["local_address"])?))).collect()
+        found
+            .iter()
+            .filter_map(|status| Some((status["name"].as_str()?.to_owned(), socket(&status["local_address"])?)))
+            .collect()
     }
 
     /// The address of a listener, once it accepts.
     pub async fn listener(&self, name: &str) -> SocketAddr {
         eventually("the listener accepts", async || {
             let all = self.listeners().await;
-            all.iter().find(|(found, _)| found == name).map(|(_, address)| *address).ok_or(format!("{name} not in {all:?}"))
+            all.iter()
+                .find(|(found, _)| found == name)
+                .map(|(_, address)| *address)
+                .ok_or(format!("{name} not in {all:?}"))
         })
         .await
     }
@@ -217,7 +224,10 @@ impl Proxy {
         let child = &mut self.child;
         eventually("the admin port opens", async || {
             if let Ok(Some(status)) = child.try_wait() {
-                panic!("the proxy ended at its start, {status}:\n{}", std::fs::read_to_string(&log).unwrap_or_default());
+                panic!(
+                    "the proxy ended at its start, {status}:\n{}",
+                    std::fs::read_to_string(&log).unwrap_or_default()
+                );
             }
             let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
             text.trim().parse().map_err(|error| format!("{text:?}: {error}"))

@@ -96,6 +96,9 @@ pub(super) struct MergeWindow {
     pub timer: Option<AbortHandle>,
 }
 
+/// Stats of a subscription, with their prefix.
+pub(super) type PrefixedStats = (Arc<str>, Arc<SubscriptionStats>);
+
 #[derive(Default)]
 pub(super) struct Stats {
     pub listeners: Arc<ListenerManagerStats>,
@@ -106,7 +109,7 @@ pub(super) struct Stats {
     pub runtime: Arc<RuntimeStats>,
     pub cluster: HashMap<Arc<str>, Arc<ClusterControlStats>>,
     /// Of routes (one for each connection manager's prefix), secrets and extensions.
-    pub resources: HashMap<Need, Vec<(Arc<str>, Arc<SubscriptionStats>)>>,
+    pub resources: HashMap<Need, Vec<PrefixedStats>>,
 }
 
 /// The configuration of the process. Lives on the control thread, behind a [`super::ManagerHandle`].

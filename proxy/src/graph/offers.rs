@@ -19,6 +19,9 @@ use super::need::{self, Need, Reference, Requirement};
 use super::sockets::{self, BoundSockets};
 use super::stats::SubscriptionStats;
 
+/// What a cluster or listener needs, and how each need is fulfilled.
+type Wanted = (Vec<Requirement>, HashMap<Need, Spec>);
+
 /// Says why, with all causes.
 pub(super) fn explain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -221,8 +224,7 @@ impl GraphManager {
         Ok(extensions)
     }
 
-    #[allow(clippy::type_complexity)]
-    fn requirements(&self, references: &[Reference<'_>]) -> Result<(Vec<Requirement>, HashMap<Need, Spec>), String> {
+    fn requirements(&self, references: &[Reference<'_>]) -> Result<Wanted, String> {
         let mut waits: BTreeMap<Need, bool> = BTreeMap::new();
         let mut specs = HashMap::new();
         for reference in references {

@@ -314,7 +314,7 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let address = Address::Pipe { path: path.clone().into(), mode: 0o600 };
+        let address = Address::Pipe { path: path.clone(), mode: 0o600 };
         let sockets = bind(&Arc::new(listener("l", address)), 2).unwrap().unwrap().listen().unwrap();
         assert!(matches!(sockets[1][0], ListenSocket::Unix(_)));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

@@ -85,6 +85,9 @@ pub enum User {
     Routes,
 }
 
+/// Whether an entry's warming revision may replace its active one.
+type Ready<'a, T> = dyn Fn(&Entry<T>, &Revision<T>, &Needs) -> bool + 'a;
+
 #[derive(Debug)]
 struct Collection<K, T> {
     entries: BTreeMap<K, Entry<T>>,
@@ -123,7 +126,7 @@ impl<K: Ord + Clone, T> Collection<K, T> {
     }
 
     /// Puts in use what is ready, and says which.
-    fn promote(&mut self, needs: &mut Needs, ready: &dyn Fn(&Entry<T>, &Revision<T>, &Needs) -> bool) -> Vec<K> {
+    fn promote(&mut self, needs: &mut Needs, ready: &Ready<'_, T>) -> Vec<K> {
         let mut promoted = Vec::new();
         for key in &self.waiting {
             let Some(entry) = self.entries.get_mut(key) else { continue };

@@ -139,7 +139,7 @@ fn ssl(name: &str, roots: &[&str], group: &str) -> Option<Found> {
     let dotted_version = || {
         // The one value with a dot in it: `TLSv1.3`.
         let (before, version) = before.rsplit_once('.')?;
-        (version.starts_with("TLSv") && before.ends_with(group)).then(|| before.len())
+        (version.starts_with("TLSv") && before.ends_with(group)).then_some(before.len())
     };
     let start = if before.ends_with(group) { start } else { dotted_version()? };
     (!value.is_empty()).then(|| Found { removed: start..name.len(), value: start + 1..name.len() })

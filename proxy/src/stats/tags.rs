@@ -90,6 +90,8 @@ impl TagExtractor {
                 }
             }
         }
+        // Labels of rules for one kind of stat stand behind the others, whatever the order they are configured in.
+        extractor.configured.sort_by_key(|(_, regex)| is_for_one_kind(regex.as_str()));
         Ok(extractor)
     }
 
@@ -132,6 +134,13 @@ impl TagExtractor {
         }
         Tagged { base: without(name, removed), tags }
     }
+}
+
+/// Whether a rule begins with a fixed first part of names, such as `^http\.`.
+fn is_for_one_kind(regex: &str) -> bool {
+    let Some(rest) = regex.strip_prefix('^') else { return false };
+    let length = rest.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
+    length > 0 && (rest[length..].starts_with("\\.") || rest[length..].starts_with("(?=\\.)"))
 }
 
 /// The first group is cut out, the second is the value; a rule of one group uses it for both.
@@ -216,7 +225,7 @@ pub(crate) mod tests {
             ),
             (
                 "http.inbound_0.0.0.0_8080;.downstream_rq_2xx",
-                "http.downstream_rq http_conn_manager_prefix=inbound_0.0.0.0_8080 response_code_class=2xx",
+                "http.downstream_rq response_code_class=2xx http_conn_manager_prefix=inbound_0.0.0.0_8080",
             ),
             (
                 "listener.127.0.0.1_80.http.10.0.0.1_80.downstream_cx_total",
@@ -224,7 +233,7 @@ pub(crate) mod tests {
                  listener_address=127.0.0.1_80",
             ),
             ("server.worker_0.watchdog_miss", "server.watchdog_miss thread_name=worker_0"),
-            ("http.in;.rbac.allowed", "http.rbac http_conn_manager_prefix=in authz_enforce_result=allowed"),
+            ("http.in;.rbac.allowed", "http.rbac authz_enforce_result=allowed http_conn_manager_prefix=in"),
             ("istio_build.component.proxy.tag.1.28.0;.value", "istio_build.value component=proxy tag=1.28.0"),
         ] {
             assert_eq!(shown(&extractor, name), wanted, "{name}");

@@ -213,7 +213,11 @@ impl Session {
             Err(interrupt) => {
                 stats.upstream_cx_destroy_local.increment();
                 self.note(interrupt);
-                poll_fn(|cx| Poll::Ready(relay.say_goodbye(cx))).await;
+                poll_fn(|cx| {
+                    relay.say_goodbye(cx);
+                    Poll::Ready(())
+                })
+                .await;
             }
         }
         stats.upstream_cx_destroy_with_active_rq.increment();

@@ -3,7 +3,7 @@
 //! Owns one shared connection ([`Connection`]) and one request on it ([`Stream`]). Never decides where a request goes.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use outrigger_config::cluster::UpstreamHttp;
 
 use super::connect::{ConnectError, Connected, Counted};
 use crate::http::h2::body::{ReceiveBody, SendBody, stream_error};
-use crate::http::h2::convert;
+use crate::http::h2::{convert, cork};
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{Chunk, StreamError};
@@ -52,7 +52,8 @@ impl Connection {
             .max_header_list_size(options.max_response_headers_bytes)
             .max_concurrent_reset_streams(64)
             .enable_push(false);
-        let handshake = builder.handshake::<_, Bytes>(connected.io).await;
+        let (cork, corked) = cork::cork(connected.io);
+        let handshake = builder.handshake::<_, Bytes>(corked).await;
         let (sender, mut driver) = handshake.map_err(|error| ConnectError::Tls(error.to_string()))?;
         counted.cluster().stats.upstream_cx_http2_total.increment();
         let counted = Rc::new(counted);
@@ -68,12 +69,20 @@ impl Connection {
         let pings = settings.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
         let weak = Rc::downgrade(&connection);
         tokio::task::spawn_local(async move {
+            // Everything that streams have written leaves together when the connection has nothing more to do.
+            let driven = poll_fn(|cx| {
+                let ended = Pin::new(&mut driver).poll(cx);
+                match cork.poll_send(cx) {
+                    Poll::Ready(Err(_)) => Poll::Ready(Ok(())),
+                    _ => ended,
+                }
+            });
             let ended = match pings {
                 Some((keepalive, pings)) => tokio::select! {
-                    ended = &mut driver => ended,
+                    ended = driven => ended,
                     () = crate::http::h2::keepalive::watch(pings, keepalive) => Ok(()),
                 },
-                None => driver.await,
+                None => driven.await,
             };
             if let Err(error) = ended
                 && error.is_library()

@@ -1,10 +1,13 @@
 //! What each endpoint answers.
 
+use outrigger_api::pb::envoy::config::core::v3::data_source::Specifier;
+use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 use outrigger_config::bootstrap::{StatsConfig, StatsMatcher};
 use outrigger_config::matching::StringMatcher;
+use outrigger_xds::ResourceKind;
 
 use super::super::ServerState;
-use super::fixture::{Fixture, ask, exchange, run};
+use super::fixture::{Fixture, active, ask, exchange, message, record, run};
 use crate::upstream::stats::ClusterStats;
 
 const CLUSTER: &str = "
@@ -308,6 +311,30 @@ fn the_admin_port_counts_its_own_requests() {
             stats,
             "http.admin.downstream_cx_active: 1\nhttp.admin.downstream_rq_4xx: 1\nhttp.admin.downstream_rq_total: 2\n\
              listener.admin.downstream_cx_active: 1\n"
+        );
+    });
+}
+
+#[test]
+fn certificates_of_secrets_are_listed_and_counted_down() {
+    run(async {
+        let fixture = Fixture::new();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let mut secret: Secret = message("{name: s, tls_certificate: {certificate_chain: {inline_string: x}}}");
+        if let Some(secret::Type::TlsCertificate(wire)) = &mut secret.r#type {
+            wire.certificate_chain.as_mut().unwrap().specifier = Some(Specifier::InlineString(certificate.pem()));
+        }
+        fixture.add(ResourceKind::Secret, "s", active(record("1", &secret)));
+        let bound = fixture.serve();
+        let certs = ask(&bound, "GET", "/certs").await.json();
+        let shown = &certs["certificates"][0]["cert_chain"][0];
+        assert_eq!((&shown["path"], &shown["subject_alt_names"][0]["dns"]), (&"<inline>".into(), &"a.test".into()));
+        assert!(shown["days_until_expiration"].as_str().unwrap().parse::<u64>().unwrap() > 1);
+        let days = ask(&bound, "GET", "/stats?filter=days_until_first").await.body;
+        assert_eq!(
+            days,
+            format!("server.days_until_first_cert_expiring: {}\n", shown["days_until_expiration"].as_str().unwrap())
         );
     });
 }

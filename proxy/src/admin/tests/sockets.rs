@@ -6,7 +6,8 @@ use std::time::Duration;
 use outrigger_config::address::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::fixture::{Fixture, ask, exchange, exchange_on, run};
+use super::fixture::{Fixture, ask, exchange, exchange_on, message, run};
+use crate::accesslog::{AccessLogManager, AccessLogger, FlushOptions};
 
 const READY: &str = "GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 
@@ -113,5 +114,32 @@ fn a_large_body_is_refused() {
             "a".repeat(70_000)
         );
         assert_eq!(exchange(&bound, &text).await.status, 413);
+    });
+}
+
+#[test]
+fn requests_are_written_to_the_access_log() {
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access");
+        let yaml = format!(
+            "{{admin: {{access_log: [{{name: a, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {}, log_format: \
+             {{text_format_source: {{inline_string: \"%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %BYTES_SENT% %REQ(:AUTHORITY)%\\n\"}}}}}}}}], \
+             address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}}}",
+            path.display()
+        );
+        let context = outrigger_config::Context::new(&crate::bootstrap::System);
+        let bootstrap = outrigger_config::bootstrap::Bootstrap::parse(&context, message(&yaml)).unwrap();
+        let mut fixture = Fixture::new();
+        let options = FlushOptions { min_bytes: 0, interval: Duration::from_secs(1) };
+        let manager = AccessLogManager::new(options, &fixture.process.stats);
+        let config = bootstrap.admin.unwrap();
+        let logger = AccessLogger::open(&config.access_logs[0], &manager).unwrap();
+        std::rc::Rc::get_mut(&mut fixture.context).unwrap().access_logs.push(std::sync::Arc::new(logger));
+        let bound = fixture.serve();
+        ask(&bound, "GET", "/ready?x=1").await;
+        manager.flush();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "GET /ready?x=1 200 5 x\n");
     });
 }

@@ -4,5 +4,6 @@
 
 pub mod body;
 pub mod convert;
+pub mod cork;
 pub mod keepalive;
 pub mod server;

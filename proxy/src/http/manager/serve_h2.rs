@@ -18,6 +18,7 @@ use super::downstream::Downstream;
 use super::{HttpConnection, request};
 use crate::http::h1::parse::{Framing, decimal};
 use crate::http::h2::server::Exchange;
+use crate::http::h2::cork::{self, Cork, Corked};
 use crate::http::h2::{convert, keepalive};
 use crate::http::headers::HeaderId;
 use crate::stream::StreamInfo;
@@ -56,12 +57,13 @@ async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(connection: Rc<HttpConn
         .max_header_list_size(config.max_request_headers_bytes)
         .max_concurrent_reset_streams(64)
         .max_pending_accept_reset_streams(64);
+    let (cork, corked) = cork::cork(io);
     let handshake = tokio::time::timeout(
         config.idle_timeout.unwrap_or(std::time::Duration::from_secs(3600)),
-        builder.handshake::<_, Bytes>(io),
+        builder.handshake::<_, Bytes>(corked),
     );
     match handshake.await {
-        Ok(Ok(driver)) => drive(&connection, driver).await,
+        Ok(Ok(driver)) => drive(&connection, driver, &cork).await,
         Ok(Err(_)) => stats.downstream_cx_protocol_error.increment(),
         Err(_) => stats.downstream_cx_idle_timeout.increment(),
     }
@@ -70,7 +72,8 @@ async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(connection: Rc<HttpConn
 
 async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &Rc<HttpConnection>,
-    mut driver: server::Connection<S, Bytes>,
+    mut driver: server::Connection<Corked<S>, Bytes>,
+    cork: &Cork<S>,
 ) {
     let config = &connection.node.config;
     let streams = Rc::new(Streams::default());
@@ -93,7 +96,14 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
         let mut changed = std::pin::pin!(streams.notify.notified());
         let event = poll_fn(|cx| {
             if let Poll::Ready(accepted) = driver.poll_accept(cx) {
+                // What was written so far leaves with what follows, unless nothing does.
+                if !matches!(accepted, Some(Ok(_))) {
+                    let _ = cork.poll_send(cx);
+                }
                 return Poll::Ready(Event::Accepted(accepted));
+            }
+            if let Poll::Ready(Err(_)) = cork.poll_send(cx) {
+                return Poll::Ready(Event::Close);
             }
             if changed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Event::StreamEnded);

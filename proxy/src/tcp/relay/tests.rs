@@ -93,7 +93,7 @@ async fn write_in_pieces(mut to: impl AsyncWriteExt + Unpin, bytes: &[u8], rando
         let most = [10, 3000, 70_000, 900_000][random.next() as usize % 4];
         let (piece, after) = rest.split_at(rest.len().min(1 + random.next() as usize % most));
         to.write_all(piece).await.unwrap();
-        if random.next() % 4 == 0 {
+        if random.next().is_multiple_of(4) {
             yield_now().await;
         }
         rest = after;

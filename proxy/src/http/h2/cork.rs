@@ -1,0 +1,199 @@
+//! A byte stream that collects what HTTP/2 writes and reads ahead of it.
+//!
+//! Owns when bytes cross into the system: the `h2` crate writes out every larger DATA frame by itself and reads into
+//! whatever room is left in its buffer, often less than a frame. So frames of many streams are gathered here and leave
+//! together when the connection's task has nothing more to do, and input is taken in large pieces. Never interprets them.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// More than this is not gathered: the peer or the network has to take some first.
+const MOST_BYTES: usize = 64 * 1024;
+/// Input is taken in pieces of up to this.
+const READ_BYTES: usize = 32 * 1024;
+/// Vectors kept per thread.
+const KEPT: usize = 32;
+
+thread_local! {
+    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// The side that the connection's task keeps, to send what was gathered.
+pub struct Cork<S>(Rc<RefCell<Gathering<S>>>);
+
+/// The side that HTTP/2 reads from and writes to.
+pub struct Corked<S>(Rc<RefCell<Gathering<S>>>);
+
+struct Gathering<S> {
+    io: S,
+    output: Vec<u8>,
+    written: usize,
+    input: Vec<u8>,
+    taken: usize,
+}
+
+/// Both sides around a stream.
+pub fn cork<S>(io: S) -> (Cork<S>, Corked<S>) {
+    let shared = Rc::new(RefCell::new(Gathering { io, output: Vec::new(), written: 0, input: Vec::new(), taken: 0 }));
+    (Cork(Rc::clone(&shared)), Corked(shared))
+}
+
+impl<S: AsyncWrite + Unpin> Cork<S> {
+    /// Sends what was gathered.
+    pub fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_send(cx)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Gathering<S> {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.output.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while self.written < self.output.len() {
+            let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.output[self.written..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += count;
+        }
+        self.written = 0;
+        give(std::mem::take(&mut self.output));
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+}
+
+/// An empty vector that may have been used before.
+fn take() -> Vec<u8> {
+    FREE.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+fn give(mut vector: Vec<u8>) {
+    vector.clear();
+    FREE.with_borrow_mut(|free| {
+        if free.len() < KEPT && vector.capacity() <= 2 * MOST_BYTES {
+            free.push(vector);
+        }
+    });
+}
+
+impl<S: AsyncRead + Unpin> Gathering<S> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.input.is_empty() {
+            if buffer.remaining() >= READ_BYTES {
+                return Pin::new(&mut self.io).poll_read(cx, buffer);
+            }
+            let mut input = take();
+            let read = SCRATCH.with_borrow_mut(|scratch| {
+                let mut scratch = ReadBuf::new(scratch);
+                let read = Pin::new(&mut self.io).poll_read(cx, &mut scratch);
+                let filled = scratch.filled();
+                let now = filled.len().min(buffer.remaining());
+                buffer.put_slice(&filled[..now]);
+                input.extend_from_slice(&filled[now..]);
+                read
+            });
+            if input.is_empty() {
+                give(input);
+            } else {
+                self.input = input;
+            }
+            return read;
+        }
+        let rest = &self.input[self.taken..];
+        let now = rest.len().min(buffer.remaining());
+        buffer.put_slice(&rest[..now]);
+        self.taken += now;
+        if self.taken == self.input.len() {
+            self.taken = 0;
+            give(std::mem::take(&mut self.input));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Corked<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Corked<S> {
+    fn gather(&self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut gathering = self.0.borrow_mut();
+        if gathering.output.len() >= MOST_BYTES {
+            ready!(gathering.poll_send(cx))?;
+        }
+        if gathering.output.capacity() == 0 {
+            gathering.output = take();
+        }
+        let mut taken = 0;
+        for slice in slices {
+            gathering.output.extend_from_slice(slice);
+            taken += slice.len();
+        }
+        Poll::Ready(Ok(taken))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Corked<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.gather(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.gather(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The connection's task sends when it has nothing more to write.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut gathering = self.0.borrow_mut();
+        ready!(gathering.poll_send(cx))?;
+        Pin::new(&mut gathering.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_leaves_before_it_is_sent_and_everything_then() {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let (cork, mut corked) = cork(near);
+        corked.write_all(b"one ").await.unwrap();
+        corked.flush().await.unwrap();
+        corked.write_all(b"two").await.unwrap();
+        let mut read = [0; 16];
+        let early = poll_fn(|cx| {
+            let mut buffer = ReadBuf::new(&mut read);
+            Poll::Ready(Pin::new(&mut far).poll_read(cx, &mut buffer).is_ready())
+        });
+        assert!(!early.await);
+        poll_fn(|cx| cork.poll_send(cx)).await.unwrap();
+        let count = far.read(&mut read).await.unwrap();
+        assert_eq!(&read[..count], b"one two");
+    }
+}
