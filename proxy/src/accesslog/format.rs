@@ -266,14 +266,15 @@ fn list(values: &[String], out: &mut Vec<u8>) -> Given {
     Given::Text
 }
 
-/// `-` when there are none, in JSON too. Envoy prints flags in the order in which they were set, and finds that retries are
-/// used up before it says what failed.
+/// `-` when there are none, in JSON too. Envoy prints flags in the order in which they were set: of a request it finds that
+/// retries are used up before it says what failed, of a connection afterwards.
 fn flags(facts: &Facts<'_>, name: fn(ResponseFlag) -> &'static str, out: &mut Vec<u8>) -> Given {
     let flags = facts.info.flags.get();
     if flags.is_empty() {
         out.push(b'-');
     }
-    let first = Some(ResponseFlag::UpstreamRetryLimitExceeded).filter(|flag| flags.contains(*flag));
+    let first = Some(ResponseFlag::UpstreamRetryLimitExceeded)
+        .filter(|flag| facts.info.version.is_some() && flags.contains(*flag));
     let others = flags.iter().filter(|flag| Some(*flag) != first);
     for (index, flag) in first.into_iter().chain(others).enumerate() {
         if index > 0 {

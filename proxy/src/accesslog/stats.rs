@@ -38,7 +38,7 @@ impl Scope for FileStats {
         ] {
             visit(name, Metric::Counter(counter.load(Ordering::Relaxed)));
         }
-        visit("write_total_buffered", Metric::Gauge(self.write_total_buffered.load(Ordering::Relaxed)));
+        visit("write_total_buffered", Metric::Gauge(Some(self.write_total_buffered.load(Ordering::Relaxed))));
     }
 }
 

@@ -58,6 +58,8 @@ impl Admin {
         self.context.server.refresh_stats();
         self.context.configuration.refresh_stats();
         let days = days_until_first_expires(&self.context);
+        // There is no table of names in which stats are looked up.
+        self.gauges.stats_recent_lookups.set(0);
         self.gauges.days_until_first_cert_expiring.set(i64::try_from(days).unwrap_or(i64::MAX));
     }
 }

@@ -222,7 +222,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "ignore-unknown-dynamic-fields",
         |o| o.ignore_unknown_dynamic_fields = true,
         Envoys,
-        "Unknown fields in discovered resources are not even logged.",
+        "Unknown fields in discovered resources are neither logged nor counted.",
     ),
     switch(
         "skip-deprecated-logs",

@@ -9,6 +9,6 @@ mod parse;
 mod version;
 mod wire;
 
-pub use options::{DrainStrategy, IpVersion, Mode, Options, StatsTag};
+pub use options::{DrainStrategy, IpVersion, Mode, Options, StatsTag, UnknownDynamicFields};
 pub use parse::{Invocation, Output, UsageError, parse};
 pub use version::{BUILD_VERSION, EMULATED_VERSION_VARIABLE, EmulatedVersion, REVISION, TLS_LIBRARY, version_line};

@@ -161,6 +161,15 @@ impl Options {
         self.log_format.as_deref().unwrap_or(DEFAULT_FORMAT)
     }
 
+    /// What becomes of discovered resources with unknown fields. Refusing them is what both flags together mean.
+    pub fn unknown_dynamic_fields(&self) -> UnknownDynamicFields {
+        match (self.reject_unknown_dynamic_fields, self.ignore_unknown_dynamic_fields) {
+            (true, _) => UnknownDynamicFields::Reject,
+            (false, true) => UnknownDynamicFields::Ignore,
+            (false, false) => UnknownDynamicFields::Warn,
+        }
+    }
+
     /// Which CPUs the workers use. `--cpuset-threads` stands for all that we may use.
     pub fn cpu_policy(&self) -> CpuPolicy {
         let default = if self.cpuset_threads { CpuPolicy::None } else { CpuPolicy::default() };
@@ -190,6 +199,18 @@ impl FromStr for Mode {
             other => Err(format!("unknown mode {other:?}, expected serve, validate or init_only")),
         }
     }
+}
+
+/// What becomes of discovered resources with fields that are not part of the API we know.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum UnknownDynamicFields {
+    /// They are accepted without the fields, with a warning.
+    #[default]
+    Warn,
+    /// They are accepted without the fields.
+    Ignore,
+    /// They are refused.
+    Reject,
 }
 
 /// How quickly connections are asked to go while draining.

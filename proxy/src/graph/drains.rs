@@ -3,12 +3,19 @@
 //! Owns the timers and which listeners are concerned. Never touches a connection: workers look at [`Draining`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_config::listener::{DrainType, TrafficDirection};
 use outrigger_xds::ResourceKind;
 
 use super::manager::GraphManager;
 use super::{Draining, ListenerNode, compile};
+use crate::cli::DrainStrategy;
+
+/// A gradual drain asks more connections so many times at most.
+const MOST_STEPS: u32 = 100;
+/// And not more often than this.
+const SHORTEST_STEP: Duration = Duration::from_millis(100);
 
 /// Which listeners are concerned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,7 +53,7 @@ impl GraphManager {
             return;
         }
         self.draining_chains += vanished.len();
-        self.begin_drains(&vanished);
+        self.begin_drains_over_time(&vanished);
         self.after(self.options.drain_time, move |manager| {
             manager.draining_chains -= vanished.len();
             manager.expire_drains(&vanished);
@@ -57,7 +64,7 @@ impl GraphManager {
     pub(super) fn drain_removed_listener(&mut self, name: &Arc<str>, node: &ListenerNode) {
         let drains = compile::vanished(node, None);
         self.draining_listeners += 1;
-        self.begin_drains(&drains);
+        self.begin_drains_over_time(&drains);
         let name = Arc::clone(name);
         self.after(self.options.drain_time, move |manager| {
             manager.draining_listeners -= 1;
@@ -66,9 +73,34 @@ impl GraphManager {
         });
     }
 
+    /// Asks all connections at once.
     fn begin_drains(&mut self, drains: &[Arc<Draining>]) {
         drains.iter().for_each(|draining| draining.begin());
         self.check_drains = true;
+    }
+
+    /// Asks more and more connections over the drain time, or all at once, as `--drain-strategy` says.
+    fn begin_drains_over_time(&mut self, drains: &[Arc<Draining>]) {
+        match self.options.drain_strategy {
+            DrainStrategy::Immediate => self.begin_drains(drains),
+            DrainStrategy::Gradual => {
+                let steps = self.options.drain_time.as_millis() / SHORTEST_STEP.as_millis();
+                // At most `MOST_STEPS`, so it fits.
+                let steps = steps.clamp(1, u128::from(MOST_STEPS)) as u32;
+                self.ask_more(drains.to_vec(), 0, steps);
+            }
+        }
+    }
+
+    fn ask_more(&mut self, drains: Vec<Arc<Draining>>, step: u32, steps: u32) {
+        drains.iter().for_each(|draining| draining.begin_with(step, steps));
+        self.check_drains = true;
+        if step < steps {
+            self.after(self.options.drain_time / steps, move |manager| {
+                manager.ask_more(drains, step + 1, steps);
+                manager.proceed();
+            });
+        }
     }
 
     fn expire_drains(&mut self, drains: &[Arc<Draining>]) {
@@ -87,7 +119,7 @@ impl GraphManager {
         let DrainRequest { scope, graceful, skip_exit } = request;
         if graceful {
             let drains = self.drains_of(|node| scope.covers(node.config.traffic_direction));
-            self.begin_drains(&drains);
+            self.begin_drains_over_time(&drains);
             self.after(self.options.drain_time, move |manager| {
                 if !skip_exit {
                     manager.stop_listeners(scope);

@@ -135,7 +135,7 @@ impl GraphManager {
 
     /// Writes the static resources into the history, and keeps their names from discovery.
     pub(super) fn record_statics(&mut self) {
-        let message = self.options.bootstrap_message.clone();
+        let message = self.options.bootstrap_message.take();
         let wire = message.as_ref().and_then(|message| message.static_resources.as_ref());
         let now = SystemTime::now();
         let record =
@@ -199,12 +199,11 @@ impl GraphManager {
         Ok(())
     }
 
-    /// Names and bound addresses of listeners in use, sorted by name.
+    /// Names and bound addresses of listeners in use, in the order in which they were added.
     pub fn listener_addresses(&self) -> Vec<(Arc<str>, Vec<Address>)> {
-        let mut listeners: Vec<_> =
-            self.listeners.iter().map(|(name, running)| (Arc::clone(name), running.addresses.clone())).collect();
-        listeners.sort();
-        listeners
+        let mut listeners: Vec<_> = self.listeners.iter().collect();
+        listeners.sort_by_key(|(_, running)| running.position);
+        listeners.into_iter().map(|(name, running)| (Arc::clone(name), running.addresses.clone())).collect()
     }
 
     /// What is still waited for, for `/init_dump`: the clusters and listeners that wait, and the needs that nobody has
@@ -242,7 +241,9 @@ impl ManagerHandle {
 
     /// Looks at the configuration, after its stats were brought up to date.
     pub fn refresh_stats(&self) {
-        self.manager.borrow_mut().refresh_stats();
+        let mut manager = self.manager.borrow_mut();
+        manager.refresh_stats();
+        manager.refresh_breakers();
     }
 
     /// Where starting stands.

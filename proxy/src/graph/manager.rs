@@ -23,6 +23,7 @@ use outrigger_xds::{Interest, ResourceKind, SourceKey, WatchId, XdsClient};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::breaker_stats::Remaining;
 use super::compile::{self, ClusterBuild, ClusterInputs, CompileError, Extensions, ListenerBuild, Surroundings};
 use super::history::{History, Record, Refusal};
 use super::need::Need;
@@ -31,12 +32,13 @@ use super::runtime_layers::RuntimeLayers;
 use super::sockets::BoundSockets;
 use super::sources::Sources;
 use super::stats::{
-    ClusterControlStats, ClusterManagerStats, ControlPlaneStats, ListenerManagerStats, RuntimeStats, SubscriptionStats,
-    count,
+    ClusterControlStats, ClusterManagerStats, ControlPlaneStats, DiscoveryStats, ListenerManagerStats, RuntimeStats,
+    SubscriptionStats, count,
 };
 use super::warming::{Action, Phase, Warming};
 use super::{Graph, RuntimeSnapshot, hosts};
 use crate::accesslog::{AccessLogManager, AccessLogger};
+use crate::cli::{DrainStrategy, UnknownDynamicFields};
 use crate::process::Process;
 use crate::upstream::dns::Resolvers;
 use crate::worker::{Command, ListenSocket, Workers};
@@ -45,6 +47,10 @@ use crate::worker::{Command, ListenSocket, Workers};
 pub struct ManagerOptions {
     /// Connections of vanished filter chains and listeners have this long (`--drain-time-s`).
     pub drain_time: Duration,
+    /// How connections are spread over that time (`--drain-strategy`).
+    pub drain_strategy: DrainStrategy,
+    /// What becomes of resources with unknown fields (`--reject-unknown-dynamic-fields` and its kin).
+    pub unknown_fields: UnknownDynamicFields,
     /// Files and variables for reading resources.
     pub environment: Rc<dyn Environment>,
     /// Shares access log files.
@@ -74,6 +80,8 @@ pub(super) struct RunningListener {
     /// Of its sockets on the workers.
     pub sockets: Option<u64>,
     pub addresses: Vec<Address>,
+    /// Grows with each listener that is added.
+    pub position: u64,
 }
 
 /// How a need is fulfilled.
@@ -107,7 +115,9 @@ pub(super) struct Stats {
     pub cds: Arc<SubscriptionStats>,
     pub control_plane: Arc<ControlPlaneStats>,
     pub runtime: Arc<RuntimeStats>,
+    pub discovery: Arc<DiscoveryStats>,
     pub cluster: HashMap<Arc<str>, Arc<ClusterControlStats>>,
+    pub remaining: HashMap<Arc<str>, Remaining>,
     /// Of routes (one for each connection manager's prefix), secrets and extensions.
     pub resources: HashMap<Need, Vec<PrefixedStats>>,
 }
@@ -149,6 +159,7 @@ pub struct GraphManager {
     pub(super) draining_listeners: usize,
     pub(super) draining_chains: usize,
     next_sockets: u64,
+    next_position: u64,
     generation: u64,
     dirty: bool,
     starts: Vec<(Arc<str>, u64, Vec<Vec<ListenSocket>>)>,
@@ -180,6 +191,7 @@ impl GraphManager {
             cds: registry.scope("cluster_manager.cds."),
             control_plane: registry.scope("control_plane."),
             runtime: registry.scope("runtime."),
+            discovery: registry.scope("server."),
             ..Stats::default()
         };
         let secrets = bootstrap.secrets.iter();
@@ -217,6 +229,7 @@ impl GraphManager {
             draining_listeners: 0,
             draining_chains: 0,
             next_sockets: 0,
+            next_position: 0,
             generation: process.graph.generation(),
             dirty: true,
             starts: Vec::new(),
@@ -490,7 +503,9 @@ impl GraphManager {
         }
         self.stats.listeners.listener_create_success.increment();
         let addresses = addresses.unwrap_or(kept);
-        self.listeners.insert(Arc::clone(name), RunningListener { build, sockets: id, addresses });
+        let position = old.map_or(self.next_position, |old| old.position);
+        self.next_position = self.next_position.max(position + 1);
+        self.listeners.insert(Arc::clone(name), RunningListener { build, sockets: id, addresses, position });
         self.dirty = true;
     }
 

@@ -4,6 +4,7 @@
 //! Never compiles resources (see `outrigger-config`) and never serves traffic.
 
 mod answers;
+mod breaker_stats;
 pub mod compile;
 mod drains;
 mod handle;
@@ -26,7 +27,7 @@ mod xds_handler;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use outrigger_config::bootstrap::RuntimeValues;
@@ -165,27 +166,56 @@ pub struct ClusterShared {
 /// Tells the connections of a filter chain that their time is coming. Written by the control thread, which then wakes the
 /// workers by [`crate::worker::Command::CheckDrains`].
 #[derive(Debug, Default)]
-pub struct Draining(AtomicU8);
+pub struct Draining {
+    phase: AtomicU8,
+    /// Connections of less patience than this are asked to end.
+    asked: AtomicU32,
+}
+
+/// When in a gradual drain a connection is asked to end: evenly distributed, so that as many end in each part of the time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Patience(u16);
+
+impl Patience {
+    /// From an evenly distributed `random`.
+    pub fn new(random: u64) -> Self {
+        // The upper bits of a generator are its best.
+        Self((random >> 48) as u16)
+    }
+}
 
 impl Draining {
-    /// From now on connections finish what they are doing and close when idle; they tell their clients so.
+    /// From now on all connections finish what they are doing and close when idle; they tell their clients so.
     pub fn begin(&self) {
-        self.0.fetch_max(1, Ordering::Relaxed);
+        self.begin_with(1, 1);
+    }
+
+    /// From now on `part` of `whole` connections do so; it never becomes fewer.
+    pub fn begin_with(&self, part: u32, whole: u32) {
+        let asked = u64::from(part) * (u64::from(u16::MAX) + 1) / u64::from(whole.max(1));
+        self.asked.fetch_max(u32::try_from(asked).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.phase.fetch_max(1, Ordering::Relaxed);
     }
 
     /// From now on connections close whatever they are doing.
     pub fn expire(&self) {
-        self.0.fetch_max(2, Ordering::Relaxed);
+        self.begin();
+        self.phase.fetch_max(2, Ordering::Relaxed);
     }
 
     /// Whether draining has begun.
     pub fn has_begun(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= 1
+        self.phase.load(Ordering::Relaxed) >= 1
+    }
+
+    /// Whether a connection of this patience is asked to end.
+    pub fn asks(&self, patience: Patience) -> bool {
+        u32::from(patience.0) < self.asked.load(Ordering::Relaxed)
     }
 
     /// Whether the time is up.
     pub fn has_expired(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= 2
+        self.phase.load(Ordering::Relaxed) >= 2
     }
 }
 
@@ -257,5 +287,28 @@ impl GraphCell {
 impl Default for GraphCell {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod draining_tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_asks_the_impatient_first_and_everybody_in_the_end() {
+        let draining = Draining::default();
+        let connections = [0, 1 << 62, 1 << 63, u64::MAX].map(Patience::new);
+        let asked = || connections.iter().filter(|patience| draining.asks(**patience)).count();
+        assert_eq!((draining.has_begun(), asked()), (false, 0));
+        draining.begin_with(0, 4);
+        assert_eq!((draining.has_begun(), asked()), (true, 0));
+        for (part, count) in [(1, 1), (2, 2), (1, 2), (3, 3), (4, 4)] {
+            draining.begin_with(part, 4);
+            assert_eq!(asked(), count);
+        }
+        assert!(!draining.has_expired());
+        let at_once = Draining::default();
+        at_once.begin();
+        assert!(connections.iter().all(|patience| at_once.asks(*patience)));
     }
 }

@@ -13,11 +13,13 @@ use outrigger_config::route::RouteConfiguration;
 use outrigger_config::source::ConfigSource;
 use outrigger_xds::ResourceKind;
 
+use super::breaker_stats::Remaining;
 use super::compile::{self, Extensions, ListenerBuild};
 use super::manager::{ClusterRevision, GraphManager, ListenerRevision, Running, Spec};
 use super::need::{self, Need, Reference, Requirement};
 use super::sockets::{self, BoundSockets};
 use super::stats::SubscriptionStats;
+use crate::stats::names;
 
 /// What a cluster or listener needs, and how each need is fulfilled.
 type Wanted = (Vec<Requirement>, HashMap<Need, Spec>);
@@ -57,8 +59,11 @@ impl GraphManager {
             None => stats.clusters.cluster_added.increment(),
         }
         let latest = self.warming.cluster(&name).and_then(|entry| entry.latest());
+        if latest.is_none_or(|latest| latest.config.circuit_breakers != config.circuit_breakers) {
+            self.stats.remaining.insert(Arc::clone(&name), Remaining::of(&config, &self.process.stats));
+        }
         if latest.is_none_or(|latest| latest.config.stat_name != config.stat_name) {
-            let scope = self.process.stats.scope(&format!("cluster.{}.", config.stat_name));
+            let scope = self.process.stats.scope(&names::prefix("cluster", &config.stat_name));
             self.stats.cluster.insert(Arc::clone(&name), scope);
         }
         self.warming.offer_cluster(&name, ClusterRevision { config }, requirements);
@@ -71,6 +76,7 @@ impl GraphManager {
             self.stats.clusters.cluster_removed.increment();
             self.clusters.remove(name);
             self.stats.cluster.remove(name);
+            self.stats.remaining.remove(name);
             if let Some(timer) = self.merges.remove(name).and_then(|merge| merge.timer) {
                 timer.abort();
             }
@@ -256,8 +262,8 @@ impl GraphManager {
     fn count_subscription(&mut self, need: &Need) {
         let Need::Resource { kind, name, .. } = need else { return };
         let prefix = match kind {
-            ResourceKind::Secret => format!("sds.{name}."),
-            ResourceKind::ExtensionConfig => format!("extension_config_discovery.network_filter.{name}."),
+            ResourceKind::Secret => names::prefix("sds", name),
+            ResourceKind::ExtensionConfig => names::prefix("extension_config_discovery.network_filter", name),
             _ => return,
         };
         self.count_under(need, &prefix);
@@ -271,7 +277,7 @@ impl GraphManager {
                 && let RouteSource::Rds { name, source } = &manager.routes
                 && let Ok(need) = self.sources.need(ResourceKind::RouteConfiguration, name, source)
             {
-                found.push((need, format!("http.{}.rds.{name}.", manager.stat_prefix)));
+                found.push((need, names::prefix(&format!("http.{}.rds", names::sanitize(&manager.stat_prefix)), name)));
             }
         }
         for (need, prefix) in found {

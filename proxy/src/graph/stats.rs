@@ -67,6 +67,14 @@ impl SubscriptionStats {
 scope! {
     /// The control thread's part of `cluster.<name>.*`.
     pub struct ClusterControlStats {
+        default_cx_open: Gauge = "circuit_breakers.default.cx_open",
+        default_rq_open: Gauge = "circuit_breakers.default.rq_open",
+        default_rq_pending_open: Gauge = "circuit_breakers.default.rq_pending_open",
+        default_rq_retry_open: Gauge = "circuit_breakers.default.rq_retry_open",
+        high_cx_open: Gauge = "circuit_breakers.high.cx_open",
+        high_rq_open: Gauge = "circuit_breakers.high.rq_open",
+        high_rq_pending_open: Gauge = "circuit_breakers.high.rq_pending_open",
+        high_rq_retry_open: Gauge = "circuit_breakers.high.rq_retry_open",
         init_fetch_timeout: Counter,
         membership_change: Counter,
         membership_degraded: Gauge,
@@ -82,6 +90,23 @@ scope! {
         update_time: Gauge,
         version: Gauge,
         warming_state: Gauge,
+    }
+}
+
+scope! {
+    /// `cluster.<name>.circuit_breakers.<priority>.*` of thresholds with `track_remaining`.
+    pub struct RemainingStats {
+        remaining_cx: Gauge,
+        remaining_pending: Gauge,
+        remaining_retries: Gauge,
+        remaining_rq: Gauge,
+    }
+}
+
+scope! {
+    /// What discovery has seen, of `server.*`.
+    pub struct DiscoveryStats {
+        dynamic_unknown_fields: Counter,
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use super::{Application, Graph, GraphManager, ManagerHandle, ManagerOptions, Readiness, validate};
 use crate::accesslog::{AccessLogManager, FlushOptions};
 use crate::bootstrap::System;
+use crate::cli::{DrainStrategy, UnknownDynamicFields};
 use crate::process::Process;
 use crate::worker::{Command, Workers};
 
@@ -130,6 +131,8 @@ fn bootstrap(body: &str) -> Bootstrap {
 fn options(process: &Process) -> ManagerOptions {
     ManagerOptions {
         drain_time: Duration::from_millis(50),
+        drain_strategy: DrainStrategy::Immediate,
+        unknown_fields: UnknownDynamicFields::Warn,
         environment: Rc::new(System),
         access_logs: Arc::new(AccessLogManager::new(FlushOptions::default(), &process.stats)),
         bootstrap_message: None,
@@ -137,12 +140,18 @@ fn options(process: &Process) -> ManagerOptions {
 }
 
 fn start(body: &str) -> Result<Started, Vec<String>> {
+    start_with(body, |_| {})
+}
+
+fn start_with(body: &str, change: impl FnOnce(&mut ManagerOptions)) -> Result<Started, Vec<String>> {
     let bootstrap = bootstrap(body);
     let process = Arc::new(Process::default());
+    let mut options = options(&process);
+    change(&mut options);
     let (sender, commands) = mpsc::unbounded_channel();
     let node = bootstrap.node.clone();
     let workers = Workers::new(vec![sender]);
-    let handle = GraphManager::start(Arc::clone(&process), bootstrap, node, workers, options(&process))?;
+    let handle = GraphManager::start(Arc::clone(&process), bootstrap, node, workers, options)?;
     Ok(Started { handle, process, commands })
 }
 

@@ -16,6 +16,7 @@ use outrigger_api::pb::envoy::config::route::v3 as route_pb;
 use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3 as tls_pb;
 use outrigger_api::pb::envoy::service::runtime::v3::Runtime;
 use outrigger_api::pb::google::protobuf::Any;
+use outrigger_api::Schema;
 use outrigger_config::Context;
 use outrigger_config::bootstrap::runtime_layer;
 use outrigger_config::cluster::{Assignment, Cluster};
@@ -28,6 +29,7 @@ use super::history::{Record, Refusal};
 use super::manager::GraphManager;
 use super::need::Need;
 use super::stats::{follow, milliseconds, version_gauge};
+use crate::cli::UnknownDynamicFields;
 
 /// Hands everything to the manager.
 pub(super) struct XdsHandler(pub Rc<RefCell<GraphManager>>);
@@ -103,6 +105,7 @@ impl GraphManager {
             tracing::warn!("{} {name:?} is static and stays as it is", kind.noun());
             return Ok(());
         }
+        self.check_fields(kind, name, any)?;
         let environment = Rc::clone(&self.options.environment);
         let context = &Context::new(&*environment);
         match kind {
@@ -149,6 +152,25 @@ impl GraphManager {
                 Err(format!("{} resources are not supported", kind.noun()))
             }
         }
+    }
+
+    /// Decoding leaves out fields that it does not know, so they are looked for before.
+    fn check_fields(&self, kind: ResourceKind, name: &str, any: &Any) -> Result<(), String> {
+        let policy = self.options.unknown_fields;
+        if policy == UnknownDynamicFields::Ignore {
+            return Ok(());
+        }
+        let unknown = Schema::load().unknown_fields(any);
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        self.stats.discovery.dynamic_unknown_fields.add(unknown.len() as u64);
+        let fields = unknown.join(", ");
+        if policy == UnknownDynamicFields::Reject {
+            return Err(format!("unknown fields: {fields}"));
+        }
+        tracing::warn!("{} {name:?} has unknown fields, which are left out: {fields}", kind.noun());
+        Ok(())
     }
 
     fn take_removal(&mut self, source: &SourceKey, kind: ResourceKind, name: &Arc<str>) {

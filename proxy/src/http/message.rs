@@ -77,11 +77,6 @@ impl RequestHead {
         self.path = path;
     }
 
-    /// Sets the authority to a part of the buffer.
-    pub(crate) fn set_authority_span(&mut self, span: Span) {
-        self.authority = span;
-    }
-
     /// Forgets everything, keeping the memory.
     pub fn clear(&mut self) {
         self.headers.clear();

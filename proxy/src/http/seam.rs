@@ -88,12 +88,19 @@ pub enum PumpError {
 }
 
 /// A body on its way from a source to a sink.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pump {
     /// The source has ended, with these trailers.
     ended: Option<Option<Headers>>,
     unflushed: bool,
     done: bool,
+}
+
+impl Default for Pump {
+    /// A body whose head was just handed over, and may be held back in the sink like its first bytes.
+    fn default() -> Self {
+        Self { ended: None, unflushed: true, done: false }
+    }
 }
 
 impl Pump {

@@ -81,6 +81,8 @@ fn validate(options: &Options, loaded: Loaded) -> Result<(), StartError> {
     let access_logs = AccessLogManager::new(flush_options(options), &Registry::default());
     let manager_options = ManagerOptions {
         drain_time: options.drain_time,
+        drain_strategy: options.drain_strategy,
+        unknown_fields: options.unknown_dynamic_fields(),
         environment: Rc::new(System),
         access_logs: Arc::new(access_logs),
         bootstrap_message: None,

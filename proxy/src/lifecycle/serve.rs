@@ -82,6 +82,8 @@ async fn control(
     stats.static_unknown_fields.add(warnings.len() as u64);
     let manager_options = ManagerOptions {
         drain_time: options.drain_time,
+        drain_strategy: options.drain_strategy,
+        unknown_fields: options.unknown_dynamic_fields(),
         environment: Rc::new(System),
         access_logs: Arc::clone(&access_logs),
         bootstrap_message: Some(Arc::clone(&message)),
@@ -136,7 +138,11 @@ fn refused(path: &str, error: &dyn std::error::Error) -> StartError {
 /// Returns when somebody asks for the end.
 async fn live(state: &State) {
     tokio::select! {
-        () = state.manager().wait_initialised() => state.initialised(),
+        () = state.manager().wait_initialised() => {
+            state.initialised();
+            // Reading the configuration took several times what is kept of it.
+            outrigger_sys::process::trim_heap();
+        }
         () = state.stop().reached(1) => {
             tracing::warn!("asked to end before everything was initialised");
             return;

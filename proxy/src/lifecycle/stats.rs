@@ -9,7 +9,6 @@ scope! {
     pub struct ServerStats {
         concurrency: Gauge,
         dropped_stat_flushes: Counter,
-        dynamic_unknown_fields: Counter,
         fips_mode: Gauge = "compilation_settings.fips_mode",
         hot_restart_epoch: Gauge,
         hot_restart_generation: Gauge,

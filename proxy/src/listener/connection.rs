@@ -54,7 +54,7 @@ pub async fn serve(accepted: Accepted) {
     let _place = place;
     match &chain.application {
         Application::Http(node) => http::manager::serve(worker, Arc::clone(node), io, info, registered).await,
-        Application::Tcp(node) => tcp::serve(worker, Arc::clone(node), io, info, registered).await,
+        Application::Tcp(node) => Box::pin(tcp::serve(worker, Arc::clone(node), io, info, registered)).await,
         Application::Missing => {}
     }
 }

@@ -109,8 +109,8 @@ impl Query {
     fn wants(&self, family: &Family) -> bool {
         let (kind, used) = match &family.kind {
             FamilyKind::Counter(value) => (Kinds::Counters, *value != 0),
-            // These are set when the process starts, and 0 is a state: agents wait for `server.state`.
-            FamilyKind::Gauge(value) => (Kinds::Gauges, *value != 0 || family.name.starts_with("server.")),
+            // Being 0 is a state too: agents wait for `server.state` to become it.
+            FamilyKind::Gauge(value) => (Kinds::Gauges, value.is_some()),
             FamilyKind::Histogram(values) => (Kinds::Histograms, !values.is_empty()),
         };
         (self.kinds == Kinds::All || self.kinds == kind) && (used || !self.used_only)
@@ -396,7 +396,7 @@ mod tests {
 
     #[test]
     fn queries_choose_by_name_kind_and_use() {
-        let (shared, _scopes) = many(2);
+        let (shared, scopes) = many(2);
         let mut query = query(Format::Text);
         query.filter = Some((Regex::new("c1").unwrap(), Inverted::No));
         query.used_only = true;
@@ -417,6 +417,9 @@ mod tests {
         query.filter = None;
         query.kinds = Kinds::Gauges;
         assert_eq!(text(&query), "");
+        scopes[1].upstream_cx_active.increment();
+        scopes[1].upstream_cx_active.decrement();
+        assert_eq!(text(&query), "cluster.c1.upstream_cx_active: 0\n");
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl JsonWriter {
         let name = quoted(&family.name);
         let value = match &family.kind {
             FamilyKind::Counter(value) => value.to_string(),
-            FamilyKind::Gauge(value) => value.to_string(),
+            FamilyKind::Gauge(value) => value.unwrap_or(0).to_string(),
             FamilyKind::Histogram(values) => {
                 self.begin_histogram(out, mode);
                 write_histogram(out, &name, values, mode, bounds.of(&family.name));
@@ -141,7 +141,7 @@ mod tests {
         let family = |name: &str, kind| Family { name: name.to_owned(), kind };
         vec![
             family("a", FamilyKind::Counter(3)),
-            family("b", FamilyKind::Gauge(-1)),
+            family("b", FamilyKind::Gauge(Some(-1))),
             family("h1", histogram(&[1, 2])),
             family("h2", histogram(&[])),
         ]

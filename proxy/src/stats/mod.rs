@@ -41,6 +41,9 @@ impl Counter {
 }
 
 /// A number that goes up and down. One thread writes it.
+///
+/// Holds the value with its sign bit turned over, so that the number it begins with stands for one that was never written:
+/// only `i64::MIN` cannot be told from that.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicI64);
 
@@ -57,17 +60,23 @@ impl Gauge {
 
     /// Adds `amount`, which may be negative.
     pub fn add(&self, amount: i64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+        self.set(self.value().wrapping_add(amount));
     }
 
     /// Replaces the value.
     pub fn set(&self, value: i64) {
-        self.0.store(value, Ordering::Relaxed);
+        self.0.store(value ^ i64::MIN, Ordering::Relaxed);
     }
 
     /// The value now.
     pub fn value(&self) -> i64 {
-        self.0.load(Ordering::Relaxed)
+        self.written().unwrap_or(0)
+    }
+
+    /// The value, unless it was never written.
+    pub fn written(&self) -> Option<i64> {
+        let held = self.0.load(Ordering::Relaxed);
+        (held != 0).then_some(held ^ i64::MIN)
     }
 }
 
@@ -129,8 +138,8 @@ impl Histogram {
 pub enum Metric<'a> {
     /// A counter's value.
     Counter(u64),
-    /// A gauge's value.
-    Gauge(i64),
+    /// A gauge's value; `None` if it was never written.
+    Gauge(Option<i64>),
     /// Counts by status code; shown as `<name>_<code>`, such as `upstream_rq_200`.
     StatusCounters(&'a StatusCounters),
     /// A histogram.
@@ -157,7 +166,7 @@ impl AsMetric for Counter {
 
 impl AsMetric for Gauge {
     fn as_metric(&self) -> Metric<'_> {
-        Metric::Gauge(self.value())
+        Metric::Gauge(self.written())
     }
 }
 
@@ -192,4 +201,22 @@ macro_rules! scope {
             }
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gauge_knows_whether_it_was_written() {
+        let gauge = Gauge::default();
+        assert_eq!((gauge.written(), gauge.value()), (None, 0));
+        gauge.increment();
+        gauge.decrement();
+        assert_eq!((gauge.written(), gauge.value()), (Some(0), 0));
+        for value in [7, -7, i64::MAX] {
+            gauge.set(value);
+            assert_eq!(gauge.value(), value);
+        }
+    }
 }

@@ -7,10 +7,14 @@ use std::borrow::Cow;
 use outrigger_config::bootstrap::StatsMatcher;
 use outrigger_config::matching::StringMatcher;
 
-/// `name` as a part of stat names: colons would be taken for separators by sinks, dots at the ends make empty parts.
+/// The prefix of the stats of a configured thing, such as `cluster.<name>.`, with its final dot.
+pub fn prefix(kind: &str, name: &str) -> String {
+    format!("{kind}.{}.", sanitize(name))
+}
+
+/// `name` as a part of stat names: colons would be taken for separators by sinks, dots at the end make empty parts.
 pub fn sanitize(name: &str) -> Cow<'_, str> {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let name = name.strip_prefix('.').unwrap_or(name);
+    let name = name.trim_end_matches('.');
     if !name.contains([':', '\0']) {
         return Cow::Borrowed(name);
     }
@@ -32,7 +36,7 @@ pub fn exists(matcher: &StatsMatcher, name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn prefix(value: &str) -> StringMatcher {
+    fn begins(value: &str) -> StringMatcher {
         StringMatcher::Prefix { value: value.to_owned(), ignore_case: false }
     }
 
@@ -41,20 +45,22 @@ mod tests {
     }
 
     #[test]
-    fn colons_and_outer_dots_do_not_get_into_stat_names() {
+    fn colons_and_final_dots_do_not_get_into_stat_names() {
         assert_eq!(sanitize("outbound|80||a.b.svc"), "outbound|80||a.b.svc");
         assert_eq!(sanitize("a.b:80"), "a.b_80");
         assert_eq!(sanitize("http://a:80/x."), "http_a_80/x");
         assert_eq!(sanitize("[::1]:80"), "[__1]_80");
+        assert_eq!(prefix("cluster", "http://b:80/x"), "cluster.http_b_80/x.");
+        assert_eq!(prefix("cluster", ".c."), "cluster..c.");
     }
 
     #[test]
     fn the_inclusion_list_of_a_mesh_keeps_only_what_it_names() {
         let regex = StringMatcher::Regex(regex::Regex::new(r"^(?:vhost\..*\.route\..*)$").unwrap());
         let matcher = StatsMatcher::Include(vec![
-            prefix("cluster_manager"),
-            prefix("server"),
-            prefix("cluster.xds-grpc"),
+            begins("cluster_manager"),
+            begins("server"),
+            begins("cluster.xds-grpc"),
             suffix("rbac.allowed"),
             regex,
         ]);
@@ -72,7 +78,7 @@ mod tests {
 
     #[test]
     fn an_exclusion_list_drops_what_it_names() {
-        let matcher = StatsMatcher::Exclude(vec![prefix("listener.")]);
+        let matcher = StatsMatcher::Exclude(vec![begins("listener.")]);
         assert!(!exists(&matcher, "listener.admin.downstream_cx_active"));
         assert!(exists(&matcher, "listener_manager.lds.update_success"));
         assert!(exists(&StatsMatcher::All, "x"));

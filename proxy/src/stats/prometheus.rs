@@ -76,7 +76,7 @@ impl PrometheusWriter {
         }
         let _ = match &family.kind {
             FamilyKind::Counter(value) => writeln!(out, "{metric}{{{labels}}} {value}"),
-            FamilyKind::Gauge(value) => writeln!(out, "{metric}{{{labels}}} {value}"),
+            FamilyKind::Gauge(value) => writeln!(out, "{metric}{{{labels}}} {}", value.unwrap_or(0)),
             FamilyKind::Histogram(values) if mode == BucketMode::Summary => {
                 write_quantiles(out, metric, labels, values);
                 write_totals(out, metric, labels, values)
@@ -90,7 +90,7 @@ impl PrometheusWriter {
 
     /// A text readout, as a gauge of 0 that carries its text as a label.
     pub fn write_readout(&mut self, out: &mut String, name: &str, value: &str, tags: &TagExtractor) {
-        let family = Family { name: name.to_owned(), kind: FamilyKind::Gauge(0) };
+        let family = Family { name: name.to_owned(), kind: FamilyKind::Gauge(None) };
         let mut series = Series::new(family, tags);
         let comma = if series.labels.is_empty() { "" } else { "," };
         let _ = write!(series.labels, "{comma}text_value=\"{}\"", escaped(value));
@@ -168,9 +168,9 @@ mod tests {
         let text = text(
             vec![
                 ("cluster.b.upstream_rq_200", FamilyKind::Counter(2)),
-                ("server.live", FamilyKind::Gauge(1)),
+                ("server.live", FamilyKind::Gauge(Some(1))),
                 ("cluster.a.upstream_rq_503", FamilyKind::Counter(1)),
-                ("istiocustom.istio_build", FamilyKind::Gauge(1)),
+                ("istiocustom.istio_build", FamilyKind::Gauge(Some(1))),
             ],
             BucketMode::Cumulative,
         );

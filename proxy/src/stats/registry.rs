@@ -32,8 +32,8 @@ pub struct Family {
 pub enum FamilyKind {
     /// Sum of counters.
     Counter(u64),
-    /// Sum of gauges.
-    Gauge(i64),
+    /// Sum of gauges; `None` if none of them was ever written.
+    Gauge(Option<i64>),
     /// Merged histogram.
     Histogram(Box<hdrhistogram::Histogram<u64>>),
 }
@@ -132,9 +132,10 @@ fn collect_one(
         Metric::Gauge(value) => {
             let name = format!("{prefix}{name}");
             if wanted(&name)
-                && let FamilyKind::Gauge(sum) = all.entry(name).or_insert(FamilyKind::Gauge(0))
+                && let FamilyKind::Gauge(sum) = all.entry(name).or_insert(FamilyKind::Gauge(None))
+                && let Some(value) = value
             {
-                *sum += value;
+                *sum = Some(sum.unwrap_or(0) + value);
             }
         }
         Metric::Histogram(histogram) => {
@@ -166,7 +167,7 @@ mod tests {
     fn text(registry: &Registry) -> Vec<String> {
         let show = |family: Family| match family.kind {
             FamilyKind::Counter(value) => format!("{}: {value}", family.name),
-            FamilyKind::Gauge(value) => format!("{}: {value}", family.name),
+            FamilyKind::Gauge(value) => format!("{}: {}", family.name, value.unwrap_or(0)),
             FamilyKind::Histogram(histogram) => format!("{}: {} values", family.name, histogram.len()),
         };
         registry.collect(&|_| true).into_iter().map(show).collect()

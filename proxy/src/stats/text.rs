@@ -13,7 +13,7 @@ pub fn write(out: &mut String, family: &Family, mode: BucketMode, bounds: &Bound
     // Writing to a string cannot fail.
     let _ = match &family.kind {
         FamilyKind::Counter(value) => writeln!(out, "{name}: {value}"),
-        FamilyKind::Gauge(value) => writeln!(out, "{name}: {value}"),
+        FamilyKind::Gauge(value) => writeln!(out, "{name}: {}", value.unwrap_or(0)),
         FamilyKind::Histogram(values) => write_histogram(out, name, values, mode, bounds),
     };
 }
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn each_kind_has_its_line() {
         assert_eq!(line(FamilyKind::Counter(7), BucketMode::Summary), "a.b: 7\n");
-        assert_eq!(line(FamilyKind::Gauge(-7), BucketMode::Summary), "a.b: -7\n");
+        assert_eq!(line(FamilyKind::Gauge(Some(-7)), BucketMode::Summary), "a.b: -7\n");
         assert_eq!(line(histogram(&[]), BucketMode::Summary), "a.b: No recorded values\n");
         let mut readout = String::new();
         write_readout(&mut readout, "a.version_text", "v7");

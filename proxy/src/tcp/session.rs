@@ -24,6 +24,7 @@ use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::connect::{ConnectError, Counted, connect, take_place};
 use crate::upstream::host::Host;
+use crate::upstream::stats::EndedBy;
 use crate::worker::Worker;
 use crate::worker::connections::Registered;
 use crate::worker::deadlines::{Deadlines, Limit};
@@ -125,6 +126,7 @@ impl Session {
             }
             tried.push(Arc::clone(&host.host));
         }
+        cluster.stats.upstream_cx_connect_attempts_exceeded.increment();
         self.info.flag(ResponseFlag::UpstreamRetryLimitExceeded);
         None
     }
@@ -202,16 +204,16 @@ impl Session {
         relay.stop(&self.worker.buffers);
         let stats = &active.counted.cluster().stats;
         match outcome {
-            Ok(End::Closed { last: Side::Upstream }) => stats.upstream_cx_destroy_remote.increment(),
+            Ok(End::Closed { last: Side::Upstream }) => stats.destroyed_while_active(EndedBy::Upstream),
             Ok(End::Reset { by: Side::Upstream }) => {
-                stats.upstream_cx_destroy_remote.increment();
+                stats.destroyed_while_active(EndedBy::Upstream);
                 self.info.flag(ResponseFlag::UpstreamRemoteReset);
             }
             Ok(End::Closed { last: Side::Downstream } | End::Reset { by: Side::Downstream }) => {
-                stats.upstream_cx_destroy_local.increment();
+                stats.destroyed_while_active(EndedBy::Us);
             }
             Err(interrupt) => {
-                stats.upstream_cx_destroy_local.increment();
+                stats.destroyed_while_active(EndedBy::Us);
                 self.note(interrupt);
                 poll_fn(|cx| {
                     relay.say_goodbye(cx);
@@ -220,7 +222,6 @@ impl Session {
                 .await;
             }
         }
-        stats.upstream_cx_destroy_with_active_rq.increment();
     }
 
     fn restart_idle_time(&self) {

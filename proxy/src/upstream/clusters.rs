@@ -21,6 +21,7 @@ use super::host::{Host, HostShared, HostStats};
 use super::stats::ClusterStats;
 use super::{h1, h2};
 use crate::graph::ClusterNode;
+use crate::stats::names;
 use crate::worker::Worker;
 
 /// The clusters that a worker has used.
@@ -126,7 +127,7 @@ impl WorkerClusters {
 
 impl WorkerCluster {
     fn new(worker: &Worker, node: &Arc<ClusterNode>) -> Self {
-        let stats = worker.process.stats.scope(&format!("cluster.{}.", node.config.stat_name));
+        let stats = worker.process.stats.scope(&names::prefix("cluster", &node.config.stat_name));
         Self {
             stats,
             released: Notify::new(),

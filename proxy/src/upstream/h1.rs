@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use outrigger_config::cluster::UpstreamHttp;
 
 use super::connect::Counted;
+use super::stats::EndedBy;
 use crate::http::h1::body_io::{BodyReader, BodyWriter};
 use crate::http::h1::encode;
 use crate::http::h1::link::Link;
@@ -161,6 +162,9 @@ impl Stream {
                 }
             }
             match ready!(link.poll_fill(cx, false)) {
+                Ok(0) if !link.input().is_empty() => {
+                    return Poll::Ready(Err(StreamError::Protocol("connection closed within the response head".into())));
+                }
                 Ok(0) => return Poll::Ready(Err(StreamError::Closed)),
                 Ok(_) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
@@ -244,10 +248,13 @@ impl Stream {
             host.idle.borrow_mut().push(connection);
             cluster.released.notify_one();
         } else {
-            if !whole {
-                cluster.stats.upstream_cx_destroy_with_active_rq.increment();
+            let ended = connection.link.poll_closed(&mut Context::from_waker(Waker::noop())).is_ready();
+            let by = if ended { EndedBy::Upstream } else { EndedBy::Us };
+            match (whole, by) {
+                (false, by) => cluster.stats.destroyed_while_active(by),
+                (true, EndedBy::Us) => cluster.stats.upstream_cx_destroy_local.increment(),
+                (true, EndedBy::Upstream) => cluster.stats.upstream_cx_destroy_remote.increment(),
             }
-            cluster.stats.upstream_cx_destroy_local.increment();
         }
     }
 }

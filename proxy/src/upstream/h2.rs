@@ -133,6 +133,8 @@ impl Connection {
 /// One request on a connection.
 pub struct Stream {
     connection: Rc<Connection>,
+    /// Its own handle: each remembers one waker for the moment when there is room for a stream.
+    sender: RefCell<SendRequest<Bytes>>,
     send: OnceCell<SendBody>,
     response: RefCell<Option<ResponseFuture>>,
     receive: OnceCell<ReceiveBody>,
@@ -145,6 +147,7 @@ impl Stream {
         connection.requests.set(connection.requests.get().saturating_add(1));
         Self {
             connection: Rc::clone(connection),
+            sender: RefCell::new(connection.sender.borrow().clone()),
             send: OnceCell::new(),
             response: RefCell::new(None),
             receive: OnceCell::new(),
@@ -166,7 +169,7 @@ impl Stream {
         head: &RequestHead,
         end: bool,
     ) -> Poll<Result<(), StreamError>> {
-        let mut sender = self.connection.sender.borrow_mut();
+        let mut sender = self.sender.borrow_mut();
         // Whatever goes wrong before the head is handed over, the peer has not seen the request.
         if ready!(sender.poll_ready(cx)).is_err() {
             self.connection.closed.set(true);

@@ -58,7 +58,7 @@ impl HostShared {
             stats.visit(&mut |name, metric| {
                 let (value, gauge) = match metric {
                     Metric::Counter(value) => (value as i64, false),
-                    Metric::Gauge(value) => (value, true),
+                    Metric::Gauge(value) => (value.unwrap_or(0), true),
                     Metric::StatusCounters(_) | Metric::Histogram(_) => return,
                 };
                 match totals.get_mut(position) {

@@ -41,6 +41,20 @@ pub struct Wanted<'a> {
     pub upgrade: bool,
 }
 
+/// A stream on a connection that is there already: what most requests get, without waiting.
+pub fn ready(host: &Rc<WorkerHost>, wanted: Wanted<'_>) -> Option<UpstreamStream> {
+    ready_stream(host, protocol(host, wanted))
+}
+
+fn protocol(host: &WorkerHost, wanted: Wanted<'_>) -> UpstreamProtocol {
+    match host.node.config.http.protocol {
+        _ if wanted.upgrade => UpstreamProtocol::Http1,
+        UpstreamProtocol::UseDownstream if wanted.downstream == Version::Http2 => UpstreamProtocol::Http2,
+        UpstreamProtocol::UseDownstream => UpstreamProtocol::Http1,
+        protocol => protocol,
+    }
+}
+
 /// A stream on a connection to `host`. Waits while limits are reached, as long as the pending limit allows.
 ///
 /// # Errors
@@ -51,15 +65,7 @@ pub async fn acquire(
     host: &Rc<WorkerHost>,
     wanted: Wanted<'_>,
 ) -> Result<UpstreamStream, PoolError> {
-    let protocol = match host.node.config.http.protocol {
-        _ if wanted.upgrade => UpstreamProtocol::Http1,
-        UpstreamProtocol::UseDownstream if wanted.downstream == Version::Http2 => UpstreamProtocol::Http2,
-        UpstreamProtocol::UseDownstream => UpstreamProtocol::Http1,
-        protocol => protocol,
-    };
-    if let Some(stream) = ready_stream(host, protocol) {
-        return Ok(stream);
-    }
+    let protocol = protocol(host, wanted);
     let (breaker, thresholds) = cluster.limits(wanted.priority);
     let Some(_pending) = breaker.try_acquire_within(Resource::PendingRequest, &thresholds) else {
         cluster.stats.upstream_rq_pending_overflow.increment();

@@ -11,12 +11,15 @@ scope! {
         lb_healthy_panic: Counter,
         upstream_cx_active: Gauge,
         upstream_cx_close_notify: Counter,
+        upstream_cx_connect_attempts_exceeded: Counter,
         upstream_cx_connect_fail: Counter,
         upstream_cx_connect_ms: Histogram,
         upstream_cx_connect_timeout: Counter,
         upstream_cx_destroy: Counter,
         upstream_cx_destroy_local: Counter,
+        upstream_cx_destroy_local_with_active_rq: Counter,
         upstream_cx_destroy_remote: Counter,
+        upstream_cx_destroy_remote_with_active_rq: Counter,
         upstream_cx_destroy_with_active_rq: Counter,
         upstream_cx_http1_total: Counter,
         upstream_cx_http2_total: Counter,
@@ -58,7 +61,31 @@ scope! {
     }
 }
 
+/// Who ended a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum EndedBy {
+    /// We did.
+    Us,
+    /// The endpoint did.
+    Upstream,
+}
+
 impl ClusterStats {
+    /// Counts the end of a connection that carried a request or a session.
+    pub fn destroyed_while_active(&self, by: EndedBy) {
+        self.upstream_cx_destroy_with_active_rq.increment();
+        match by {
+            EndedBy::Us => {
+                self.upstream_cx_destroy_local.increment();
+                self.upstream_cx_destroy_local_with_active_rq.increment();
+            }
+            EndedBy::Upstream => {
+                self.upstream_cx_destroy_remote.increment();
+                self.upstream_cx_destroy_remote_with_active_rq.increment();
+            }
+        }
+    }
+
     /// Counts a response by code and class.
     pub fn response(&self, status: u16) {
         self.upstream_rq_completed.increment();
@@ -71,5 +98,23 @@ impl ClusterStats {
             5 => self.upstream_rq_5xx.increment(),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_connection_in_use_is_counted_by_who_ended_it() {
+        let stats = ClusterStats::default();
+        stats.destroyed_while_active(EndedBy::Us);
+        stats.destroyed_while_active(EndedBy::Upstream);
+        stats.destroyed_while_active(EndedBy::Upstream);
+        assert_eq!(stats.upstream_cx_destroy_with_active_rq.value(), 3);
+        let local = (&stats.upstream_cx_destroy_local, &stats.upstream_cx_destroy_local_with_active_rq);
+        assert_eq!((local.0.value(), local.1.value()), (1, 1));
+        let remote = (&stats.upstream_cx_destroy_remote, &stats.upstream_cx_destroy_remote_with_active_rq);
+        assert_eq!((remote.0.value(), remote.1.value()), (2, 2));
     }
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crate::graph::Draining;
+use crate::graph::{Draining, Patience};
 
 /// The connections of one worker.
 #[derive(Default)]
@@ -24,6 +24,9 @@ struct Slots {
 
 struct Entry {
     draining: Arc<Draining>,
+    patience: Patience,
+    /// Was woken to learn that it is asked to end.
+    told: bool,
     waker: Option<Waker>,
 }
 
@@ -32,16 +35,19 @@ pub struct Registered {
     list: Rc<crate::worker::Worker>,
     slot: usize,
     draining: Arc<Draining>,
+    patience: Patience,
 }
 
 impl Connections {
-    /// Wakes every connection whose filter chain drains.
+    /// Wakes every connection that the drain of its filter chain now asks to end, or whose time is up.
     pub fn check_drains(&self) {
         for entry in self.slots.borrow_mut().wakers.iter_mut().flatten() {
-            if entry.draining.has_begun()
-                && let Some(waker) = entry.waker.take()
-            {
-                waker.wake();
+            let newly_asked = !entry.told && entry.draining.asks(entry.patience);
+            if newly_asked || entry.draining.has_expired() {
+                entry.told = true;
+                if let Some(waker) = entry.waker.take() {
+                    waker.wake();
+                }
             }
         }
     }
@@ -55,7 +61,8 @@ impl Connections {
     /// Adds a connection of a filter chain.
     pub fn register(worker: &Rc<crate::worker::Worker>, draining: &Arc<Draining>) -> Registered {
         let mut slots = worker.connections.slots.borrow_mut();
-        let entry = Some(Entry { draining: Arc::clone(draining), waker: None });
+        let patience = Patience::new(worker.random.next());
+        let entry = Some(Entry { draining: Arc::clone(draining), patience, told: false, waker: None });
         let slot = match slots.free.pop() {
             Some(slot) => {
                 slots.wakers[slot] = entry;
@@ -66,7 +73,7 @@ impl Connections {
                 slots.wakers.len() - 1
             }
         };
-        Registered { list: Rc::clone(worker), slot, draining: Arc::clone(draining) }
+        Registered { list: Rc::clone(worker), slot, draining: Arc::clone(draining), patience }
     }
 }
 
@@ -76,9 +83,14 @@ impl Registered {
         &self.draining
     }
 
-    /// Ready when draining has begun; the task is woken when it does.
-    pub fn poll_begun(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.draining.has_begun() {
+    /// Whether the connection is asked to end by the drain of its filter chain.
+    pub fn is_asked_to_end(&self) -> bool {
+        self.draining.asks(self.patience)
+    }
+
+    /// Ready when the connection is asked to end; the task is woken when it is.
+    pub fn poll_asked_to_end(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_asked_to_end() {
             return Poll::Ready(());
         }
         self.remember(cx);
@@ -92,6 +104,11 @@ impl Registered {
         }
         self.remember(cx);
         Poll::Pending
+    }
+
+    /// Whether the drain's time is up, for tasks that others wake.
+    pub fn has_expired(&self) -> bool {
+        self.draining.has_expired()
     }
 
     fn remember(&self, cx: &mut Context<'_>) {

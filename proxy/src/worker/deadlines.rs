@@ -56,6 +56,11 @@ impl Deadlines {
         self.slots[limit as usize].set(at);
     }
 
+    /// Whether a limit is set.
+    pub fn is_set(&self, limit: Limit) -> bool {
+        self.slots[limit as usize].get().is_some()
+    }
+
     /// Clears the limits of a request, keeping those of the connection.
     pub fn clear_request(&self) {
         for limit in [

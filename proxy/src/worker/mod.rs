@@ -27,6 +27,7 @@ use crate::graph::{Graph, ListenerNode};
 use crate::http::manager::stats::HttpStats;
 use crate::listener::stats::ListenerStats;
 use crate::process::Process;
+use crate::stats::names;
 use crate::tcp::stats::TcpStats;
 use crate::upstream::clusters::WorkerClusters;
 use buffer::BufferPool;
@@ -124,19 +125,19 @@ impl Worker {
 
     /// This worker's stats of a listener, by its stat prefix.
     pub fn listener_stats(&self, prefix: &Arc<str>) -> Arc<ListenerStats> {
-        let make = || self.process.stats.scope(&format!("listener.{prefix}."));
+        let make = || self.process.stats.scope(&names::prefix("listener", prefix));
         Arc::clone(self.listener_stats.borrow_mut().entry(Arc::clone(prefix)).or_insert_with(make))
     }
 
     /// This worker's stats of a connection manager, by its stat prefix.
     pub fn http_stats(&self, prefix: &Arc<str>) -> Arc<HttpStats> {
-        let make = || self.process.stats.scope(&format!("http.{prefix}."));
+        let make = || self.process.stats.scope(&names::prefix("http", prefix));
         Arc::clone(self.http_stats.borrow_mut().entry(Arc::clone(prefix)).or_insert_with(make))
     }
 
     /// This worker's stats of a TCP proxy, by its stat prefix.
     pub fn tcp_stats(&self, prefix: &Arc<str>) -> Arc<TcpStats> {
-        let make = || self.process.stats.scope(&format!("tcp.{prefix}."));
+        let make = || self.process.stats.scope(&names::prefix("tcp", prefix));
         Arc::clone(self.tcp_stats.borrow_mut().entry(Arc::clone(prefix)).or_insert_with(make))
     }
 }

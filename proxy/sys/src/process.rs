@@ -53,18 +53,18 @@ pub fn set_dumpable(on: bool) -> io::Result<()> {
     crate::check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(on)) }).map(drop)
 }
 
-/// Gives unused heap back to the system and says whether there was any. For after a large update, off the data path:
-/// it holds the locks of the allocator. Does nothing with a libc that has no `malloc_trim`.
-pub fn trim_heap() -> bool {
-    #[cfg(target_env = "gnu")]
-    {
-        // SAFETY: `malloc_trim` is thread-safe and only returns pages that hold no allocation.
-        unsafe { libc::malloc_trim(0) == 1 }
-    }
-    #[cfg(not(target_env = "gnu"))]
-    {
-        false
-    }
+/// Gives the calling thread's unused heap back to the system. For after a large update, off the data path.
+pub fn trim_heap() {
+    // SAFETY: `mi_collect` frees pages that hold no allocation; it takes a flag and touches no memory of ours.
+    unsafe { libmimalloc_sys::mi_collect(true) }
+}
+
+/// Keeps the kernel from backing this process with huge pages: a sidecar that is idle should not hold two megabytes
+/// where it uses ten kilobytes.
+pub fn disable_huge_pages() -> io::Result<()> {
+    let zero: libc::c_ulong = 0;
+    // SAFETY: PR_SET_THP_DISABLE takes numbers by value and touches no memory of ours.
+    crate::check(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, libc::c_ulong::from(true), zero, zero, zero) }).map(drop)
 }
 
 /// Memory in use, from `/proc/self/statm`.

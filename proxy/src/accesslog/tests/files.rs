@@ -19,7 +19,7 @@ fn stat(registry: &Registry, name: &str) -> i64 {
         .into_iter()
         .map(|family| match family.kind {
             FamilyKind::Counter(value) => value as i64,
-            FamilyKind::Gauge(value) => value,
+            FamilyKind::Gauge(value) => value.unwrap_or(0),
             FamilyKind::Histogram(_) => 0,
         })
         .sum()

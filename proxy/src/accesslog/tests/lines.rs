@@ -138,6 +138,10 @@ fn a_failed_request_says_why_in_one_word() {
         text(&sample, "%RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG% %UPSTREAM_HOST% %UPSTREAM_REMOTE_ADDRESS%"),
         "URX,UF UpstreamRetryLimitExceeded,UpstreamConnectionFailure 127.0.0.1:40311 -"
     );
+    let sample = Sample::tcp();
+    sample.info.flag(ResponseFlag::UpstreamConnectionFailure);
+    sample.info.flag(ResponseFlag::UpstreamRetryLimitExceeded);
+    assert_eq!(text(&sample, "%RESPONSE_FLAGS%"), "UF,URX");
 }
 
 // The addresses of this test were not compared with Envoy.

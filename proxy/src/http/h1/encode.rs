@@ -27,9 +27,9 @@ pub fn request(head: &RequestHead, framing: Framing, upgrade: bool, case: Header
         header(b"connection", b"upgrade", case, out);
         header(b"upgrade", head.protocol(), case, out);
     }
-    // RFC 9110 section 8.6: a method that expects content says so even if there is none.
-    let expects_content = matches!(head.method(), b"POST" | b"PUT" | b"PATCH");
-    length(framing, expects_content && !upgrade, case, out);
+    // RFC 9110 section 8.6: a method that may have content says so even if there is none.
+    let never_has_content = matches!(head.method(), b"GET" | b"HEAD" | b"DELETE" | b"TRACE" | b"CONNECT");
+    length(framing, !never_has_content && !upgrade, case, out);
     out.extend_from_slice(b"\r\n");
 }
 

@@ -52,6 +52,9 @@ pub enum HeadError {
     /// Both ways of framing in one message.
     #[error("content-length together with transfer-encoding")]
     Conflict,
+    /// Another version of HTTP.
+    #[error("unsupported version")]
+    Version,
     /// A method that nobody registered.
     #[error("unknown method")]
     Method,
@@ -202,7 +205,7 @@ fn syntax(error: httparse::Error) -> HeadError {
         httparse::Error::NewLine => HeadError::Syntax("line end"),
         httparse::Error::Status => HeadError::Syntax("status"),
         httparse::Error::Token => HeadError::Syntax("request line"),
-        httparse::Error::Version => HeadError::Syntax("version"),
+        httparse::Error::Version => HeadError::Version,
     }
 }
 
@@ -292,7 +295,8 @@ fn framing(headers: &mut Headers, allow_chunked_length: bool, http10: bool) -> R
         None => None,
         Some(value) => {
             let length = decimal(value).ok_or(HeadError::ContentLength)?;
-            if lengths.any(|other| decimal(other) != Some(length)) {
+            // Even equal ones: who repeats a length wants somebody to read another one.
+            if lengths.next().is_some() {
                 return Err(HeadError::ContentLength);
             }
             Some(length)

@@ -74,6 +74,11 @@ impl<'a> Exchange<'a> {
         self.wants_continue.replace(false)
     }
 
+    /// There is no request body, or it was read to its end.
+    pub fn request_is_done(&self) -> bool {
+        self.reader.borrow().is_done()
+    }
+
     /// Sends an informational response.
     pub fn send_informational(&self, head: &ResponseHead) {
         self.link.with_output(|output| encode::response(head, None, false, self.case, output));

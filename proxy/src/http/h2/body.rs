@@ -53,12 +53,20 @@ impl ReceiveBody {
                     *self.current.borrow_mut() = data;
                     return Poll::Ready(Ok(true));
                 }
+                // RFC 9113 section 8.1: a whole answer may come before the whole request, and ends so.
+                Some(Err(error)) if is_graceful_reset(&error) => {
+                    self.data_ended.set(true);
+                    self.ended.set(true);
+                }
                 Some(Err(error)) => return Poll::Ready(Err(stream_error(&error))),
                 None => self.data_ended.set(true),
             }
         }
         if !self.ended.get() {
-            let trailers = ready!(stream.poll_trailers(cx)).map_err(|error| stream_error(&error))?;
+            let trailers = match ready!(stream.poll_trailers(cx)) {
+                Err(error) if is_graceful_reset(&error) => None,
+                trailers => trailers.map_err(|error| stream_error(&error))?,
+            };
             *self.trailers.borrow_mut() = trailers.map(|map| convert::headers_of(&map));
             self.ended.set(true);
         }
@@ -109,8 +117,8 @@ impl SendBody {
     }
 
     /// Ready when the peer has reset the stream.
-    pub fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.stream.borrow_mut().poll_reset(cx).map(|_| ())
+    pub fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Result<h2::Reason, h2::Error>> {
+        self.stream.borrow_mut().poll_reset(cx)
     }
 
     /// See [`crate::http::seam::BodySink::poll_send`].
@@ -145,6 +153,10 @@ impl SendBody {
         };
         Poll::Ready(sent.map_err(|error| stream_error(&error)))
     }
+}
+
+fn is_graceful_reset(error: &h2::Error) -> bool {
+    error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
 }
 
 /// What an error of the `h2` crate means for a stream.

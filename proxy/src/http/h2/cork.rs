@@ -34,13 +34,15 @@ struct Gathering<S> {
     io: S,
     output: Vec<u8>,
     written: usize,
+    /// The stream may hold records back (TLS does) that it was not asked to flush yet.
+    unflushed: bool,
     input: Vec<u8>,
     taken: usize,
 }
 
 /// Both sides around a stream.
 pub fn cork<S>(io: S) -> (Cork<S>, Corked<S>) {
-    let shared = Rc::new(RefCell::new(Gathering { io, output: Vec::new(), written: 0, input: Vec::new(), taken: 0 }));
+    let shared = Rc::new(RefCell::new(Gathering { io, output: Vec::new(), written: 0, unflushed: false, input: Vec::new(), taken: 0 }));
     (Cork(Rc::clone(&shared)), Corked(shared))
 }
 
@@ -53,7 +55,7 @@ impl<S: AsyncWrite + Unpin> Cork<S> {
 
 impl<S: AsyncWrite + Unpin> Gathering<S> {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.output.is_empty() {
+        if self.output.is_empty() && !self.unflushed {
             return Poll::Ready(Ok(()));
         }
         while self.written < self.output.len() {
@@ -62,10 +64,13 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += count;
+            self.unflushed = true;
         }
         self.written = 0;
         give(std::mem::take(&mut self.output));
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
     }
 }
 

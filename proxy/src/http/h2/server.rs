@@ -12,6 +12,7 @@ use h2::server::SendResponse;
 use super::body::{ReceiveBody, SendBody, stream_error};
 use super::convert;
 use crate::http::headers::Headers;
+use crate::http::manager::downstream::Gone;
 use crate::http::message::ResponseHead;
 use crate::http::seam::{BodySink, BodySource, Chunk, StreamError};
 
@@ -65,17 +66,13 @@ impl Exchange {
     }
 
     /// Ready when the client has reset the stream or gone away.
-    pub fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.response.get() {
+    pub fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<Gone> {
+        let reset = match self.response.get() {
             Some(body) if !body.is_finished() => body.poll_reset(cx),
-            Some(_) => Poll::Pending,
-            None => self.respond.borrow_mut().poll_reset(cx).map(|_| ()),
-        }
-    }
-
-    /// Both directions ended as they should.
-    pub fn is_complete(&self) -> bool {
-        self.response.get().is_some_and(SendBody::is_finished)
+            Some(_) => return Poll::Pending,
+            None => self.respond.borrow_mut().poll_reset(cx),
+        };
+        reset.map(|reason| if reason.is_ok() { Gone::Stream } else { Gone::Connection })
     }
 }
 

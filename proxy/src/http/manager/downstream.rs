@@ -9,6 +9,15 @@ use crate::http::message::ResponseHead;
 use crate::http::seam::{BodySink, BodySource, Chunk, StreamError};
 use crate::http::{h1, h2};
 
+/// How a client went away.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Gone {
+    /// With its connection.
+    Connection,
+    /// It reset the stream only.
+    Stream,
+}
+
 /// One request and its response.
 pub enum Downstream<'a> {
     /// HTTP/1.
@@ -55,9 +64,17 @@ impl Downstream<'_> {
         each!(self, exchange => exchange.has_responded())
     }
 
+    /// There is no request body, or it was read to its end.
+    pub fn request_is_done(&self) -> bool {
+        each!(self, exchange => exchange.request_is_done())
+    }
+
     /// Ready when the client has gone away.
-    pub fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        each!(self, exchange => exchange.poll_closed(cx))
+    pub fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<Gone> {
+        match self {
+            Downstream::H1(exchange) => exchange.poll_closed(cx).map(|()| Gone::Connection),
+            Downstream::H2(exchange) => exchange.poll_closed(cx),
+        }
     }
 
     /// No further request is taken on an HTTP/1 connection.

@@ -124,7 +124,8 @@ pub async fn serve(
     let connection = Rc::new(HttpConnection { worker, node, info, stats, registered });
     let alpn = connection.info.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
     match (connection.node.config.codec, alpn) {
-        (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => serve_h2::serve(connection, io).await,
+        // Boxed: HTTP/1 connections should not pay for the size of HTTP/2's state.
+        (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => Box::pin(serve_h2::serve(connection, io)).await,
         (Codec::Http1, _) | (Codec::Auto, Some(_)) => serve_h1::serve(connection, io).await,
         (Codec::Auto, None) => serve_h1::serve_sniffed(connection, io).await,
     }

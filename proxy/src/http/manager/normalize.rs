@@ -22,10 +22,14 @@ pub fn prepare(connection: &HttpConnection, head: &mut RequestHead) -> Result<()
     let config = &connection.node.config;
     check(config, head)?;
     let upgrade = take_upgrade(head);
+    if !config.proxy_100_continue {
+        // Answered here.
+        head.headers.remove(HeaderId::Expect);
+    }
     remove_hop_by_hop(&mut head.headers, false);
     if let Some(protocol) = upgrade {
         if !config.upgrades.iter().any(|upgrade| upgrade.protocol.as_bytes() == protocol) {
-            return Err(LocalReply::new(403, "upgrade_failed"));
+            return Err(LocalReply::new(403, "upgrade_failed").close());
         }
         head.set_protocol(&protocol);
     }
@@ -34,8 +38,13 @@ pub fn prepare(connection: &HttpConnection, head: &mut RequestHead) -> Result<()
     strip_host(config, connection, head);
     forwarded(connection, head);
     request_id(connection, head);
-    if !head.headers.get(HeaderId::Te).is_none_or(|te| te.eq_ignore_ascii_case(b"trailers")) {
-        head.headers.remove(HeaderId::Te);
+    let trailers = |te: &[u8]| crate::http::h1::parse::tokens(te).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    if head.headers.contains(HeaderId::Te) {
+        if head.headers.get_all(HeaderId::Te).any(trailers) {
+            head.headers.set(HeaderId::Te, b"trailers");
+        } else {
+            head.headers.remove(HeaderId::Te);
+        }
     }
     if let Some(via) = &config.via {
         append_via(&mut head.headers, via);
@@ -48,6 +57,11 @@ fn bad_request(details: &'static str) -> LocalReply {
     LocalReply::new(400, details)
 }
 
+/// What is not a message that may be forwarded: the connection ends with the answer.
+fn protocol_error(details: &'static str) -> LocalReply {
+    LocalReply::new(400, details).flag(ResponseFlag::DownstreamProtocolError).body(&b"Bad Request"[..]).close()
+}
+
 fn check(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), LocalReply> {
     if head.version == Version::Http10 && head.authority().is_empty() {
         match &config.http1.default_host_for_http_10 {
@@ -55,7 +69,8 @@ fn check(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), L
             None => return Err(bad_request("missing_host_header")),
         }
     }
-    if head.authority().is_empty() {
+    // HTTP/1.1 requests were refused earlier if they have no host header; an empty one is valid (RFC 9112 section 3.2).
+    if head.authority().is_empty() && head.version == Version::Http2 {
         return Err(bad_request("missing_host_header"));
     }
     let host_byte = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'\\' | b'<' | b'>');
@@ -67,7 +82,7 @@ fn check(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), L
     }
     absolute_path(config, head)?;
     if !head.path().starts_with(b"/") && head.path() != b"*" {
-        return Err(LocalReply::new(404, "absolute_path_rejected").flag(ResponseFlag::NoRouteFound));
+        return Err(protocol_error("http1.codec_error"));
     }
     if !head.path().iter().all(|byte| (0x21..0x7f).contains(byte)) {
         return Err(bad_request("http.invalid_path"));
@@ -76,7 +91,7 @@ fn check(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), L
         UnderscoreAction::Allow => {}
         UnderscoreAction::RejectRequest => {
             if head.headers.iter().any(|(_, name, _)| name.contains(&b'_')) {
-                return Err(bad_request("http.unexpected_underscore"));
+                return Err(protocol_error("http1.unexpected_underscore"));
             }
         }
         UnderscoreAction::DropHeader => head.headers.remove_where(|_, name, _| name.contains(&b'_')),

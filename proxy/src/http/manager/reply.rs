@@ -31,6 +31,8 @@ pub struct LocalReply {
     pub overloaded: bool,
     /// gRPC status, where it does not follow from the status code.
     pub grpc_status: Option<u32>,
+    /// An HTTP/1 connection ends with it.
+    pub close: bool,
 }
 
 impl LocalReply {
@@ -44,7 +46,14 @@ impl LocalReply {
             location: None,
             overloaded: false,
             grpc_status: None,
+            close: false,
         }
+    }
+
+    /// Ending an HTTP/1 connection.
+    pub fn close(mut self) -> Self {
+        self.close = true;
+        self
     }
 
     /// With a response flag.

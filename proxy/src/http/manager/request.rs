@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outrigger_config::format::Format;
 use outrigger_config::route::{DirectResponse, Redirect, RequireTls, Route, RouteAction, VirtualHost};
@@ -27,7 +27,7 @@ use crate::http::router;
 use crate::http::seam::{BodySink, Chunk};
 use crate::stream::{ResponseFlag, StreamInfo};
 use crate::worker::GraphView;
-use crate::worker::deadlines::Deadlines;
+use crate::worker::deadlines::{Deadlines, Limit};
 
 /// A request being served.
 pub struct Request<'a> {
@@ -51,9 +51,23 @@ pub struct Request<'a> {
     pub deadlines: &'a Deadlines,
     /// Body of the reply made here.
     pub local_reply_body: Cow<'static, [u8]>,
+    /// How long nothing may move: the connection manager's limit, or the route's.
+    pub idle_timeout: Option<Duration>,
 }
 
+/// A client that does not read an answer of ours for this long does not get it.
+const REPLY_LIMIT: Duration = Duration::from_secs(30);
+
 impl Request<'_> {
+    /// Ready when the drain's time is up. An HTTP/2 connection ends its streams itself then, so they need no waking.
+    pub fn poll_drained(&self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        match self.downstream {
+            Downstream::H1(_) => self.connection.registered.poll_expired(cx),
+            Downstream::H2(_) if self.connection.registered.has_expired() => Poll::Ready(()),
+            Downstream::H2(_) => Poll::Pending,
+        }
+    }
+
     /// What formats are made from.
     pub fn facts(&self) -> Facts<'_> {
         let connection = self.connection;
@@ -133,6 +147,7 @@ pub async fn serve(
     let mut request = begin(connection, head, framing, downstream, info, deadlines);
     if framing == Framing::None {
         request.info.request_end.set(Some(request.info.start));
+        deadlines.set(Limit::Request, None);
     }
     match normalize::prepare(connection, &mut request.head) {
         Ok(()) => route(&mut request).await,
@@ -176,6 +191,7 @@ fn begin<'a>(
         downstream,
         deadlines,
         local_reply_body: Cow::Borrowed(b""),
+        idle_timeout: connection.node.config.stream_idle_timeout,
     }
 }
 
@@ -232,7 +248,7 @@ async fn route(request: &mut Request<'_>) {
             if let Some(protocol) = refused_upgrade(request, &forward.upgrades) {
                 connection.stats.downstream_rq_ws_on_non_ws_route.increment();
                 tracing::debug!("upgrade to {protocol} is not enabled on the route");
-                return send_local(request, LocalReply::new(403, "upgrade_failed"), Some(&chosen)).await;
+                return send_local(request, LocalReply::new(403, "upgrade_failed").close(), Some(&chosen)).await;
             }
             router::forward(request, &chosen, forward).await;
         }
@@ -323,7 +339,21 @@ fn direct_reply(request: &Request<'_>, direct: &DirectResponse) -> LocalReply {
         body.clear();
         format::write(text, &request.facts(), &mut body);
     }
-    LocalReply::new(direct.status, "direct_response").body(body)
+    let mut reply = LocalReply::new(direct.status, "direct_response").body(body);
+    if direct.status == 201 {
+        let head = &request.head;
+        let scheme = head.headers.get_str(HeaderId::XForwardedProto).unwrap_or("http");
+        reply.location = Some(format!("{scheme}://{}{}", head.authority_str(), head.path_str()));
+    }
+    reply
+}
+
+/// Whether the client has gone, a time limit has passed or the drain is over. A limit that was the reason for the answer
+/// must have been cleared.
+fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> bool {
+    request.downstream.poll_closed(cx).is_ready()
+        || request.deadlines.poll(cx).is_ready()
+        || request.poll_drained(cx).is_ready()
 }
 
 /// Sends a response of our own and records why.
@@ -332,28 +362,34 @@ pub async fn send_local(request: &mut Request<'_>, reply: LocalReply, chosen: Op
         request.info.flag(flag);
     }
     request.info.set_details(reply.details.clone());
+    request.deadlines.clear_request();
+    request.deadlines.set(Limit::StreamIdle, Some(Instant::now() + REPLY_LIMIT));
     if request.downstream.has_responded() {
         request.downstream.abort(h2::Reason::INTERNAL_ERROR);
         return;
     }
-    // A redirect or direct response is meant for gRPC clients as it stands.
-    let grpc = request.head.is_grpc() && reply.details != "direct_response";
+    if reply.flag == Some(ResponseFlag::DownstreamProtocolError) && matches!(request.downstream, Downstream::H2(_)) {
+        request.downstream.abort(h2::Reason::INTERNAL_ERROR);
+        return;
+    }
+    if reply.close || !request.downstream.request_is_done() {
+        // What the client still sends would be taken for its next request.
+        request.downstream.set_close();
+    }
+    let grpc = request.head.is_grpc();
     let has_body = reply::head_of(&reply, grpc, &mut request.response) && !request.head.is_head();
     request.local_reply_body = reply.body.clone();
+    request.info.response_code.set(request.response.status);
     if let Some(chosen) = chosen {
         chosen.mutate_response(request);
     }
     let connection = Rc::clone(request.connection);
     reply::finish_head(&connection, &mut request.response, false, Instant::now());
-    if !has_body && !grpc && !request.head.is_head() && !request.response.headers.contains(HeaderId::ContentLength) {
-        set_empty(request);
-    }
-    request.info.response_code.set(request.response.status);
     let sent = request.downstream.send_head(&request.response, !has_body);
     let body: &[u8] = if has_body { &reply.body } else { b"" };
     let mut position = 0;
     let finished = poll_fn(|cx| {
-        if sent.is_err() || request.downstream.poll_closed(cx).is_ready() {
+        if sent.is_err() || interrupted(request, cx) {
             return Poll::Ready(false);
         }
         while position < body.len() {
@@ -369,12 +405,5 @@ pub async fn send_local(request: &mut Request<'_>, reply: LocalReply, chosen: Op
         request.info.bytes_sent.set(body.len() as u64);
     } else {
         request.info.flag(ResponseFlag::DownstreamConnectionTermination);
-    }
-}
-
-/// HTTP/1 says that there is no body; HTTP/2 shows it.
-fn set_empty(request: &mut Request<'_>) {
-    if matches!(request.downstream, Downstream::H2(_)) && request.response.status >= 200 {
-        request.response.headers.append_id(HeaderId::ContentLength, b"0");
     }
 }

@@ -44,13 +44,13 @@ pub async fn serve_sniffed(connection: Rc<HttpConnection>, io: Io) {
                 let (mut io, rest) = link.into_parts();
                 if let Io::Plain(socket) = &mut io {
                     socket.put_back(rest);
-                    return serve_h2::serve(connection, io).await;
+                    return Box::pin(serve_h2::serve(connection, io)).await;
                 }
-                return serve_h2::serve_ahead(connection, io, rest).await;
+                return Box::pin(serve_h2::serve_ahead(connection, io, rest)).await;
             }
         }
         let filled = poll_fn(|cx| {
-            if deadlines.poll(cx).is_ready() || connection.registered.poll_begun(cx).is_ready() {
+            if deadlines.poll(cx).is_ready() || connection.registered.poll_asked_to_end(cx).is_ready() {
                 return Poll::Ready(None);
             }
             link.poll_fill(cx, false).map(|result| result.ok().filter(|count| *count > 0))
@@ -103,7 +103,7 @@ async fn serve_link(connection: Rc<HttpConnection>, link: Link) {
         counted = (read, written);
         if !reusable {
             connection.stats.downstream_cx_destroy_local.increment();
-            linger(&connection, &link).await;
+            Box::pin(linger(&connection, &link)).await;
             return;
         }
     }
@@ -130,7 +130,7 @@ async fn wait_for_input(connection: &HttpConnection, link: &Link, deadlines: &De
             }
             return Poll::Ready(false);
         }
-        if connection.registered.poll_begun(cx).is_ready() {
+        if connection.registered.poll_asked_to_end(cx).is_ready() {
             connection.stats.downstream_cx_drain_close.increment();
             return Poll::Ready(false);
         }
@@ -141,10 +141,11 @@ async fn wait_for_input(connection: &HttpConnection, link: &Link, deadlines: &De
 
 /// Lets the client read the last response before the connection goes: closing with unread input would destroy it.
 async fn linger(connection: &HttpConnection, link: &Link) {
-    if link.shutdown().await.is_err() {
+    let delay = connection.node.config.delayed_close_timeout.unwrap_or_default().min(MAX_LINGER);
+    // A client that does not read what it was sent must not hold the connection for ever.
+    if !matches!(tokio::time::timeout(delay.max(MIN_FLUSH), link.shutdown()).await, Ok(Ok(()))) || delay.is_zero() {
         return;
     }
-    let Some(delay) = connection.node.config.delayed_close_timeout else { return };
     let drained = poll_fn(|cx| {
         loop {
             match link.poll_fill(cx, false) {
@@ -157,11 +158,13 @@ async fn linger(connection: &HttpConnection, link: &Link) {
             }
         }
     });
-    if tokio::time::timeout(delay.min(MAX_LINGER), drained).await.is_err() {
+    if tokio::time::timeout(delay, drained).await.is_err() {
         connection.stats.downstream_cx_delayed_close_timeout.increment();
     }
 }
 
+/// What is written already gets this long to leave.
+const MIN_FLUSH: Duration = Duration::from_secs(1);
 /// A client that neither reads nor closes does not deserve more.
 const MAX_LINGER: Duration = Duration::from_secs(30);
 
@@ -186,7 +189,7 @@ async fn serve_request(
         Err(reason) => {
             connection.worker.heads.give(head);
             if let Some(reply) = reason {
-                refuse(connection, link, limits, deadlines, reply).await;
+                Box::pin(refuse(connection, link, limits, deadlines, reply)).await;
             }
             return false;
         }
@@ -196,7 +199,7 @@ async fn serve_request(
     }
     let last = config.max_requests_per_connection.is_some_and(|limit| served >= limit);
     let exchange = Exchange::new(link, &parsed, head.version, head.is_head(), &config.http1, *limits);
-    if last || connection.registered.draining().has_begun() {
+    if last || connection.registered.is_asked_to_end() {
         exchange.set_close();
     }
     connection.stats.downstream_rq_http1_total.increment();
@@ -206,7 +209,8 @@ async fn serve_request(
     request::serve(connection, head, parsed.framing, &downstream, info, deadlines).await;
     let Downstream::H1(exchange) = downstream else { return false };
     let drained = poll_fn(|cx| Poll::Ready(matches!(exchange.poll_drain(cx), Poll::Ready(true)))).await;
-    drained && exchange.is_reusable() && link.flush().await.is_ok()
+    // Whatever was finished was flushed as well.
+    drained && exchange.is_reusable()
 }
 
 /// The next head, or what to answer instead (`None`: nothing, the client is gone).
@@ -227,7 +231,7 @@ async fn read_head(
                 Ok(Some(parsed)) => {
                     link.consume(parsed.length);
                     if head.version == Version::Http10 && !connection.node.config.http1.accept_http_10 {
-                        let reply = LocalReply::new(426, "low_version").flag(ResponseFlag::DownstreamProtocolError);
+                        let reply = low_version();
                         return Err(Some(reply));
                     }
                     return Ok(parsed);
@@ -272,11 +276,16 @@ fn timeout_reply(connection: &HttpConnection, limit: Limit) -> LocalReply {
     }
 }
 
+fn low_version() -> LocalReply {
+    LocalReply::new(426, "low_version").flag(ResponseFlag::DownstreamProtocolError).body(&b"Upgrade Required"[..])
+}
+
 fn reply_to(error: HeadError) -> LocalReply {
     let (status, details, body): (u16, &'static str, &'static [u8]) = match error {
         HeadError::TooLarge => (431, "http1.headers_too_large", b"Request Header Fields Too Large"),
         HeadError::TooManyHeaders => (431, "http1.too_many_headers", b"Request Header Fields Too Large"),
         HeadError::Host => return LocalReply::new(400, "missing_host_header"),
+        HeadError::Version => return low_version(),
         HeadError::Conflict => (400, "http1.content_length_and_chunked_not_allowed", b"Bad Request"),
         HeadError::TransferEncoding => (501, "http1.invalid_transfer_encoding", b"Not Implemented"),
         HeadError::ContentLength => (400, "http1.invalid_content_length", b"Bad Request"),

@@ -114,7 +114,7 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
             if connection.registered.poll_expired(cx).is_ready() {
                 return Poll::Ready(Event::Close);
             }
-            if !closing && connection.registered.poll_begun(cx).is_ready() {
+            if !closing && connection.registered.poll_asked_to_end(cx).is_ready() {
                 return Poll::Ready(Event::Drain);
             }
             deadlines.poll(cx).map(Event::Limit)

@@ -14,6 +14,7 @@ use outrigger_policy::retry::Outcome;
 use super::body::ReplayBody;
 use super::timeout::Timeouts;
 use crate::http::h1::parse::Framing;
+use crate::http::manager::downstream::Gone;
 use crate::http::manager::reply::{self, LocalReply};
 use crate::http::manager::request::Request;
 use crate::http::seam::{Pump, PumpError, StreamError};
@@ -35,12 +36,14 @@ pub enum Failure {
     Connect { reason: String, timeout: bool },
     /// A used connection ended before it answered: its end crossed with the request.
     StaleConnection,
+    /// The connection took no more requests: nothing of this one has left.
+    NotSent,
     /// The stream or connection ended before a response.
     Reset { reason: &'static str, flag: ResponseFlag, refused: bool, protocol: Option<String> },
     /// A time limit.
     Timeout(Limit),
     /// The client is gone.
-    DownstreamGone,
+    DownstreamGone(Gone),
     /// The client broke its request off with a protocol error.
     DownstreamError(String),
     /// The drain's time is up.
@@ -54,12 +57,13 @@ impl Failure {
             Failure::Connect { .. } => Some(Outcome::ConnectFailure),
             Failure::Overflow => Some(Outcome::Overflow),
             Failure::StaleConnection => Some(Outcome::Reset { request_sent: true }),
+            Failure::NotSent => Some(Outcome::Reset { request_sent: false }),
             Failure::Reset { refused: true, .. } => Some(Outcome::RefusedStream),
             Failure::Reset { .. } => Some(Outcome::Reset { request_sent: true }),
             Failure::Timeout(Limit::PerTry) => Some(Outcome::PerTryTimeout { request_sent: true }),
             Failure::NoHost
             | Failure::Timeout(_)
-            | Failure::DownstreamGone
+            | Failure::DownstreamGone(_)
             | Failure::DownstreamError(_)
             | Failure::Drained => None,
         }
@@ -81,15 +85,16 @@ impl Failure {
                 let kind = if *timeout { "connection timeout" } else { "remote connection failure" };
                 reset_reply(kind, Some(reason), ResponseFlag::UpstreamConnectionFailure)
             }
-            Failure::StaleConnection => {
+            Failure::StaleConnection | Failure::NotSent => {
                 reset_reply("connection termination", None, ResponseFlag::UpstreamConnectionTermination)
             }
             Failure::Reset { reason, flag, protocol, .. } => reset_reply(reason, protocol.as_deref(), *flag),
             Failure::Timeout(limit) => timeout_reply(*limit),
-            Failure::DownstreamGone => LocalReply::new(499, "downstream_remote_disconnect"),
+            Failure::DownstreamGone(_) => LocalReply::new(499, "downstream_remote_disconnect"),
             Failure::DownstreamError(_) => LocalReply::new(400, "http1.codec_error")
                 .flag(ResponseFlag::DownstreamProtocolError)
-                .body(&b"Bad Request"[..]),
+                .body(&b"Bad Request"[..])
+                .close(),
             Failure::Drained => LocalReply::new(503, "drain_time_exceeded").flag(ResponseFlag::LocalReset),
         }
     }
@@ -205,10 +210,9 @@ impl<'a, 'r> Attempt<'a, 'r> {
         let limits = self.request.deadlines;
         let start = self.request.info.start;
         limits.set(Limit::StreamDuration, self.timeouts.stream.map(|limit| start + limit));
-        match self.timeouts.idle {
-            Some(limit) if limit.is_zero() => limits.set(Limit::StreamIdle, None),
-            Some(limit) => limits.set(Limit::StreamIdle, Some(Instant::now() + limit)),
-            None => {}
+        if let Some(limit) = self.timeouts.idle {
+            self.request.idle_timeout = Some(limit).filter(|limit| !limit.is_zero());
+            limits.set(Limit::StreamIdle, self.request.idle_timeout.map(|limit| Instant::now() + limit));
         }
         if self.request.info.request_end.get().is_some() {
             self.start_response_limits(Instant::now());
@@ -232,7 +236,10 @@ impl<'a, 'r> Attempt<'a, 'r> {
 
     fn start_response_limits(&self, now: Instant) {
         let limits = self.request.deadlines;
-        limits.set(Limit::Route, self.timeouts.route.map(|limit| now + limit));
+        // One limit for all tries.
+        if !limits.is_set(Limit::Route) {
+            limits.set(Limit::Route, self.timeouts.route.map(|limit| now + limit));
+        }
         let per_try = [self.timeouts.per_try, self.timeouts.per_try_idle].into_iter().flatten().min();
         limits.set(Limit::PerTry, per_try.map(|limit| now + limit));
     }
@@ -264,7 +271,11 @@ impl<'a, 'r> Attempt<'a, 'r> {
             host: bare,
             upgrade: !request.head.protocol().is_empty(),
         };
-        let mut acquiring = std::pin::pin!(pool::acquire(&request.connection.worker, self.cluster, self.host, wanted));
+        if let Some(stream) = pool::ready(self.host, wanted) {
+            return Ok(stream);
+        }
+        // Boxed: the state of connecting is large, and most requests never need it.
+        let mut acquiring = Box::pin(pool::acquire(&request.connection.worker, self.cluster, self.host, wanted));
         let acquired = poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
                 return Poll::Ready(Ok(acquired));
@@ -304,6 +315,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
             if !head_sent {
                 match stream.poll_send_head(cx, &self.request.head, framing, options) {
                     Poll::Ready(Ok(())) => head_sent = true,
+                    Poll::Ready(Err(StreamError::Refused)) => return Poll::Ready(Err(Failure::NotSent)),
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, reused))),
                     Poll::Pending => return self.interrupted(cx).map(Err),
                 }
@@ -328,6 +340,10 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 }
             }
             match stream.poll_response(cx, &mut response) {
+                Poll::Ready(Ok(())) if response.status == 101 && !upgrade => {
+                    let error = StreamError::Protocol("switching protocols without being asked".into());
+                    return Poll::Ready(Err(reset_of(error, false)));
+                }
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, reused))),
                 Poll::Pending => {}
@@ -352,15 +368,16 @@ fn io_text(error: &std::io::Error) -> String {
 fn downstream_failure(error: StreamError) -> Failure {
     match error {
         StreamError::Protocol(what) => Failure::DownstreamError(what),
-        _ => Failure::DownstreamGone,
+        StreamError::Reset(_) | StreamError::Refused => Failure::DownstreamGone(Gone::Stream),
+        StreamError::Closed | StreamError::Io(_) => Failure::DownstreamGone(Gone::Connection),
     }
 }
 
 fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> Poll<Failure> {
-    if request.downstream.poll_closed(cx).is_ready() {
-        return Poll::Ready(Failure::DownstreamGone);
+    if let Poll::Ready(gone) = request.downstream.poll_closed(cx) {
+        return Poll::Ready(Failure::DownstreamGone(gone));
     }
-    if request.connection.registered.poll_expired(cx).is_ready() {
+    if request.poll_drained(cx).is_ready() {
         return Poll::Ready(Failure::Drained);
     }
     request.deadlines.poll(cx).map(Failure::Timeout)
@@ -384,7 +401,7 @@ fn pump_up(
 
 /// Something moved: the stream is not idle.
 fn touch(request: &Request<'_>) {
-    if let Some(limit) = request.connection.node.config.stream_idle_timeout {
+    if let Some(limit) = request.idle_timeout {
         request.deadlines.set(Limit::StreamIdle, Some(Instant::now() + limit));
     }
 }
@@ -426,15 +443,19 @@ pub async fn relay(
         if !upload_failed && !upload.is_done() {
             match pump_up(request, &stream, &mut upload, body, cx) {
                 Poll::Ready(Ok(())) if upgraded => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) => {
+                    request.deadlines.set(Limit::Request, None);
+                    request.info.request_end.set(Some(Instant::now()));
+                }
                 Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(downstream_failure(error))),
                 Poll::Ready(Err(PumpError::Sink(_))) => upload_failed = true,
-                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Pending => {}
             }
         }
         match pump_down(request, &stream, &mut download, cx) {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(reset_of(error, false))),
-            Poll::Ready(Err(PumpError::Sink(_))) => return Poll::Ready(Err(Failure::DownstreamGone)),
+            Poll::Ready(Err(PumpError::Sink(error))) => return Poll::Ready(Err(downstream_failure(error))),
             Poll::Pending => {}
         }
         interrupted(request, cx).map(Err)
@@ -474,15 +495,30 @@ fn pump_down(
     result
 }
 
+/// Records how the client went away.
+pub fn record_gone(request: &Request<'_>, gone: Gone) {
+    let (flag, details) = match gone {
+        Gone::Connection => (ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect"),
+        Gone::Stream => (ResponseFlag::DownstreamRemoteReset, "http2.remote_reset"),
+    };
+    request.info.flag(flag);
+    request.info.set_details(details);
+}
+
 /// The response was cut off after its head had been sent.
 fn broken(request: &mut Request<'_>, cluster: &WorkerCluster, host: &WorkerHost, failure: &Failure) {
     let stats = &cluster.stats;
     let reason = match failure {
-        Failure::DownstreamGone | Failure::DownstreamError(_) => {
+        Failure::DownstreamGone(gone) => {
             stats.upstream_rq_cancelled.increment();
-            request.info.flag(ResponseFlag::DownstreamConnectionTermination);
-            request.info.set_details("downstream_remote_disconnect");
+            record_gone(request, *gone);
             h2::Reason::CANCEL
+        }
+        Failure::DownstreamError(_) => {
+            stats.upstream_rq_cancelled.increment();
+            request.info.flag(ResponseFlag::DownstreamProtocolError);
+            request.info.set_details("http1.codec_error");
+            h2::Reason::PROTOCOL_ERROR
         }
         Failure::Timeout(limit) => {
             let reply = timeout_reply(*limit);

@@ -21,12 +21,16 @@ use super::manager::mutate;
 use super::manager::reply::LocalReply;
 use super::manager::request::{Chosen, Request, RequestSide, ResponseSide, send_local};
 use crate::http::headers::HeaderId;
+use crate::http::seam::BodySink;
 use crate::stream::ResponseFlag;
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::host::Host;
 use attempt::{Attempt, Failure};
 use body::ReplayBody;
 use timeout::Timeouts;
+
+/// A request that could not leave on a connection that was closing is given another one, so many times.
+const MAX_RESENDS: u32 = 4;
 
 /// Forwards a request.
 pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward) {
@@ -115,7 +119,10 @@ impl Forwarding<'_, '_> {
         let body = ReplayBody::new(downstream, keep);
         if !self.request.connection.node.config.proxy_100_continue {
             downstream.send_continue();
+            // The client sends nothing before it has read this; its failure is met again by whoever reads the body.
+            let _ = std::future::poll_fn(|cx| downstream.poll_flush(cx)).await;
         }
+        let mut resends = 0;
         loop {
             let Some(host) = self.pick() else {
                 self.cluster.stats.upstream_cx_none_healthy.increment();
@@ -153,8 +160,12 @@ impl Forwarding<'_, '_> {
                 }
                 Err(failure) => {
                     host.stats.rq_error.increment();
-                    if failure == Failure::StaleConnection && body.rewind() {
+                    if failure == Failure::StaleConnection && is_idempotent(self.request.head.method()) && body.rewind() {
                         // The connection's end crossed with the request: nothing was answered, nothing is counted.
+                        continue;
+                    }
+                    if failure == Failure::NotSent && resends < MAX_RESENDS && body.rewind() {
+                        resends += 1;
                         continue;
                     }
                     let retried = match failure.outcome() {
@@ -214,6 +225,7 @@ impl Forwarding<'_, '_> {
     fn response_head(&mut self) {
         let request = &mut *self.request;
         let now = Instant::now();
+        request.info.response_code.set(request.response.status);
         if !prepare::suppresses_envoy_headers(request) {
             let since = request.info.request_end.get().unwrap_or(request.info.start);
             let elapsed = now.saturating_duration_since(since).as_millis() as u64;
@@ -237,10 +249,9 @@ impl Forwarding<'_, '_> {
     }
 
     async fn give_up(&mut self, failure: Failure) {
-        if failure == Failure::DownstreamGone {
+        if let Failure::DownstreamGone(gone) = failure {
             self.cluster.stats.upstream_rq_cancelled.increment();
-            self.request.info.flag(ResponseFlag::DownstreamConnectionTermination);
-            self.request.info.set_details("downstream_remote_disconnect");
+            attempt::record_gone(self.request, gone);
             self.request.downstream.abort(h2::Reason::CANCEL);
             return;
         }
@@ -260,6 +271,11 @@ async fn wait(request: &Request<'_>, backoff: Duration) -> bool {
         sleep.as_mut().poll(cx).map(|()| true)
     })
     .await
+}
+
+/// RFC 9110 section 9.2.2: what may be sent twice when nobody knows whether it arrived once.
+fn is_idempotent(method: &[u8]) -> bool {
+    matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
 }
 
 fn grpc_status(request: &Request<'_>) -> Option<u32> {

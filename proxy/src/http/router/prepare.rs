@@ -94,6 +94,10 @@ fn set_host(request: &mut Request<'_>, action: &Forward, host: &str) {
         };
         request.head.headers.set(HeaderId::XForwardedHost, &list);
     }
+    if !suppresses_envoy_headers(request) {
+        let before = request.head.authority().to_vec();
+        request.head.headers.set_by_name("x-envoy-original-host", &before);
+    }
     request.head.set_authority(host.as_bytes());
 }
 

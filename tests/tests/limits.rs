@@ -1,0 +1,92 @@
+//! Circuit breakers: limits hold exactly, over all workers together.
+
+use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster_with, http, routes};
+use outrigger_tests::{Proxy, Response, Settings, Upstream, h1, h2c, proxy};
+use tokio::task::JoinSet;
+
+/// Envoy lets each worker have a connection of its own beyond the limit, and its checks race.
+fn workers() -> usize {
+    if proxy::tests_envoy() { 1 } else { 4 }
+}
+
+async fn limited(thresholds: &str, more: &str) -> (Upstream, Proxy, std::net::SocketAddr) {
+    let upstream = Upstream::start("echo").await;
+    let breakers = format!(", circuit_breakers: {{ thresholds: [{{ {thresholds} }}] }}{more}");
+    let clusters = [cluster_with("limited", &[upstream.port()], &breakers)];
+    let log = config::access_log("access.log");
+    let manager = http("web", &format!("{}{log}", routes(&all_to("limited"))));
+    let settings = Settings { concurrency: workers(), ..Settings::default() };
+    let listener = config::listener("web", &[chain(&manager, "")], "");
+    let proxy = Proxy::start_with(&bootstrap(&[listener], &clusters), settings).await;
+    let web = proxy.listener("web").await;
+    (upstream, proxy, web)
+}
+
+/// `count` requests at once, each on a connection of its own so that all workers get some.
+fn burst(address: std::net::SocketAddr, count: usize) -> JoinSet<Response> {
+    let mut requests = JoinSet::new();
+    for number in 0..count {
+        requests.spawn(async move {
+            if number % 2 == 0 {
+                h1::Client::connect(address).await.request("GET", "/", &[("x-reply", "gate")], b"").await
+            } else {
+                h2c::Client::connect(address).await.request("GET", "/", &[("x-reply", "gate")], b"").await
+            }
+        });
+    }
+    requests
+}
+
+fn overflowed(response: &Response) -> bool {
+    response.status == 503 && response.header("x-envoy-overloaded") == Some("true")
+}
+
+#[tokio::test]
+async fn max_requests_holds_exactly_across_workers() {
+    let (upstream, proxy, web) = limited("max_requests: 10", config::HTTP2).await;
+    for _round in 0..3 {
+        let mut requests = burst(web, 40);
+        // Those beyond the limit are answered at once.
+        for _ in 0..30 {
+            let response = requests.join_next().await.unwrap().unwrap();
+            assert!(overflowed(&response), "{response:?}");
+            assert!(response.text().contains("overflow"), "{}", response.text());
+        }
+        upstream.wait("exactly the limit is in flight", |counts| counts.waiting == 10).await;
+        assert_eq!(proxy.stat("cluster.limited.circuit_breakers.default.rq_open").await, 1);
+        upstream.open_gate();
+        while let Some(response) = requests.join_next().await {
+            assert_eq!(response.unwrap().status, 200);
+        }
+        upstream.wait("all are answered", |counts| counts.active == 0).await;
+        upstream.close_gate();
+        proxy.wait_stat("cluster.limited.circuit_breakers.default.rq_open", |open| open == 0).await;
+    }
+    assert_eq!(upstream.counts().peak, 10);
+    assert_eq!(proxy.stat("cluster.limited.upstream_rq_pending_overflow").await, 90);
+    let lines = proxy.lines("access.log", 120).await;
+    let refused: Vec<_> = lines.iter().filter(|line| line.starts_with("503")).collect();
+    assert_eq!(refused.len(), 90);
+    assert!(
+        refused.iter().all(|line| line.starts_with("503 UO upstream_reset_before_response_started{overflow}")),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn max_connections_and_max_pending_requests_hold_exactly_across_workers() {
+    let (upstream, proxy, web) = limited("max_connections: 5, max_pending_requests: 3", "").await;
+    let mut requests = burst(web, 20);
+    for _ in 0..12 {
+        let response = requests.join_next().await.unwrap().unwrap();
+        assert!(overflowed(&response), "{response:?}");
+    }
+    let counts = upstream.wait("the limit is in flight", |counts| counts.waiting == 5).await;
+    assert_eq!(counts.connections, 5);
+    assert_eq!(proxy.stat("cluster.limited.upstream_rq_pending_active").await, 3);
+    upstream.open_gate();
+    while let Some(response) = requests.join_next().await {
+        assert_eq!(response.unwrap().status, 200, "those that waited got their turn");
+    }
+    assert_eq!(upstream.counts().peak, 5);
+}
