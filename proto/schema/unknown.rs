@@ -113,7 +113,10 @@ mod tests {
             name: "a".into(),
             alt_stat_name: "b".into(),
             load_assignment: Some(ClusterLoadAssignment { endpoints, ..ClusterLoadAssignment::default() }),
-            transport_socket: Some(TransportSocket { name: "tls".into(), config_type: Some(ConfigType::TypedConfig(tls)) }),
+            transport_socket: Some(TransportSocket {
+                name: "tls".into(),
+                config_type: Some(ConfigType::TypedConfig(tls)),
+            }),
             ..Cluster::default()
         }
     }

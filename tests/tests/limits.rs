@@ -26,15 +26,19 @@ async fn limited(thresholds: &str, more: &str) -> (Upstream, Proxy, std::net::So
 fn burst(address: std::net::SocketAddr, count: usize) -> JoinSet<Response> {
     let mut requests = JoinSet::new();
     for number in 0..count {
-        requests.spawn(async move {
-            if number % 2 == 0 {
-                h1::Client::connect(address).await.request("GET", "/", &[("x-reply", "gate")], b"").await
-            } else {
-                h2c::Client::connect(address).await.request("GET", "/", &[("x-reply", "gate")], b"").await
-            }
-        });
+        requests.spawn(gated(address, number));
     }
     requests
+}
+
+/// One request that is answered when the gate opens, by either HTTP version.
+async fn gated(address: std::net::SocketAddr, number: usize) -> Response {
+    let headers = [("x-reply", "gate")];
+    if number.is_multiple_of(2) {
+        h1::Client::connect(address).await.request("GET", "/", &headers, b"").await
+    } else {
+        h2c::Client::connect(address).await.request("GET", "/", &headers, b"").await
+    }
 }
 
 fn overflowed(response: &Response) -> bool {
@@ -63,7 +67,8 @@ async fn max_requests_holds_exactly_across_workers() {
         proxy.wait_stat("cluster.limited.circuit_breakers.default.rq_open", |open| open == 0).await;
     }
     assert_eq!(upstream.counts().peak, 10);
-    assert_eq!(proxy.stat("cluster.limited.upstream_rq_pending_overflow").await, 90);
+    let stats = proxy.admin("/stats?filter=limited").await.text();
+    assert_eq!(proxy.stat("cluster.limited.upstream_rq_pending_overflow").await, 90, "{stats}");
     let lines = proxy.lines("access.log", 120).await;
     let refused: Vec<_> = lines.iter().filter(|line| line.starts_with("503")).collect();
     assert_eq!(refused.len(), 90);
@@ -76,16 +81,27 @@ async fn max_requests_holds_exactly_across_workers() {
 #[tokio::test]
 async fn max_connections_and_max_pending_requests_hold_exactly_across_workers() {
     let (upstream, proxy, web) = limited("max_connections: 5, max_pending_requests: 3", "").await;
-    let mut requests = burst(web, 20);
-    for _ in 0..12 {
-        let response = requests.join_next().await.unwrap().unwrap();
+    // One by one: a request that waits for its connection to open is a pending one as well.
+    let mut accepted = JoinSet::new();
+    for number in 1..=5 {
+        accepted.spawn(gated(web, number));
+        upstream.wait("one more is in flight", |counts| counts.waiting == number).await;
+    }
+    for number in 1..=3 {
+        accepted.spawn(gated(web, number));
+        proxy.wait_stat("cluster.limited.upstream_rq_pending_active", |pending| pending == number as u64).await;
+    }
+    let mut refused = burst(web, 12);
+    while let Some(response) = refused.join_next().await {
+        let response = response.unwrap();
         assert!(overflowed(&response), "{response:?}");
     }
-    let counts = upstream.wait("the limit is in flight", |counts| counts.waiting == 5).await;
+    let counts = upstream.counts();
+    assert_eq!(counts.waiting, 5);
     assert_eq!(counts.connections, 5);
     assert_eq!(proxy.stat("cluster.limited.upstream_rq_pending_active").await, 3);
     upstream.open_gate();
-    while let Some(response) = requests.join_next().await {
+    while let Some(response) = accepted.join_next().await {
         assert_eq!(response.unwrap().status, 200, "those that waited got their turn");
     }
     assert_eq!(upstream.counts().peak, 5);

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use outrigger_api::pb::envoy::admin::v3::CommandLineOptions;
-use outrigger_api::pb::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_api::pb::envoy::config::core::v3::Node;
 use outrigger_config::address::Address;
 use outrigger_xds::ResourceKind;
@@ -48,8 +47,8 @@ pub struct Facts {
     pub command_line: CommandLineOptions,
     /// As sent to control planes.
     pub node: Node,
-    /// The bootstrap as it was read.
-    pub bootstrap: Arc<Bootstrap>,
+    /// The bootstrap as it was read, encoded: decoded it would take several times the memory.
+    pub bootstrap: Arc<[u8]>,
     /// When it was read.
     pub bootstrap_read_at: Option<SystemTime>,
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use outrigger_api::Schema;
+use outrigger_api::pb::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_api::pb::envoy::config::listener::v3 as listener_pb;
 use outrigger_api::pb::envoy::extensions::filters::network::http_connection_manager::v3 as http_pb;
 use outrigger_api::pb::google::protobuf::Any;
@@ -17,7 +18,7 @@ use serde_json::{Map, Value};
 
 use super::context::AdminContext;
 use super::dump_endpoints;
-use super::pretty::{STYLE, message, timestamp};
+use super::pretty::{STYLE, packed, timestamp};
 use crate::graph::history::{Record, Refusal, ResourceHistory};
 
 /// One message of the dump.
@@ -78,7 +79,7 @@ pub(super) fn sections(context: &AdminContext, filter: Option<&Regex>, endpoints
 
 fn bootstrap(context: &AdminContext) -> Section {
     let bootstrap = Arc::clone(&context.facts.bootstrap);
-    let mut members = vec![("bootstrap", SectionMember::One(Box::new(move || message(&*bootstrap))))];
+    let mut members = vec![("bootstrap", SectionMember::One(Box::new(move || packed::<Bootstrap>(&bootstrap))))];
     if let Some(time) = context.facts.bootstrap_read_at {
         members.push(("last_updated", SectionMember::One(Box::new(move || timestamp(time)))));
     }

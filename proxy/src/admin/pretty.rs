@@ -30,6 +30,11 @@ pub fn message<M: prost::Message + prost::Name>(message: &M) -> Value {
     Schema::load().message_to_json(message, STYLE).unwrap_or(Value::Null)
 }
 
+/// The JSON of an encoded message.
+pub fn packed<M: prost::Name>(bytes: &[u8]) -> Value {
+    Schema::load().to_json(&M::type_url(), bytes, STYLE).unwrap_or(Value::Null)
+}
+
 /// A time, as protobuf's JSON shows it: to the millisecond.
 pub fn timestamp(time: std::time::SystemTime) -> Value {
     let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

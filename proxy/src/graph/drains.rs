@@ -177,6 +177,7 @@ impl GraphManager {
     pub fn shut_down(&mut self) {
         self.stop_listeners(DrainScope::All);
         let drains = self.drains_of(|_| true);
+        drains.iter().for_each(|draining| draining.leave());
         self.begin_drains(&drains);
         self.proceed();
     }

@@ -32,9 +32,10 @@ use super::runtime_layers::RuntimeLayers;
 use super::sockets::BoundSockets;
 use super::sources::Sources;
 use super::stats::{
-    ClusterControlStats, ClusterManagerStats, ControlPlaneStats, DiscoveryStats, ListenerManagerStats, RuntimeStats,
-    SubscriptionStats, count,
+    ClusterControlStats, ClusterManagerStats, ControlPlaneStats, ListenerManagerStats, RuntimeStats, SubscriptionStats,
+    count,
 };
+use super::unknown_fields::UnknownFieldRule;
 use super::warming::{Action, Phase, Warming};
 use super::{Graph, RuntimeSnapshot, hosts};
 use crate::accesslog::{AccessLogManager, AccessLogger};
@@ -72,6 +73,8 @@ pub(super) struct ListenerRevision {
     pub prepared: RefCell<Option<ListenerBuild>>,
     /// Taken when the listener becomes active; none if those of its predecessor stay.
     pub bound: RefCell<Option<BoundSockets>>,
+    /// Grows with each listener that is added; an update keeps that of its predecessor.
+    pub position: u64,
 }
 
 /// A listener in use.
@@ -80,7 +83,6 @@ pub(super) struct RunningListener {
     /// Of its sockets on the workers.
     pub sockets: Option<u64>,
     pub addresses: Vec<Address>,
-    /// Grows with each listener that is added.
     pub position: u64,
 }
 
@@ -115,11 +117,12 @@ pub(super) struct Stats {
     pub cds: Arc<SubscriptionStats>,
     pub control_plane: Arc<ControlPlaneStats>,
     pub runtime: Arc<RuntimeStats>,
-    pub discovery: Arc<DiscoveryStats>,
     pub cluster: HashMap<Arc<str>, Arc<ClusterControlStats>>,
     pub remaining: HashMap<Arc<str>, Remaining>,
     /// Of routes (one for each connection manager's prefix), secrets and extensions.
     pub resources: HashMap<Need, Vec<PrefixedStats>>,
+    /// `update_failure` of types whose resources are counted for themselves.
+    pub failures: HashMap<(SourceKey, ResourceKind), u64>,
 }
 
 /// The configuration of the process. Lives on the control thread, behind a [`super::ManagerHandle`].
@@ -130,6 +133,7 @@ pub struct GraphManager {
     pub(super) this: Weak<RefCell<GraphManager>>,
     pub(super) xds: XdsClient,
     pub(super) sources: Sources,
+    pub(super) unknown_fields: UnknownFieldRule,
     pub(super) warming: Warming<ClusterRevision, Arc<RouteTable>, ListenerRevision>,
     pub(super) resources: Resources,
     pub(super) specs: HashMap<Need, Spec>,
@@ -143,6 +147,9 @@ pub struct GraphManager {
     pub(super) static_names: HashSet<(ResourceKind, Arc<str>)>,
     pub(super) clusters: HashMap<Arc<str>, ClusterBuild>,
     pub(super) listeners: HashMap<Arc<str>, RunningListener>,
+    /// Clusters among `clusters` that were removed, since when.
+    pub(super) lingering: HashMap<Arc<str>, Instant>,
+    pub(super) linger_timer: bool,
     pub(super) merges: HashMap<Arc<str>, MergeWindow>,
     pub(super) runtime: RuntimeLayers,
     pub(super) runtime_snapshot: Arc<RuntimeSnapshot>,
@@ -159,7 +166,7 @@ pub struct GraphManager {
     pub(super) draining_listeners: usize,
     pub(super) draining_chains: usize,
     next_sockets: u64,
-    next_position: u64,
+    pub(super) next_position: u64,
     generation: u64,
     dirty: bool,
     starts: Vec<(Arc<str>, u64, Vec<Vec<ListenSocket>>)>,
@@ -169,7 +176,7 @@ pub struct GraphManager {
 }
 
 /// Updates that wait for clusters to become ready are let through after this.
-const LONGEST_HOLD: Duration = Duration::from_secs(15);
+pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(15);
 
 impl GraphManager {
     /// A manager that has not begun.
@@ -182,8 +189,10 @@ impl GraphManager {
         this: Weak<RefCell<GraphManager>>,
     ) -> Self {
         let environment = Rc::clone(&options.environment);
-        let sources = Sources::new(Arc::clone(&process), environment, bootstrap.ads.clone(), &bootstrap.clusters);
         let registry = &process.stats;
+        let unknown_fields = UnknownFieldRule { policy: options.unknown_fields, stats: registry.scope("server.") };
+        let (ads, rule) = (bootstrap.ads.clone(), unknown_fields.clone());
+        let sources = Sources::new(Arc::clone(&process), environment, ads, &bootstrap.clusters, rule);
         let stats = Stats {
             listeners: registry.scope("listener_manager."),
             clusters: registry.scope("cluster_manager."),
@@ -191,7 +200,6 @@ impl GraphManager {
             cds: registry.scope("cluster_manager.cds."),
             control_plane: registry.scope("control_plane."),
             runtime: registry.scope("runtime."),
-            discovery: registry.scope("server."),
             ..Stats::default()
         };
         let secrets = bootstrap.secrets.iter();
@@ -204,6 +212,7 @@ impl GraphManager {
             this,
             xds,
             sources,
+            unknown_fields,
             warming: Warming::new(bootstrap.cds.is_some(), bootstrap.lds.is_some()),
             resources,
             specs: HashMap::new(),
@@ -215,6 +224,8 @@ impl GraphManager {
             static_names: HashSet::new(),
             clusters: HashMap::new(),
             listeners: HashMap::new(),
+            lingering: HashMap::new(),
+            linger_timer: false,
             merges: HashMap::new(),
             runtime: RuntimeLayers::new(&bootstrap.runtime, &process.node_cluster),
             runtime_snapshot: Arc::default(),
@@ -310,6 +321,7 @@ impl GraphManager {
                 self.act(action);
             }
         }
+        self.end_lingering();
         self.publish();
         self.hold_no_longer_than();
         self.count();
@@ -470,6 +482,7 @@ impl GraphManager {
         let binds = revision.config.bind_to_port;
         let drain_type = revision.config.drain_type;
         let direction = revision.config.traffic_direction;
+        let position = revision.position;
         let listening = built.map_err(|error| error.to_string()).and_then(|build| {
             let addresses = bound.as_ref().map(|bound| bound.addresses.clone());
             let sockets = bound.map(BoundSockets::listen).transpose().map_err(|error| error.to_string())?;
@@ -503,8 +516,6 @@ impl GraphManager {
         }
         self.stats.listeners.listener_create_success.increment();
         let addresses = addresses.unwrap_or(kept);
-        let position = old.map_or(self.next_position, |old| old.position);
-        self.next_position = self.next_position.max(position + 1);
         self.listeners.insert(Arc::clone(name), RunningListener { build, sockets: id, addresses, position });
         self.dirty = true;
     }
@@ -594,7 +605,7 @@ impl GraphManager {
         count(&listeners.total_listeners_warming, warming.count());
         count(&listeners.total_listeners_draining, self.draining_listeners);
         count(&listeners.total_filter_chains_draining, self.draining_chains);
-        count(&clusters.active_clusters, self.clusters.len());
+        count(&clusters.active_clusters, self.clusters.len().saturating_sub(self.lingering.len()));
         let mut warming = 0;
         for (name, entry) in self.warming.clusters() {
             let waits = entry.warming().is_some();

@@ -10,6 +10,7 @@ mod drains;
 mod handle;
 pub mod history;
 mod hosts;
+mod lingering;
 mod manager;
 mod need;
 mod offers;
@@ -21,6 +22,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tls_inputs;
+mod unknown_fields;
 mod validate;
 mod warming;
 mod xds_handler;
@@ -185,7 +187,7 @@ impl Patience {
 }
 
 impl Draining {
-    /// From now on all connections finish what they are doing and close when idle; they tell their clients so.
+    /// From now on all connections tell their clients to go elsewhere: with their next response, or a GOAWAY.
     pub fn begin(&self) {
         self.begin_with(1, 1);
     }
@@ -197,10 +199,17 @@ impl Draining {
         self.phase.fetch_max(1, Ordering::Relaxed);
     }
 
+    /// From now on idle connections close without waiting for another request: the process is about to end. Until then
+    /// they stay, since a request may be on its way.
+    pub fn leave(&self) {
+        self.begin();
+        self.phase.fetch_max(2, Ordering::Relaxed);
+    }
+
     /// From now on connections close whatever they are doing.
     pub fn expire(&self) {
         self.begin();
-        self.phase.fetch_max(2, Ordering::Relaxed);
+        self.phase.fetch_max(3, Ordering::Relaxed);
     }
 
     /// Whether draining has begun.
@@ -213,9 +222,14 @@ impl Draining {
         u32::from(patience.0) < self.asked.load(Ordering::Relaxed)
     }
 
+    /// Whether idle connections close now.
+    pub fn ends_idle(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) >= 2
+    }
+
     /// Whether the time is up.
     pub fn has_expired(&self) -> bool {
-        self.phase.load(Ordering::Relaxed) >= 2
+        self.phase.load(Ordering::Relaxed) >= 3
     }
 }
 

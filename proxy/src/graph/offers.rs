@@ -66,6 +66,7 @@ impl GraphManager {
             let scope = self.process.stats.scope(&names::prefix("cluster", &config.stat_name));
             self.stats.cluster.insert(Arc::clone(&name), scope);
         }
+        self.lingering.remove(&name);
         self.warming.offer_cluster(&name, ClusterRevision { config }, requirements);
         Ok(())
     }
@@ -74,7 +75,7 @@ impl GraphManager {
     pub(super) fn remove_cluster(&mut self, name: &Arc<str>) {
         if self.warming.remove_cluster(name) {
             self.stats.clusters.cluster_removed.increment();
-            self.clusters.remove(name);
+            self.let_go(name);
             self.stats.cluster.remove(name);
             self.stats.remaining.remove(name);
             if let Some(timer) = self.merges.remove(name).and_then(|merge| merge.timer) {
@@ -113,7 +114,11 @@ impl GraphManager {
             Some(_) => self.stats.listeners.listener_modified.increment(),
             None => self.stats.listeners.listener_added.increment(),
         }
-        let revision = ListenerRevision { config, extensions, prepared: Some(prepared).into(), bound: bound.into() };
+        let before = self.warming.listener(&name).and_then(|entry| entry.latest());
+        let position = before.map_or(self.next_position, |before| before.position);
+        self.next_position = self.next_position.max(position + 1);
+        let (prepared, bound) = (Some(prepared).into(), bound.into());
+        let revision = ListenerRevision { config, extensions, prepared, bound, position };
         self.warming.offer_listener(&name, revision, requirements, clusters);
         Ok(())
     }

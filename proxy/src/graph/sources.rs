@@ -9,7 +9,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_api::Schema;
+use outrigger_api::{Format, Parsed, Schema, UnknownFields};
 use outrigger_config::Environment;
 use outrigger_config::cluster::{Cluster, UpstreamTransport};
 use outrigger_config::http::Http2Keepalive;
@@ -20,6 +20,7 @@ use outrigger_xds::{
 };
 
 use super::need::{Need, Reference};
+use super::unknown_fields::UnknownFieldRule;
 use crate::process::Process;
 use crate::upstream::dial::{self, DialError};
 
@@ -57,6 +58,7 @@ pub struct Sources {
     environment: Rc<dyn Environment>,
     ads: Option<Arc<ApiSource>>,
     clusters: HashMap<Arc<str>, Arc<Cluster>>,
+    unknown_fields: UnknownFieldRule,
     made: RefCell<HashMap<SourceKind, Source>>,
 }
 
@@ -67,9 +69,10 @@ impl Sources {
         environment: Rc<dyn Environment>,
         ads: Option<Arc<ApiSource>>,
         clusters: &[Arc<Cluster>],
+        unknown_fields: UnknownFieldRule,
     ) -> Self {
         let clusters = clusters.iter().map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster))).collect();
-        Self { process, environment, ads, clusters, made: RefCell::default() }
+        Self { process, environment, ads, clusters, unknown_fields, made: RefCell::default() }
     }
 
     /// The client's form of a source.
@@ -81,7 +84,7 @@ impl Sources {
                 let source = match &config.kind {
                     SourceKind::Ads => Source::Ads(self.grpc(self.ads.as_deref().ok_or(SourceError::NoAds)?)?),
                     SourceKind::Api(api) => Source::Grpc(self.grpc(api)?),
-                    SourceKind::File(file) => Source::File(Arc::new(file_source(file))),
+                    SourceKind::File(file) => Source::File(Arc::new(file_source(file, &self.unknown_fields))),
                 };
                 self.made.borrow_mut().insert(config.kind.clone(), source.clone());
                 source
@@ -208,15 +211,19 @@ fn in_order(mut connectors: Vec<Connector>) -> Connector {
     })
 }
 
-fn file_source(file: &FileSource) -> outrigger_xds::FileSource {
+fn file_source(file: &FileSource, rule: &UnknownFieldRule) -> outrigger_xds::FileSource {
     let FileSource { path, watched_directory } = file;
-    let parse: ParseDiscoveryResponse = Arc::new(|path: &Path, content: &[u8]| {
-        let parsed = Schema::load().parse_discovery_response(
-            content,
-            outrigger_api::Format::of(path, content),
-            outrigger_api::ParseOptions::default(),
-        );
-        parsed.map(|parsed| parsed.message).map_err(|error| error.to_string())
+    let rule = rule.clone();
+    let parse: ParseDiscoveryResponse = Arc::new(move |path: &Path, content: &[u8]| {
+        let format = Format::of(path, content);
+        let Parsed { message, unknown_fields } = Schema::load()
+            .parse_discovery_response(content, format, UnknownFields::Collect)
+            .map_err(|error| error.to_string())?;
+        // Encoded resources still have their unknown fields: those are told of one by one.
+        if format != Format::Protobuf {
+            rule.check(&path.display(), &unknown_fields)?;
+        }
+        Ok(message)
     });
     outrigger_xds::FileSource { path: path.clone(), watched_directory: watched_directory.clone(), parse }
 }

@@ -15,7 +15,10 @@ use outrigger_config::bootstrap::Bootstrap;
 use outrigger_xds::ResourceKind;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-use super::{Application, Graph, GraphManager, ManagerHandle, ManagerOptions, Readiness, validate};
+use super::{
+    Application, DrainRequest, DrainScope, Graph, GraphManager, ManagerHandle, ManagerOptions, Patience, Readiness,
+    validate,
+};
 use crate::accesslog::{AccessLogManager, FlushOptions};
 use crate::bootstrap::System;
 use crate::cli::{DrainStrategy, UnknownDynamicFields};
@@ -284,6 +287,92 @@ fn discovered_resources_come_in_order_and_updates_keep_what_did_not_change() {
     });
 }
 
+/// The wire form of a listener of the bootstrap.
+fn static_listener(fixture: &Fixture, name: &str) -> String {
+    let chain = fixture.chain(1, &fixture.manager("p", "\"route_config\": {}"), "");
+    listener(name, 0, &[chain]).replace(&format!("\"@type\": \"{URL}envoy.config.listener.v3.Listener\", "), "")
+}
+
+#[test]
+fn listeners_are_shown_in_the_order_in_which_they_were_added() {
+    let fixture = Fixture::new();
+    let listeners = ["z", "a", "m"].map(|name| static_listener(&fixture, name)).join(",");
+    run(async move {
+        let started = start(&format!("\"static_resources\": {{\"listeners\": [{listeners}]}}")).unwrap();
+        let shown = started.handle.with(GraphManager::listener_addresses);
+        assert_eq!(shown.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["z", "a", "m"]);
+    });
+}
+
+#[test]
+fn a_gradual_drain_asks_connections_evenly_over_its_time() {
+    let fixture = Fixture::new();
+    let listener = static_listener(&fixture, "l");
+    run(async move {
+        tokio::time::pause();
+        let body = format!("\"static_resources\": {{\"listeners\": [{listener}]}}");
+        let gradual = |options: &mut ManagerOptions| {
+            options.drain_time = Duration::from_secs(100);
+            options.drain_strategy = DrainStrategy::Gradual;
+        };
+        let mut started = start_with(&body, gradual).unwrap();
+        started.commands();
+        let draining = Arc::clone(&started.graph().listeners["l"].chains[0].draining);
+        let connections: Vec<Patience> = (0..1000).map(|share| Patience::new(share * (u64::MAX / 999))).collect();
+        let asked = || connections.iter().filter(|patience| draining.asks(**patience)).count();
+        started.handle.drain(DrainRequest { scope: DrainScope::All, graceful: true, skip_exit: false });
+        assert_eq!((draining.has_begun(), asked(), started.commands()), (true, 0, vec!["drains"]));
+        for (seconds, least, most) in [(25, 240, 260), (50, 740, 760), (24, 980, 999)] {
+            tokio::time::sleep(Duration::from_millis(seconds * 1000 + 10)).await;
+            assert!((least..=most).contains(&asked()), "{}", asked());
+            assert_eq!(started.commands(), vec!["drains"; seconds as usize]);
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(asked() == 1000 && draining.has_expired());
+        assert!(started.commands().contains(&"stop"));
+    });
+}
+
+#[test]
+fn a_file_with_unknown_fields_is_read_unless_they_are_refused() {
+    let fixture = Fixture::new();
+    run(async move {
+        let cluster = fixture.cluster("a").replacen("\"type\"", "\"news\": 1, \"type\"", 1);
+        fixture.put("cds.json", 1, &[cluster]);
+        fixture.put("eds.json", 1, &[assignment("a", &["10.0.0.1"])]);
+        let counted = |started: &Started| {
+            started.handle.with(|manager| manager.unknown_fields.stats.dynamic_unknown_fields.value())
+        };
+        let started = start(&fixture.dynamic()).unwrap();
+        started.until("the cluster", |graph| graph.clusters.len() == 1).await;
+        assert_eq!(counted(&started), 1);
+        let reject = |options: &mut ManagerOptions| options.unknown_fields = UnknownDynamicFields::Reject;
+        let started = start_with(&fixture.dynamic(), reject).unwrap();
+        while counted(&started) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(started.graph().clusters.is_empty());
+    });
+}
+
+#[test]
+fn circuit_breakers_show_what_remains_where_that_is_asked_for() {
+    let limits = "\"circuit_breakers\": {\"thresholds\": [{\"max_requests\": 7, \"track_remaining\": true}]}";
+    let cluster = format!("{{\"name\": \"a:80\", \"type\": \"STATIC\", \"connect_timeout\": \"1s\", {limits}}}");
+    run(async move {
+        let started = start(&format!("\"static_resources\": {{\"clusters\": [{cluster}]}}")).unwrap();
+        started.handle.refresh_stats();
+        let wanted = |name: &str| name.starts_with("cluster.a_80.circuit_breakers.");
+        let names: Vec<String> =
+            started.process.stats.collect(&wanted).into_iter().map(|family| family.name.replace("_80", "")).collect();
+        let remaining: Vec<_> = names.iter().filter(|name| name.contains("remaining")).collect();
+        let expected = ["cx", "pending", "retries", "rq"]
+            .map(|what| format!("cluster.a.circuit_breakers.default.remaining_{what}"));
+        assert_eq!(remaining, expected.iter().collect::<Vec<_>>());
+        assert!(names.contains(&"cluster.a.circuit_breakers.high.rq_pending_open".to_owned()));
+    });
+}
+
 #[test]
 fn what_is_refused_leaves_what_is_in_use_alone() {
     let fixture = Fixture::new();
@@ -308,6 +397,35 @@ fn what_is_refused_leaves_what_is_in_use_alone() {
         let details = started.refused(ResourceKind::Cluster, "bad").await;
         assert!(details.starts_with("cluster \"bad\": connect_timeout"), "{details}");
         assert!(started.graph().clusters.contains_key("a"));
+    });
+}
+
+#[test]
+fn a_removed_cluster_serves_until_nothing_in_use_names_it_but_not_for_long() {
+    let fixture = Fixture::new();
+    run(async move {
+        let chain = fixture.chain(1, &fixture.manager("p", &fixture.rds()), "");
+        let all = ["a", "b", "c"].map(|name| assignment(name, &["10.0.0.1"]));
+        fixture.put("eds.json", 1, &all);
+        fixture.put("cds.json", 1, &[fixture.cluster("a"), fixture.cluster("b")]);
+        fixture.put("rds.json", 1, &[routes("a")]);
+        fixture.put("lds.json", 1, &[listener("l", 0, &[chain])]);
+        let started = start(&fixture.dynamic()).unwrap();
+        started.until("the listener", |graph| graph.listeners.len() == 1).await;
+        fixture.put("cds.json", 2, &[fixture.cluster("b"), fixture.cluster("c")]);
+        let graph = started.until("a new cluster", |graph| graph.clusters.contains_key("c")).await;
+        assert!(graph.clusters.contains_key("a"));
+        fixture.put("rds.json", 2, &[routes("b")]);
+        started.until("the end of the old one", |graph| !graph.clusters.contains_key("a")).await;
+        // A cluster that comes back in time is the same again.
+        fixture.put("cds.json", 3, &[]);
+        started.until("the end of what nobody names", |graph| !graph.clusters.contains_key("c")).await;
+        let before = started.graph().clusters["b"].clone();
+        fixture.put("cds.json", 4, &[fixture.cluster("b"), fixture.cluster("c")]);
+        let graph = started.until("clusters", |graph| graph.clusters.contains_key("c")).await;
+        assert!(Arc::ptr_eq(&graph.clusters["b"].shared, &before.shared));
+        fixture.put("cds.json", 5, &[fixture.cluster("c")]);
+        started.until("the end of one that is named for too long", |graph| !graph.clusters.contains_key("b")).await;
     });
 }
 

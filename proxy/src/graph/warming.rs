@@ -48,6 +48,14 @@ pub struct Revision<T> {
     requirements: Vec<Requirement>,
     /// An update does not replace its predecessor before these, if they exist, are in use.
     clusters: BTreeSet<Arc<str>>,
+    /// It waits for them no longer.
+    released: bool,
+}
+
+impl<T> Revision<T> {
+    fn new(payload: T, requirements: Vec<Requirement>, clusters: BTreeSet<Arc<str>>) -> Self {
+        Self { payload, requirements, clusters, released: false }
+    }
 }
 
 /// The revisions under one name.
@@ -235,8 +243,7 @@ impl<C, R, L> Warming<C, R, L> {
 
     /// A cluster that is new or changed.
     pub fn offer_cluster(&mut self, name: &Arc<str>, payload: C, requirements: Vec<Requirement>) {
-        let revision = Revision { payload, requirements, clusters: BTreeSet::new() };
-        self.clusters.offer(name, revision, &mut self.needs);
+        self.clusters.offer(name, Revision::new(payload, requirements, BTreeSet::new()), &mut self.needs);
     }
 
     /// A listener that is new or changed, with the clusters that it names itself.
@@ -247,13 +254,13 @@ impl<C, R, L> Warming<C, R, L> {
         requirements: Vec<Requirement>,
         clusters: BTreeSet<Arc<str>>,
     ) {
-        self.listeners.offer(name, Revision { payload, requirements, clusters }, &mut self.needs);
+        self.listeners.offer(name, Revision::new(payload, requirements, clusters), &mut self.needs);
     }
 
     /// A route configuration that is new or changed; counts as the answer to `need`. Nobody needing it, it is dropped.
     pub fn offer_routes(&mut self, need: &Need, payload: R, clusters: BTreeSet<Arc<str>>) {
         if self.needs.states.contains_key(need) {
-            self.routes.offer(need, Revision { payload, requirements: Vec::new(), clusters }, &mut self.needs);
+            self.routes.offer(need, Revision::new(payload, Vec::new(), clusters), &mut self.needs);
             self.answered(need);
         }
     }
@@ -288,9 +295,9 @@ impl<C, R, L> Warming<C, R, L> {
     /// Updates that are held back for clusters that are not ready are let through.
     pub fn release_held_updates(&mut self) {
         let routes = self.routes.entries.values_mut().filter_map(|entry| entry.warming.as_mut());
-        routes.for_each(|revision| revision.clusters.clear());
+        routes.for_each(|revision| revision.released = true);
         let listeners = self.listeners.entries.values_mut().filter_map(|entry| entry.warming.as_mut());
-        listeners.for_each(|revision| revision.clusters.clear());
+        listeners.for_each(|revision| revision.released = true);
     }
 
     /// Whether an update is held back for nothing but clusters that are not ready.
@@ -311,12 +318,13 @@ impl<C, R, L> Warming<C, R, L> {
         let clusters = &self.clusters.entries;
         let is_newcomer = |name: &Arc<str>| clusters.get(name).is_some_and(|entry| entry.active.is_none());
         // Old routes serve until every cluster that the new ones bring along is ready: nothing is lost by waiting.
-        let held = |names: &BTreeSet<Arc<str>>| names.iter().any(is_newcomer);
-        let activated = self.routes.promote(needs, &|entry, new, _| entry.active.is_none() || !held(&new.clusters));
+        let held = |names: &BTreeSet<Arc<str>>, released: bool| !released && names.iter().any(is_newcomer);
+        let activated =
+            self.routes.promote(needs, &|entry, new, _| entry.active.is_none() || !held(&new.clusters, new.released));
         actions.extend(activated.into_iter().map(Action::RoutesActivated));
         if self.phase >= Phase::Listeners {
             let activated = self.listeners.promote(needs, &|entry, new, needs| {
-                needs.met(&new.requirements) && (entry.active.is_none() || !held(&new.clusters))
+                needs.met(&new.requirements) && (entry.active.is_none() || !held(&new.clusters, new.released))
             });
             actions.extend(activated.into_iter().map(Action::ListenerActivated));
         }
@@ -361,6 +369,14 @@ impl<C, R, L> Warming<C, R, L> {
         }
         self.phase = next;
         Some(next)
+    }
+
+    /// Clusters that routes and listeners in use name.
+    pub fn clusters_in_use(&self) -> BTreeSet<&str> {
+        let routes = self.routes.entries.values().filter_map(|entry| entry.active.as_ref());
+        let listeners = self.listeners.entries.values().filter_map(|entry| entry.active.as_ref());
+        let names = routes.flat_map(|revision| &revision.clusters);
+        names.chain(listeners.flat_map(|revision| &revision.clusters)).map(|name| &**name).collect()
     }
 
     /// A cluster's revisions.

@@ -16,7 +16,6 @@ use outrigger_api::pb::envoy::config::route::v3 as route_pb;
 use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3 as tls_pb;
 use outrigger_api::pb::envoy::service::runtime::v3::Runtime;
 use outrigger_api::pb::google::protobuf::Any;
-use outrigger_api::Schema;
 use outrigger_config::Context;
 use outrigger_config::bootstrap::runtime_layer;
 use outrigger_config::cluster::{Assignment, Cluster};
@@ -29,7 +28,6 @@ use super::history::{Record, Refusal};
 use super::manager::GraphManager;
 use super::need::Need;
 use super::stats::{follow, milliseconds, version_gauge};
-use crate::cli::UnknownDynamicFields;
 
 /// Hands everything to the manager.
 pub(super) struct XdsHandler(pub Rc<RefCell<GraphManager>>);
@@ -105,7 +103,7 @@ impl GraphManager {
             tracing::warn!("{} {name:?} is static and stays as it is", kind.noun());
             return Ok(());
         }
-        self.check_fields(kind, name, any)?;
+        self.unknown_fields.check_resource(&format_args!("{} {name:?}", kind.noun()), any)?;
         let environment = Rc::clone(&self.options.environment);
         let context = &Context::new(&*environment);
         match kind {
@@ -152,25 +150,6 @@ impl GraphManager {
                 Err(format!("{} resources are not supported", kind.noun()))
             }
         }
-    }
-
-    /// Decoding leaves out fields that it does not know, so they are looked for before.
-    fn check_fields(&self, kind: ResourceKind, name: &str, any: &Any) -> Result<(), String> {
-        let policy = self.options.unknown_fields;
-        if policy == UnknownDynamicFields::Ignore {
-            return Ok(());
-        }
-        let unknown = Schema::load().unknown_fields(any);
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        self.stats.discovery.dynamic_unknown_fields.add(unknown.len() as u64);
-        let fields = unknown.join(", ");
-        if policy == UnknownDynamicFields::Reject {
-            return Err(format!("unknown fields: {fields}"));
-        }
-        tracing::warn!("{} {name:?} has unknown fields, which are left out: {fields}", kind.noun());
-        Ok(())
     }
 
     fn take_removal(&mut self, source: &SourceKey, kind: ResourceKind, name: &Arc<str>) {
@@ -279,7 +258,10 @@ impl GraphManager {
                 let stats = match summary.kind {
                     ResourceKind::Cluster => &self.stats.cds,
                     ResourceKind::Listener => &self.stats.lds,
-                    _ => continue,
+                    kind => {
+                        self.spread_failures(&source.key, kind, summary.stats.update_failure);
+                        continue;
+                    }
                 };
                 follow(&stats.update_attempt, summary.stats.update_attempt);
                 follow(&stats.update_success, summary.stats.update_success);
@@ -290,6 +272,29 @@ impl GraphManager {
                 if let Some(at) = summary.updated_at {
                     stats.update_time.set(milliseconds(at));
                 }
+            }
+        }
+    }
+}
+
+impl GraphManager {
+    /// What failed for all of a source's resources of a type failed for each of them.
+    fn spread_failures(&mut self, source: &SourceKey, kind: ResourceKind, total: u64) {
+        let known = self.stats.failures.entry((source.clone(), kind)).or_default();
+        let new = total.saturating_sub(std::mem::replace(known, total));
+        if new == 0 {
+            return;
+        }
+        let concerned = |need: &&Need| match need {
+            Need::Resource { kind: of, source: from, name: _ } => *of == kind && from == source,
+            Need::Addresses { .. } => false,
+        };
+        for need in self.running.keys().filter(concerned) {
+            for (_, stats) in self.stats.resources.get(need).into_iter().flatten() {
+                stats.update_failure.add(new);
+            }
+            if kind == ResourceKind::ClusterLoadAssignment {
+                self.each_cluster_of(need, |stats| stats.update_failure.add(new));
             }
         }
     }

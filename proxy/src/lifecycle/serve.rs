@@ -71,6 +71,7 @@ async fn control(
 ) -> Result<(), StartError> {
     let signals = Signals::listen().map_err(StartError::system("listen to signals"))?;
     let Loaded { message, bootstrap, log_pattern: _, warnings } = loaded;
+    let (encoded, wire_node) = (prost::Message::encode_to_vec(&*message).into(), message.node.clone());
     let process = Arc::new(process(&bootstrap));
     let (workers, threads) = start_workers(&process, plan)?;
     let access_logs = Arc::new(AccessLogManager::new(flush_options(&options), &process.stats));
@@ -86,7 +87,7 @@ async fn control(
         unknown_fields: options.unknown_dynamic_fields(),
         environment: Rc::new(System),
         access_logs: Arc::clone(&access_logs),
-        bootstrap_message: Some(Arc::clone(&message)),
+        bootstrap_message: Some(message),
     };
     let export = Rc::new(export_settings(&bootstrap.stats)?);
     let (node, admin) = (bootstrap.node.clone(), bootstrap.admin.clone());
@@ -98,7 +99,8 @@ async fn control(
         options,
         started,
         log,
-        bootstrap: message,
+        bootstrap: encoded,
+        node: wire_node,
         process,
         workers,
         manager,

@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use outrigger_api::pb::envoy::admin::v3::CommandLineOptions;
-use outrigger_api::pb::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_api::pb::envoy::config::core::v3::Node;
 
 use super::address_file;
@@ -32,7 +31,9 @@ pub(super) struct Inner {
     pub started: Instant,
     pub log: LogControl,
     /// As it was read, merged and completed.
-    pub bootstrap: Arc<Bootstrap>,
+    pub bootstrap: Arc<[u8]>,
+    /// Its node.
+    pub node: Option<Node>,
     pub process: Arc<Process>,
     pub workers: Workers,
     pub manager: ManagerHandle,
@@ -81,14 +82,14 @@ impl State {
         self.0.started.elapsed()
     }
 
-    /// The bootstrap as it was read: merged, and with a complete node.
-    pub fn bootstrap(&self) -> &Arc<Bootstrap> {
+    /// The bootstrap as it was read, merged, with a complete node, and encoded.
+    pub fn bootstrap(&self) -> &Arc<[u8]> {
         &self.0.bootstrap
     }
 
     /// Who we are.
     pub fn node(&self) -> Option<&Node> {
-        self.0.bootstrap.node.as_ref()
+        self.0.node.as_ref()
     }
 
     /// What all threads share.

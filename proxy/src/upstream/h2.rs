@@ -7,7 +7,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -111,6 +111,11 @@ impl Connection {
             return false;
         }
         let sender = self.sender.borrow();
+        // After a GOAWAY it takes no more; no task needs waking for this question.
+        let mut cx = Context::from_waker(Waker::noop());
+        if matches!(sender.clone().poll_ready(&mut cx), Poll::Ready(Err(_))) {
+            return false;
+        }
         let room = sender.current_max_send_streams().min(config.http.http2.max_concurrent_streams as usize);
         (self.active.get() as usize) < room
     }

@@ -43,7 +43,7 @@ impl Connections {
     pub fn check_drains(&self) {
         for entry in self.slots.borrow_mut().wakers.iter_mut().flatten() {
             let newly_asked = !entry.told && entry.draining.asks(entry.patience);
-            if newly_asked || entry.draining.has_expired() {
+            if newly_asked || entry.draining.ends_idle() {
                 entry.told = true;
                 if let Some(waker) = entry.waker.take() {
                     waker.wake();
@@ -91,6 +91,15 @@ impl Registered {
     /// Ready when the connection is asked to end; the task is woken when it is.
     pub fn poll_asked_to_end(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_asked_to_end() {
+            return Poll::Ready(());
+        }
+        self.remember(cx);
+        Poll::Pending
+    }
+
+    /// Ready when the connection should end while it is idle; the task is woken when it should.
+    pub fn poll_ends_idle(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.draining.ends_idle() {
             return Poll::Ready(());
         }
         self.remember(cx);

@@ -430,25 +430,25 @@ fn read(core: &mut FileCore, source: &FileSource, key: &SourceKey, handler: &mut
         }
     };
     match parse(path, &bytes) {
-        Err(message) => {
-            tracing::warn!(path = %path.display(), message, "configuration file refused, keeping what was read before");
-            core.refused(&message);
+        Err(details) => {
+            tracing::warn!(path = %path.display(), details, "configuration file refused, keeping what was read before");
+            core.failed(&details);
         }
         Ok(response) => {
             let rejections = core.loaded(response, now(), &mut |update: Update| handler.on_update(key, update));
             for Rejection { name, message } in rejections {
-                tracing::warn!(path = %path.display(), name, message, "resource in configuration file refused");
+                tracing::warn!(path = %path.display(), name, details = message, "resource in configuration file refused");
             }
         }
     }
 }
 
 fn report_end(key: &SourceKey, ending: Ending, status: &Status) {
-    let (code, message) = (status.code() as i32, status.message());
+    let (code, details) = (status.code() as i32, status.message());
     match ending {
         // Servers end long streams as a matter of course; a warning would only frighten.
-        Ending::Normal => tracing::info!(source = %key, code, message, "xDS stream closed, connecting again"),
-        Ending::Failure => tracing::warn!(source = %key, code, message, "xDS stream failed, connecting again"),
+        Ending::Normal => tracing::info!(source = %key, code, details, "xDS stream closed, connecting again"),
+        Ending::Failure => tracing::warn!(source = %key, code, details, "xDS stream failed, connecting again"),
     }
 }
 

@@ -173,13 +173,16 @@ async fn connect(source: &GrpcSource) -> Result<Channel, Status> {
     connected.map_err(|error| Status::unavailable(chain(&error)))
 }
 
-/// An error with its causes: tonic's own text is only "transport error".
+/// An error with its causes: tonic's own text is only "transport error". Some repeat their cause, which is said once.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
         cause = error.source();
     }
     text

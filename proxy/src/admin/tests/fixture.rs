@@ -166,7 +166,7 @@ impl Fixture {
                 hot_restart_version: "disabled".to_owned(),
                 command_line: Default::default(),
                 node: bootstrap.node.clone().unwrap(),
-                bootstrap: Arc::new(bootstrap),
+                bootstrap: prost::Message::encode_to_vec(&bootstrap).into(),
                 bootstrap_read_at: Some(at(0)),
             },
         });

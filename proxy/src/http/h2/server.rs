@@ -2,7 +2,7 @@
 //!
 //! Owns the stream. Never routes, and never decides what a response says.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -21,12 +21,23 @@ pub struct Exchange {
     request: ReceiveBody,
     respond: RefCell<SendResponse<Bytes>>,
     response: OnceCell<SendBody>,
+    wants_continue: Cell<bool>,
 }
 
 impl Exchange {
     /// For a request whose head was taken.
-    pub fn new(body: RecvStream, respond: SendResponse<Bytes>) -> Self {
-        Self { request: ReceiveBody::new(body), respond: RefCell::new(respond), response: OnceCell::new() }
+    pub fn new(body: RecvStream, respond: SendResponse<Bytes>, wants_continue: bool) -> Self {
+        Self {
+            request: ReceiveBody::new(body),
+            respond: RefCell::new(respond),
+            response: OnceCell::new(),
+            wants_continue: Cell::new(wants_continue),
+        }
+    }
+
+    /// The client waits for a go-ahead before it sends the body.
+    pub fn take_continue(&self) -> bool {
+        self.wants_continue.replace(false) && !self.request.is_done()
     }
 
     /// There is no request body, or it was received.

@@ -52,10 +52,11 @@ impl Downstream<'_> {
 
     /// Answers `Expect: 100-continue`, if the client waits for that.
     pub fn send_continue(&self) {
-        if let Downstream::H1(exchange) = self
-            && exchange.take_continue()
-        {
-            exchange.send_informational(&ResponseHead { status: 100, ..ResponseHead::default() });
+        let go_ahead = ResponseHead { status: 100, ..ResponseHead::default() };
+        match self {
+            Downstream::H1(exchange) if exchange.take_continue() => exchange.send_informational(&go_ahead),
+            Downstream::H2(exchange) if exchange.take_continue() => exchange.send_informational(&go_ahead),
+            Downstream::H1(_) | Downstream::H2(_) => {}
         }
     }
 

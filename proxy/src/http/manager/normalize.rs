@@ -63,6 +63,9 @@ fn protocol_error(details: &'static str) -> LocalReply {
 }
 
 fn check(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), LocalReply> {
+    if head.method() != b"CONNECT" {
+        absolute_path(config, head)?;
+    }
     if head.version == Version::Http10 && head.authority().is_empty() {
         match &config.http1.default_host_for_http_10 {
             Some(host) => head.set_authority(host.as_bytes()),
@@ -80,7 +83,6 @@ fn check(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), L
     if head.method() == b"CONNECT" && head.protocol().is_empty() {
         return Ok(());
     }
-    absolute_path(config, head)?;
     if !head.path().starts_with(b"/") && head.path() != b"*" {
         return Err(protocol_error("http1.codec_error"));
     }

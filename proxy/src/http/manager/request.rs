@@ -405,5 +405,6 @@ pub async fn send_local(request: &mut Request<'_>, reply: LocalReply, chosen: Op
         request.info.bytes_sent.set(body.len() as u64);
     } else {
         request.info.flag(ResponseFlag::DownstreamConnectionTermination);
+        request.downstream.abort(h2::Reason::CANCEL);
     }
 }

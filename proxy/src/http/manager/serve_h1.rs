@@ -50,7 +50,7 @@ pub async fn serve_sniffed(connection: Rc<HttpConnection>, io: Io) {
             }
         }
         let filled = poll_fn(|cx| {
-            if deadlines.poll(cx).is_ready() || connection.registered.poll_asked_to_end(cx).is_ready() {
+            if deadlines.poll(cx).is_ready() || connection.registered.poll_ends_idle(cx).is_ready() {
                 return Poll::Ready(None);
             }
             link.poll_fill(cx, false).map(|result| result.ok().filter(|count| *count > 0))
@@ -130,7 +130,7 @@ async fn wait_for_input(connection: &HttpConnection, link: &Link, deadlines: &De
             }
             return Poll::Ready(false);
         }
-        if connection.registered.poll_asked_to_end(cx).is_ready() {
+        if connection.registered.poll_ends_idle(cx).is_ready() {
             connection.stats.downstream_cx_drain_close.increment();
             return Poll::Ready(false);
         }

@@ -91,7 +91,7 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     });
     loop {
         let idle = streams.active.get() == 0;
-        let idle_at = config.idle_timeout.filter(|_| idle).map(|limit| Instant::now() + limit);
+        let idle_at = config.idle_timeout.filter(|_| idle && !closing).map(|limit| Instant::now() + limit);
         deadlines.set(Limit::Idle, idle_at);
         let mut changed = std::pin::pin!(streams.notify.notified());
         let event = poll_fn(|cx| {
@@ -142,12 +142,14 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                 closing = true;
                 driver.graceful_shutdown();
             }
+            // The time to go has passed as well: a peer that does not follow is left.
+            Event::Limit(_) if closing => return,
             Event::Limit(limit) => {
                 match limit {
                     Limit::ConnectionDuration => connection.stats.downstream_cx_max_duration_reached.increment(),
                     _ => connection.stats.downstream_cx_idle_timeout.increment(),
                 }
-                deadlines.set(limit, None);
+                deadlines.set(Limit::ConnectionDuration, Some(Instant::now() + config.drain_timeout));
                 closing = true;
                 driver.graceful_shutdown();
             }
@@ -184,13 +186,15 @@ fn start_stream(
             Some(length) => Framing::Length(length),
             None => Framing::Chunked,
         };
+        let expects = head.headers.get(HeaderId::Expect);
+        let wants_continue = expects.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
         let config = &connection.node.config;
         let deadlines = Deadlines::default();
         deadlines.set(Limit::StreamIdle, config.stream_idle_timeout.map(|limit| start + limit));
         deadlines.set(Limit::Request, config.request_timeout.map(|limit| start + limit));
         let info = StreamInfo::new(start, Some(head.version));
         info.request_header_bytes.set(head.headers.byte_size() as u64);
-        let downstream = Downstream::H2(Exchange::new(body, respond));
+        let downstream = Downstream::H2(Exchange::new(body, respond, wants_continue));
         request::serve(&connection, head, framing, &downstream, info, &deadlines).await;
         drop(ended);
     });

@@ -17,7 +17,7 @@ use crate::http::h1::parse::Framing;
 use crate::http::manager::downstream::Gone;
 use crate::http::manager::reply::{self, LocalReply};
 use crate::http::manager::request::Request;
-use crate::http::seam::{Pump, PumpError, StreamError};
+use crate::http::seam::{BodySink, Pump, PumpError, StreamError};
 use crate::stream::ResponseFlag;
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::connect::ConnectError;
@@ -136,10 +136,17 @@ fn reset_reply(reason: &str, more: Option<&str>, flag: ResponseFlag) -> LocalRep
     LocalReply::new(503, details).flag(flag).body(body.into_bytes())
 }
 
+/// What a connection that was closed by its peer while it was idle fails with.
+fn is_stale(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), ConnectionReset | BrokenPipe | UnexpectedEof)
+}
+
 fn reset_of(error: StreamError, reused: bool) -> Failure {
     let reset = |reason, flag, protocol| Failure::Reset { reason, flag, refused: false, protocol };
     match error {
-        StreamError::Closed | StreamError::Io(_) if reused => Failure::StaleConnection,
+        StreamError::Closed if reused => Failure::StaleConnection,
+        StreamError::Io(error) if reused && is_stale(&error) => Failure::StaleConnection,
         StreamError::Closed | StreamError::Io(_) => {
             reset("connection termination", ResponseFlag::UpstreamConnectionTermination, None)
         }
@@ -312,6 +319,9 @@ impl<'a, 'r> Attempt<'a, 'r> {
         let mut head_sent = false;
         let mut upload_failed = false;
         let result = poll_fn(|cx| {
+            if upgrade && head_sent {
+                let _ = BodySink::poll_flush(stream, cx);
+            }
             if !head_sent {
                 match stream.poll_send_head(cx, &self.request.head, framing, options) {
                     Poll::Ready(Ok(())) => head_sent = true,
@@ -320,7 +330,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
                     Poll::Pending => return self.interrupted(cx).map(Err),
                 }
                 if upgrade {
-                    let _ = crate::http::seam::BodySink::poll_finish(stream, cx, None);
+                    let _ = BodySink::poll_finish(stream, cx, None);
                 }
             }
             if !upload_failed && !upload.is_done() && !upgrade {

@@ -123,6 +123,7 @@ impl Forwarding<'_, '_> {
             let _ = std::future::poll_fn(|cx| downstream.poll_flush(cx)).await;
         }
         let mut resends = 0;
+        let mut resent_stale = false;
         loop {
             let Some(host) = self.pick() else {
                 self.cluster.stats.upstream_cx_none_healthy.increment();
@@ -160,8 +161,12 @@ impl Forwarding<'_, '_> {
                 }
                 Err(failure) => {
                     host.stats.rq_error.increment();
-                    if failure == Failure::StaleConnection && is_idempotent(self.request.head.method()) && body.rewind() {
-                        // The connection's end crossed with the request: nothing was answered, nothing is counted.
+                    let stale = failure == Failure::StaleConnection && !resent_stale;
+                    if stale && is_idempotent(self.request.head.method()) && body.rewind() {
+                        // The connection's end crossed with the request and nothing was answered. Once, and on a new
+                        // connection: a request that kills its upstream must not visit every connection of a pool.
+                        resent_stale = true;
+                        host.idle.borrow_mut().clear();
                         continue;
                     }
                     if failure == Failure::NotSent && resends < MAX_RESENDS && body.rewind() {

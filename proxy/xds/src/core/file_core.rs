@@ -64,14 +64,14 @@ impl FileCore {
         self.state.apply(decode::sotw(kind, response), Reading::Sotw, now, judge)
     }
 
-    /// The file is there but makes no sense: counts as rejected, the last good content stays.
-    pub fn refused(&mut self, message: &str) {
+    /// Resources of another type count as rejected; the last good content stays.
+    fn refused(&mut self, message: &str) {
         self.state.stats.update_attempt += 1;
         self.state.stats.update_rejected += 1;
         self.state.stats.last_error = Some(message.to_owned());
     }
 
-    /// The file cannot be read: counts as failure, the last good content stays.
+    /// The file cannot be read, or makes no sense: counts as failure, the last good content stays.
     pub fn failed(&mut self, message: &str) {
         self.state.stats.update_attempt += 1;
         self.state.stats.update_failure += 1;

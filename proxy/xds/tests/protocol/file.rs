@@ -43,11 +43,11 @@ fn r88_a_bad_file_keeps_what_was_good() {
     file.subscribe(&Interest::Name("cert".into()), None, now);
     let mut judge = |_: Update| Vec::<Rejection>::new();
     file.loaded(response(&["cert"]), now, &mut judge);
-    file.refused("line 3: not a mapping");
+    file.failed("line 3: not a mapping");
     let wrong_type = DiscoveryResponse { type_url: CDS.type_url().into(), ..response(&["cert"]) };
     assert_eq!(file.loaded(wrong_type, now, &mut judge).len(), 1);
     file.failed("no such file");
     let stats = file.state().stats();
-    assert_eq!((stats.update_success, stats.update_rejected, stats.update_failure), (1, 2, 1));
+    assert_eq!((stats.update_success, stats.update_rejected, stats.update_failure), (1, 1, 2));
     assert_eq!(file.state().held().count(), 1);
 }
