@@ -68,7 +68,7 @@ async fn max_requests_holds_exactly_across_workers() {
     }
     assert_eq!(upstream.counts().peak, 10);
     let stats = proxy.admin("/stats?filter=limited").await.text();
-    assert_eq!(proxy.stat("cluster.limited.upstream_rq_pending_overflow").await, 90, "{stats}");
+    assert_eq!(proxy.stat("cluster.limited.upstream_rq_active_overflow").await, 90, "{stats}");
     let lines = proxy.lines("access.log", 120).await;
     let refused: Vec<_> = lines.iter().filter(|line| line.starts_with("503")).collect();
     assert_eq!(refused.len(), 90);

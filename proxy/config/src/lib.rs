@@ -20,12 +20,12 @@ pub mod http;
 pub mod listener;
 pub mod matching;
 mod rejection;
-mod wire;
 pub mod route;
 pub mod source;
 pub mod tcp;
 pub mod tls;
 pub mod units;
+mod wire;
 
 pub use context::{Context, Environment};
 pub use rejection::{FieldPath, Parsed, Rejection};

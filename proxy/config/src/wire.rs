@@ -93,12 +93,8 @@ pub(crate) fn string_matcher(at: &FieldPath<'_>, wire: matcher::StringMatcher) -
     };
     Ok(match match_pattern {
         Some(MatchPattern::Exact(value)) => StringMatcher::Exact { value, ignore_case },
-        Some(MatchPattern::Prefix(value)) => {
-            StringMatcher::Prefix { value: nonempty("prefix", value)?, ignore_case }
-        }
-        Some(MatchPattern::Suffix(value)) => {
-            StringMatcher::Suffix { value: nonempty("suffix", value)?, ignore_case }
-        }
+        Some(MatchPattern::Prefix(value)) => StringMatcher::Prefix { value: nonempty("prefix", value)?, ignore_case },
+        Some(MatchPattern::Suffix(value)) => StringMatcher::Suffix { value: nonempty("suffix", value)?, ignore_case },
         Some(MatchPattern::Contains(value)) => {
             StringMatcher::Contains { value: nonempty("contains", value)?, ignore_case }
         }
@@ -185,8 +181,7 @@ pub(crate) fn type_name(wire: &Any) -> &str {
 
 /// Decodes the message of an `Any` whose type was already looked at.
 pub(crate) fn decode<M: prost::Message + Default>(at: &FieldPath<'_>, wire: &Any) -> Parsed<M> {
-    M::decode(wire.value.as_slice())
-        .map_err(|error| at.reject(format!("is not a valid {}: {error}", type_name(wire))))
+    M::decode(wire.value.as_slice()).map_err(|error| at.reject(format!("is not a valid {}: {error}", type_name(wire))))
 }
 
 /// Text that will stand in a header: without the bytes that end a line.

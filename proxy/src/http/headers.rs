@@ -134,9 +134,7 @@ impl Headers {
         let id = HeaderId::of(name.as_bytes());
         self.entries
             .iter()
-            .filter(move |entry| {
-                entry.id == id && (id != HeaderId::Other || self.bytes(entry.name) == name.as_bytes())
-            })
+            .filter(move |entry| entry.id == id && (id != HeaderId::Other || self.bytes(entry.name) == name.as_bytes()))
             .map(|entry| self.bytes(entry.value))
     }
 

@@ -213,9 +213,10 @@ impl WorkerCluster {
                 hosts.get(position(index)).and_then(Option::as_ref).map_or(0, |host| host.active.get())
             };
             let tried = |index: HostIndex| {
-                node.hosts.hosts.get(position(index)).is_some_and(|host| {
-                    tried.iter().any(|tried| Arc::ptr_eq(&tried.shared, &host.shared))
-                })
+                node.hosts
+                    .hosts
+                    .get(position(index))
+                    .is_some_and(|host| tried.iter().any(|tried| Arc::ptr_eq(&tried.shared, &host.shared)))
             };
             let mut random = || worker.random.next();
             picker.pick(&mut random, &load, tried).or_else(|| picker.pick(&mut random, &load, |_| false))?
@@ -265,7 +266,8 @@ impl WorkerCluster {
         if closed {
             self.released.notify_waiters();
         }
-        if let Discovery::OriginalDst(OriginalDstOptions { cleanup_interval, .. }) = self.node.borrow().config.discovery {
+        if let Discovery::OriginalDst(OriginalDstOptions { cleanup_interval, .. }) = self.node.borrow().config.discovery
+        {
             self.destinations.borrow_mut().retain(|_, host| {
                 let unused = host.last_used.get().is_none_or(|at| now.saturating_duration_since(at) > cleanup_interval);
                 host.connections.get() > 0 || host.active.get() > 0 || !unused

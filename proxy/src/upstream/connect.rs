@@ -121,7 +121,11 @@ pub struct Connected {
 ///
 /// # Errors
 /// When every address of the endpoint fails, or the time is up.
-pub async fn connect(counted: &Counted, alpn: Option<&[Vec<u8>]>, sni: Option<&str>) -> Result<Connected, ConnectError> {
+pub async fn connect(
+    counted: &Counted,
+    alpn: Option<&[Vec<u8>]>,
+    sni: Option<&str>,
+) -> Result<Connected, ConnectError> {
     let cluster = counted.cluster();
     let node = Arc::clone(&counted.host().node);
     let attempt = async {

@@ -5,8 +5,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{Cluster, HealthStatus, UpstreamTransport};
@@ -14,12 +16,15 @@ use outrigger_config::source::{GoogleTls, GrpcService, GrpcTarget};
 use outrigger_config::tls::{TlsCertificate, UpstreamTls, Validation};
 use outrigger_xds::Connector;
 use outrigger_xds::connector::{Connection, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::host::Host;
+use super::stats::ClusterStats;
 use crate::graph::ClusterNode;
 use crate::graph::tls_inputs::plain_upstream;
 use crate::process::Process;
+use crate::stats::names;
 use crate::tls::{ClientTls, TlsError};
 
 /// Why a gRPC service cannot be connected to.
@@ -45,24 +50,98 @@ pub fn connector_for(service: &GrpcService, process: &Arc<Process>) -> Result<Co
 
 fn to_cluster(process: Arc<Process>, name: Arc<str>) -> Connector {
     let turn = Arc::new(AtomicUsize::new(0));
+    // The control thread's own share of the cluster's stats.
+    let stats: Arc<OnceLock<Arc<ClusterStats>>> = Arc::default();
     Connector::new(move || {
-        let (process, name) = (Arc::clone(&process), Arc::clone(&name));
+        let (process, name, stats) = (Arc::clone(&process), Arc::clone(&name), Arc::clone(&stats));
         let turn = turn.fetch_add(1, Ordering::Relaxed);
         async move {
             let cluster = process.graph.load().clusters.get(&name).cloned();
             let Some(cluster) = cluster else {
                 return Err(io::Error::new(io::ErrorKind::NotFound, format!("cluster {name:?} is not ready")));
             };
+            let prefix = || names::prefix("cluster", &cluster.config.stat_name);
+            let counted = CountedIo::begin(Arc::clone(stats.get_or_init(|| process.stats.scope(&prefix()))));
             let limit = cluster.config.connect_timeout;
             match tokio::time::timeout(limit, connect(&cluster, turn)).await {
-                Ok(result) => result,
+                Ok(Ok(connection)) => Ok(Box::new(counted.connected(connection)) as Connection),
+                Ok(Err(error)) => {
+                    counted.stats.upstream_cx_connect_fail.increment();
+                    Err(error)
+                }
                 Err(_) => {
+                    counted.stats.upstream_cx_connect_fail.increment();
+                    counted.stats.upstream_cx_connect_timeout.increment();
                     let reason = format!("cluster {name:?}: no connection within {limit:?}");
                     Err(io::Error::new(io::ErrorKind::TimedOut, reason))
                 }
             }
         }
     })
+}
+
+/// A connection that counts among those of its cluster, from the attempt to its end.
+struct CountedIo {
+    stats: Arc<ClusterStats>,
+    /// None while it is being made.
+    connection: Option<Connection>,
+}
+
+impl CountedIo {
+    fn begin(stats: Arc<ClusterStats>) -> Self {
+        stats.upstream_cx_total.increment();
+        stats.upstream_cx_http2_total.increment();
+        stats.upstream_cx_active.increment();
+        Self { stats, connection: None }
+    }
+
+    fn connected(mut self, connection: Connection) -> Self {
+        self.connection = Some(connection);
+        self
+    }
+
+    fn io(self: Pin<&mut Self>) -> io::Result<Pin<&mut Connection>> {
+        self.get_mut().connection.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for CountedIo {
+    fn drop(&mut self) {
+        self.stats.upstream_cx_active.decrement();
+        self.stats.upstream_cx_destroy.increment();
+    }
+}
+
+impl AsyncRead for CountedIo {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.io()?.poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for CountedIo {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        self.io()?.poll_write(context, buffer)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.io()?.poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io()?.poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io()?.poll_shutdown(context)
+    }
 }
 
 async fn connect(cluster: &ClusterNode, turn: usize) -> io::Result<Connection> {

@@ -163,7 +163,9 @@ impl Stream {
             }
             match ready!(link.poll_fill(cx, false)) {
                 Ok(0) if !link.input().is_empty() => {
-                    return Poll::Ready(Err(StreamError::Protocol("connection closed within the response head".into())));
+                    return Poll::Ready(Err(StreamError::Protocol(
+                        "connection closed within the response head".into(),
+                    )));
                 }
                 Ok(0) => return Poll::Ready(Err(StreamError::Closed)),
                 Ok(_) => {}

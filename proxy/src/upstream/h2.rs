@@ -131,7 +131,7 @@ impl Connection {
         if expired {
             self.counted.cluster().stats.upstream_cx_idle_timeout.increment();
         }
-        !expired && !(idle && !self.has_room())
+        !expired && (!idle || self.has_room())
     }
 }
 
@@ -168,12 +168,7 @@ impl Stream {
     ///
     /// # Errors
     /// When the connection takes no more requests: nothing was sent then.
-    pub fn poll_send_head(
-        &self,
-        cx: &mut Context<'_>,
-        head: &RequestHead,
-        end: bool,
-    ) -> Poll<Result<(), StreamError>> {
+    pub fn poll_send_head(&self, cx: &mut Context<'_>, head: &RequestHead, end: bool) -> Poll<Result<(), StreamError>> {
         let mut sender = self.sender.borrow_mut();
         // Whatever goes wrong before the head is handed over, the peer has not seen the request.
         if ready!(sender.poll_ready(cx)).is_err() {

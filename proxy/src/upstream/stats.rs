@@ -40,6 +40,7 @@ scope! {
         upstream_rq_4xx: Counter,
         upstream_rq_5xx: Counter,
         upstream_rq_active: Gauge,
+        upstream_rq_active_overflow: Counter,
         upstream_rq_cancelled: Counter,
         upstream_rq_completed: Counter,
         upstream_rq_maintenance_mode: Counter,

@@ -61,13 +61,6 @@ pub fn bind_current_thread(cpus: &CpuSet) -> io::Result<()> {
     crate::check(answer).map(drop)
 }
 
-/// The CPU that the calling thread runs on at this moment; `None` where the kernel does not tell.
-pub fn current_cpu() -> Option<CpuId> {
-    // SAFETY: takes no arguments and touches no memory of ours.
-    let cpu = unsafe { libc::sched_getcpu() };
-    u32::try_from(cpu).ok().map(CpuId)
-}
-
 fn cpus_in(mask: &[Word]) -> CpuSet {
     let bits = mask.iter().enumerate().flat_map(|(index, word)| {
         (0..WORD_BITS).filter(move |bit| word & (1 << bit) != 0).map(move |bit| index * WORD_BITS + bit)
@@ -95,7 +88,6 @@ mod tests {
         std::thread::spawn(move || {
             bind_current_thread(&CpuSet::from([last])).unwrap();
             assert_eq!(allowed_cpus().unwrap(), CpuSet::from([last]));
-            assert_eq!(current_cpu(), Some(last));
         })
         .join()
         .unwrap();

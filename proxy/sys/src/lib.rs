@@ -7,7 +7,6 @@
 pub mod affinity;
 pub mod original_dst;
 pub mod process;
-pub mod reuseport;
 pub mod sockopt;
 pub mod splice;
 pub mod unix;

@@ -5,11 +5,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::time::Duration;
 
 use socket2::{Domain, SockRef};
-
-use crate::reuseport::SO_ATTACH_REUSEPORT_CBPF;
 
 /// The value of an option that is given by number. Source: `envoy.config.core.v3.SocketOption.value`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,18 +29,6 @@ pub fn set_by_number(socket: impl AsFd, level: i32, name: i32, value: OptionValu
         OptionValue::Int(value) => set(socket.as_fd(), level, name, &value.to_ne_bytes()),
         OptionValue::Bytes(bytes) => set(socket.as_fd(), level, name, bytes),
     }
-}
-
-/// Reads an option with an integer value.
-pub fn int_by_number(socket: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
-    let mut value: libc::c_int = 0;
-    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: `value` and `len` outlive the call, `len` says how many bytes may be written to `value`, and every bit
-    // pattern is a valid int.
-    let answer =
-        unsafe { libc::getsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) };
-    crate::check(answer)?;
-    Ok(value)
 }
 
 /// Accepts connections to, and connects from, addresses that are not of this machine (`IP_TRANSPARENT`, for TPROXY).
@@ -71,35 +56,6 @@ pub fn set_fast_open(socket: impl AsFd, queue: u32) -> io::Result<()> {
     set_int(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, queue)
 }
 
-/// Sends data in the SYN of an outgoing connection where the peer gave a cookie before (`TCP_FASTOPEN_CONNECT`).
-pub fn set_fast_open_connect(socket: impl AsFd, on: bool) -> io::Result<()> {
-    set_int(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, u32::from(on))
-}
-
-/// Ends a connection whose sent bytes stay unacknowledged this long (`TCP_USER_TIMEOUT`, in milliseconds); `None`
-/// leaves it to the kernel.
-pub fn set_user_timeout(socket: impl AsFd, timeout: Option<Duration>) -> io::Result<()> {
-    SockRef::from(&socket).set_tcp_user_timeout(timeout)
-}
-
-/// Marks the packets of the socket for routing and firewall rules (`SO_MARK`). Needs CAP_NET_ADMIN.
-pub fn set_mark(socket: impl AsFd, mark: u32) -> io::Result<()> {
-    SockRef::from(&socket).set_mark(mark)
-}
-
-/// Wakes the listener only when a new connection brought data, or after `wait` (`TCP_DEFER_ACCEPT`). Rounded up to
-/// seconds; zero turns it off. Only for protocols in which the client speaks first.
-pub fn set_defer_accept(socket: impl AsFd, wait: Duration) -> io::Result<()> {
-    let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
-    let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
-    set_int(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
-}
-
-/// Sends small segments at once (`TCP_NODELAY`).
-pub fn set_nodelay(socket: impl AsFd, on: bool) -> io::Result<()> {
-    SockRef::from(&socket).set_tcp_nodelay(on)
-}
-
 fn is_ipv6(socket: &SockRef<'_>) -> io::Result<bool> {
     Ok(socket.domain()? == Domain::IPV6)
 }
@@ -116,6 +72,9 @@ fn holds_address(level: i32, name: i32) -> bool {
         _ => false,
     }
 }
+
+/// The kernel's number (`asm-generic/socket.h`), which libc does not have for all targets.
+const SO_ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
 
 /// Values above `i32::MAX` mean no more than the largest to the kernel.
 fn set_int(socket: BorrowedFd<'_>, level: i32, name: i32, value: u32) -> io::Result<()> {
@@ -167,15 +126,13 @@ mod tests {
         assert!(socket.tcp_congestion().unwrap().starts_with(b"reno"));
         set_by_number(&socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, OptionValue::Bytes(&30i32.to_ne_bytes()))
             .unwrap();
-        assert_eq!(int_by_number(&socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE).unwrap(), 30);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), std::time::Duration::from_secs(30));
     }
 
     #[test]
     fn an_option_that_the_kernel_does_not_know_is_its_error() {
         let (socket, _peer) = UnixStream::pair().unwrap();
         let error = set_by_number(&socket, libc::SOL_SOCKET, 9999, OptionValue::Int(1)).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ENOPROTOOPT));
-        let error = int_by_number(&socket, libc::SOL_SOCKET, 9999).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOPROTOOPT));
     }
 
@@ -203,17 +160,7 @@ mod tests {
             set_freebind(&socket, true).unwrap();
             set_reuse_port(&socket, true).unwrap();
             assert!(socket.reuse_port().unwrap());
-            set_nodelay(&socket, true).unwrap();
-            assert!(socket.tcp_nodelay().unwrap());
-            set_user_timeout(&socket, Some(Duration::from_secs(7))).unwrap();
-            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(7)));
-            set_fast_open_connect(&socket, true).unwrap();
             set_fast_open(&socket, u32::MAX).unwrap();
-            set_defer_accept(&socket, Duration::from_millis(1500)).unwrap();
-            assert!(int_by_number(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT).unwrap() >= 2);
-            if assert_set_or_not_permitted(set_mark(&socket, 1337)) {
-                assert_eq!(socket.mark().unwrap(), 1337);
-            }
             assert_set_or_not_permitted(set_transparent(&socket, true));
         }
     }

@@ -209,9 +209,7 @@ impl ListenerFilterPredicate {
             Self::And(rules) => rules.iter().all(|rule| rule.matches(destination_port)),
             Self::Not(rule) => !rule.matches(destination_port),
             Self::Any => true,
-            Self::DestinationPort { start, end } => {
-                destination_port >= *start && u32::from(destination_port) < *end
-            }
+            Self::DestinationPort { start, end } => destination_port >= *start && u32::from(destination_port) < *end,
         }
     }
 }

@@ -263,8 +263,8 @@ fn finish_request(head: &mut RequestHead, limits: &Limits, length: usize) -> Res
         head.headers.remove(HeaderId::Host);
     }
     let keep_alive = keep_alive(&head.headers, http10);
-    let expects_continue = !http10
-        && head.headers.get(HeaderId::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+    let expects_continue =
+        !http10 && head.headers.get(HeaderId::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
     Ok(ParsedRequest { length, framing, keep_alive, expects_continue })
 }
 
@@ -344,10 +344,41 @@ fn is_registered_method(method: &str) -> bool {
     // Envoy's list: those of its parser, which WebDAV, UPnP and others registered.
     matches!(
         method,
-        "ACL" | "BIND" | "CHECKOUT" | "CONNECT" | "COPY" | "DELETE" | "GET" | "HEAD" | "LINK" | "LOCK" | "MERGE"
-            | "MKACTIVITY" | "MKCALENDAR" | "MKCOL" | "MOVE" | "MSEARCH" | "NOTIFY" | "OPTIONS" | "PATCH" | "POST"
-            | "PROPFIND" | "PROPPATCH" | "PURGE" | "PUT" | "REBIND" | "REPORT" | "SEARCH" | "SOURCE" | "SUBSCRIBE"
-            | "TRACE" | "UNBIND" | "UNLINK" | "UNLOCK" | "UNSUBSCRIBE" | "M-SEARCH"
+        "ACL"
+            | "BIND"
+            | "CHECKOUT"
+            | "CONNECT"
+            | "COPY"
+            | "DELETE"
+            | "GET"
+            | "HEAD"
+            | "LINK"
+            | "LOCK"
+            | "MERGE"
+            | "MKACTIVITY"
+            | "MKCALENDAR"
+            | "MKCOL"
+            | "MOVE"
+            | "MSEARCH"
+            | "NOTIFY"
+            | "OPTIONS"
+            | "PATCH"
+            | "POST"
+            | "PROPFIND"
+            | "PROPPATCH"
+            | "PURGE"
+            | "PUT"
+            | "REBIND"
+            | "REPORT"
+            | "SEARCH"
+            | "SOURCE"
+            | "SUBSCRIBE"
+            | "TRACE"
+            | "UNBIND"
+            | "UNLINK"
+            | "UNLOCK"
+            | "UNSUBSCRIBE"
+            | "M-SEARCH"
     )
 }
 

@@ -105,8 +105,7 @@ pub fn request(head: &RequestHead) -> Result<http::Request<()>, http::Error> {
 /// A response to send. A status outside 100..=999 becomes 500.
 pub fn response(head: &ResponseHead) -> http::Response<()> {
     let mut response = http::Response::new(());
-    *response.status_mut() =
-        http::StatusCode::from_u16(head.status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = http::StatusCode::from_u16(head.status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     *response.headers_mut() = map_of(&head.headers);
     response
 }

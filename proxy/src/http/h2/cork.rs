@@ -42,7 +42,14 @@ struct Gathering<S> {
 
 /// Both sides around a stream.
 pub fn cork<S>(io: S) -> (Cork<S>, Corked<S>) {
-    let shared = Rc::new(RefCell::new(Gathering { io, output: Vec::new(), written: 0, unflushed: false, input: Vec::new(), taken: 0 }));
+    let shared = Rc::new(RefCell::new(Gathering {
+        io,
+        output: Vec::new(),
+        written: 0,
+        unflushed: false,
+        input: Vec::new(),
+        taken: 0,
+    }));
     (Cork(Rc::clone(&shared)), Corked(shared))
 }
 

@@ -104,13 +104,7 @@ fn url_pem(chain: &[Vec<u8>]) -> String {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(
-    worker: Rc<Worker>,
-    node: Arc<HttpNode>,
-    io: Io,
-    info: Rc<ConnectionInfo>,
-    registered: Registered,
-) {
+pub async fn serve(worker: Rc<Worker>, node: Arc<HttpNode>, io: Io, info: Rc<ConnectionInfo>, registered: Registered) {
     let stats = worker.http_stats(&node.config.stat_prefix);
     let start = Instant::now();
     let secure = info.tls.is_some();

@@ -6,9 +6,7 @@
 use std::net::IpAddr;
 
 use outrigger_config::address::Address;
-use outrigger_config::http::{
-    EscapedSlashes, ForwardClientCert, HttpConnectionManager, StripPort, UnderscoreAction,
-};
+use outrigger_config::http::{EscapedSlashes, ForwardClientCert, HttpConnectionManager, StripPort, UnderscoreAction};
 
 use super::HttpConnection;
 use super::path;
@@ -178,7 +176,7 @@ fn normalize_path(config: &HttpConnectionManager, head: &mut RequestHead) -> Res
         match path::normalize(head.path_str()) {
             Ok(None) => {}
             Ok(Some(normal)) => head.set_path(normal.as_bytes()),
-            Err(()) => return Err(bad_request("path_normalization_failed")),
+            Err(path::BadEscape) => return Err(bad_request("path_normalization_failed")),
         }
     }
     if config.merge_slashes
@@ -197,7 +195,7 @@ fn strip_host(config: &HttpConnectionManager, connection: &HttpConnection, head:
             && let Ok(port) = host[colon + 1..].parse::<u16>()
             && (config.strip_port == StripPort::Any || connection.info.local.port() == Some(port))
         {
-            let bare = host[..colon].as_bytes().to_vec();
+            let bare = host.as_bytes()[..colon].to_vec();
             head.set_authority(&bare);
         }
     }

@@ -2,6 +2,11 @@
 //!
 //! Owns pure functions from path to path; the query is never touched. `None` says that nothing had to change.
 
+/// A percent sign without two hexadecimal digits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a percent sign without two hexadecimal digits")]
+pub struct BadEscape;
+
 /// Splits off query and fragment.
 fn split(path: &str) -> (&str, &str) {
     path.split_at(path.find(['?', '#']).unwrap_or(path.len()))
@@ -11,8 +16,8 @@ fn split(path: &str) -> (&str, &str) {
 /// becomes a slash.
 ///
 /// # Errors
-/// When an escape is not two hexadecimal digits, or the path climbs above its root by escapes.
-pub fn normalize(path: &str) -> Result<Option<String>, ()> {
+/// When an escape is not two hexadecimal digits.
+pub fn normalize(path: &str) -> Result<Option<String>, BadEscape> {
     let (plain, rest) = split(path);
     let clean = |byte: u8| byte != b'%' && byte != b'\\';
     if plain.bytes().all(clean) && !plain.contains("/.") {
@@ -44,14 +49,15 @@ pub fn normalize(path: &str) -> Result<Option<String>, ()> {
     Ok((normal != path).then_some(normal))
 }
 
-fn decode_unreserved(plain: &str) -> Result<String, ()> {
+fn decode_unreserved(plain: &str) -> Result<String, BadEscape> {
     let bytes = plain.as_bytes();
     let mut decoded = String::with_capacity(bytes.len());
     let mut position = 0;
     while let Some(byte) = bytes.get(position) {
         match byte {
             b'%' => {
-                let digit = |at: usize| bytes.get(at).and_then(|digit| char::from(*digit).to_digit(16)).ok_or(());
+                let digit =
+                    |at: usize| bytes.get(at).and_then(|digit| char::from(*digit).to_digit(16)).ok_or(BadEscape);
                 // Two hexadecimal digits are at most 255.
                 let value = (digit(position + 1)? * 16 + digit(position + 2)?) as u8;
                 if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') {
@@ -139,8 +145,8 @@ mod tests {
         ] {
             assert_eq!(normal(path), expected, "{path}");
         }
-        assert_eq!(normalize("/a%2"), Err(()));
-        assert_eq!(normalize("/a%zz"), Err(()));
+        assert_eq!(normalize("/a%2"), Err(BadEscape));
+        assert_eq!(normalize("/a%zz"), Err(BadEscape));
     }
 
     #[test]

@@ -18,8 +18,8 @@ use super::downstream::Downstream;
 use super::mutate::{self, Mutable};
 use super::normalize;
 use super::reply::{self, LocalReply};
-use crate::accesslog::{Facts, LogType};
 use crate::accesslog::format;
+use crate::accesslog::{Facts, LogType};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{RequestHead, ResponseHead};
@@ -71,8 +71,7 @@ impl Request<'_> {
     /// What formats are made from.
     pub fn facts(&self) -> Facts<'_> {
         let connection = self.connection;
-        let mut facts =
-            Facts::new(&self.info, &connection.info, &connection.worker.process.clock, Instant::now());
+        let mut facts = Facts::new(&self.info, &connection.info, &connection.worker.process.clock, Instant::now());
         facts.request = Some(&self.head);
         facts.response = (self.response.status != 0).then_some(&self.response);
         facts.trailers = self.trailers.as_ref();
@@ -326,8 +325,7 @@ fn refused_upgrade(request: &Request<'_>, upgrades: &[(String, bool)]) -> Option
 fn redirect_reply(request: &Request<'_>, chosen: &Chosen<'_>, redirect: &Redirect) -> LocalReply {
     let head = &request.head;
     let scheme = head.headers.get_str(HeaderId::XForwardedProto).unwrap_or("http");
-    let location =
-        redirect_location(redirect, &chosen.route.matches, scheme, head.authority_str(), head.path_str());
+    let location = redirect_location(redirect, &chosen.route.matches, scheme, head.authority_str(), head.path_str());
     let mut reply = LocalReply::new(redirect.status, "direct_response");
     reply.location = Some(location);
     reply
@@ -372,7 +370,7 @@ pub async fn send_local(request: &mut Request<'_>, reply: LocalReply, chosen: Op
         request.downstream.abort(h2::Reason::INTERNAL_ERROR);
         return;
     }
-    if reply.close || !request.downstream.request_is_done() {
+    if reply.close || !request.downstream.request_is_done() || request.connection.registered.is_asked_to_end() {
         // What the client still sends would be taken for its next request.
         request.downstream.set_close();
     }

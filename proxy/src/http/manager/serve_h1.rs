@@ -33,14 +33,10 @@ pub async fn serve_sniffed(connection: Rc<HttpConnection>, io: Io) {
     let deadlines = Deadlines::default();
     deadlines.set(Limit::Idle, connection.node.config.idle_timeout.map(|limit| Instant::now() + limit));
     loop {
-        {
-            let input = link.input();
-            let common = input.len().min(PREFACE.len());
-            if input[..common] != PREFACE[..common] || (common > 0 && common < 4 && input[0] != b'P') {
-                break;
-            }
-            if common == PREFACE.len() {
-                drop(input);
+        let begins = begins_with_preface(&link.input());
+        match begins {
+            Some(false) => break,
+            Some(true) => {
                 let (mut io, rest) = link.into_parts();
                 if let Io::Plain(socket) = &mut io {
                     socket.put_back(rest);
@@ -48,6 +44,7 @@ pub async fn serve_sniffed(connection: Rc<HttpConnection>, io: Io) {
                 }
                 return Box::pin(serve_h2::serve_ahead(connection, io, rest)).await;
             }
+            None => {}
         }
         let filled = poll_fn(|cx| {
             if deadlines.poll(cx).is_ready() || connection.registered.poll_ends_idle(cx).is_ready() {
@@ -60,6 +57,16 @@ pub async fn serve_sniffed(connection: Rc<HttpConnection>, io: Io) {
         }
     }
     serve_link(connection, link).await;
+}
+
+/// Whether it is HTTP/2; `None` while that is open.
+fn begins_with_preface(input: &[u8]) -> Option<bool> {
+    let common = input.len().min(PREFACE.len());
+    match input[..common] == PREFACE[..common] {
+        false => Some(false),
+        true if common == PREFACE.len() => Some(true),
+        true => None,
+    }
 }
 
 /// Counts a connection while it speaks HTTP/1.

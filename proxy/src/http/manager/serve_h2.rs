@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::downstream::Downstream;
 use super::{HttpConnection, request};
 use crate::http::h1::parse::{Framing, decimal};
-use crate::http::h2::server::Exchange;
 use crate::http::h2::cork::{self, Cork, Corked};
+use crate::http::h2::server::Exchange;
 use crate::http::h2::{convert, keepalive};
 use crate::http::headers::HeaderId;
 use crate::stream::StreamInfo;
@@ -100,7 +100,7 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                 if !matches!(accepted, Some(Ok(_))) {
                     let _ = cork.poll_send(cx);
                 }
-                return Poll::Ready(Event::Accepted(accepted));
+                return Poll::Ready(Event::Accepted(accepted.map(|arrived| arrived.map(Box::new))));
             }
             if let Poll::Ready(Err(_)) = cork.poll_send(cx) {
                 return Poll::Ready(Event::Close);
@@ -120,7 +120,8 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
             deadlines.poll(cx).map(Event::Limit)
         });
         match event.await {
-            Event::Accepted(Some(Ok((head, respond)))) => {
+            Event::Accepted(Some(Ok(arrived))) => {
+                let (head, respond) = *arrived;
                 served = served.saturating_add(1);
                 if config.max_requests_per_connection.is_some_and(|limit| served >= limit) && !closing {
                     connection.stats.downstream_cx_max_requests_reached.increment();
@@ -157,8 +158,11 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
+/// A new stream.
+type Arrived = (http::Request<RecvStream>, SendResponse<Bytes>);
+
 enum Event {
-    Accepted(Option<Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
+    Accepted(Option<Result<Box<Arrived>, h2::Error>>),
     StreamEnded,
     Drain,
     Limit(Limit),

@@ -103,12 +103,10 @@ impl Failure {
 fn timeout_reply(limit: Limit) -> LocalReply {
     let late = &b"upstream request timeout"[..];
     match limit {
-        Limit::PerTry => LocalReply::new(504, "upstream_per_try_timeout")
-            .flag(ResponseFlag::UpstreamRequestTimeout)
-            .body(late),
-        Limit::Route => {
-            LocalReply::new(504, "response_timeout").flag(ResponseFlag::UpstreamRequestTimeout).body(late)
+        Limit::PerTry => {
+            LocalReply::new(504, "upstream_per_try_timeout").flag(ResponseFlag::UpstreamRequestTimeout).body(late)
         }
+        Limit::Route => LocalReply::new(504, "response_timeout").flag(ResponseFlag::UpstreamRequestTimeout).body(late),
         Limit::StreamDuration => {
             let mut reply = LocalReply::new(408, "max_duration_timeout").flag(ResponseFlag::DurationTimeout);
             reply.grpc_status = Some(4);
@@ -435,6 +433,9 @@ pub async fn relay(
     request.info.response_code.set(request.response.status);
     request.info.set_details("via_upstream");
     request.info.response_header_bytes.set(request.response.headers.byte_size() as u64);
+    if connection.registered.is_asked_to_end() && !upgraded {
+        request.downstream.set_close();
+    }
     if request.downstream.send_head(&request.response, end).is_err() {
         request.info.flag(ResponseFlag::DownstreamConnectionTermination);
         return;

@@ -111,7 +111,7 @@ impl Forwarding<'_, '_> {
     async fn run(&mut self) {
         let (breaker, thresholds) = self.cluster.limits(self.action.priority);
         let Some(_permit) = breaker.try_acquire_within(Resource::Request, &thresholds) else {
-            self.cluster.stats.upstream_rq_pending_overflow.increment();
+            self.cluster.stats.upstream_rq_active_overflow.increment();
             return self.give_up(Failure::Overflow).await;
         };
         let downstream = self.request.downstream;
