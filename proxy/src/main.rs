@@ -10,8 +10,6 @@ use outrigger::lifecycle;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // First of all, before the heap grows; on kernels that do not know it, memory is all that is lost.
-    let _ = outrigger_sys::process::disable_huge_pages();
     let emulated_version = std::env::var(cli::EMULATED_VERSION_VARIABLE).ok();
     match cli::parse(std::env::args_os().skip(1), emulated_version.as_deref()) {
         Ok(Invocation::Run(options)) => lifecycle::run(*options),

@@ -123,9 +123,8 @@ async fn the_version_satisfies_the_parsers_of_launchers() {
     let (status, stdout, _) = proxy::run(&["--version"]).await;
     assert!(status.success());
     // Consul: the first three numbers with dots between.
-    let numbers = stdout.split(|character: char| !character.is_ascii_digit() && character != '.');
-    let version =
-        numbers.filter(|text| text.split('.').filter(|part| !part.is_empty()).count() == 3).next_back().unwrap();
+    let mut numbers = stdout.split(|character: char| !character.is_ascii_digit() && character != '.');
+    let version = numbers.rfind(|text| text.split('.').filter(|part| !part.is_empty()).count() == 3).unwrap();
     assert_eq!(version, "1.40.0");
     // Kuma: a line with `version:`, five parts between slashes, the second is the version.
     let line = stdout.lines().find(|line| line.contains("version:")).unwrap();

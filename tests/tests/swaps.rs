@@ -285,7 +285,9 @@ async fn swaps_under_load(how: Xds, count: usize) {
     let mock = MockControlPlane::start().await;
     let ports = upstreams.iter().map(Upstream::port).collect();
     let mut plan = Plan::begin(mock.clone(), ports, seed).await;
-    let settings = Settings { concurrency: 2, ..Settings::default() };
+    // Connections of a listener that changed are asked to go at once, not little by little: more of them under way.
+    let arguments = vec!["--drain-strategy".to_owned(), "immediate".to_owned()];
+    let settings = Settings { concurrency: 2, arguments, ..Settings::default() };
     let proxy = Proxy::start_with(&ads_bootstrap(how, mock.address().port()), settings).await;
     let web = proxy.listener("web").await;
 

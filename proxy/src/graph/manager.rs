@@ -23,7 +23,6 @@ use outrigger_xds::{Interest, ResourceKind, SourceKey, WatchId, XdsClient};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::breaker_stats::Remaining;
 use super::compile::{self, ClusterBuild, ClusterInputs, CompileError, Extensions, ListenerBuild, Surroundings};
 use super::history::{History, Record, Refusal};
 use super::need::Need;
@@ -31,10 +30,7 @@ use super::resources::Resources;
 use super::runtime_layers::RuntimeLayers;
 use super::sockets::BoundSockets;
 use super::sources::Sources;
-use super::stats::{
-    ClusterControlStats, ClusterManagerStats, ControlPlaneStats, ListenerManagerStats, RuntimeStats, SubscriptionStats,
-    count,
-};
+use super::stats::{Stats, count};
 use super::unknown_fields::UnknownFieldRule;
 use super::warming::{Action, Phase, Warming};
 use super::{Graph, RuntimeSnapshot, hosts};
@@ -104,25 +100,6 @@ pub(super) enum Running {
 pub(super) struct MergeWindow {
     pub last: Option<Instant>,
     pub timer: Option<AbortHandle>,
-}
-
-/// Stats of a subscription, with their prefix.
-pub(super) type PrefixedStats = (Arc<str>, Arc<SubscriptionStats>);
-
-#[derive(Default)]
-pub(super) struct Stats {
-    pub listeners: Arc<ListenerManagerStats>,
-    pub clusters: Arc<ClusterManagerStats>,
-    pub lds: Arc<SubscriptionStats>,
-    pub cds: Arc<SubscriptionStats>,
-    pub control_plane: Arc<ControlPlaneStats>,
-    pub runtime: Arc<RuntimeStats>,
-    pub cluster: HashMap<Arc<str>, Arc<ClusterControlStats>>,
-    pub remaining: HashMap<Arc<str>, Remaining>,
-    /// Of routes (one for each connection manager's prefix), secrets and extensions.
-    pub resources: HashMap<Need, Vec<PrefixedStats>>,
-    /// `update_failure` of types whose resources are counted for themselves.
-    pub failures: HashMap<(SourceKey, ResourceKind), u64>,
 }
 
 /// The configuration of the process. Lives on the control thread, behind a [`super::ManagerHandle`].

@@ -2,8 +2,12 @@
 //!
 //! Owns the metrics' names. Never decides when they change.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::breaker_stats::Remaining;
+use super::need::Need;
 use crate::scope;
 use crate::stats::{Counter, Gauge};
 
@@ -131,6 +135,26 @@ scope! {
         override_dir_exists: Counter,
         override_dir_not_exists: Counter,
     }
+}
+
+/// Stats of a subscription, with their prefix.
+pub(super) type PrefixedStats = (Arc<str>, Arc<SubscriptionStats>);
+
+/// All of them, for as long as what they are about.
+#[derive(Default)]
+pub(super) struct Stats {
+    pub listeners: Arc<ListenerManagerStats>,
+    pub clusters: Arc<ClusterManagerStats>,
+    pub lds: Arc<SubscriptionStats>,
+    pub cds: Arc<SubscriptionStats>,
+    pub control_plane: Arc<ControlPlaneStats>,
+    pub runtime: Arc<RuntimeStats>,
+    pub cluster: HashMap<Arc<str>, Arc<ClusterControlStats>>,
+    pub remaining: HashMap<Arc<str>, Remaining>,
+    /// Of routes (one for each connection manager's prefix), secrets and extensions.
+    pub resources: HashMap<Need, Vec<PrefixedStats>>,
+    /// `update_failure` of types whose resources are counted for themselves.
+    pub failures: HashMap<(SourceKey, ResourceKind), u64>,
 }
 
 /// The `version` gauge: 0 for none, else a hash that fits.

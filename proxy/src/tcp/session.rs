@@ -164,7 +164,7 @@ impl Session {
         cluster.stats.upstream_rq_pending_failure_eject.increment();
         match error {
             ConnectError::Io(_) => cluster.stats.upstream_cx_destroy_remote.increment(),
-            ConnectError::Overflow | ConnectError::Timeout | ConnectError::Tls(_) => {
+            ConnectError::Overflow | ConnectError::Timeout | ConnectError::Tls(_) | ConnectError::Shared(_) => {
                 cluster.stats.upstream_cx_destroy_local.increment();
             }
         }

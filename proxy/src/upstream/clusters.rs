@@ -63,6 +63,8 @@ pub struct WorkerHost {
     pub connecting: Cell<bool>,
     /// Notified when that is over.
     pub connected: Notify,
+    /// Why the last attempt at an HTTP/2 connection failed, and how many have.
+    pub connect_failure: RefCell<(u32, String)>,
     /// The endpoint, or the configuration it was used with, is gone.
     pub retired: Cell<bool>,
     last_used: Cell<Option<Instant>>,
@@ -81,6 +83,7 @@ impl WorkerHost {
             multiplexed: RefCell::default(),
             connecting: Cell::new(false),
             connected: Notify::new(),
+            connect_failure: RefCell::default(),
             retired: Cell::new(false),
             last_used: Cell::new(None),
         })

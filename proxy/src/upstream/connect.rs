@@ -34,6 +34,9 @@ pub enum ConnectError {
     /// TLS failed.
     #[error("TLS_error: {0}")]
     Tls(String),
+    /// Another request made the connection that this one waited for, and failed.
+    #[error("{0}")]
+    Shared(String),
 }
 
 /// A counted connection; the counts end when it is dropped.

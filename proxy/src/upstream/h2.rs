@@ -68,11 +68,16 @@ impl Connection {
         });
         let pings = settings.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
         let weak = Rc::downgrade(&connection);
+        let stats = std::sync::Arc::clone(&counted.cluster().stats);
         tokio::task::spawn_local(async move {
             // Everything that streams have written leaves together when the connection has nothing more to do.
             let driven = poll_fn(|cx| {
                 let ended = Pin::new(&mut driver).poll(cx);
-                match cork.poll_send(cx) {
+                let sent = cork.poll_send(cx);
+                let (received, written) = cork.take_totals();
+                stats.upstream_cx_rx_bytes_total.add(received);
+                stats.upstream_cx_tx_bytes_total.add(written);
+                match sent {
                     Poll::Ready(Err(_)) => Poll::Ready(Ok(())),
                     _ => ended,
                 }

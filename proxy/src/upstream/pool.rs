@@ -73,16 +73,31 @@ pub async fn acquire(
     };
     cluster.stats.upstream_rq_pending_total.increment();
     let _waiting = Waiting::new(cluster);
+    let failures = host.connect_failure.borrow().0;
     loop {
         if let Some(stream) = ready_stream(host, protocol) {
             return Ok(stream);
         }
         if protocol != UpstreamProtocol::Http1 && host.connecting.get() {
             let _ = tokio::time::timeout(RECHECK, host.connected.notified()).await;
+            let failure = host.connect_failure.borrow();
+            if failure.0 != failures {
+                return Err(ConnectError::Shared(failure.1.clone()).into());
+            }
             continue;
         }
         match connect::take_place(cluster, host, wanted.priority) {
-            Ok(counted) => return open(worker, host, counted, protocol, wanted).await,
+            Ok(counted) => {
+                let opened = open(worker, host, counted, protocol, wanted).await;
+                if let Err(error) = &opened
+                    && protocol != UpstreamProtocol::Http1
+                {
+                    // Those who waited for this connection fail with it, instead of one after the other.
+                    let mut failure = host.connect_failure.borrow_mut();
+                    *failure = (failure.0.wrapping_add(1), error.to_string());
+                }
+                return opened;
+            }
             // What is in use will be given back; another worker's comes without notice.
             Err(ConnectError::Overflow) => {
                 let _ = tokio::time::timeout(RECHECK, cluster.released.notified()).await;

@@ -30,15 +30,6 @@ pub fn trim_heap() {
     unsafe { libmimalloc_sys::mi_collect(true) }
 }
 
-/// Keeps the kernel from backing this process with huge pages: a sidecar that is idle should not hold two megabytes
-/// where it uses ten kilobytes.
-pub fn disable_huge_pages() -> io::Result<()> {
-    let zero: libc::c_ulong = 0;
-    // SAFETY: PR_SET_THP_DISABLE takes numbers by value and touches no memory of ours.
-    crate::check(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, libc::c_ulong::from(true), zero, zero, zero) })
-        .map(drop)
-}
-
 /// Memory in use, from `/proc/self/statm`.
 pub fn memory() -> io::Result<Memory> {
     let statm = fs::read_to_string("/proc/self/statm")?;

@@ -32,6 +32,9 @@ pub struct Corked<S>(Rc<RefCell<Gathering<S>>>);
 
 struct Gathering<S> {
     io: S,
+    /// Bytes that came and went since somebody asked.
+    received: u64,
+    sent: u64,
     output: Vec<u8>,
     written: usize,
     /// The stream may hold records back (TLS does) that it was not asked to flush yet.
@@ -44,6 +47,8 @@ struct Gathering<S> {
 pub fn cork<S>(io: S) -> (Cork<S>, Corked<S>) {
     let shared = Rc::new(RefCell::new(Gathering {
         io,
+        received: 0,
+        sent: 0,
         output: Vec::new(),
         written: 0,
         unflushed: false,
@@ -54,6 +59,12 @@ pub fn cork<S>(io: S) -> (Cork<S>, Corked<S>) {
 }
 
 impl<S: AsyncWrite + Unpin> Cork<S> {
+    /// Bytes received and sent since the last time, for stats.
+    pub fn take_totals(&self) -> (u64, u64) {
+        let mut gathering = self.0.borrow_mut();
+        (std::mem::take(&mut gathering.received), std::mem::take(&mut gathering.sent))
+    }
+
     /// Sends what was gathered.
     pub fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_send(cx)
@@ -71,6 +82,7 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += count;
+            self.sent += count as u64;
             self.unflushed = true;
         }
         self.written = 0;
@@ -99,13 +111,17 @@ impl<S: AsyncRead + Unpin> Gathering<S> {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.input.is_empty() {
             if buffer.remaining() >= READ_BYTES {
-                return Pin::new(&mut self.io).poll_read(cx, buffer);
+                let before = buffer.filled().len();
+                let read = Pin::new(&mut self.io).poll_read(cx, buffer);
+                self.received += (buffer.filled().len() - before) as u64;
+                return read;
             }
             let mut input = take();
             let read = SCRATCH.with_borrow_mut(|scratch| {
                 let mut scratch = ReadBuf::new(scratch);
                 let read = Pin::new(&mut self.io).poll_read(cx, &mut scratch);
                 let filled = scratch.filled();
+                self.received += filled.len() as u64;
                 let now = filled.len().min(buffer.remaining());
                 buffer.put_slice(&filled[..now]);
                 input.extend_from_slice(&filled[now..]);

@@ -77,7 +77,8 @@ impl HttpConnection {
         if details.dns {
             elements.extend(peer.dns_sans.iter().map(|name| format!("DNS={name}")));
         }
-        elements.join(";")
+        // Names in certificates may hold anything; line ends would begin another header.
+        elements.join(";").replace(|character: char| character.is_control(), "_")
     }
 }
 

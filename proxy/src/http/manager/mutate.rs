@@ -27,6 +27,11 @@ pub fn apply(mutations: &HeaderMutations, head: &mut impl Mutable) {
             None => {
                 evaluated.clear();
                 head.evaluate(&addition.value, &mut evaluated);
+                // What a format tells of (certificates, say) may hold anything; line ends would begin another header.
+                evaluated
+                    .iter_mut()
+                    .filter(|byte| byte.is_ascii_control() && **byte != b'\t')
+                    .for_each(|byte| *byte = b'_');
                 evaluated.as_slice()
             }
         };

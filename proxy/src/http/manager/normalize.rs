@@ -79,7 +79,8 @@ fn check(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), L
         return Err(bad_request("http.invalid_authority"));
     }
     if head.method() == b"CONNECT" && head.protocol().is_empty() {
-        return Ok(());
+        // No route takes a tunnel here, and path matches must not either.
+        return Err(LocalReply::new(404, "route_not_found").flag(ResponseFlag::NoRouteFound).close());
     }
     if !head.path().starts_with(b"/") && head.path() != b"*" {
         return Err(protocol_error("http1.codec_error"));

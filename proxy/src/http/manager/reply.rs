@@ -130,6 +130,10 @@ pub fn finish_head(connection: &HttpConnection, head: &mut ResponseHead, from_up
     let config = &connection.node.config;
     if from_upstream {
         remove_hop_by_hop(&mut head.headers, head.status == 101);
+        if head.status == 204 {
+            // RFC 9110 section 8.6: there is no length where there can be no content.
+            head.headers.remove(HeaderId::ContentLength);
+        }
     }
     let date = connection.worker.date.text(connection.worker.process.clock.at(now));
     if !head.headers.contains(HeaderId::Date) {

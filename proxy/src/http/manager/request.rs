@@ -387,17 +387,22 @@ pub async fn send_local(request: &mut Request<'_>, reply: LocalReply, chosen: Op
     let body: &[u8] = if has_body { &reply.body } else { b"" };
     let mut position = 0;
     let finished = poll_fn(|cx| {
-        if sent.is_err() || interrupted(request, cx) {
+        if sent.is_err() {
             return Poll::Ready(false);
         }
         while position < body.len() {
             match request.downstream.poll_send(cx, Chunk::Slice(&body[position..])) {
                 Poll::Ready(Ok(count)) => position += count,
                 Poll::Ready(Err(_)) => return Poll::Ready(false),
+                Poll::Pending if interrupted(request, cx) => return Poll::Ready(false),
                 Poll::Pending => return Poll::Pending,
             }
         }
-        request.downstream.poll_finish(cx, None).map(|result| result.is_ok())
+        match request.downstream.poll_finish(cx, None) {
+            Poll::Ready(finished) => Poll::Ready(finished.is_ok()),
+            Poll::Pending if interrupted(request, cx) => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        }
     });
     if finished.await {
         request.info.bytes_sent.set(body.len() as u64);

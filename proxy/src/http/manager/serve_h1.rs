@@ -91,7 +91,8 @@ async fn serve_link(connection: Rc<HttpConnection>, link: Link) {
     };
     let deadlines = Deadlines::default();
     let accepted = connection.info.start;
-    deadlines.set(Limit::ConnectionDuration, config.max_connection_duration.map(|limit| accepted + limit));
+    let ends_at = config.max_connection_duration.map(|limit| accepted + limit);
+    deadlines.set(Limit::ConnectionDuration, ends_at);
     let mut served = 0u32;
     let mut counted = (0, 0);
     loop {
@@ -99,11 +100,14 @@ async fn serve_link(connection: Rc<HttpConnection>, link: Link) {
         if !wait_for_input(&connection, &link, &deadlines).await {
             break;
         }
+        // A request in flight is not cut off by the connection's age: it ends the connection.
         deadlines.set(Limit::Idle, None);
+        deadlines.set(Limit::ConnectionDuration, None);
         served += 1;
         // The request's state is boxed, so that an idle connection does not pay for its size.
         let reusable = Box::pin(serve_request(&connection, &link, &limits, &deadlines, served)).await;
         deadlines.clear_request();
+        deadlines.set(Limit::ConnectionDuration, ends_at);
         let (read, written) = link.totals();
         connection.stats.downstream_cx_rx_bytes_total.add(read - counted.0);
         connection.stats.downstream_cx_tx_bytes_total.add(written - counted.1);

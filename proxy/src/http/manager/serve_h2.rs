@@ -102,7 +102,11 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                 }
                 return Poll::Ready(Event::Accepted(accepted.map(|arrived| arrived.map(Box::new))));
             }
-            if let Poll::Ready(Err(_)) = cork.poll_send(cx) {
+            let sent = cork.poll_send(cx);
+            let (received, written) = cork.take_totals();
+            connection.stats.downstream_cx_rx_bytes_total.add(received);
+            connection.stats.downstream_cx_tx_bytes_total.add(written);
+            if let Poll::Ready(Err(_)) = sent {
                 return Poll::Ready(Event::Close);
             }
             if changed.as_mut().poll(cx).is_ready() {
@@ -173,7 +177,7 @@ fn start_stream(
     connection: &Rc<HttpConnection>,
     streams: &Rc<Streams>,
     arrived: http::Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    mut respond: SendResponse<Bytes>,
 ) {
     streams.active.set(streams.active.get() + 1);
     connection.stats.downstream_rq_http2_total.increment();
@@ -185,6 +189,11 @@ fn start_stream(
         let mut head = connection.worker.heads.take();
         convert::request_of(&parts, &mut head);
         drop(parts);
+        if head.headers.len() > connection.node.config.max_headers_count as usize {
+            connection.stats.downstream_cx_protocol_error.increment();
+            respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM);
+            return;
+        }
         let framing = match head.headers.get(HeaderId::ContentLength).and_then(decimal) {
             _ if h2::RecvStream::is_end_stream(&body) => Framing::None,
             Some(length) => Framing::Length(length),

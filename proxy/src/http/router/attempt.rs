@@ -297,7 +297,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 let text = format!("delayed connect error: {}", io_text(&error));
                 Err(Failure::Connect { reason: text, timeout: false })
             }
-            Err(PoolError::Connect(error @ ConnectError::Tls(_))) => {
+            Err(PoolError::Connect(error @ (ConnectError::Tls(_) | ConnectError::Shared(_)))) => {
                 Err(Failure::Connect { reason: error.to_string(), timeout: false })
             }
         }
@@ -381,7 +381,8 @@ fn downstream_failure(error: StreamError) -> Failure {
     }
 }
 
-fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> Poll<Failure> {
+/// What ends a request from outside.
+pub fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> Poll<Failure> {
     if let Poll::Ready(gone) = request.downstream.poll_closed(cx) {
         return Poll::Ready(Failure::DownstreamGone(gone));
     }

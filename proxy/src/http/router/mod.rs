@@ -9,6 +9,7 @@ mod timeout;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use outrigger_config::cluster::Discovery;
@@ -120,7 +121,12 @@ impl Forwarding<'_, '_> {
         if !self.request.connection.node.config.proxy_100_continue {
             downstream.send_continue();
             // The client sends nothing before it has read this; its failure is met again by whoever reads the body.
-            let _ = std::future::poll_fn(|cx| downstream.poll_flush(cx)).await;
+            let request = &*self.request;
+            let flushed = std::future::poll_fn(|cx| match downstream.poll_flush(cx) {
+                Poll::Pending => attempt::interrupted(request, cx).map(|_| Ok(())),
+                flushed => flushed,
+            });
+            let _ = flushed.await;
         }
         let mut resends = 0;
         let mut resent_stale = false;
