@@ -43,6 +43,16 @@ impl Address {
     }
 }
 
+impl EndpointAddress {
+    /// Whether it can be connected to without asking a resolver.
+    pub fn is_literal(&self) -> bool {
+        match self {
+            EndpointAddress::Resolved(_) => true,
+            EndpointAddress::Named { host, .. } => host.parse::<IpAddr>().is_ok(),
+        }
+    }
+}
+
 impl From<SocketAddr> for Address {
     fn from(socket: SocketAddr) -> Self {
         Address::Ip(socket)

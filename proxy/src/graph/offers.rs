@@ -66,6 +66,13 @@ impl GraphManager {
             let scope = self.process.stats.scope(&names::prefix("cluster", &config.stat_name));
             self.stats.cluster.insert(Arc::clone(&name), scope);
         }
+        if let (Discovery::StrictDns { assignment, .. } | Discovery::LogicalDns { assignment, .. }, Some(stats)) =
+            (&config.discovery, self.stats.cluster.get(&name))
+        {
+            // An address needs no resolver, and counts as resolved at once.
+            let endpoints = assignment.localities.iter().flat_map(|locality| &locality.endpoints);
+            stats.update_success.add(endpoints.filter(|endpoint| endpoint.address.is_literal()).count() as u64);
+        }
         self.lingering.remove(&name);
         self.warming.offer_cluster(&name, ClusterRevision { config }, requirements);
         Ok(())

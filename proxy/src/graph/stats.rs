@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use outrigger_xds::{ResourceKind, SourceKey};
+
 use super::breaker_stats::Remaining;
 use super::need::Need;
 use crate::scope;

@@ -17,6 +17,8 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 use tokio::net::{TcpStream, UnixStream};
 
 use super::clusters::{WorkerCluster, WorkerHost};
+use super::stats::ClusterStats;
+use crate::tls::HandshakeFailure;
 use crate::worker::socket::{Io, Socket, SocketKind};
 
 /// Why there is no connection.
@@ -136,7 +138,7 @@ pub async fn connect(
         let mut failure = None;
         for address in std::iter::once(&host.address).chain(&host.additional_addresses) {
             match open(address, &node.config).await {
-                Ok(socket) => return secure(socket, &node, &host.hostname, alpn, sni).await,
+                Ok(socket) => return secure(socket, &node, &cluster.stats, &host.hostname, alpn, sni).await,
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
@@ -162,6 +164,7 @@ pub async fn connect(
 async fn secure(
     socket: Socket,
     node: &crate::graph::ClusterNode,
+    stats: &ClusterStats,
     hostname: &str,
     alpn: Option<&[Vec<u8>]>,
     sni: Option<&str>,
@@ -173,8 +176,20 @@ async fn secure(
     };
     let sni = if auto { Some(hostname) } else { sni };
     match tls.connect(socket, sni, alpn).await {
-        Ok((stream, info)) => Ok(Connected { io: Io::TlsClient(Box::new(stream)), alpn: info.alpn }),
-        Err(error) => Err(ConnectError::Tls(error.to_string())),
+        Ok((stream, info)) => {
+            stats.ssl_handshake.increment();
+            Ok(Connected { io: Io::TlsClient(Box::new(stream)), alpn: info.alpn })
+        }
+        Err(error) => {
+            match error.failure() {
+                HandshakeFailure::SubjectAltName => stats.ssl_fail_verify_san.increment(),
+                HandshakeFailure::Pin => stats.ssl_fail_verify_cert_hash.increment(),
+                HandshakeFailure::Untrusted => stats.ssl_fail_verify_error.increment(),
+                _ => {}
+            }
+            stats.ssl_connection_error.increment();
+            Err(ConnectError::Tls(error.to_string()))
+        }
     }
 }
 

@@ -9,6 +9,11 @@ scope! {
     pub struct ClusterStats {
         bind_errors: Counter,
         lb_healthy_panic: Counter,
+        ssl_connection_error: Counter = "ssl.connection_error",
+        ssl_fail_verify_cert_hash: Counter = "ssl.fail_verify_cert_hash",
+        ssl_fail_verify_error: Counter = "ssl.fail_verify_error",
+        ssl_fail_verify_san: Counter = "ssl.fail_verify_san",
+        ssl_handshake: Counter = "ssl.handshake",
         upstream_cx_active: Gauge,
         upstream_cx_close_notify: Counter,
         upstream_cx_connect_attempts_exceeded: Counter,

@@ -113,6 +113,10 @@ pub fn parse_request(
     let length = match config.parse_request_with_uninit_headers(&mut request, input, slots) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return partial(input, limits),
+        // A blank in the target leaves the parser looking for the version in its middle.
+        Err(httparse::Error::Version) if request_line_blanks(input) != 2 => {
+            return Err(HeadError::Syntax("request line"));
+        }
         Err(error) => return Err(syntax(error)),
     };
     if length > limits.max_head_bytes {
@@ -195,6 +199,10 @@ pub fn parse_trailers(input: &[u8], limits: &Limits, trailers: &mut Headers) -> 
 
 fn partial<T>(input: &[u8], limits: &Limits) -> Result<Option<T>, HeadError> {
     if input.len() >= limits.max_head_bytes { Err(HeadError::TooLarge) } else { Ok(None) }
+}
+
+fn request_line_blanks(input: &[u8]) -> usize {
+    input.iter().take_while(|byte| **byte != b'\n').filter(|byte| **byte == b' ').count()
 }
 
 fn syntax(error: httparse::Error) -> HeadError {

@@ -26,9 +26,6 @@ pub fn prepare(connection: &HttpConnection, head: &mut RequestHead) -> Result<()
     }
     remove_hop_by_hop(&mut head.headers, false);
     if let Some(protocol) = upgrade {
-        if !config.upgrades.iter().any(|upgrade| upgrade.protocol.as_bytes() == protocol) {
-            return Err(LocalReply::new(403, "upgrade_failed").close());
-        }
         head.set_protocol(&protocol);
     }
     set_scheme(connection, head);
@@ -260,26 +257,23 @@ fn forwarded(connection: &HttpConnection, head: &mut RequestHead) {
         return;
     }
     head.headers.remove(HeaderId::XEnvoyInternal);
-    if config.use_remote_address {
-        remove_internal_headers(connection, head);
-        if let Some(client) = client {
-            head.headers.set(HeaderId::XEnvoyExternalAddress, client.to_string().as_bytes());
-        }
-    } else {
-        // Set by the router of each hop for the next one only.
-        head.headers.remove(HeaderId::XEnvoyExpectedRqTimeoutMs);
+    remove_internal_headers(connection, head);
+    if let Some(client) = client.filter(|_| config.use_remote_address) {
+        head.headers.set(HeaderId::XEnvoyExternalAddress, client.to_string().as_bytes());
     }
 }
 
 /// Headers by which internal clients steer the router; external ones must not.
 fn remove_internal_headers(connection: &HttpConnection, head: &mut RequestHead) {
-    head.headers.remove_where(|id, _, _| {
-        matches!(
+    let edge = connection.node.config.use_remote_address;
+    head.headers.remove_where(|id, _, _| match id {
+        // Other hops of a mesh may set these.
+        HeaderId::XEnvoyDecoratorOperation
+        | HeaderId::XEnvoyDownstreamServiceCluster
+        | HeaderId::XEnvoyDownstreamServiceNode => edge,
+        id => matches!(
             id,
-            HeaderId::XEnvoyDecoratorOperation
-                | HeaderId::XEnvoyDownstreamServiceCluster
-                | HeaderId::XEnvoyDownstreamServiceNode
-                | HeaderId::XEnvoyExpectedRqTimeoutMs
+            HeaderId::XEnvoyExpectedRqTimeoutMs
                 | HeaderId::XEnvoyForceTrace
                 | HeaderId::XEnvoyHedgeOnPerTryTimeout
                 | HeaderId::XEnvoyIpTags
@@ -293,7 +287,7 @@ fn remove_internal_headers(connection: &HttpConnection, head: &mut RequestHead) 
                 | HeaderId::XEnvoyUpstreamRqPerTryTimeoutMs
                 | HeaderId::XEnvoyUpstreamRqTimeoutAltResponse
                 | HeaderId::XEnvoyUpstreamRqTimeoutMs
-        )
+        ),
     });
     let graph = connection.worker.graph();
     if let Some(table) = connection.routes(&graph) {
