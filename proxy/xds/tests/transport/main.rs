@@ -331,7 +331,7 @@ async fn r88_a_file_is_followed_and_a_bad_one_changes_nothing() {
     client.watch(SDS, Interest::Name("cert".into()), &config(Source::File(Arc::new(file))));
     assert_eq!(recorder.update().await.added[0].version, "v1");
     replace("bad");
-    while client.stats().sources[0].types[0].stats.update_rejected == 0 {
+    while client.stats().sources[0].types[0].stats.update_failure == 0 {
         tokio::task::yield_now().await;
     }
     let snapshot = client.snapshot().await;
