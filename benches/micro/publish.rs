@@ -28,7 +28,7 @@ fn node(config: &Arc<Cluster>) -> Arc<ClusterNode> {
     };
     let balance = Some(Arc::new(HostSet::build(&hosts, &options)));
     let hosts = Arc::new(HostList { balance, ..HostList::default() });
-    Arc::new(ClusterNode { config: Arc::clone(config), hosts, tls: None, shared: Arc::default() })
+    Arc::new(ClusterNode { config: Arc::clone(config), hosts, tls: None, shared: Arc::default(), outlier: None })
 }
 
 fn graph(configs: &[Arc<Cluster>], generation: u64) -> Graph {

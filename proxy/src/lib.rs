@@ -3,13 +3,17 @@
 pub mod accesslog;
 pub mod admin;
 pub mod bootstrap;
+pub mod calendar;
 pub mod cli;
 pub mod graph;
+pub mod health;
 pub mod http;
 pub mod lifecycle;
 pub mod listener;
 pub mod logging;
+pub mod network;
 pub mod process;
+pub mod rbac;
 pub mod stats;
 pub mod stream;
 pub mod tcp;

@@ -2,9 +2,12 @@
 //!
 //! Owns the handles to stats, the graph and process-wide facts. Never changes after start but through those handles.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::graph::GraphCell;
+use crate::http::filter::SharedStates;
+use crate::health::Reports;
+use crate::network::SharedBuckets;
 use crate::stats::Registry;
 use crate::stream::WallClock;
 
@@ -25,6 +28,14 @@ pub struct Process {
     pub max_downstream_connections: Option<u64>,
     /// Downstream connections now.
     pub downstream_connections: AtomicU64,
+    /// Token buckets that network filters share by a key.
+    pub buckets: SharedBuckets,
+    /// What workers notice about endpoints.
+    pub reports: Reports,
+    /// What HTTP filters of all workers share.
+    pub shared: SharedStates,
+    /// `/healthcheck/fail` was ordered.
+    pub health_check_failed: AtomicBool,
     connection_ids: AtomicU64,
 }
 

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -38,6 +39,10 @@ pub struct ConnectionInfo {
     pub tls: Option<TlsInfo>,
     /// Whether a listener filter restored `local`.
     pub local_restored: bool,
+    /// What network filters tell each other and the log: values by namespace.
+    pub dynamic_metadata: RefCell<BTreeMap<String, serde_json::Map<String, serde_json::Value>>>,
+    /// Named objects that network filters leave, as text. Requests see them too.
+    pub filter_state: RefCell<BTreeMap<String, String>>,
 }
 
 /// What a TLS handshake showed.
@@ -121,6 +126,14 @@ pub struct StreamInfo {
     pub request_header_bytes: Cell<u64>,
     /// Bytes of the response head.
     pub response_header_bytes: Cell<u64>,
+    /// What filters tell each other and the log: values by namespace.
+    pub dynamic_metadata: RefCell<BTreeMap<String, serde_json::Map<String, serde_json::Value>>>,
+    /// The request is a health check.
+    pub health_check: Cell<bool>,
+    /// Messages of a gRPC call so far: of the request, and of the response.
+    pub grpc_messages: Cell<Option<(u64, u64)>>,
+    /// Named objects that filters leave, as text.
+    pub filter_state: RefCell<BTreeMap<String, String>>,
 }
 
 impl StreamInfo {
@@ -149,6 +162,10 @@ impl StreamInfo {
             termination: RefCell::new(None),
             request_header_bytes: Cell::new(0),
             response_header_bytes: Cell::new(0),
+            dynamic_metadata: RefCell::default(),
+            health_check: Cell::new(false),
+            grpc_messages: Cell::new(None),
+            filter_state: RefCell::default(),
         }
     }
 
@@ -246,6 +263,18 @@ macro_rules! response_flags {
 }
 
 response_flags! {
+    /// A fault filter delayed the request.
+    DelayInjected = "DI", "DelayInjected";
+    /// A fault filter answered the request.
+    FaultInjected = "FI", "FaultInjected";
+    /// A health check filter found this proxy, or what is behind it, unwell.
+    FailedLocalHealthCheck = "LH", "FailedLocalHealthCheck";
+    /// A rate limit refused the request.
+    RateLimited = "RL", "RateLimited";
+    /// An external service refused the request.
+    UnauthorizedExternalService = "UAEX", "UnauthorizedExternalService";
+    /// The rate limit service failed.
+    RateLimitServiceError = "RLSE", "RateLimitServiceError";
     /// No healthy endpoint.
     NoHealthyUpstream = "UH", "NoHealthyUpstream";
     /// The upstream connection failed.

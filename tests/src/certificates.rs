@@ -51,6 +51,19 @@ impl Authority {
         Identity { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
+    /// A certificate of a workload: a URI name, further DNS names, and a subject.
+    pub fn issue_workload(&self, uri: &str, names: &[&str], common_name: &str) -> Identity {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("names");
+        params.subject_alt_names.push(rcgen::SanType::URI(uri.try_into().expect("a URI")));
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        Identity { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
     /// Settings of a client that trusts this authority alone.
     pub fn client(&self, alpn: &[&str], identity: Option<&Identity>) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();

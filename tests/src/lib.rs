@@ -8,6 +8,8 @@ pub mod certificates;
 pub mod config;
 pub mod h1;
 pub mod h2c;
+pub mod load;
+pub mod log_service;
 pub mod programs;
 pub mod proxy;
 pub mod reply;

@@ -77,11 +77,14 @@ error: unclosed group"##),
     ("breaker for an unknown priority", Cluster(", circuit_breakers: { thresholds: [{ priority: LOW }] }"), r##"--config-yaml: static_resources.clusters[0].circuit_breakers.thresholds[0].priority: got "LOW", expected one of DEFAULT, HIGH (envoy.config.core.v3.RoutingPriority)"##),
     ("server name with a wildcard inside", Chains("{ filters: [], filter_chain_match: { server_names: ['a.*.b'] } }"), r##"bootstrap "": static_resources.listeners[0]: listener "web": filter_chains[0].filter_chain_match.server_names[0]: "a.*.b": partial wildcards are not supported in "server_names""##),
     ("ADS from an unknown cluster", Text("node: { id: a, cluster: b }\ndynamic_resources: { cds_config: { ads: {} }, ads_config: { api_type: DELTA_GRPC, transport_api_version: V3, grpc_services: [{ envoy_grpc: { cluster_name: nowhere } }] } }"), r##"bootstrap "": dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name: "nowhere" is not a static cluster"##),
+    ("discovery without a node id", Text("node: { cluster: b }\ndynamic_resources: { cds_config: { path_config_source: { path: /tmp/x }, resource_api_version: V3 } }"), r##"dynamic_resources.cds_config: node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and --service-cluster options."##),
+    ("discovered listeners without a node", Text("dynamic_resources: { lds_config: { path_config_source: { path: /tmp/x }, resource_api_version: V3 } }"), r##"dynamic_resources.lds_config: node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and --service-cluster options."##),
+    ("discovered routes without a node cluster", Text("node: { id: a }\nstatic_resources: { listeners: [{ name: web, address: { socket_address: { address: 127.0.0.1, port_value: 0 } }, filter_chains: [{ filters: [{ name: http, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: web, rds: { route_config_name: r, config_source: { path_config_source: { path: /tmp/x }, resource_api_version: V3 } }, http_filters: [{ name: router, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } }] } }] }] }] }"), r##"listener "web": node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and --service-cluster options."##),
     ("old API version", Cluster(", type: EDS, eds_cluster_config: { eds_config: { path_config_source: { path: /tmp/x }, resource_api_version: V2 } }"), r##"bootstrap "": static_resources.clusters[0]: cluster "a": eds_cluster_config.eds_config.resource_api_version: V2 is not supported, expected V3"##),
 ];
 
 /// Cases that Envoy lets pass; each is refused here because it can only be a mistake.
-const STRICTER: [&str; 2] = ["header name with a blank", "no HTTP filters"];
+const STRICTER: [&str; 3] = ["header name with a blank", "no HTTP filters", "discovered listeners without a node"];
 
 const ROUTER: &str = "{ name: router, typed_config: { \
     '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } }";
@@ -92,7 +95,9 @@ impl Part {
         match self {
             Text(text) => text.to_owned(),
             Clusters(clusters) => format!("static_resources: {{ clusters: [{clusters}] }}"),
-            Cluster(more) => format!("static_resources: {{ clusters: [{{ name: a, connect_timeout: 1s{more} }}] }}"),
+            Cluster(more) => format!(
+                "node: {{ id: a, cluster: b }}\nstatic_resources: {{ clusters: [{{ name: a, connect_timeout: 1s{more} }}] }}"
+            ),
             Endpoints(endpoints) => format!(
                 "static_resources: {{ clusters: [{{ name: a, load_assignment: {{ cluster_name: a, endpoints: [{{ \
                  lb_endpoints: [{endpoints}] }}] }} }}] }}"

@@ -4,14 +4,11 @@
 //! `OUTRIGGER_SWAPS` sets the number of changes (100), `OUTRIGGER_SEED` repeats a run.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use control_plane_mock::MockControlPlane;
 use outrigger_tests::config::{self, Xds, ads_bootstrap, chain, endpoints, http, rds, resource, resources};
-use outrigger_tests::{Proxy, SOON, Settings, Upstream, eventually, h1, h2c};
-use tokio::task::JoinSet;
+use outrigger_tests::load::Load;
+use outrigger_tests::{Proxy, SOON, Settings, Upstream};
 
 const PATHS: usize = 4;
 
@@ -25,79 +22,6 @@ impl Dice {
         self.0 ^= self.0 >> 27;
         let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
         usize::try_from(high).unwrap_or(0) % sides
-    }
-}
-
-/// What the load has seen.
-#[derive(Debug, Default)]
-struct Tally {
-    good: AtomicU64,
-    reconnects: AtomicU64,
-    stop: AtomicBool,
-    failures: std::sync::Mutex<Vec<String>>,
-}
-
-impl Tally {
-    fn fail(&self, what: String) {
-        self.failures.lock().unwrap().push(what);
-    }
-
-    fn goes_on(&self) -> bool {
-        !self.stop.load(Ordering::Relaxed)
-    }
-
-    fn judge(&self, who: &str, response: &outrigger_tests::Response) {
-        if response.status == 200 {
-            self.good.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.fail(format!("{who}: {} {}", response.status, response.text()));
-        }
-    }
-}
-
-/// One HTTP/1.1 client that keeps its connection as long as the proxy does.
-async fn h1_load(address: SocketAddr, number: usize, tally: Arc<Tally>) {
-    let mut client = h1::Client::connect(address).await;
-    let mut count = number;
-    while tally.goes_on() {
-        count += 1;
-        let body = if count.is_multiple_of(3) { "some body" } else { "" };
-        let target = format!("/{}", count % PATHS);
-        client.send(h1::request_bytes("POST", &target, &[("x-reply", "bytes=2000")], body.as_bytes())).await;
-        match client.try_response("POST").await {
-            Ok(response) => {
-                tally.judge("h1", &response);
-                if response.header("connection") == Some("close") {
-                    tally.reconnects.fetch_add(1, Ordering::Relaxed);
-                    client = h1::Client::connect(address).await;
-                }
-            }
-            Err(error) => {
-                tally.fail(format!("h1: {error}"));
-                client = h1::Client::connect(address).await;
-            }
-        }
-    }
-}
-
-/// One HTTP/2 client; a GOAWAY that says the request was not looked at is no failure.
-async fn h2_load(address: SocketAddr, number: usize, tally: Arc<Tally>) {
-    let mut client = h2c::Client::connect(address).await;
-    let mut count = number;
-    while tally.goes_on() {
-        count += 1;
-        let target = format!("/{}", count % PATHS);
-        match client.try_request("GET", &target, &[("x-reply", "bytes=2000")], b"", &[]).await {
-            Ok(response) => tally.judge("h2", &response),
-            Err(error) if error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR) => {
-                tally.reconnects.fetch_add(1, Ordering::Relaxed);
-                client = h2c::Client::connect(address).await;
-            }
-            Err(error) => {
-                tally.fail(format!("h2: {error:?}"));
-                client = h2c::Client::connect(address).await;
-            }
-        }
     }
 }
 
@@ -291,34 +215,16 @@ async fn swaps_under_load(how: Xds, count: usize) {
     let proxy = Proxy::start_with(&ads_bootstrap(how, mock.address().port()), settings).await;
     let web = proxy.listener("web").await;
 
-    let tally = Arc::new(Tally::default());
-    let mut load = JoinSet::new();
-    for number in 0..4 {
-        load.spawn(h1_load(web, number, tally.clone()));
-        load.spawn(h2_load(web, number, tally.clone()));
-    }
+    let mut load = Load::start(web, 4, PATHS);
     for number in 0..count {
-        let before = tally.good.load(Ordering::Relaxed);
         let change = plan.change().await;
         // Each change meets requests.
-        eventually("the load goes on", async || {
-            let now = tally.good.load(Ordering::Relaxed);
-            if now >= before + 4 { Ok(()) } else { Err(format!("{now}; {:?}", tally.failures.lock().unwrap())) }
-        })
-        .await;
-        let failures = tally.failures.lock().unwrap().clone();
-        assert!(failures.is_empty(), "after change {number} ({change}): {failures:?}");
+        load.goes_on(4).await;
+        assert!(load.failures().is_empty(), "after change {number} ({change}): {:?}", load.failures());
     }
-    tally.stop.store(true, Ordering::Relaxed);
-    while let Some(ended) = load.join_next().await {
-        ended.unwrap();
-    }
-    println!(
-        "{} requests, {} reconnects",
-        tally.good.load(Ordering::Relaxed),
-        tally.reconnects.load(Ordering::Relaxed)
-    );
-    assert_eq!(*tally.failures.lock().unwrap(), Vec::<String>::new());
+    load.end().await;
+    println!("{} requests, {} reconnects", load.good(), load.reconnects());
+    assert_eq!(load.failures(), Vec::<String>::new());
     let expected = u64::try_from(plan.clusters.len()).unwrap() + 1;
     proxy.wait_stat("cluster_manager.active_clusters", |active| active == expected).await;
     assert_eq!(proxy.stat("cluster_manager.cds.update_rejected").await, 0);

@@ -30,7 +30,7 @@ impl Address {
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Address::Ip(socket) => Some(socket.ip()),
-            Address::Pipe { .. } => None,
+            Address::Pipe { path: _, mode: _ } => None,
         }
     }
 
@@ -38,7 +38,7 @@ impl Address {
     pub fn port(&self) -> Option<u16> {
         match self {
             Address::Ip(socket) => Some(socket.port()),
-            Address::Pipe { .. } => None,
+            Address::Pipe { path: _, mode: _ } => None,
         }
     }
 }
@@ -48,7 +48,7 @@ impl EndpointAddress {
     pub fn is_literal(&self) -> bool {
         match self {
             EndpointAddress::Resolved(_) => true,
-            EndpointAddress::Named { host, .. } => host.parse::<IpAddr>().is_ok(),
+            EndpointAddress::Named { host, port: _ } => host.parse::<IpAddr>().is_ok(),
         }
     }
 }
@@ -64,7 +64,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Ip(socket) => write!(f, "{socket}"),
-            Address::Pipe { path, .. } => write!(f, "{}", path.display()),
+            Address::Pipe { path, mode: _ } => write!(f, "{}", path.display()),
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn address(at: &FieldPath<'_>, wire: core::Address) -> Parsed<Address
 pub(crate) fn listen_address(at: &FieldPath<'_>, wire: core::Address) -> Parsed<(Address, bool)> {
     match any_address(at, wire)? {
         (EndpointAddress::Resolved(address), ipv4_compat) => Ok((address, ipv4_compat)),
-        (EndpointAddress::Named { host, .. }, _) => {
+        (EndpointAddress::Named { host, port: _ }, _) => {
             Err(at.field("socket_address").field("address").reject(format!("{host:?} is not an IP address")))
         }
     }
@@ -97,9 +97,9 @@ pub(crate) fn tcp_keepalive(at: &FieldPath<'_>, wire: core::TcpKeepalive) -> Par
 /// Where upstream connections come from.
 pub(crate) fn bind_config(at: &FieldPath<'_>, wire: core::BindConfig) -> Parsed<BindConfig> {
     decide!(wire, at, core::BindConfig as "envoy.config.core.v3.BindConfig" {
-        implemented: source_address, freebind, socket_options, local_address_selector;
+        implemented: source_address, freebind, socket_options, local_address_selector, extra_source_addresses;
         no_effect: validate_network_namespaces = "network namespaces are refused where they are named";
-        unsupported: extra_source_addresses, additional_source_addresses;
+        unsupported: additional_source_addresses;
     });
     if let Some(selector) = local_address_selector {
         let type_url = selector.typed_config.map(|config| config.type_url).unwrap_or_default();
@@ -108,11 +108,26 @@ pub(crate) fn bind_config(at: &FieldPath<'_>, wire: core::BindConfig) -> Parsed<
         }
     }
     let source_at = at.field("source_address");
+    let extra_at = at.field("extra_source_addresses");
     Ok(BindConfig {
         source: source_address.map(|address| ip_socket_address(&source_at, address)).transpose()?,
+        extra_sources: wire::each(&extra_at, extra_source_addresses, extra_source)?,
         freebind: freebind.is_some_and(|flag| flag.value),
         socket_options: self::socket_options(&at.field("socket_options"), socket_options)?,
     })
+}
+
+fn extra_source(at: &FieldPath<'_>, wire: core::ExtraSourceAddress) -> Parsed<SocketAddr> {
+    decide!(wire, at, core::ExtraSourceAddress as "envoy.config.core.v3.ExtraSourceAddress" {
+        implemented: address;
+        no_effect: ;
+        unsupported: socket_options;
+    });
+    let at = at.field("address");
+    match address {
+        Some(address) => ip_socket_address(&at, address),
+        None => Err(at.reject("is required")),
+    }
 }
 
 fn any_address(at: &FieldPath<'_>, wire: core::Address) -> Parsed<(EndpointAddress, bool)> {
@@ -361,8 +376,14 @@ mod tests {
         let bind = bind_config(&ROOT, wire.clone()).unwrap();
         assert_eq!(bind.source, Some("127.0.0.6:0".parse().unwrap()));
         assert!(bind.freebind);
-        let refused = core::BindConfig { extra_source_addresses: vec![Default::default()], ..wire };
-        let error = bind_config(&ROOT.field("upstream_bind_config"), refused).unwrap_err().to_string();
-        assert_eq!(error, "cluster \"billing\": upstream_bind_config.extra_source_addresses: is not supported");
+        let extra = |address| core::BindConfig {
+            extra_source_addresses: vec![core::ExtraSourceAddress { address, socket_options: None }],
+            ..wire.clone()
+        };
+        let bind = bind_config(&ROOT, extra(Some(socket("::6", 0)))).unwrap();
+        assert_eq!(bind.source_for("10.0.0.1:80".parse().unwrap()), Some("127.0.0.6:0".parse().unwrap()));
+        assert_eq!(bind.source_for("[fd00::1]:80".parse().unwrap()), Some("[::6]:0".parse().unwrap()));
+        let error = bind_config(&ROOT.field("upstream_bind_config"), extra(None)).unwrap_err().to_string();
+        assert_eq!(error, "cluster \"billing\": upstream_bind_config.extra_source_addresses[0].address: is required");
     }
 }

@@ -1,6 +1,14 @@
-//! String matchers (`envoy.type.matcher.v3.StringMatcher`).
+//! Matchers of values (`envoy.type.matcher.v3`).
 //!
-//! Owns the checked model and how it matches. Never knows what is matched.
+//! Owns the string matcher's checked model and how it matches; structured values and paths have files of their own. Never
+//! knows what is matched.
+
+mod uri_template;
+mod value;
+
+pub use uri_template::UriTemplate;
+pub(crate) use value::namespace_path;
+pub use value::{FilterStateMatcher, FilterStateValue, MetadataMatcher, ValueMatcher, lookup};
 
 /// A string matcher.
 #[derive(Clone, Debug)]

@@ -83,6 +83,24 @@ pub struct GrpcService {
     pub initial_metadata: Vec<(String, String)>,
 }
 
+impl GrpcService {
+    /// The `:authority` of calls: what is configured, else the name of the cluster or what the target names.
+    pub fn authority(&self) -> String {
+        match &self.target {
+            GrpcTarget::Cluster { authority: Some(authority), name: _, max_receive_message_bytes: _ } => {
+                authority.clone()
+            }
+            GrpcTarget::Cluster { name, authority: None, max_receive_message_bytes: _ } => name.to_string(),
+            GrpcTarget::Uri { target, .. } if target.starts_with("unix") => "localhost".to_owned(),
+            GrpcTarget::Uri { target, .. } => {
+                let schemes = ["dns:", "ipv4:", "ipv6:"];
+                let plain = schemes.iter().find_map(|scheme| target.strip_prefix(scheme)).unwrap_or(target);
+                plain.trim_start_matches('/').to_owned()
+            }
+        }
+    }
+}
+
 /// Source: `GrpcService.target_specifier`.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum GrpcTarget {
@@ -110,4 +128,29 @@ pub struct GoogleTls {
     pub cert_chain: Option<Vec<u8>>,
     /// Client private key.
     pub private_key: Option<Vec<u8>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_authority_is_what_the_target_names() {
+        let authority = |target: &str| {
+            let target = GrpcTarget::Uri {
+                target: target.into(),
+                tls: None,
+                token_file: None,
+                token_header: String::new(),
+                token_prefix: String::new(),
+                max_receive_message_bytes: None,
+            };
+            GrpcService { target, timeout: None, initial_metadata: Vec::new() }.authority()
+        };
+        assert_eq!(authority("xds.example:443"), "xds.example:443");
+        assert_eq!(authority("dns:///xds.example:443"), "xds.example:443");
+        assert_eq!(authority("ipv4:10.0.0.1:443"), "10.0.0.1:443");
+        assert_eq!(authority("unix:/run/xds"), "localhost");
+        assert_eq!(authority("unix-abstract:xds"), "localhost");
+    }
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::accesslog::AccessLog;
+use crate::cluster::LbMetadata;
+use crate::route::HashPolicy;
 
 /// A TCP proxy, checked.
 #[derive(Debug)]
@@ -16,6 +18,10 @@ pub struct TcpProxy {
     pub stat_prefix: Arc<str>,
     /// Where the bytes go.
     pub target: WeightedClusters,
+    /// What consistent policies choose an endpoint by; one part at most.
+    pub hash_policy: Arc<[HashPolicy]>,
+    /// The subset of endpoints that is wanted.
+    pub metadata_match: Option<Arc<LbMetadata>>,
     /// No bytes in either direction; 1 h unless given, `None` for `0s`.
     pub idle_timeout: Option<Duration>,
     /// At least 1.

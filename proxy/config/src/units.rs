@@ -9,6 +9,9 @@ use std::fmt;
 pub struct Percent(f64);
 
 impl Percent {
+    /// Everything.
+    pub const ALL: Percent = Percent(100.0);
+
     /// `None` unless `value` lies within 0..=100.
     pub fn new(value: f64) -> Option<Self> {
         (0.0..=100.0).contains(&value).then_some(Self(value))

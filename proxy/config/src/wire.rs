@@ -205,6 +205,20 @@ pub(crate) fn number_within(
     Ok(Some(value))
 }
 
+/// Reads the items of a repeated field. What comes back is as large as what it holds: collected in place, the list would
+/// keep the memory of the messages, which are many times larger than what is read from them.
+pub(crate) fn each<W, T>(
+    at: &FieldPath<'_>,
+    wire: Vec<W>,
+    read: impl Fn(&FieldPath<'_>, W) -> Parsed<T>,
+) -> Parsed<Vec<T>> {
+    let mut items = Vec::with_capacity(wire.len());
+    for (index, wire) in wire.into_iter().enumerate() {
+        items.push(read(&at.item(index), wire)?);
+    }
+    Ok(items)
+}
+
 /// An enum value that this version of the API does not know.
 pub(crate) fn unknown_enum(at: &FieldPath<'_>, value: i32) -> crate::Rejection {
     at.reject(format!("{value} is not a known value"))

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use outrigger_config::route::RetryPolicy;
+use outrigger_config::route::{RateLimitedBackOff, ResetFormat, RetryPolicy};
 
 /// How a try ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,6 +34,10 @@ pub enum Outcome {
         grpc_status: Option<u32>,
         /// It has an `x-envoy-ratelimited` header.
         ratelimited: bool,
+        /// One of its headers is as `retriable_headers` wants it.
+        retriable_header: bool,
+        /// How long the upstream wants to be left alone (see [`reset_wait`]).
+        wait: Option<Duration>,
     },
 }
 
@@ -104,8 +108,35 @@ pub fn decide(policy: &RetryPolicy, retries: u32, outcome: &Outcome, random: u64
     } else if retries >= policy.num_retries {
         Decision::GiveUp(GiveUp::LimitExceeded)
     } else {
-        Decision::Retry { backoff: backoff(policy, retries, random) }
+        let backoff = match outcome {
+            Outcome::Response { wait: Some(wait), .. } => spread(*wait, random),
+            _ => backoff(policy, retries, random),
+        };
+        Decision::Retry { backoff }
     }
+}
+
+/// How long an upstream wants to be left alone, by the headers of its response. `since_1970` is the time now.
+pub fn reset_wait<'v>(
+    limits: &RateLimitedBackOff,
+    mut header: impl FnMut(&str) -> Option<&'v [u8]>,
+    since_1970: Duration,
+) -> Option<Duration> {
+    limits.reset_headers.iter().find_map(|(name, format)| {
+        let seconds: u64 = std::str::from_utf8(header(name)?).ok()?.trim().parse().ok()?;
+        let wait = match format {
+            ResetFormat::Seconds => Duration::from_secs(seconds),
+            // A time that is over, or just now, says nothing.
+            ResetFormat::UnixTimestamp => Duration::from_secs(seconds).checked_sub(since_1970)?,
+        };
+        (wait <= limits.max_interval && !wait.is_zero()).then_some(wait)
+    })
+}
+
+/// Up to half as long again, so that not all clients come back at once.
+fn spread(wait: Duration, random: u64) -> Duration {
+    let half = u64::try_from(wait.as_nanos() / 2).unwrap_or(u64::MAX);
+    wait.saturating_add(Duration::from_nanos(((u128::from(random) * u128::from(half)) >> 64) as u64))
 }
 
 /// Whether the policy names this outcome.
@@ -124,10 +155,11 @@ pub fn is_retriable(policy: &RetryPolicy, outcome: &Outcome) -> bool {
         Outcome::Reset { .. } | Outcome::PerTryTimeout { .. } => any_reset || before_request,
         // Another proxy limits the rate: trying again at once is what it does not want, unless told so.
         Outcome::Response { ratelimited: true, .. } => on.envoy_ratelimited,
-        Outcome::Response { status, grpc_status, ratelimited: false } => {
+        Outcome::Response { status, grpc_status, ratelimited: false, retriable_header, wait: _ } => {
             (on.server_error && (500..600).contains(&status))
                 || (on.gateway_error && matches!(status, 502..=504))
                 || (on.retriable_4xx && status == 409)
+                || (on.retriable_headers && retriable_header)
                 || (on.retriable_status_codes && policy.retriable_status_codes.contains(&status))
                 || grpc_status.is_some_and(|code| code < 32 && on.grpc_codes >> code & 1 == 1)
         }
@@ -160,15 +192,53 @@ mod tests {
             max_interval: Duration::from_millis(250),
             host_selection_max_attempts: 1,
             avoid_previous_hosts: false,
+            retriable_headers: Vec::new(),
+            retriable_request_headers: Vec::new(),
+            rate_limited_back_off: None,
         }
     }
 
+    fn response(status: u16, grpc_status: Option<u32>) -> Outcome {
+        Outcome::Response { status, grpc_status, ratelimited: false, retriable_header: false, wait: None }
+    }
+
     fn status(status: u16) -> Outcome {
-        Outcome::Response { status, grpc_status: None, ratelimited: false }
+        response(status, None)
     }
 
     fn grpc(code: u32) -> Outcome {
-        Outcome::Response { status: 200, grpc_status: Some(code), ratelimited: false }
+        response(200, Some(code))
+    }
+
+    #[test]
+    fn an_upstream_says_how_long_to_wait() {
+        let limits = RateLimitedBackOff {
+            reset_headers: vec![
+                ("retry-after".into(), ResetFormat::Seconds),
+                ("x-ratelimit-reset".into(), ResetFormat::UnixTimestamp),
+            ],
+            max_interval: Duration::from_secs(300),
+        };
+        let wait = |after: Option<&'static str>, reset: Option<&'static str>| {
+            let header = |name: &str| if name == "retry-after" { after } else { reset };
+            let wait = reset_wait(&limits, |name| header(name).map(str::as_bytes), Duration::from_secs(1_000));
+            wait.map(|wait| wait.as_secs())
+        };
+        assert_eq!(wait(Some("120"), Some("1010")), Some(120));
+        assert_eq!(wait(Some("301"), Some("1010")), Some(10), "what is too long is passed over");
+        assert_eq!(wait(Some("soon"), Some("1010")), Some(10));
+        assert_eq!(wait(None, Some("999")), None, "that time is over");
+        assert_eq!(wait(None, None), None);
+        assert_eq!(spread(Duration::from_secs(10), 0), Duration::from_secs(10));
+        assert!(spread(Duration::from_secs(10), u64::MAX) < Duration::from_secs(15));
+        let mut policy = policy(RetryOn { server_error: true, ..RetryOn::default() });
+        policy.rate_limited_back_off = Some(limits);
+        let Outcome::Response { status, grpc_status, ratelimited, retriable_header, wait: _ } = status(503) else {
+            unreachable!("it is a response");
+        };
+        let wait = Some(Duration::from_secs(2));
+        let outcome = Outcome::Response { status, grpc_status, ratelimited, retriable_header, wait };
+        assert_eq!(decide(&policy, 0, &outcome, 0), Decision::Retry { backoff: Duration::from_secs(2) });
     }
 
     /// The outcomes among all kinds that a condition repeats.
@@ -185,7 +255,26 @@ mod tests {
             ("429", status(429)),
             ("500", status(500)),
             ("503", status(503)),
-            ("ratelimited", Outcome::Response { status: 503, grpc_status: None, ratelimited: true }),
+            (
+                "ratelimited",
+                Outcome::Response {
+                    status: 503,
+                    grpc_status: None,
+                    ratelimited: true,
+                    retriable_header: false,
+                    wait: None,
+                },
+            ),
+            (
+                "header",
+                Outcome::Response {
+                    status: 200,
+                    grpc_status: None,
+                    ratelimited: false,
+                    retriable_header: true,
+                    wait: None,
+                },
+            ),
             ("grpc 14", grpc(14)),
             ("grpc 5", grpc(5)),
             ("grpc 99", grpc(99)),
@@ -207,6 +296,7 @@ mod tests {
         assert_eq!(repeated(RetryOn { refused_stream: true, ..none }), ["refused"]);
         assert_eq!(repeated(RetryOn { retriable_4xx: true, ..none }), ["409"]);
         assert_eq!(repeated(RetryOn { retriable_status_codes: true, ..none }), ["429"]);
+        assert_eq!(repeated(RetryOn { retriable_headers: true, ..none }), ["header"]);
         assert_eq!(repeated(RetryOn { envoy_ratelimited: true, ..none }), ["ratelimited"]);
         assert_eq!(repeated(RetryOn { grpc_codes: 1 << 14, ..none }), ["grpc 14"]);
         assert_eq!(repeated(RetryOn { http3_post_connect_failure: true, ..none }), [""; 0]);

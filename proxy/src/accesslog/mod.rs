@@ -11,6 +11,7 @@ pub mod filter;
 pub mod format;
 mod grpc_status;
 mod json;
+mod lines;
 mod manager;
 mod number;
 mod service;
@@ -31,6 +32,7 @@ use outrigger_config::accesslog::{AccessLog, AccessLogSink, LogFormat};
 
 pub use facts::{Facts, LogType};
 pub use filter::RuntimeLookup;
+pub use lines::LineFile;
 pub use manager::{AccessLogManager, FlushOptions};
 pub use service::ChannelError;
 

@@ -125,6 +125,8 @@ impl Sample {
             filter_chain: "fc".into(),
             tls: None,
             local_restored: false,
+            dynamic_metadata: Default::default(),
+            filter_state: Default::default(),
         };
         Self {
             info: StreamInfo::new(start, version),
@@ -162,6 +164,9 @@ pub fn host(port: u16) -> Arc<Host> {
         priority: 0,
         locality: Arc::new(Locality { region: String::new(), zone: String::new(), sub_zone: String::new() }),
         health: HealthStatus::Unknown,
+        metadata: None,
+        transport: 0,
+        health_check: None,
         shared: Arc::new(HostShared::default()),
     })
 }

@@ -17,17 +17,17 @@ use outrigger_api::pb::envoy::service::accesslog::v3::stream_access_logs_message
     HttpAccessLogEntries, Identifier, LogEntries, TcpAccessLogEntries,
 };
 use outrigger_config::accesslog::GrpcAccessLog;
-use outrigger_config::source::{GrpcService, GrpcTarget};
+use outrigger_config::source::GrpcService;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 use tracing::warn;
 
 use super::entry::Entry;
 use super::stats::{ServiceStats, increment};
+use crate::upstream::call_metadata::call_metadata;
 
 /// Why there is no channel to a service.
 pub type ChannelError = Box<dyn Error + Send + Sync>;
@@ -215,7 +215,8 @@ impl LogService {
         let channel = (peer.channels)(service).map_err(|error| (Status::unavailable(error.to_string()), false))?;
         let (sender, receiver) = mpsc::channel(1);
         let mut request = Request::new(ReceiverStream::new(receiver));
-        self.add_metadata(&mut request).map_err(|status| (status, false))?;
+        *request.metadata_mut() =
+            call_metadata(service).map_err(|error| (Status::unauthenticated(error.to_string()), false))?;
         let mut client = AccessLogServiceClient::new(channel);
         let mut call = pin!(client.stream_access_logs(request));
         let mut identifier = Some(Identifier { node: Some(peer.node.clone()), log_name: self.config.log_name.clone() });
@@ -261,30 +262,6 @@ impl LogService {
                 () = timer => return Ok(true),
             }
         }
-    }
-
-    fn add_metadata<T>(&self, request: &mut Request<T>) -> Result<(), Status> {
-        let GrpcService { target, timeout: _, initial_metadata } = &self.config.service;
-        let mut add = |name: &str, value: &str| {
-            let name = AsciiMetadataKey::from_bytes(name.as_bytes());
-            let value = AsciiMetadataValue::try_from(value);
-            match (name, value) {
-                (Ok(name), Ok(value)) => {
-                    request.metadata_mut().append(name, value);
-                    Ok(())
-                }
-                _ => Err(Status::invalid_argument("the service has initial metadata that is not valid")),
-            }
-        };
-        for (name, value) in initial_metadata {
-            add(name, value)?;
-        }
-        if let GrpcTarget::Uri { token_file: Some(file), token_header, token_prefix, .. } = target {
-            let token = std::fs::read_to_string(file)
-                .map_err(|error| Status::unauthenticated(format!("{}: {error}", file.display())))?;
-            add(token_header, &format!("{token_prefix}{}", token.trim()))?;
-        }
-        Ok(())
     }
 
     fn log_entries(&self, entries: Vec<Entry>) -> Option<LogEntries> {

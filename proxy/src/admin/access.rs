@@ -34,6 +34,8 @@ impl Access {
             filter_chain: "".into(),
             tls: None,
             local_restored: false,
+            dynamic_metadata: Default::default(),
+            filter_state: Default::default(),
         };
         Self { admin, connection }
     }

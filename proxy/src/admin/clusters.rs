@@ -10,8 +10,10 @@ use http::StatusCode;
 use outrigger_api::pb::envoy::admin::v3 as pb;
 use outrigger_api::pb::envoy::config::cluster::v3 as cluster_pb;
 use outrigger_api::pb::envoy::config::core::v3::RoutingPriority;
+use outrigger_api::pb::envoy::r#type::v3::Percent;
 use outrigger_api::pb::google::protobuf::UInt32Value;
-use outrigger_config::cluster::{Discovery, HealthStatus, Thresholds};
+use outrigger_config::cluster::{Discovery, Thresholds};
+use outrigger_policy::outlier::Averages;
 use outrigger_xds::ResourceKind;
 use regex::Regex;
 
@@ -21,6 +23,7 @@ use super::pretty::{Member, ObjectWriter, message};
 use super::request::Request;
 use super::response::{JSON, Response, TEXT};
 use crate::graph::ClusterNode;
+use crate::health::{HealthFlag, Shown};
 use crate::upstream::host::Host;
 
 /// All clusters, or those whose names match `filter`.
@@ -54,6 +57,15 @@ fn text(cluster: &ClusterNode, added_via_api: bool) -> String {
     let name = &config.name;
     let mut out = String::new();
     let _ = writeln!(out, "{name}::observability_name::{}", config.stat_name);
+    let shown = cluster.outlier.as_ref().map(|outlier| outlier.shown());
+    if let Some(shown) = &shown {
+        for (prefix, averages) in [("", shown.external), ("local_origin_", shown.local)] {
+            let average = significant(averages.map_or(-1.0, |averages| averages.mean));
+            let threshold = significant(averages.map_or(-1.0, |averages| averages.threshold));
+            let _ = writeln!(out, "{name}::outlier::{prefix}success_rate_average::{average}");
+            let _ = writeln!(out, "{name}::outlier::{prefix}success_rate_ejection_threshold::{threshold}");
+        }
+    }
     for (priority, thresholds) in
         [("default", &config.circuit_breakers.default), ("high", &config.circuit_breakers.high)]
     {
@@ -73,37 +85,47 @@ fn text(cluster: &ClusterNode, added_via_api: bool) -> String {
         let _ = writeln!(out, "{name}::eds_service_name::{service_name}");
     }
     for host in &cluster.hosts.hosts {
-        host_text(&mut out, name, host);
+        host_text(&mut out, name, host, shown.as_ref());
     }
     out
 }
 
-fn host_text(out: &mut String, cluster: &str, host: &Host) {
+/// A number with six significant digits, as C's `%g` prints those of percentages.
+fn significant(value: f64) -> String {
+    let whole = value.abs().max(1.0).log10().floor() as usize + 1;
+    let text = format!("{value:.*}", 6_usize.saturating_sub(whole));
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
+fn rates(host: &Host, shown: Option<&Shown>) -> (Option<f64>, Option<f64>) {
+    shown.map(|shown| shown.rates_of(&host.shared)).unwrap_or_default()
+}
+
+fn host_text(out: &mut String, cluster: &str, host: &Host, shown: Option<&Shown>) {
     let address = &host.address;
     let mut totals = host.shared.totals();
     totals.sort_by_key(|(name, _, _)| *name);
     for (name, value, _) in totals {
         let _ = writeln!(out, "{cluster}::{address}::{name}::{value}");
     }
-    let flags = match host.health {
-        HealthStatus::Unknown | HealthStatus::Healthy => "healthy",
-        HealthStatus::Unhealthy => "/failed_eds_health",
-        HealthStatus::Degraded => "/degraded_eds_health",
-        HealthStatus::Draining => "/eds_status_draining",
-        HealthStatus::Timeout => "/eds_status_timeout",
-    };
+    let (external, local) = rates(host, shown);
+    // -1 says that no success rate was measured.
+    let rate = |rate: Option<f64>| rate.unwrap_or(-1.0).to_string();
     for (name, value) in [
         ("hostname", host.hostname.to_string()),
-        ("health_flags", flags.to_owned()),
+        ("health_flags", host.shared.flags.text(host.health)),
         ("weight", host.weight.to_string()),
         ("region", host.locality.region.clone()),
         ("zone", host.locality.zone.clone()),
         ("sub_zone", host.locality.sub_zone.clone()),
-        // No endpoint here is a canary by its metadata, and no success rate is measured: -1 says so.
+        // No endpoint here is a canary by its metadata.
         ("canary", "false".to_owned()),
         ("priority", host.priority.to_string()),
-        ("success_rate", "-1".to_owned()),
-        ("local_origin_success_rate", "-1".to_owned()),
+        ("success_rate", rate(external)),
+        ("local_origin_success_rate", rate(local)),
     ] {
         let _ = writeln!(out, "{cluster}::{address}::{name}::{value}");
     }
@@ -116,12 +138,14 @@ fn status(cluster: &ClusterNode, added_via_api: bool) -> pb::ClusterStatus {
         Discovery::Eds { service_name, .. } if *service_name != config.name => service_name.to_string(),
         _ => String::new(),
     };
+    let shown = cluster.outlier.as_ref().map(|outlier| outlier.shown());
+    let threshold_of = |averages: Option<Averages>| percent(averages.map(|averages| averages.threshold));
     pb::ClusterStatus {
         name: config.name.to_string(),
         added_via_api,
-        success_rate_ejection_threshold: None,
-        host_statuses: cluster.hosts.hosts.iter().map(|host| host_status(host)).collect(),
-        local_origin_success_rate_ejection_threshold: None,
+        success_rate_ejection_threshold: threshold_of(shown.as_ref().and_then(|shown| shown.external)),
+        host_statuses: cluster.hosts.hosts.iter().map(|host| host_status(host, shown.as_ref())).collect(),
+        local_origin_success_rate_ejection_threshold: threshold_of(shown.as_ref().and_then(|shown| shown.local)),
         circuit_breakers: Some(cluster_pb::CircuitBreakers {
             thresholds: vec![
                 threshold(RoutingPriority::Default, &breakers.default),
@@ -145,7 +169,28 @@ fn threshold(priority: RoutingPriority, thresholds: &Thresholds) -> cluster_pb::
     }
 }
 
-fn host_status(host: &Host) -> pb::HostStatus {
+/// A threshold may lie below zero, which is no percentage.
+fn percent(value: Option<f64>) -> Option<Percent> {
+    value.filter(|value| *value >= 0.0).map(|value| Percent { value })
+}
+
+fn health_status(host: &Host) -> pb::HostHealthStatus {
+    let has = |flag| host.shared.flags.has(flag);
+    pb::HostHealthStatus {
+        failed_active_health_check: has(HealthFlag::FailedActiveCheck),
+        failed_outlier_check: has(HealthFlag::FailedOutlierCheck),
+        failed_active_degraded_check: has(HealthFlag::DegradedActiveCheck),
+        pending_dynamic_removal: has(HealthFlag::PendingRemoval),
+        pending_active_hc: has(HealthFlag::PendingActiveCheck),
+        excluded_via_immediate_hc_fail: has(HealthFlag::Excluded),
+        active_hc_timeout: has(HealthFlag::ActiveCheckTimeout),
+        failed_degraded_outlier_detection: has(HealthFlag::DegradedOutlierCheck),
+        eds_health_status: health(host.health).into(),
+    }
+}
+
+fn host_status(host: &Host, shown: Option<&Shown>) -> pb::HostStatus {
+    let (external, local) = rates(host, shown);
     let metric = |(name, value, is_gauge): (&str, i64, bool)| {
         let kind = if is_gauge { pb::simple_metric::Type::Gauge } else { pb::simple_metric::Type::Counter };
         // A gauge that other threads are changing may be caught below zero for a moment.
@@ -154,15 +199,23 @@ fn host_status(host: &Host) -> pb::HostStatus {
     pb::HostStatus {
         address: Some(address(&host.address)),
         stats: host.shared.totals().into_iter().map(metric).collect(),
-        health_status: Some(pb::HostHealthStatus {
-            eds_health_status: health(host.health).into(),
-            ..Default::default()
-        }),
-        success_rate: None,
+        health_status: Some(health_status(host)),
+        success_rate: percent(external),
         weight: host.weight,
         hostname: host.hostname.to_string(),
         priority: host.priority,
-        local_origin_success_rate: None,
+        local_origin_success_rate: percent(local),
         locality: Some(locality(&host.locality)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_six_significant_digits() {
+        let texts = [-1.0, 100.0, 0.0, 90.5, 99.123_456_7, 5.000_001, -12.345_678].map(significant);
+        assert_eq!(texts, ["-1", "100", "0", "90.5", "99.1235", "5", "-12.3457"]);
     }
 }

@@ -169,13 +169,7 @@ impl GraphManager {
 
     /// A discovered filter. Its listeners are offered again, with whatever the filter needs in turn.
     pub(super) fn take_extension(&mut self, need: &Need, filter: NetworkFilterConfig) -> Result<(), String> {
-        let type_name = match &filter {
-            NetworkFilterConfig::TcpProxy(_) => "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-            NetworkFilterConfig::Http(_) => {
-                "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-            }
-            NetworkFilterConfig::Discovered(_) => return Err("a discovered filter cannot be discovered again".into()),
-        };
+        let type_name = filter.type_name().ok_or("a discovered filter cannot be discovered again")?;
         for user in self.warming.users(need) {
             let User::Listener(name) = user else { continue };
             let accepts = |filter: &DiscoveredFilter| {
@@ -299,6 +293,8 @@ impl GraphManager {
 
     pub(super) fn publish_runtime(&mut self) {
         self.runtime_snapshot = Arc::new(self.runtime.snapshot());
+        self.outliers.set_runtime(&self.runtime_snapshot);
+        self.health_wake.notify_one();
         let stats = &self.stats.runtime;
         count(&stats.num_keys, self.runtime_snapshot.values.len());
         count(&stats.num_layers, self.runtime_snapshot.layers.len());

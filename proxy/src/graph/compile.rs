@@ -8,19 +8,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use outrigger_config::accesslog::AccessLog;
-use outrigger_config::cluster::{Assignment, Cluster, Discovery, UpstreamTransport};
+use outrigger_config::cluster::{Assignment, Cluster, Discovery};
 use outrigger_config::http::RouteSource;
 use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig};
 use outrigger_policy::filter_chain::FilterChainIndex;
 use outrigger_policy::route::RouteTable;
 
+use super::facts;
 use super::hosts::HostInputs;
 use super::need::{self, Need};
+use super::transports::TransportInputs;
 use super::tls_inputs::{FindSecret, SecretError, TlsInputs};
 use super::{
     Application, ChainNode, ClusterNode, ClusterShared, Draining, HostList, HttpNode, ListenerNode, Routes, TcpNode,
 };
 use crate::accesslog::{AccessLogError, AccessLogger};
+use crate::health::OutlierState;
+use crate::network::NetworkFilter;
 use crate::tls::TlsError;
 
 /// Why a node cannot be built.
@@ -89,7 +93,8 @@ impl ListenerBuild {
             }
             let application = chain.application.share();
             let (config, tls) = (Arc::clone(&chain.config), chain.tls.clone());
-            Arc::new(ChainNode { config, tls, application, draining: Arc::default() })
+            let filters = Arc::clone(&chain.filters);
+            Arc::new(ChainNode { config, tls, filters, application, draining: Arc::default() })
         };
         self.node = Arc::new(ListenerNode {
             config: Arc::clone(config),
@@ -115,7 +120,8 @@ impl Application {
 struct ChainInputs {
     /// `None` for plain chains, `Some(None)` while secrets are missing.
     tls: Option<Option<TlsInputs>>,
-    discovered: Option<Arc<NetworkFilterConfig>>,
+    /// One for each filter: what was discovered in its place.
+    discovered: Vec<Option<Arc<NetworkFilterConfig>>>,
 }
 
 impl ChainInputs {
@@ -127,12 +133,13 @@ impl ChainInputs {
         }
     }
 
-    fn same_filter(&self, other: &Self) -> bool {
-        match (&self.discovered, &other.discovered) {
+    fn same_filters(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Option<Arc<_>>, &Option<Arc<_>>)| match (a, b) {
             (None, None) => true,
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             _ => false,
-        }
+        };
+        self.discovered.len() == other.discovered.len() && self.discovered.iter().zip(&other.discovered).all(same)
     }
 }
 
@@ -193,14 +200,7 @@ impl Chain<'_> {
                     .map_err(|source| CompileError::Secret { place: self.transport_place(), source })?,
             ),
         };
-        let filter = self.config.filters.last().map(|filter| &filter.config);
-        let discovered = match filter {
-            Some(NetworkFilterConfig::Discovered(filter)) => {
-                let need = (self.surroundings.extension_need)(filter);
-                need.and_then(|need| self.extensions.get(&need)).map(Arc::clone)
-            }
-            _ => None,
-        };
+        let discovered = self.config.filters.iter().map(|filter| self.discovered(&filter.config)).collect();
         let inputs = ChainInputs { tls, discovered };
         let old = olds.iter().find_map(|old| {
             let mut known = old.node.chains.iter().zip(&old.inputs);
@@ -208,7 +208,7 @@ impl Chain<'_> {
         });
         if let Some((node, old)) = old
             && old.same_tls(&inputs)
-            && old.same_filter(&inputs)
+            && old.same_filters(&inputs)
         {
             return Ok((Arc::clone(node), inputs));
         }
@@ -220,14 +220,16 @@ impl Chain<'_> {
             }
             _ => None,
         };
-        let application = match old {
+        let (filters, application) = match old {
             // A chain without its secrets must not speak plainly.
-            _ if matches!(inputs.tls, Some(None)) => Application::Missing,
-            Some((node, old)) if old.same_filter(&inputs) && !matches!(old.tls, Some(None)) => node.application.share(),
-            _ => self.application(filter, inputs.discovered.as_deref())?,
+            _ if matches!(inputs.tls, Some(None)) => (Arc::default(), Application::Missing),
+            Some((node, old)) if old.same_filters(&inputs) && !matches!(old.tls, Some(None)) => {
+                (Arc::clone(&node.filters), node.application.share())
+            }
+            _ => self.filters(&inputs)?,
         };
         let draining = old.map(|(node, _)| Arc::clone(&node.draining)).unwrap_or_default();
-        let node = ChainNode { config: Arc::clone(self.config), tls, application, draining };
+        let node = ChainNode { config: Arc::clone(self.config), tls, filters, application, draining };
         Ok((Arc::new(node), inputs))
     }
 
@@ -235,19 +237,39 @@ impl Chain<'_> {
         format!("{}.transport_socket", self.place)
     }
 
-    fn application(
-        &self,
-        filter: Option<&NetworkFilterConfig>,
-        discovered: Option<&NetworkFilterConfig>,
-    ) -> Result<Application, CompileError> {
+    /// What was discovered for a filter.
+    fn discovered(&self, filter: &NetworkFilterConfig) -> Option<Arc<NetworkFilterConfig>> {
+        let NetworkFilterConfig::Discovered(filter) = filter else { return None };
+        let need = (self.surroundings.extension_need)(filter)?;
+        self.extensions.get(&need).map(Arc::clone)
+    }
+
+    /// The filters in order, and the last one as the chain's application. Without one of them the others must not let
+    /// anything through.
+    fn filters(&self, inputs: &ChainInputs) -> Result<(Arc<[NetworkFilter]>, Application), CompileError> {
+        let known = self.config.filters.iter().zip(&inputs.discovered).map(|(filter, discovered)| {
+            match (&filter.config, discovered.as_deref()) {
+                (NetworkFilterConfig::Discovered(filter), None) => filter.default.as_ref(),
+                (NetworkFilterConfig::Discovered(_), discovered) => discovered,
+                (config, _) => Some(config),
+            }
+        });
+        let mut known: Vec<Option<&NetworkFilterConfig>> = known.collect();
+        let Some(last) = known.pop().flatten() else { return Ok((Arc::default(), Application::Missing)) };
+        match known.into_iter().map(|config| NetworkFilter::build(config?)).collect::<Option<Arc<[_]>>>() {
+            Some(filters) => Ok((filters, self.application(last)?)),
+            None => Ok((Arc::default(), Application::Missing)),
+        }
+    }
+
+    fn application(&self, filter: &NetworkFilterConfig) -> Result<Application, CompileError> {
         let place = format!("{}.filters: access_log", self.place);
         match filter {
-            None => Ok(Application::Missing),
-            Some(NetworkFilterConfig::TcpProxy(config)) => {
+            NetworkFilterConfig::TcpProxy(config) => {
                 let access_logs = logs(&config.access_logs, &place, self.surroundings)?;
                 Ok(Application::Tcp(Arc::new(TcpNode { config: Arc::clone(config), access_logs })))
             }
-            Some(NetworkFilterConfig::Http(config)) => {
+            NetworkFilterConfig::Http(config) => {
                 let routes = match &config.routes {
                     RouteSource::Inline(routes) => Routes::Inline(Arc::new(RouteTable::build(Arc::clone(routes)))),
                     RouteSource::Rds { name, source: _ } => Routes::Discovered(Arc::clone(name)),
@@ -255,11 +277,12 @@ impl Chain<'_> {
                 let access_logs = logs(&config.access_logs, &place, self.surroundings)?;
                 Ok(Application::Http(Arc::new(HttpNode { config: Arc::clone(config), routes, access_logs })))
             }
-            Some(NetworkFilterConfig::Discovered(filter)) => match discovered.or(filter.default.as_ref()) {
-                // A discovered filter that is discovered again would never end.
-                None | Some(NetworkFilterConfig::Discovered(_)) => Ok(Application::Missing),
-                Some(config) => self.application(Some(config), None),
-            },
+            // A discovered filter that is discovered again would never end, and only terminal ones end a chain.
+            NetworkFilterConfig::Discovered(_)
+            | NetworkFilterConfig::Rbac(_)
+            | NetworkFilterConfig::ConnectionLimit(_)
+            | NetworkFilterConfig::LocalRateLimit(_)
+            | NetworkFilterConfig::SniCluster => Ok(Application::Missing),
         }
     }
 }
@@ -283,7 +306,7 @@ pub struct ClusterBuild {
     pub node: Arc<ClusterNode>,
     /// The endpoints, if they are discovered.
     pub assignment: Option<Arc<Assignment>>,
-    tls: Option<Option<TlsInputs>>,
+    tls: TransportInputs,
 }
 
 /// What a cluster refers to, resolved.
@@ -301,36 +324,15 @@ pub struct ClusterInputs<'a> {
 /// Builds a cluster's node. While secrets are missing it has no hosts, so that nothing is sent in the clear.
 pub fn cluster(inputs: ClusterInputs<'_>, old: Option<&ClusterBuild>) -> Result<ClusterBuild, CompileError> {
     let ClusterInputs { config, assignment, addresses, secrets } = inputs;
-    let place = || "transport_socket".to_owned();
-    let tls = match &config.transport {
-        UpstreamTransport::Raw => None,
-        UpstreamTransport::Tls(tls) => Some(
-            TlsInputs::resolve(&tls.common, secrets)
-                .map_err(|source| CompileError::Secret { place: place(), source })?,
-        ),
-    };
+    let tls = TransportInputs::resolve(config, secrets)?;
     let same_config = old.is_some_and(|old| Arc::ptr_eq(&old.node.config, config));
-    let same_tls = same_config
-        && match (&old.and_then(|old| old.tls.clone()), &tls) {
-            (None, None) | (Some(None), Some(None)) => true,
-            (Some(Some(a)), Some(Some(b))) => a.same(b),
-            _ => false,
-        };
-    let context = match (&config.transport, &tls) {
-        _ if same_tls => old.and_then(|old| old.node.tls.clone()),
-        (UpstreamTransport::Tls(config), Some(Some(resolved))) => {
-            Some(resolved.client(config).map_err(|source| CompileError::Tls { place: place(), source })?)
-        }
-        _ => None,
+    let same_tls = old.filter(|old| same_config && old.tls.same(&tls));
+    let contexts = match same_tls {
+        Some(old) => old.node.tls.clone(),
+        None => tls.contexts(config)?,
     };
-    let endpoints = match &config.discovery {
-        Discovery::Static(assignment)
-        | Discovery::StrictDns { assignment, .. }
-        | Discovery::LogicalDns { assignment, .. } => Some(assignment),
-        Discovery::Eds { .. } => assignment.as_ref(),
-        Discovery::OriginalDst(_) => None,
-    };
-    let endpoints = if matches!(tls, Some(None)) { None } else { endpoints };
+    let endpoints = endpoints_of(config, assignment.as_ref());
+    let endpoints = if tls.are_missing() { None } else { endpoints };
     let old_hosts = old.map(|old| &old.node.hosts);
     let built = HostInputs {
         cluster: config,
@@ -339,28 +341,53 @@ pub fn cluster(inputs: ClusterInputs<'_>, old: Option<&ClusterBuild>) -> Result<
         old: old_hosts.map(Arc::as_ref),
     }
     .build();
-    let factor = |assignment: Option<&Arc<Assignment>>| assignment.map(|known| known.overprovisioning_factor);
-    let same_factor = old.is_some_and(|old| factor(old.assignment.as_ref()) == factor(assignment.as_ref()));
+    let same_surroundings =
+        old.is_some_and(|old| facts::same_surroundings(old.assignment.as_deref(), assignment.as_deref()));
     let hosts = match old_hosts {
-        Some(old) if same_config && same_factor && same_hosts(old, &built) => Arc::clone(old),
+        Some(old) if same_config && same_surroundings && same_hosts(old, &built) => Arc::clone(old),
         _ => Arc::new(built),
     };
-    if let Some(old) = old
-        && same_tls
+    if let Some(old) = same_tls
         && Arc::ptr_eq(&old.node.hosts, &hosts)
     {
         return Ok(ClusterBuild { node: Arc::clone(&old.node), assignment, tls });
     }
     let shared: Arc<ClusterShared> = old.map(|old| Arc::clone(&old.node.shared)).unwrap_or_default();
-    let node = ClusterNode { config: Arc::clone(config), hosts, tls: context, shared };
+    let outlier = OutlierState::of(config, old.map(|old| &*old.node));
+    let node = ClusterNode { config: Arc::clone(config), hosts, tls: contexts, shared, outlier };
     Ok(ClusterBuild { node: Arc::new(node), assignment, tls })
+}
+
+/// The endpoints of a cluster, as configured or discovered.
+fn endpoints_of<'a>(config: &'a Cluster, discovered: Option<&'a Arc<Assignment>>) -> Option<&'a Arc<Assignment>> {
+    match &config.discovery {
+        Discovery::Static(assignment)
+        | Discovery::StrictDns { assignment, .. }
+        | Discovery::LogicalDns { assignment, .. } => Some(assignment),
+        Discovery::Eds { .. } => discovered,
+        Discovery::OriginalDst(_) => None,
+    }
+}
+
+/// Brings what balancers pick from up to date with the health of the same hosts.
+pub fn rebalance(build: &mut ClusterBuild) {
+    let ClusterNode { config, hosts, tls, shared, outlier } = &*build.node;
+    let assignment = endpoints_of(config, build.assignment.as_ref()).map(Arc::as_ref);
+    let inputs = HostInputs { cluster: config, assignment, addresses: &|_| None, old: Some(hosts) };
+    build.node = Arc::new(ClusterNode {
+        config: Arc::clone(config),
+        hosts: Arc::new(inputs.rebalance(&hosts.hosts)),
+        tls: tls.clone(),
+        shared: Arc::clone(shared),
+        outlier: outlier.clone(),
+    });
 }
 
 impl ClusterBuild {
     /// Whether it can be published: one that passes connections through to wherever they were going has no host list
     /// to be empty, so without its secrets it does not exist.
     pub fn is_usable(&self) -> bool {
-        !(matches!(self.tls, Some(None)) && matches!(self.node.config.discovery, Discovery::OriginalDst(_)))
+        !(self.tls.are_missing() && matches!(self.node.config.discovery, Discovery::OriginalDst(_)))
     }
 }
 

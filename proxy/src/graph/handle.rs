@@ -21,7 +21,7 @@ use super::offers::explain;
 use super::runtime_layers::NoAdminLayer;
 use super::warming::Phase;
 use super::xds_handler::XdsHandler;
-use super::{RuntimeSnapshot, sockets};
+use super::{RuntimeSnapshot, identity, sockets};
 use crate::process::Process;
 use crate::worker::Workers;
 
@@ -58,6 +58,7 @@ impl GraphManager {
         workers: Workers,
         options: ManagerOptions,
     ) -> Result<ManagerHandle, Vec<String>> {
+        let anonymous = identity::missing(&bootstrap);
         let (xds, driver) = XdsClient::new(node);
         let client = xds.clone();
         let manager = Rc::new_cyclic(|this: &Weak<RefCell<GraphManager>>| {
@@ -65,15 +66,18 @@ impl GraphManager {
         });
         {
             let mut manager = manager.borrow_mut();
-            let problems = manager.check_statics();
+            let problems: Vec<String> = anonymous.into_iter().chain(manager.check_statics()).collect();
             if !problems.is_empty() {
                 return Err(problems);
             }
             manager.bind_statics().map_err(|problem| vec![problem])?;
+            manager.open_event_logs().map_err(|problem| vec![problem])?;
             manager.watch_runtime_directories();
             manager.begin(Phase::Primary);
             manager.proceed();
         }
+        let shared = Arc::clone(&manager.borrow().process);
+        tokio::task::spawn_local(super::endpoint_health::watch(Rc::downgrade(&manager), shared));
         tokio::task::spawn_local(driver.run(XdsHandler(Rc::clone(&manager))));
         Ok(ManagerHandle { manager, xds: client })
     }

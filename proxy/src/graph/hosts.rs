@@ -12,6 +12,8 @@ use outrigger_config::cluster::{Assignment, Cluster, Discovery, Endpoint, Health
 use outrigger_policy::balance::{self, BalanceOptions, Health, HostSet, Policy};
 
 use super::HostList;
+use super::facts::{HostFacts, reads_metadata};
+use crate::health::HealthFlag;
 use crate::upstream::host::{Host, HostShared};
 
 /// What the hosts of a cluster are made from.
@@ -38,9 +40,11 @@ impl HostInputs<'_> {
         let logical = matches!(self.cluster.discovery, Discovery::LogicalDns { .. });
         // A logical host is one host, wherever its name leads.
         let logical_shared = logical.then(|| self.old.and_then(|old| old.hosts.first())).flatten();
+        let wants_metadata = reads_metadata(self.cluster);
+        let checks = self.cluster.health_check.is_some();
         let mut seen = HashSet::new();
         let mut hosts = Vec::new();
-        for LocalityEndpoints { locality, priority, weight, endpoints } in self.localities() {
+        for LocalityEndpoints { locality, priority, weight, transport, endpoints } in self.localities() {
             // A locality's weight counts only where the policy weighs localities; none here does, but zero takes none.
             if *weight == Some(0) {
                 continue;
@@ -55,9 +59,13 @@ impl HostInputs<'_> {
                     let shared = match (logical_shared, shared.get(&address)) {
                         (Some(host), _) => Arc::clone(&host.shared),
                         (None, Some(shared)) => Arc::clone(shared),
-                        (None, None) => Arc::default(),
+                        (None, None) => Arc::new(self.newcomer(endpoint)),
                     };
-                    let host = make(endpoint, address, *priority, &locality, shared);
+                    shared.flags.set(HealthFlag::PendingRemoval, false);
+                    let mut host = make(endpoint, address, *priority, &locality, shared);
+                    host.health_check = endpoint.health_check.as_ref().filter(|_| checks).map(Arc::clone);
+                    host.transport = self.cluster.transport_of(endpoint.transport.as_deref(), transport.as_deref());
+                    host.metadata = endpoint.metadata.as_ref().filter(|_| wants_metadata).map(Arc::clone);
                     hosts.push(match old {
                         Some(old) if same(old, &host) => Arc::clone(old),
                         _ => Arc::new(host),
@@ -65,8 +73,45 @@ impl HostInputs<'_> {
                 }
             }
         }
+        self.keep_healthy(&mut hosts);
+        hosts.shrink_to_fit();
         let balance = self.balance(&hosts);
         HostList { hosts, balance }
+    }
+
+    /// A host that was not there before. Where hosts are checked it has to pass first.
+    fn newcomer(&self, endpoint: &Endpoint) -> HostShared {
+        let shared = HostShared::default();
+        if self.cluster.health_check.is_some() && !endpoint.health_check.as_ref().is_some_and(|check| check.disabled) {
+            shared.flags.set(HealthFlag::FailedActiveCheck, true);
+            let ignored = self.cluster.balancing.ignore_new_hosts_until_first_check;
+            shared.flags.set(HealthFlag::PendingActiveCheck, ignored);
+        }
+        shared
+    }
+
+    /// Hosts that have gone from discovery but pass their checks stay until they fail one: discovery may be wrong, and
+    /// they are not.
+    fn keep_healthy(&self, hosts: &mut Vec<Arc<Host>>) {
+        let discovered = matches!(self.cluster.discovery, Discovery::Eds { .. } | Discovery::StrictDns { .. });
+        let (Some(old), Some(_), true) = (self.old, &self.cluster.health_check, discovered) else { return };
+        if self.assignment.is_none() || self.cluster.ignore_health_on_host_removal {
+            return;
+        }
+        let there: HashSet<*const HostShared> = hosts.iter().map(|host| Arc::as_ptr(&host.shared)).collect();
+        for host in old.hosts.iter().filter(|host| !there.contains(&Arc::as_ptr(&host.shared))) {
+            let flags = &host.shared.flags;
+            let unhealthy = host.health == HealthStatus::Unhealthy || flags.has(HealthFlag::FailedActiveCheck);
+            if !unhealthy && !host.health_check.as_ref().is_some_and(|check| check.disabled) {
+                flags.set(HealthFlag::PendingRemoval, true);
+                hosts.push(Arc::clone(host));
+            }
+        }
+    }
+
+    /// The same hosts, with what is picked from as their health is now.
+    pub fn rebalance(&self, hosts: &[Arc<Host>]) -> HostList {
+        HostList { hosts: hosts.to_vec(), balance: self.balance(hosts) }
     }
 
     fn localities(&self) -> &[LocalityEndpoints] {
@@ -100,12 +145,16 @@ impl HostInputs<'_> {
             panic_threshold: self.cluster.healthy_panic_threshold,
         };
         let view: Vec<balance::Host> = hosts.iter().map(|host| for_balance(host)).collect();
-        Some(Arc::new(HostSet::build(&view, &options)))
+        let facts = HostFacts::new(self.cluster, self.localities(), hosts, &view, self.old);
+        let inputs =
+            balance::Inputs { hosts: &view, balance: options, options: &self.cluster.balancing, facts: &facts };
+        Some(Arc::new(HostSet::build_with(&inputs)))
     }
 }
 
 fn make(endpoint: &Endpoint, address: Address, priority: u32, at: &Arc<Locality>, shared: Arc<HostShared>) -> Host {
-    let Endpoint { address: configured, additional_addresses, hostname, weight, health } = endpoint;
+    let Endpoint { address: configured, additional_addresses, hostname, weight, health, metadata: _, transport: _, health_check: _ } =
+        endpoint;
     // The name that was resolved is the host's name unless it has one of its own.
     let hostname = match configured {
         EndpointAddress::Named { host, .. } if hostname.is_empty() => Arc::clone(host),
@@ -119,12 +168,27 @@ fn make(endpoint: &Endpoint, address: Address, priority: u32, at: &Arc<Locality>
         priority,
         locality: Arc::clone(at),
         health: *health,
+        metadata: None,
+        transport: 0,
+        health_check: None,
         shared,
     }
 }
 
 fn same(a: &Host, b: &Host) -> bool {
-    let Host { address, additional_addresses, hostname, weight, priority, locality, health, shared } = a;
+    let Host {
+        address,
+        additional_addresses,
+        hostname,
+        weight,
+        priority,
+        locality,
+        health,
+        metadata,
+        transport,
+        health_check,
+        shared,
+    } = a;
     *address == b.address
         && *additional_addresses == b.additional_addresses
         && *hostname == b.hostname
@@ -132,16 +196,14 @@ fn same(a: &Host, b: &Host) -> bool {
         && *priority == b.priority
         && *locality == b.locality
         && *health == b.health
+        && *metadata == b.metadata
+        && *transport == b.transport
+        && *health_check == b.health_check
         && Arc::ptr_eq(shared, &b.shared)
 }
 
 fn for_balance(host: &Host) -> balance::Host {
-    let health = match host.health {
-        HealthStatus::Unknown | HealthStatus::Healthy => Health::Healthy,
-        HealthStatus::Degraded => Health::Degraded,
-        HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => Health::Unhealthy,
-    };
-    balance::Host { weight: host.weight, health, priority: host.priority }
+    balance::Host { weight: host.weight, health: host.shared.flags.health(host.health), priority: host.priority }
 }
 
 /// Whether the new endpoints are the old ones but for health, weights and the like.
@@ -153,10 +215,28 @@ pub fn same_members(old: &Assignment, new: &Assignment) -> bool {
     members(old) == members(new)
 }
 
-/// (total, healthy, degraded) hosts.
-pub fn membership(list: &HostList) -> (i64, i64, i64) {
+/// How many hosts there are, and in what state.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Membership {
+    /// All of them.
+    pub total: i64,
+    /// Those that take requests.
+    pub healthy: i64,
+    /// Those that take requests when there is nothing better.
+    pub degraded: i64,
+    /// Those that do not count.
+    pub excluded: i64,
+}
+
+/// Counts hosts by their state now.
+pub fn membership(list: &HostList) -> Membership {
     let count = |wanted: Health| list.hosts.iter().filter(|host| for_balance(host).health == wanted).count() as i64;
-    (list.hosts.len() as i64, count(Health::Healthy), count(Health::Degraded))
+    Membership {
+        total: list.hosts.len() as i64,
+        healthy: count(Health::Healthy),
+        degraded: count(Health::Degraded),
+        excluded: count(Health::Excluded),
+    }
 }
 
 #[cfg(test)]
@@ -181,6 +261,9 @@ pub(super) mod tests {
             hostname: "".into(),
             weight: 1,
             health: HealthStatus::Unknown,
+            metadata: None,
+            transport: None,
+            health_check: None,
         };
         Assignment {
             name: "a".into(),
@@ -188,6 +271,7 @@ pub(super) mod tests {
                 locality: Locality::default(),
                 priority: 0,
                 weight: None,
+                transport: None,
                 endpoints: addresses.iter().map(endpoint).collect(),
             }],
             overprovisioning_factor: 140,
@@ -210,6 +294,7 @@ pub(super) mod tests {
             connect_timeout: Duration::from_secs(5),
             per_connection_buffer_limit_bytes: 1 << 20,
             load_balancing: LoadBalancing::RoundRobin,
+            balancing: Default::default(),
             circuit_breakers: CircuitBreakers { default: thresholds, high: thresholds, per_host_max_connections: None },
             http: UpstreamHttp {
                 protocol: UpstreamProtocol::Http1,
@@ -224,12 +309,15 @@ pub(super) mod tests {
                 auto_san_validation: false,
             },
             transport: UpstreamTransport::Raw,
+            transport_matches: Vec::new(),
             tcp_keepalive: None,
             bind: None,
             healthy_panic_threshold: Percent::new(50.0).unwrap(),
             update_merge_window: Duration::from_secs(1),
             max_requests_per_connection: None,
             ignore_health_on_host_removal: false,
+            outlier_detection: None,
+            health_check: None,
         }
     }
 
@@ -262,7 +350,7 @@ pub(super) mod tests {
         assert!(Arc::ptr_eq(&second.hosts[1], &first.hosts[0]));
         assert!(!Arc::ptr_eq(&second.hosts[0], &first.hosts[1]));
         assert!(Arc::ptr_eq(&second.hosts[0].shared, &first.hosts[1].shared));
-        assert_eq!(membership(&second), (3, 3, 0));
+        assert_eq!(membership(&second), Membership { total: 3, healthy: 3, degraded: 0, excluded: 0 });
     }
 
     #[test]

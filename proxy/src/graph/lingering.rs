@@ -1,4 +1,5 @@
-//! Clusters that were removed while routes or listeners in use still name them.
+//! What was removed while somebody still uses it: clusters that routes, listeners or draining connections name, and
+//! routes of connections that drain.
 //!
 //! Owns how long they go on serving: many control planes take a cluster away just before they replace the routes to it,
 //! and what comes in between is not to fail. Never builds or offers anything.
@@ -6,7 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::manager::{GraphManager, LONGEST_HOLD};
+use super::manager::GraphManager;
+use super::warming::LONGEST_HOLD;
 
 /// A cluster that is named all the same goes after this.
 const LINGER: Duration = Duration::from_secs(2);
@@ -29,8 +31,11 @@ impl GraphManager {
         let now = Instant::now();
         let named = self.warming.clusters_in_use();
         // Routes in use stay as long as their successors wait for clusters, and so do the clusters that they name.
-        let patience = if self.warming.holds_updates() { LONGEST_HOLD } else { LINGER };
-        let over = |name: &Arc<str>, since: Instant| !named.contains(&**name) || now.duration_since(since) >= patience;
+        let patience = if self.warming.next_release().is_some() { LONGEST_HOLD } else { LINGER };
+        // Connections that drain use what their listener said before.
+        let drains = self.draining_chains > 0 || self.draining_listeners > 0;
+        let in_use = |name: &Arc<str>| drains || named.contains(&**name);
+        let over = |name: &Arc<str>, since: Instant| !in_use(name) || now.duration_since(since) >= patience;
         let all = self.lingering.iter();
         let ended: Vec<Arc<str>> =
             all.filter(|(name, since)| over(name, **since)).map(|(name, _)| name.clone()).collect();
@@ -48,6 +53,20 @@ impl GraphManager {
                 manager.linger_timer = false;
                 manager.proceed();
             });
+        }
+    }
+
+    /// No listener in use wants these routes any longer; connections that drain do, until their time is up.
+    pub(super) fn retire_routes(&mut self, name: &Arc<str>) {
+        let Some(table) = self.process.graph.load().routes.get(name).cloned() else { return };
+        let retired = Arc::clone(name);
+        let timer = self.after(self.options.drain_time, move |manager| {
+            manager.retired_routes.remove(&retired);
+            manager.changed();
+            manager.proceed();
+        });
+        if let Some((_, timer)) = self.retired_routes.insert(Arc::clone(name), (table, timer)) {
+            timer.abort();
         }
     }
 }

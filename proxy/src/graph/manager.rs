@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,7 +21,7 @@ use outrigger_config::source::ConfigSource;
 use outrigger_config::tls::Secret;
 use outrigger_policy::route::RouteTable;
 use outrigger_xds::{Interest, ResourceKind, SourceKey, WatchId, XdsClient};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use super::compile::{self, ClusterBuild, ClusterInputs, CompileError, Extensions, ListenerBuild, Surroundings};
@@ -33,9 +34,10 @@ use super::sources::Sources;
 use super::stats::{Stats, count};
 use super::unknown_fields::UnknownFieldRule;
 use super::warming::{Action, Phase, Warming};
-use super::{Graph, RuntimeSnapshot, hosts};
+use super::{Graph, RuntimeSnapshot};
 use crate::accesslog::{AccessLogManager, AccessLogger};
 use crate::cli::{DrainStrategy, UnknownDynamicFields};
+use crate::health::Outliers;
 use crate::process::Process;
 use crate::upstream::dns::Resolvers;
 use crate::worker::{Command, ListenSocket, Workers};
@@ -127,10 +129,17 @@ pub struct GraphManager {
     /// Clusters among `clusters` that were removed, since when.
     pub(super) lingering: HashMap<Arc<str>, Instant>,
     pub(super) linger_timer: bool,
+    /// Routes of draining connections, with the timers that end them.
+    pub(super) retired_routes: HashMap<Arc<str>, (Arc<RouteTable>, AbortHandle)>,
     pub(super) merges: HashMap<Arc<str>, MergeWindow>,
     pub(super) runtime: RuntimeLayers,
     pub(super) runtime_snapshot: Arc<RuntimeSnapshot>,
     pub(super) resolvers: Resolvers,
+    pub(super) outliers: Outliers,
+    /// Where their ejections are logged; taken when that is opened.
+    pub(super) outlier_event_log: Option<PathBuf>,
+    /// Wakes the task that looks after endpoint health.
+    pub(super) health_wake: Arc<Notify>,
     /// Watch the files of discovered secrets.
     pub(super) secret_files: HashMap<Need, Vec<AbortHandle>>,
     pub(super) history: History,
@@ -149,11 +158,9 @@ pub struct GraphManager {
     starts: Vec<(Arc<str>, u64, Vec<Vec<ListenSocket>>)>,
     stops: Vec<u64>,
     pub(super) check_drains: bool,
-    release_timer: bool,
+    /// Lets through what has waited for clusters long enough, then.
+    release: Option<(Instant, AbortHandle)>,
 }
-
-/// Updates that wait for clusters to become ready are let through after this.
-pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(15);
 
 impl GraphManager {
     /// A manager that has not begun.
@@ -165,11 +172,10 @@ impl GraphManager {
         options: ManagerOptions,
         this: Weak<RefCell<GraphManager>>,
     ) -> Self {
-        let environment = Rc::clone(&options.environment);
         let registry = &process.stats;
         let unknown_fields = UnknownFieldRule { policy: options.unknown_fields, stats: registry.scope("server.") };
         let (ads, rule) = (bootstrap.ads.clone(), unknown_fields.clone());
-        let sources = Sources::new(Arc::clone(&process), environment, ads, &bootstrap.clusters, rule);
+        let sources = Sources::new(Arc::clone(&process), ads, &bootstrap.clusters, rule);
         let stats = Stats {
             listeners: registry.scope("listener_manager."),
             clusters: registry.scope("cluster_manager."),
@@ -203,10 +209,14 @@ impl GraphManager {
             listeners: HashMap::new(),
             lingering: HashMap::new(),
             linger_timer: false,
+            retired_routes: HashMap::new(),
             merges: HashMap::new(),
             runtime: RuntimeLayers::new(&bootstrap.runtime, &process.node_cluster),
             runtime_snapshot: Arc::default(),
             resolvers: Resolvers::new(bootstrap.dns.unwrap_or_default()),
+            outliers: Outliers::new(None),
+            outlier_event_log: bootstrap.outlier_event_log,
+            health_wake: Arc::default(),
             secret_files: HashMap::new(),
             history: History::default(),
             stats,
@@ -223,7 +233,7 @@ impl GraphManager {
             starts: Vec::new(),
             stops: Vec::new(),
             check_drains: false,
-            release_timer: false,
+            release: None,
             process,
             options,
         };
@@ -290,7 +300,7 @@ impl GraphManager {
     /// Does all that follows from what was offered and answered, and publishes once at the end.
     pub(super) fn proceed(&mut self) {
         loop {
-            let actions = self.warming.settle();
+            let actions = self.warming.settle(Instant::now());
             if actions.is_empty() {
                 break;
             }
@@ -300,7 +310,7 @@ impl GraphManager {
         }
         self.end_lingering();
         self.publish();
-        self.hold_no_longer_than();
+        self.plan_release();
         self.count();
     }
 
@@ -352,8 +362,11 @@ impl GraphManager {
             Some(Running::Task(task)) => task.abort(),
             None => {}
         }
-        if let Need::Resource { kind, name, .. } = need {
+        if let Need::Resource { kind, name, source: _ } = need {
             self.history.removed(*kind, name, false);
+            if *kind == ResourceKind::RouteConfiguration {
+                self.retire_routes(name);
+            }
         }
         for task in self.secret_files.remove(need).into_iter().flatten() {
             task.abort();
@@ -373,17 +386,16 @@ impl GraphManager {
             Ok(build) => {
                 let changed = old.is_none_or(|old| !Arc::ptr_eq(&old.node, &build.node));
                 let moved = old.is_none_or(|old| !Arc::ptr_eq(&old.node.hosts, &build.node.hosts));
-                if moved && let Some(stats) = self.stats.cluster.get(name) {
-                    let (total, healthy, degraded) = hosts::membership(&build.node.hosts);
-                    if old.is_none_or(|old| old.node.hosts.hosts.len() as i64 != total) {
-                        stats.membership_change.increment();
-                    }
-                    stats.membership_total.set(total);
-                    stats.membership_healthy.set(healthy);
-                    stats.membership_degraded.set(degraded);
-                }
+                let resized = old.is_none_or(|old| old.node.hosts.hosts.len() != build.node.hosts.hosts.len());
                 self.dirty |= changed;
                 self.clusters.insert(Arc::clone(name), build);
+                self.follow_health(name);
+                if moved && let Some(stats) = self.stats.cluster.get(name) {
+                    if resized {
+                        stats.membership_change.increment();
+                    }
+                    self.show_membership(name);
+                }
             }
             Err(error) => self.cannot_build(ResourceKind::Cluster, name, &error),
         }
@@ -540,24 +552,33 @@ impl GraphManager {
             Need::Resource { name, .. } => Some((Arc::clone(name), Arc::clone(entry.active()?))),
             Need::Addresses { .. } => None,
         });
+        let retired = self.retired_routes.iter().map(|(name, (table, _))| (Arc::clone(name), Arc::clone(table)));
         Graph {
             generation: self.generation,
             listeners: listeners.collect(),
             clusters: clusters.map(|(name, build)| (Arc::clone(name), Arc::clone(&build.node))).collect(),
-            routes: routes.collect(),
+            routes: retired.chain(routes).collect(),
             runtime: Arc::clone(&self.runtime_snapshot),
         }
     }
 
-    fn hold_no_longer_than(&mut self) {
-        if !self.release_timer && self.warming.holds_updates() {
-            self.release_timer = true;
-            self.after(LONGEST_HOLD, |manager| {
-                manager.release_timer = false;
-                manager.warming.release_held_updates();
+    /// Looks again when the next one that waits for clusters has waited long enough.
+    fn plan_release(&mut self) {
+        let next = self.warming.next_release();
+        if self.release.as_ref().map(|(at, _)| *at) == next {
+            return;
+        }
+        if let Some((_, timer)) = self.release.take() {
+            timer.abort();
+        }
+        self.release = next.map(|at| {
+            let wait = at.saturating_duration_since(Instant::now());
+            let timer = self.after(wait, |manager| {
+                manager.release = None;
                 manager.proceed();
             });
-        }
+            (at, timer)
+        });
     }
 
     /// Runs `then` on this thread after a while, unless the manager is gone by then.

@@ -4,12 +4,16 @@
 //! Never compiles resources (see `outrigger-config`) and never serves traffic.
 
 mod answers;
+mod balance_stats;
 mod breaker_stats;
 pub mod compile;
 mod drains;
+pub mod facts;
+mod endpoint_health;
 mod handle;
 pub mod history;
 mod hosts;
+mod identity;
 mod lingering;
 mod manager;
 mod need;
@@ -19,6 +23,7 @@ pub mod runtime_layers;
 mod sockets;
 mod sources;
 mod stats;
+mod transports;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tls_inputs;
@@ -26,6 +31,8 @@ mod unknown_fields;
 mod validate;
 mod warming;
 mod xds_handler;
+
+pub use transports::Transports;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,20 +43,25 @@ use outrigger_config::bootstrap::RuntimeValues;
 use outrigger_config::cluster::Cluster;
 use outrigger_config::http::HttpConnectionManager;
 use outrigger_config::listener::{FilterChain, Listener};
+use outrigger_config::route::Priority;
 use outrigger_config::tcp::TcpProxy;
 use outrigger_config::units::{Fraction, RuntimeFraction};
 use outrigger_policy::balance::HostSet;
 use outrigger_policy::breaker::Breaker;
 use outrigger_policy::filter_chain::FilterChainIndex;
 use outrigger_policy::route::{RouteTable, RuntimeView, fraction_holds};
+use tokio::sync::Notify;
 
 pub use drains::{DrainRequest, DrainScope};
 pub use handle::{ManagerHandle, Readiness};
+pub use hosts::membership;
 pub use manager::{GraphManager, ManagerOptions};
 pub use validate::validate;
 
 use crate::accesslog::AccessLogger;
-use crate::tls::{ClientTls, ServerTls};
+use crate::health::OutlierState;
+use crate::network::NetworkFilter;
+use crate::tls::ServerTls;
 use crate::upstream::host::Host;
 
 /// Everything that traffic depends on, of one generation.
@@ -92,6 +104,8 @@ pub struct ChainNode {
     pub config: Arc<FilterChain>,
     /// Set when TLS is terminated.
     pub tls: Option<Arc<ServerTls>>,
+    /// Asked before the application gets a connection.
+    pub filters: Arc<[NetworkFilter]>,
     /// What the chain does.
     pub application: Application,
     /// Shared by all generations of the same chain (by content hash), so that drains reach every connection.
@@ -104,7 +118,7 @@ pub enum Application {
     Http(Arc<HttpNode>),
     /// Bytes to a cluster.
     Tcp(Arc<TcpNode>),
-    /// Its filter has not been discovered: connections are closed.
+    /// One of its filters has not been discovered: connections are closed.
     Missing,
 }
 
@@ -140,10 +154,12 @@ pub struct ClusterNode {
     pub config: Arc<Cluster>,
     /// All endpoints of all priorities.
     pub hosts: Arc<HostList>,
-    /// Set when upstreams are spoken to by TLS.
-    pub tls: Option<Arc<ClientTls>>,
+    /// How endpoints are spoken to by TLS.
+    pub tls: Transports,
     /// What survives swaps.
     pub shared: Arc<ClusterShared>,
+    /// Set when outliers are looked for.
+    pub outlier: Option<Arc<OutlierState>>,
 }
 
 /// The endpoints of a cluster.
@@ -163,6 +179,20 @@ pub struct ClusterShared {
     pub default: Arc<Breaker>,
     /// Usage over all workers by requests of high priority.
     pub high: Arc<Breaker>,
+    /// Tells one of those who wait for a connection, on whatever worker, that one of default priority has ended.
+    pub default_freed: Notify,
+    /// The same for high priority.
+    pub high_freed: Notify,
+}
+
+impl ClusterShared {
+    /// What tells that a connection of this priority has ended.
+    pub fn freed(&self, priority: Priority) -> &Notify {
+        match priority {
+            Priority::Default => &self.default_freed,
+            Priority::High => &self.high_freed,
+        }
+    }
 }
 
 /// Tells the connections of a filter chain that their time is coming. Written by the control thread, which then wakes the

@@ -74,8 +74,10 @@ pub fn of_cluster(cluster: &Cluster) -> Vec<Reference<'_>> {
         let kind = ResourceKind::ClusterLoadAssignment;
         references.push(Reference { kind, name: service_name, source, wait: true });
     }
-    if let UpstreamTransport::Tls(tls) = &cluster.transport {
-        secrets(&tls.common, &mut references);
+    for transport in cluster.transports() {
+        if let UpstreamTransport::Tls(tls) = transport {
+            secrets(&tls.common, &mut references);
+        }
     }
     references
 }
@@ -122,7 +124,11 @@ fn of_filter<'a>(
     references: &mut Vec<Reference<'a>>,
 ) {
     match filter {
-        NetworkFilterConfig::TcpProxy(_) => {}
+        NetworkFilterConfig::TcpProxy(_)
+        | NetworkFilterConfig::Rbac(_)
+        | NetworkFilterConfig::ConnectionLimit(_)
+        | NetworkFilterConfig::LocalRateLimit(_)
+        | NetworkFilterConfig::SniCluster => {}
         NetworkFilterConfig::Http(manager) => match &manager.routes {
             RouteSource::Inline(_) => {}
             RouteSource::Rds { name, source } => {
@@ -179,6 +185,11 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
                 names.extend(clusters_of_routes(routes));
             }
         }
+        // The cluster by SNI may or may not exist when a connection asks for it.
+        NetworkFilterConfig::Rbac(_)
+        | NetworkFilterConfig::ConnectionLimit(_)
+        | NetworkFilterConfig::LocalRateLimit(_)
+        | NetworkFilterConfig::SniCluster => {}
         NetworkFilterConfig::Discovered(filter) => {
             if let Some(default) = &filter.default {
                 clusters_of_filter(default, names);

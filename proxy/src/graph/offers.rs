@@ -13,6 +13,7 @@ use outrigger_config::route::RouteConfiguration;
 use outrigger_config::source::ConfigSource;
 use outrigger_xds::ResourceKind;
 
+use super::balance_stats::BalanceStats;
 use super::breaker_stats::Remaining;
 use super::compile::{self, Extensions, ListenerBuild};
 use super::manager::{ClusterRevision, GraphManager, ListenerRevision, Running, Spec};
@@ -62,6 +63,14 @@ impl GraphManager {
         if latest.is_none_or(|latest| latest.config.circuit_breakers != config.circuit_breakers) {
             self.stats.remaining.insert(Arc::clone(&name), Remaining::of(&config, &self.process.stats));
         }
+        let same_balancing = |latest: &Cluster| {
+            std::mem::discriminant(&latest.load_balancing) == std::mem::discriminant(&config.load_balancing)
+                && latest.balancing.subsets.is_some() == config.balancing.subsets.is_some()
+                && latest.stat_name == config.stat_name
+        };
+        if latest.is_none_or(|latest| !same_balancing(&latest.config)) {
+            self.stats.balance.insert(Arc::clone(&name), BalanceStats::of(&config, &self.process.stats));
+        }
         if latest.is_none_or(|latest| latest.config.stat_name != config.stat_name) {
             let scope = self.process.stats.scope(&names::prefix("cluster", &config.stat_name));
             self.stats.cluster.insert(Arc::clone(&name), scope);
@@ -85,6 +94,8 @@ impl GraphManager {
             self.let_go(name);
             self.stats.cluster.remove(name);
             self.stats.remaining.remove(name);
+            self.stats.balance.remove(name);
+            self.outliers.forget(name);
             if let Some(timer) = self.merges.remove(name).and_then(|merge| merge.timer) {
                 timer.abort();
             }

@@ -6,22 +6,21 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_api::{Format, Parsed, Schema, UnknownFields};
-use outrigger_config::Environment;
 use outrigger_config::cluster::{Cluster, UpstreamTransport};
 use outrigger_config::http::Http2Keepalive;
 use outrigger_config::source::{ApiSource, ConfigSource, FileSource, GrpcService, GrpcTarget, SourceKind, XdsProtocol};
 use outrigger_xds::{
-    Connector, GrpcSource, InvalidMetadata, ParseDiscoveryResponse, Protocol, RateLimit, ResourceKind, Source,
-    SourceConfig, metadata,
+    CallMetadata, Connector, GrpcSource, ParseDiscoveryResponse, Protocol, RateLimit, ResourceKind, Source,
+    SourceConfig,
 };
 
 use super::need::{Need, Reference};
 use super::unknown_fields::UnknownFieldRule;
 use crate::process::Process;
+use crate::upstream::call_metadata::call_metadata;
 use crate::upstream::dial::{self, DialError};
 
 /// Why a source cannot be used.
@@ -39,23 +38,11 @@ pub enum SourceError {
     /// It cannot be dialed.
     #[error("gRPC service: {0}")]
     Dial(#[from] DialError),
-    /// Metadata that cannot be sent.
-    #[error("gRPC service: {0}")]
-    Metadata(#[from] InvalidMetadata),
-    /// The token of a call cannot be read.
-    #[error("token file {path}: {reason}")]
-    Token {
-        /// The file.
-        path: String,
-        /// Why.
-        reason: String,
-    },
 }
 
 /// Turns sources of the configuration into those of the client, the same into the same.
 pub struct Sources {
     process: Arc<Process>,
-    environment: Rc<dyn Environment>,
     ads: Option<Arc<ApiSource>>,
     clusters: HashMap<Arc<str>, Arc<Cluster>>,
     unknown_fields: UnknownFieldRule,
@@ -66,13 +53,12 @@ impl Sources {
     /// Sources of a bootstrap.
     pub fn new(
         process: Arc<Process>,
-        environment: Rc<dyn Environment>,
         ads: Option<Arc<ApiSource>>,
         clusters: &[Arc<Cluster>],
         unknown_fields: UnknownFieldRule,
     ) -> Self {
         let clusters = clusters.iter().map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster))).collect();
-        Self { process, environment, ads, clusters, unknown_fields, made: RefCell::default() }
+        Self { process, ads, clusters, unknown_fields, made: RefCell::default() }
     }
 
     /// The client's form of a source.
@@ -123,26 +109,19 @@ impl Sources {
         source.node_on_first_message_only = *set_node_on_first_message_only;
         source.rate_limit = rate_limit
             .map(|limit| RateLimit { max_tokens: limit.max_tokens, fill_rate: limit.fill_rate_milli as f64 / 1000.0 });
-        let mut headers: Vec<(String, Vec<u8>)> =
-            first.initial_metadata.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+        source.authority = first.authority();
         match &first.target {
-            GrpcTarget::Cluster { name, authority, max_receive_message_bytes } => {
-                source.authority = authority.clone().unwrap_or_else(|| name.to_string());
+            GrpcTarget::Cluster { name, authority: _, max_receive_message_bytes } => {
                 self.apply_cluster(name, &mut source);
                 apply_limit(*max_receive_message_bytes, &mut source);
             }
-            GrpcTarget::Uri { target, tls, token_file, token_header, token_prefix, max_receive_message_bytes } => {
-                source.authority = authority_of(target);
+            GrpcTarget::Uri { target: _, tls, max_receive_message_bytes, .. } => {
                 source.secure = tls.is_some();
                 apply_limit(*max_receive_message_bytes, &mut source);
-                if let Some(path) = token_file {
-                    let mut value = token_prefix.clone().into_bytes();
-                    value.extend(self.token(path)?);
-                    headers.push((token_header.clone(), value));
-                }
             }
         }
-        source.initial_metadata = metadata(headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())))?;
+        let service = first.clone();
+        source.initial_metadata = CallMetadata::new(move || call_metadata(&service).map_err(|error| error.to_string()));
         Ok(Arc::new(source))
     }
 
@@ -156,26 +135,12 @@ impl Sources {
         };
         source.http2_keepalive = cluster.http.http2.keepalive.as_ref().map(keepalive);
     }
-
-    fn token(&self, path: &Path) -> Result<Vec<u8>, SourceError> {
-        let content = self.environment.read_file(path);
-        let content = content
-            .map_err(|error| SourceError::Token { path: path.display().to_string(), reason: error.to_string() })?;
-        Ok(content.trim_ascii().to_vec())
-    }
 }
 
 fn apply_limit(limit: Option<u32>, source: &mut GrpcSource) {
     if let Some(bytes) = limit {
         source.max_message_bytes = bytes as usize;
     }
-}
-
-fn authority_of(target: &str) -> String {
-    if target.starts_with("unix") {
-        return "localhost".to_owned();
-    }
-    target.trim_start_matches("dns:").trim_start_matches('/').to_owned()
 }
 
 /// The name of what is called, and a number for all the rest, so that other headers make another control plane.

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use outrigger_xds::{ResourceKind, SourceKey};
 
+use super::balance_stats::BalanceStats;
 use super::breaker_stats::Remaining;
 use super::need::Need;
 use crate::scope;
@@ -153,6 +154,7 @@ pub(super) struct Stats {
     pub runtime: Arc<RuntimeStats>,
     pub cluster: HashMap<Arc<str>, Arc<ClusterControlStats>>,
     pub remaining: HashMap<Arc<str>, Remaining>,
+    pub balance: HashMap<Arc<str>, BalanceStats>,
     /// Of routes (one for each connection manager's prefix), secrets and extensions.
     pub resources: HashMap<Need, Vec<PrefixedStats>>,
     /// `update_failure` of types whose resources are counted for themselves.

@@ -13,7 +13,7 @@ use outrigger_config::listener::NetworkFilterConfig;
 use outrigger_xds::XdsClient;
 
 use super::manager::{GraphManager, ManagerOptions};
-use super::need;
+use super::{identity, need};
 use crate::process::Process;
 use crate::worker::Workers;
 
@@ -22,7 +22,7 @@ use crate::worker::Workers;
 pub fn validate(bootstrap: Bootstrap, options: ManagerOptions) -> Vec<String> {
     let known: HashSet<Arc<str>> = bootstrap.clusters.iter().map(|cluster| Arc::clone(&cluster.name)).collect();
     let closed = bootstrap.cds.is_none();
-    let mut problems = Vec::new();
+    let mut problems: Vec<String> = identity::missing(&bootstrap).into_iter().collect();
     for listener in &bootstrap.listeners {
         for filter in need::chains(listener).flat_map(|chain| &chain.filters) {
             let NetworkFilterConfig::Http(manager) = &filter.config else { continue };

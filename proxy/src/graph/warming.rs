@@ -2,13 +2,19 @@
 //! extension configs, and an update replaces what is in use only once it is ready.
 //!
 //! Owns, per name, the revision in use and the one that waits, who needs which resource, and the phases of starting.
-//! Never knows what a revision holds; no I/O and no clock: what arrives, and what will not, is told by the caller.
+//! Never knows what a revision holds; no I/O and no clock: what arrives, what will not, and the time are told by the
+//! caller.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::need::{Need, Requirement};
+
+mod holds;
+
+pub use holds::LONGEST_HOLD;
 
 /// What the caller has to do next, in this order.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,16 +52,8 @@ pub struct Revision<T> {
     /// Whatever the caller offered.
     pub payload: T,
     requirements: Vec<Requirement>,
-    /// An update does not replace its predecessor before these, if they exist, are in use.
+    /// Waited for, see [`holds`].
     clusters: BTreeSet<Arc<str>>,
-    /// It waits for them no longer.
-    released: bool,
-}
-
-impl<T> Revision<T> {
-    fn new(payload: T, requirements: Vec<Requirement>, clusters: BTreeSet<Arc<str>>) -> Self {
-        Self { payload, requirements, clusters, released: false }
-    }
 }
 
 /// The revisions under one name.
@@ -63,6 +61,8 @@ impl<T> Revision<T> {
 pub struct Entry<T> {
     active: Option<Revision<T>>,
     warming: Option<Revision<T>>,
+    /// Since when nothing but clusters keeps `warming`, or what it replaced, from being used.
+    ready_since: Option<Instant>,
 }
 
 impl<T> Entry<T> {
@@ -93,9 +93,6 @@ pub enum User {
     Routes,
 }
 
-/// Whether an entry's warming revision may replace its active one.
-type Ready<'a, T> = dyn Fn(&Entry<T>, &Revision<T>, &Needs) -> bool + 'a;
-
 #[derive(Debug)]
 struct Collection<K, T> {
     entries: BTreeMap<K, Entry<T>>,
@@ -114,7 +111,8 @@ impl<K: Ord + Clone, T> Collection<K, T> {
         for requirement in &revision.requirements {
             needs.acquire(&user, &requirement.need);
         }
-        let entry = self.entries.entry(key.clone()).or_insert(Entry { active: None, warming: None });
+        let new = || Entry { active: None, warming: None, ready_since: None };
+        let entry = self.entries.entry(key.clone()).or_insert_with(new);
         if let Some(replaced) = entry.warming.replace(revision) {
             needs.release_all(&user, &replaced.requirements);
         }
@@ -133,23 +131,27 @@ impl<K: Ord + Clone, T> Collection<K, T> {
         true
     }
 
-    /// Puts in use what is ready, and says which.
-    fn promote(&mut self, needs: &mut Needs, ready: &Ready<'_, T>) -> Vec<K> {
-        let mut promoted = Vec::new();
+    /// The names whose warming revision has all that it requires; from now on they wait for clusters only.
+    fn ready(&mut self, needs: &Needs, now: Instant) -> Vec<K> {
+        let mut ready = Vec::new();
         for key in &self.waiting {
             let Some(entry) = self.entries.get_mut(key) else { continue };
-            if entry.warming.as_ref().is_some_and(|warming| ready(entry, warming, needs)) {
-                let old = std::mem::replace(&mut entry.active, entry.warming.take());
-                if let Some(old) = old {
-                    needs.release_all(&(self.user)(key), &old.requirements);
-                }
-                promoted.push(key.clone());
+            if entry.warming.as_ref().is_some_and(|warming| needs.met(&warming.requirements)) {
+                entry.ready_since.get_or_insert(now);
+                ready.push(key.clone());
             }
         }
-        for key in &promoted {
-            self.waiting.remove(key);
+        ready
+    }
+
+    /// Puts the warming revision in use.
+    fn promote(&mut self, key: &K, needs: &mut Needs) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.ready_since = None;
+        if let Some(old) = std::mem::replace(&mut entry.active, entry.warming.take()) {
+            needs.release_all(&(self.user)(key), &old.requirements);
         }
-        promoted
+        self.waiting.remove(key);
     }
 
     /// Whether something was never in use yet.
@@ -243,7 +245,7 @@ impl<C, R, L> Warming<C, R, L> {
 
     /// A cluster that is new or changed.
     pub fn offer_cluster(&mut self, name: &Arc<str>, payload: C, requirements: Vec<Requirement>) {
-        self.clusters.offer(name, Revision::new(payload, requirements, BTreeSet::new()), &mut self.needs);
+        self.clusters.offer(name, Revision { payload, requirements, clusters: BTreeSet::new() }, &mut self.needs);
     }
 
     /// A listener that is new or changed, with the clusters that it names itself.
@@ -254,13 +256,13 @@ impl<C, R, L> Warming<C, R, L> {
         requirements: Vec<Requirement>,
         clusters: BTreeSet<Arc<str>>,
     ) {
-        self.listeners.offer(name, Revision::new(payload, requirements, clusters), &mut self.needs);
+        self.listeners.offer(name, Revision { payload, requirements, clusters }, &mut self.needs);
     }
 
     /// A route configuration that is new or changed; counts as the answer to `need`. Nobody needing it, it is dropped.
     pub fn offer_routes(&mut self, need: &Need, payload: R, clusters: BTreeSet<Arc<str>>) {
         if self.needs.states.contains_key(need) {
-            self.routes.offer(need, Revision::new(payload, Vec::new(), clusters), &mut self.needs);
+            self.routes.offer(need, Revision { payload, requirements: Vec::new(), clusters }, &mut self.needs);
             self.answered(need);
         }
     }
@@ -292,41 +294,28 @@ impl<C, R, L> Warming<C, R, L> {
         self.listeners_expected = false;
     }
 
-    /// Updates that are held back for clusters that are not ready are let through.
-    pub fn release_held_updates(&mut self) {
-        let routes = self.routes.entries.values_mut().filter_map(|entry| entry.warming.as_mut());
-        routes.for_each(|revision| revision.released = true);
-        let listeners = self.listeners.entries.values_mut().filter_map(|entry| entry.warming.as_mut());
-        listeners.for_each(|revision| revision.released = true);
-    }
-
-    /// Whether an update is held back for nothing but clusters that are not ready.
-    pub fn holds_updates(&self) -> bool {
-        let held = |entry: &Entry<L>| {
-            entry.active.is_some() && entry.warming.as_ref().is_some_and(|new| self.needs.met(&new.requirements))
-        };
-        !self.routes.waiting.is_empty()
-            || self.listeners.waiting.iter().any(|name| self.listeners.entries.get(name).is_some_and(held))
-    }
-
-    /// Puts in use what is ready and says what is to be done. To be called again after doing it, until there is nothing.
-    pub fn settle(&mut self) -> Vec<Action> {
-        let needs = &mut self.needs;
+    /// Puts in use what is ready and says what is to be done. To be called again after doing it, until there is
+    /// nothing, and at [`Self::next_release`].
+    pub fn settle(&mut self, now: Instant) -> Vec<Action> {
         let mut actions: Vec<Action> = Vec::new();
-        let activated = self.clusters.promote(needs, &|_, new, needs| needs.met(&new.requirements));
-        actions.extend(activated.into_iter().map(Action::ClusterActivated));
-        let clusters = &self.clusters.entries;
-        let is_newcomer = |name: &Arc<str>| clusters.get(name).is_some_and(|entry| entry.active.is_none());
-        // Old routes serve until every cluster that the new ones bring along is ready: nothing is lost by waiting.
-        let held = |names: &BTreeSet<Arc<str>>, released: bool| !released && names.iter().any(is_newcomer);
-        let activated =
-            self.routes.promote(needs, &|entry, new, _| entry.active.is_none() || !held(&new.clusters, new.released));
-        actions.extend(activated.into_iter().map(Action::RoutesActivated));
+        for name in self.clusters.ready(&self.needs, now) {
+            self.clusters.promote(&name, &mut self.needs);
+            actions.push(Action::ClusterActivated(name));
+        }
+        let over = |held: Option<Instant>| held.is_none_or(|until| until <= now);
+        for need in self.routes.ready(&self.needs, now) {
+            if over(self.routes_held_until(&need)) {
+                self.routes.promote(&need, &mut self.needs);
+                actions.push(Action::RoutesActivated(need));
+            }
+        }
         if self.phase >= Phase::Listeners {
-            let activated = self.listeners.promote(needs, &|entry, new, needs| {
-                needs.met(&new.requirements) && (entry.active.is_none() || !held(&new.clusters, new.released))
-            });
-            actions.extend(activated.into_iter().map(Action::ListenerActivated));
+            for name in self.listeners.ready(&self.needs, now) {
+                if over(self.listener_held_until(&name)) {
+                    self.listeners.promote(&name, &mut self.needs);
+                    actions.push(Action::ListenerActivated(name));
+                }
+            }
         }
         self.settle_needs(&mut actions);
         if actions.is_empty() {

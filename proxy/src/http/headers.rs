@@ -29,6 +29,9 @@ struct Entry {
     id: HeaderId,
 }
 
+/// Bytes of a common header, name and value.
+const COMMON_LENGTH: usize = 40;
+
 /// An ordered list of headers.
 #[derive(Clone, Debug, Default)]
 pub struct Headers {
@@ -41,6 +44,12 @@ impl Headers {
     pub fn clear(&mut self) {
         self.text.clear();
         self.entries.clear();
+    }
+
+    /// Makes room for so many more headers of common length.
+    pub fn reserve(&mut self, count: usize) {
+        self.entries.reserve(count);
+        self.text.reserve(count * COMMON_LENGTH);
     }
 
     /// How many headers there are.
@@ -223,11 +232,8 @@ macro_rules! well_known {
         impl HeaderId {
             /// The id of a lower-case name. `Other` for names that are only passed on.
             pub fn of(name: &[u8]) -> Self {
-                // A match on string patterns compiles to comparisons grouped by length.
-                match std::str::from_utf8(name) {
-                    $(Ok($name) => HeaderId::$variant,)*
-                    _ => HeaderId::Other,
-                }
+                let id = IDS[place(name, SEED)];
+                if id.name().as_bytes() == name { id } else { HeaderId::Other }
             }
 
             /// The lower-case name; empty for `Other`.
@@ -238,7 +244,53 @@ macro_rules! well_known {
                 }
             }
         }
+
+        const KNOWN: &[(&str, HeaderId)] = &[$(($name, HeaderId::$variant),)*];
     };
+}
+
+/// Places of [`IDS`].
+const PLACES: usize = 512;
+/// With this every known name has a place of its own.
+const SEED: u64 = seed();
+/// The ids of known names, each in the place of its name.
+const IDS: [HeaderId; PLACES] = match ids(SEED) {
+    Some(ids) => ids,
+    None => [HeaderId::Other; PLACES],
+};
+
+/// The place of a name, from its length and some of its bytes.
+const fn place(name: &[u8], seed: u64) -> usize {
+    let length = name.len();
+    if length == 0 {
+        return 0;
+    }
+    let some =
+        [name[0], name[length / 4], name[length / 2], name[length * 3 / 4], name[length - 1], length as u8, 0, 0];
+    (u64::from_le_bytes(some).wrapping_mul(seed) >> 55) as usize
+}
+
+const fn seed() -> u64 {
+    let mut seed = 0x9E37_79B9_7F4A_7C15;
+    while ids(seed).is_none() {
+        seed = seed.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(2);
+    }
+    seed
+}
+
+const fn ids(seed: u64) -> Option<[HeaderId; PLACES]> {
+    let mut ids = [HeaderId::Other; PLACES];
+    let mut next = 0;
+    while next < KNOWN.len() {
+        let (name, id) = KNOWN[next];
+        let place = place(name.as_bytes(), seed);
+        if !matches!(ids[place], HeaderId::Other) {
+            return None;
+        }
+        ids[place] = id;
+        next += 1;
+    }
+    Some(ids)
 }
 
 well_known! {
@@ -320,9 +372,11 @@ mod tests {
 
     #[test]
     fn every_well_known_name_finds_its_id() {
-        for id in [HeaderId::Connection, HeaderId::XRequestId, HeaderId::XEnvoyUpstreamServiceTime] {
-            assert_eq!(HeaderId::of(id.name().as_bytes()), id);
+        for (name, id) in KNOWN {
+            assert_eq!(HeaderId::of(name.as_bytes()), *id);
+            assert_eq!(id.name(), *name);
         }
+        assert_eq!(HeaderId::of(b""), HeaderId::Other);
         assert_eq!(HeaderId::of(b"x-other"), HeaderId::Other);
     }
 }

@@ -30,7 +30,7 @@ impl Version {
 }
 
 /// The head of a request. Pseudo headers stand in their own fields, never among `headers`.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RequestHead {
     /// Everything but the pseudo headers; there is no `host`.
     pub headers: Headers,

@@ -127,6 +127,7 @@ impl State {
 
     /// Source: `/healthcheck/fail` and `/healthcheck/ok`.
     pub fn fail_health_check(&self, failed: bool) {
+        self.0.process.health_check_failed.store(failed, Ordering::Relaxed);
         self.0.manager.fail_health_check(failed);
         self.refresh_stats();
     }

@@ -18,7 +18,7 @@ use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo, TlsInfo};
 use crate::worker::Worker;
 use crate::worker::connections::Connections;
 use crate::worker::socket::{Io, Socket};
-use crate::{http, tcp};
+use crate::{http, network, tcp};
 
 /// An accepted connection.
 pub struct Accepted {
@@ -49,12 +49,19 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(15);
 pub async fn serve(accepted: Accepted) {
     // What comes before the application is needed once; boxed, it is freed before the long part begins.
     let Some(ready) = Box::pin(establish(accepted)).await else { return };
-    let Ready { worker, chain, io, info, place } = ready;
+    let Ready { worker, chain, io, info, place, buffer_limit } = ready;
     let registered = Connections::register(&worker, &chain.draining);
     let _place = place;
+    let _admission = match network::admit(&worker, &chain.filters, &info) {
+        Ok(admission) => admission,
+        Err(refusal) => {
+            let chain = Arc::clone(&chain);
+            return Box::pin(network::refuse(worker, chain, io, info, registered, refusal)).await;
+        }
+    };
     match &chain.application {
         Application::Http(node) => http::manager::serve(worker, Arc::clone(node), io, info, registered).await,
-        Application::Tcp(node) => Box::pin(tcp::serve(worker, Arc::clone(node), io, info, registered)).await,
+        Application::Tcp(node) => Box::pin(tcp::serve(worker, Arc::clone(node), io, info, registered, buffer_limit)).await,
         Application::Missing => {}
     }
 }
@@ -65,6 +72,8 @@ struct Ready {
     io: Io,
     info: Rc<ConnectionInfo>,
     place: Place,
+    /// Bytes, of the listener.
+    buffer_limit: u32,
 }
 
 async fn establish(mut accepted: Accepted) -> Option<Ready> {
@@ -107,8 +116,11 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         filter_chain: Arc::clone(&chain.config.name),
         tls,
         local_restored,
+        dynamic_metadata: Default::default(),
+        filter_state: Default::default(),
     });
-    Some(Ready { worker, chain, io, info, place })
+    let buffer_limit = node.config.per_connection_buffer_limit_bytes;
+    Some(Ready { worker, chain, io, info, place, buffer_limit })
 }
 
 /// Runs listener filters; a listener that hands over by original destination passes the connection on once.
@@ -200,6 +212,8 @@ fn log_unmatched(accepted: &Accepted, findings: Findings) {
         filter_chain: "".into(),
         tls: None,
         local_restored: accepted.local_restored,
+        dynamic_metadata: Default::default(),
+        filter_state: Default::default(),
     };
     let facts = Facts::new(&info, &connection, &worker.process.clock, now);
     for logger in &accepted.node.access_logs {

@@ -5,7 +5,6 @@
 //! Whether an event is wanted is decided once per place in the code and remembered by `tracing` until a level changes,
 //! so that a disabled event costs one load and one branch.
 
-mod calendar;
 mod component;
 mod level;
 mod pattern;

@@ -5,8 +5,8 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use super::calendar::{MONTHS, Moment, WEEKDAYS};
 use super::level::Level;
+use crate::calendar::Moment;
 
 /// What a line may tell.
 #[derive(Clone, Copy, Debug)]
@@ -197,10 +197,10 @@ impl Padding {
 }
 
 fn write_flag(letter: char, record: &Record<'_>, at: &Moment, out: &mut String) -> std::fmt::Result {
-    let Moment { year, month, day, weekday, hour, minute, second, since_epoch } = *at;
+    let Moment { year, month, day, day_of_year: _, weekday: _, hour, minute, second, since_epoch } = *at;
     let nanosecond = since_epoch.subsec_nanos();
-    let (weekday, month_name) = (WEEKDAYS[weekday], MONTHS[month - 1]);
-    let (hour_of_12, half) = ((hour + 11) % 12 + 1, if hour < 12 { "AM" } else { "PM" });
+    let (weekday, month_name) = (at.weekday_name(), at.month_name());
+    let (hour_of_12, half) = (at.hour_of_12(), if hour < 12 { "AM" } else { "PM" });
     match letter {
         'v' | '+' => out.write_str(record.message),
         '_' => out.write_str(&record.message.replace('\n', "\\n")),

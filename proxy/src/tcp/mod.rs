@@ -9,4 +9,4 @@ mod relay;
 mod session;
 pub mod stats;
 
-pub use session::serve;
+pub use session::{record_refused, serve};

@@ -3,8 +3,10 @@
 //! Owns its course: the choice of a cluster and an endpoint, tries to connect, limits of time, stats and access logs.
 //! Never moves bytes itself (see `relay`).
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,6 +15,7 @@ use std::time::Instant;
 use outrigger_config::address::Address;
 use outrigger_config::cluster::Discovery;
 use outrigger_config::route::Priority;
+use outrigger_policy::balance::{HashView, Wanted, request_hash};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::direction::Traffic;
@@ -20,6 +23,8 @@ use super::relay::{End, Relay, Side};
 use super::stats::TcpStats;
 use crate::accesslog::{Facts, LogType};
 use crate::graph::TcpNode;
+use crate::health::observe;
+use crate::network::{Refusal, TCP_PROXY_CLUSTER};
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::connect::{ConnectError, Counted, connect, take_place};
@@ -30,15 +35,16 @@ use crate::worker::connections::Registered;
 use crate::worker::deadlines::{Deadlines, Limit};
 use crate::worker::socket::Io;
 
-/// Serves a downstream connection to its end.
+/// Serves a downstream connection to its end. `buffer_limit` is the listener's, in bytes.
 pub async fn serve(
     worker: Rc<Worker>,
     node: Arc<TcpNode>,
     io: Io,
     connection: Rc<ConnectionInfo>,
     registered: Registered,
+    buffer_limit: u32,
 ) {
-    let session = Session::new(worker, node, connection, registered);
+    let session = Session::new(worker, node, connection, registered, buffer_limit);
     // Connecting, with TLS, needs far more memory than what follows, so it is not part of this future.
     let mut connecting = Box::pin(session.connect());
     let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
@@ -54,6 +60,20 @@ pub async fn serve(
         Some((upstream, active)) => session.relay(io, upstream, active).await,
         None => drop(io),
     }
+    session.info.end.set(Some(Instant::now()));
+    session.log(LogType::TcpConnectionEnd);
+}
+
+/// Counts and logs a connection that a network filter refused.
+pub fn record_refused(
+    worker: Rc<Worker>,
+    node: Arc<TcpNode>,
+    connection: Rc<ConnectionInfo>,
+    registered: Registered,
+    refusal: &Refusal,
+) {
+    let session = Session::new(worker, node, connection, registered, u32::MAX);
+    refusal.record(&session.info);
     session.info.end.set(Some(Instant::now()));
     session.log(LogType::TcpConnectionEnd);
 }
@@ -74,6 +94,8 @@ struct Session {
     node: Arc<TcpNode>,
     connection: Rc<ConnectionInfo>,
     registered: Registered,
+    /// `per_connection_buffer_limit_bytes` of the listener.
+    listener_buffer_limit: u32,
     stats: Arc<TcpStats>,
     info: StreamInfo,
     deadlines: Deadlines,
@@ -82,7 +104,13 @@ struct Session {
 }
 
 impl Session {
-    fn new(worker: Rc<Worker>, node: Arc<TcpNode>, connection: Rc<ConnectionInfo>, registered: Registered) -> Self {
+    fn new(
+        worker: Rc<Worker>,
+        node: Arc<TcpNode>,
+        connection: Rc<ConnectionInfo>,
+        registered: Registered,
+        listener_buffer_limit: u32,
+    ) -> Self {
         let stats = worker.tcp_stats(&node.config.stat_prefix);
         stats.downstream_cx_total.increment();
         let deadlines = Deadlines::default();
@@ -95,8 +123,11 @@ impl Session {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
         });
-        let info = StreamInfo::new(connection.start, None);
-        Self { worker, node, connection, registered, stats, info, deadlines, flush: RefCell::new(flush) }
+        let mut info = StreamInfo::new(connection.start, None);
+        info.dynamic_metadata.clone_from(&connection.dynamic_metadata);
+        info.filter_state.clone_from(&connection.filter_state);
+        let flush = RefCell::new(flush);
+        Self { worker, node, connection, registered, listener_buffer_limit, stats, info, deadlines, flush }
     }
 
     /// A connection to an endpoint, or `None` with the reason noted.
@@ -121,8 +152,14 @@ impl Session {
             *self.info.upstream_host.borrow_mut() = Some(Arc::clone(&host.host));
             cluster.stats.upstream_rq_pending_total.increment();
             match connect(&counted, None, None).await {
-                Ok(connected) => return Some((connected.io, ActiveSession::new(counted))),
-                Err(error) => self.note_failure(&cluster, &error),
+                Ok(connected) => {
+                    observe::connected(&host);
+                    return Some((connected.io, ActiveSession::new(counted)));
+                }
+                Err(error) => {
+                    observe::not_connected(&self.worker.process, &host, &error);
+                    self.note_failure(&cluster, &error);
+                }
             }
             tried.push(Arc::clone(&host.host));
         }
@@ -133,8 +170,12 @@ impl Session {
 
     /// This worker's view of the chosen cluster, if there is such a cluster now.
     fn cluster(&self) -> Option<Rc<WorkerCluster>> {
-        let name = self.node.config.target.pick(self.worker.random.next());
         let graph = self.worker.graph();
+        let filter_state = self.info.filter_state.borrow();
+        let name = match filter_state.get(TCP_PROXY_CLUSTER) {
+            Some(name) => name,
+            None => &**self.node.config.target.pick(self.worker.random.next()),
+        };
         let node = graph.clusters.get(name)?;
         *self.info.cluster.borrow_mut() = Some(Arc::clone(&node.config.stat_name));
         Some(self.worker.clusters.get(&self.worker, node))
@@ -144,7 +185,10 @@ impl Session {
     fn host(&self, cluster: &WorkerCluster, tried: &[Arc<Host>]) -> Option<Rc<WorkerHost>> {
         let node = cluster.node();
         let Discovery::OriginalDst(options) = &node.config.discovery else {
-            return cluster.pick(&self.worker, tried);
+            let config = &self.node.config;
+            let hash = request_hash(&config.hash_policy, &View(self), |_| String::new());
+            let wanted = Wanted { hash, metadata: config.metadata_match.as_deref(), ..Wanted::default() };
+            return cluster.pick(&self.worker, wanted, tried);
         };
         match &self.connection.local {
             // The address of our own socket would lead back to us.
@@ -162,22 +206,7 @@ impl Session {
     fn note_failure(&self, cluster: &WorkerCluster, error: &ConnectError) {
         self.info.flag(ResponseFlag::UpstreamConnectionFailure);
         cluster.stats.upstream_rq_pending_failure_eject.increment();
-        match error {
-            ConnectError::Io(_) => cluster.stats.upstream_cx_destroy_remote.increment(),
-            ConnectError::Overflow | ConnectError::Timeout | ConnectError::Tls(_) | ConnectError::Shared(_) => {
-                cluster.stats.upstream_cx_destroy_local.increment();
-            }
-        }
-        let reason = match error {
-            ConnectError::Io(error) => {
-                let text = error.to_string();
-                // The standard library adds the error's number; people and Envoy do not.
-                let text = text.split(" (os error").next().unwrap_or_default();
-                format!("delayed connect error: {text}")
-            }
-            error => error.to_string(),
-        };
-        *self.info.upstream_failure.borrow_mut() = Some(reason.into());
+        *self.info.upstream_failure.borrow_mut() = Some(error.to_string().into());
     }
 
     /// Moves bytes until one side or an interrupt ends it.
@@ -185,8 +214,7 @@ impl Session {
         if !self.node.access_logs.is_empty() {
             self.info.upstream_local.set(upstream.socket().local_address());
         }
-        let limit = active.counted.host().node.config.per_connection_buffer_limit_bytes;
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let limit = self.buffer_limit(active.counted.host().node.config.per_connection_buffer_limit_bytes);
         let mut relay = Relay::new(downstream, upstream, limit);
         let mut meter = Meter { session: self, active: &active, up: Traffic::default(), down: Traffic::default() };
         self.restart_idle_time();
@@ -202,18 +230,17 @@ impl Session {
         })
         .await;
         relay.stop(&self.worker.buffers);
-        let stats = &active.counted.cluster().stats;
         match outcome {
-            Ok(End::Closed { last: Side::Upstream }) => stats.destroyed_while_active(EndedBy::Upstream),
+            Ok(End::Closed { last: Side::Upstream }) => active.counted.set_end(EndedBy::Upstream, true),
             Ok(End::Reset { by: Side::Upstream }) => {
-                stats.destroyed_while_active(EndedBy::Upstream);
+                active.counted.set_end(EndedBy::Upstream, true);
                 self.info.flag(ResponseFlag::UpstreamRemoteReset);
             }
             Ok(End::Closed { last: Side::Downstream } | End::Reset { by: Side::Downstream }) => {
-                stats.destroyed_while_active(EndedBy::Us);
+                active.counted.set_end(EndedBy::Us, true);
             }
             Err(interrupt) => {
-                stats.destroyed_while_active(EndedBy::Us);
+                active.counted.set_end(EndedBy::Us, true);
                 self.note(interrupt);
                 poll_fn(|cx| {
                     relay.say_goodbye(cx);
@@ -222,6 +249,14 @@ impl Session {
                 .await;
             }
         }
+    }
+
+    /// How many bytes may be under way in each direction: what is read from one side waits for the other, so both limits
+    /// hold for it.
+    fn buffer_limit(&self, cluster: u32) -> usize {
+        // Zero is no limit.
+        let cluster = if cluster == 0 { u32::MAX } else { cluster };
+        usize::try_from(cluster.min(self.listener_buffer_limit)).unwrap_or(usize::MAX)
     }
 
     fn restart_idle_time(&self) {
@@ -267,6 +302,28 @@ impl Session {
         for logger in &self.node.access_logs {
             logger.log(&facts, self.worker.random.next(), &*graph.runtime);
         }
+    }
+}
+
+/// What hash policies see of a connection.
+struct View<'a>(&'a Session);
+
+impl HashView for View<'_> {
+    fn header<'a>(&'a self, _name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        std::iter::empty()
+    }
+
+    fn path(&self) -> &str {
+        ""
+    }
+
+    fn source_ip(&self) -> Option<IpAddr> {
+        self.0.connection.remote.ip()
+    }
+
+    fn filter_state(&self, key: &str) -> Option<Cow<'_, [u8]>> {
+        let value = self.0.info.filter_state.borrow().get(key).cloned()?;
+        Some(Cow::Owned(value.into_bytes()))
     }
 }
 

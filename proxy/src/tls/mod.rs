@@ -22,4 +22,5 @@ mod verify;
 pub use certificate::{CertificateFacts, SubjectAltName, certificate_details};
 pub use client::ClientTls;
 pub use error::{HandshakeError, HandshakeFailure, TlsError};
+pub use san::peer_has_name;
 pub use server::ServerTls;

@@ -7,11 +7,28 @@ use std::borrow::Cow;
 use outrigger_config::matching::StringMatcher;
 use outrigger_config::tls::{SanKind, SanMatcher};
 
-use super::certificate::SubjectAltName;
+use super::certificate::{Parsed, SubjectAltName};
+use crate::stream::PeerCertificate;
 
 /// Whether any matcher accepts any name.
 pub(super) fn any_accepted(matchers: &[SanMatcher], names: &[SubjectAltName]) -> bool {
     matchers.iter().any(|matcher| names.iter().any(|name| accepted(matcher, name)))
+}
+
+/// Whether a peer's certificate has a name that `matcher` accepts.
+pub fn peer_has_name(peer: &PeerCertificate, matcher: &SanMatcher) -> bool {
+    let any = |names: &[String], kind: fn(String) -> SubjectAltName| {
+        names.iter().any(|name| accepted(matcher, &kind(name.clone())))
+    };
+    match matcher.kind {
+        Some(SanKind::Uri) => any(&peer.uri_sans, SubjectAltName::Uri),
+        Some(SanKind::Dns) => any(&peer.dns_sans, SubjectAltName::Dns),
+        // The others are rarely asked for, and not kept.
+        _ => peer.chain_der.first().and_then(|leaf| Parsed::read(leaf).ok()).is_some_and(|leaf| {
+            let names = &leaf.names;
+            any_accepted(std::slice::from_ref(matcher), names)
+        }),
+    }
 }
 
 /// Whether a certificate with these names is for the server `expected` (a host name or an IP address).

@@ -3,24 +3,25 @@
 //! Owns the balancer state, the pools and the stats of one worker, and carries them over graph swaps. Never opens
 //! connections (see `pool`).
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{Discovery, OriginalDstOptions, Thresholds};
 use outrigger_config::route::Priority;
-use outrigger_policy::balance::{HostIndex, HostSet, Picker};
+use outrigger_policy::balance::{HostIndex, HostSet, Load, Picker, Wanted};
 use outrigger_policy::breaker::Breaker;
 use tokio::sync::Notify;
 
 use super::host::{Host, HostShared, HostStats};
 use super::stats::ClusterStats;
 use super::{h1, h2};
-use crate::graph::ClusterNode;
+use crate::graph::{ClusterNode, facts};
+use crate::http::h2::stats::Http2Stats;
 use crate::stats::names;
 use crate::worker::Worker;
 
@@ -34,8 +35,7 @@ pub struct WorkerClusters {
 pub struct WorkerCluster {
     /// This worker's share of its stats.
     pub stats: Arc<ClusterStats>,
-    /// Notified when a connection is given back or closed.
-    pub released: Notify,
+    http2_stats: OnceCell<Arc<Http2Stats>>,
     node: RefCell<Arc<ClusterNode>>,
     picker: RefCell<Option<Picker>>,
     hosts: RefCell<Vec<Option<Rc<WorkerHost>>>>,
@@ -57,6 +57,8 @@ pub struct WorkerHost {
     pub connections: Cell<u32>,
     /// Connections for HTTP/1 that wait for a request, the last used last.
     pub idle: RefCell<Vec<h1::Connection>>,
+    /// Tells one of those who wait for a connection that a request has ended and there is room for theirs.
+    pub released: Notify,
     /// Connections for HTTP/2.
     pub multiplexed: RefCell<Vec<Rc<h2::Connection>>>,
     /// An HTTP/2 connection is being made.
@@ -67,6 +69,8 @@ pub struct WorkerHost {
     pub connect_failure: RefCell<(u32, String)>,
     /// The endpoint, or the configuration it was used with, is gone.
     pub retired: Cell<bool>,
+    /// When its health was last looked at, checks or outlier detection kept requests away.
+    failed: Cell<bool>,
     last_used: Cell<Option<Instant>>,
 }
 
@@ -80,11 +84,13 @@ impl WorkerHost {
             active: Cell::new(0),
             connections: Cell::new(0),
             idle: RefCell::default(),
+            released: Notify::new(),
             multiplexed: RefCell::default(),
             connecting: Cell::new(false),
             connected: Notify::new(),
             connect_failure: RefCell::default(),
             retired: Cell::new(false),
+            failed: Cell::new(false),
             last_used: Cell::new(None),
         })
     }
@@ -92,8 +98,21 @@ impl WorkerHost {
     /// No connection of it is used for new requests from now on; idle ones close.
     fn retire(&self) {
         self.retired.set(true);
+        self.close_unused();
+    }
+
+    fn close_unused(&self) {
         self.idle.borrow_mut().clear();
         self.multiplexed.borrow_mut().clear();
+    }
+
+    /// Connections to an endpoint that has failed are not kept for when it comes back.
+    fn look_at_health(&self) {
+        let failed = self.host.shared.flags.has_failed();
+        if failed && !self.failed.replace(failed) {
+            self.close_unused();
+        }
+        self.failed.set(failed);
     }
 }
 
@@ -133,12 +152,20 @@ impl WorkerCluster {
         let stats = worker.process.stats.scope(&names::prefix("cluster", &node.config.stat_name));
         Self {
             stats,
-            released: Notify::new(),
+            http2_stats: OnceCell::new(),
             node: RefCell::new(Arc::clone(node)),
             picker: RefCell::new(picker(worker, node.hosts.balance.as_ref())),
             hosts: RefCell::new(vec![None; node.hosts.hosts.len()]),
             destinations: RefCell::default(),
         }
+    }
+
+    /// This worker's share of its stats of HTTP/2, which exist once it has a connection of that kind.
+    pub fn http2_stats(&self, worker: &Worker) -> &Arc<Http2Stats> {
+        self.http2_stats.get_or_init(|| {
+            let cluster = names::prefix("cluster", &self.node.borrow().config.stat_name);
+            worker.process.stats.scope(&format!("{cluster}http2."))
+        })
     }
 
     /// The node of the graph that this view follows.
@@ -163,11 +190,7 @@ impl WorkerCluster {
         }
         let old = self.node.replace(Arc::clone(node));
         let same_connections = Arc::ptr_eq(&old.config, &node.config)
-            && match (&old.tls, &node.tls) {
-                (None, None) => true,
-                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-                _ => false,
-            };
+            && old.tls.same(&node.tls);
         let mut known: HashMap<*const HostShared, Rc<WorkerHost>> = HashMap::new();
         for host in self.hosts.borrow_mut().drain(..).flatten() {
             if same_connections {
@@ -185,6 +208,11 @@ impl WorkerCluster {
             for (_, host) in self.destinations.borrow_mut().drain() {
                 host.retire();
             }
+        }
+        // Limits may have been raised.
+        for host in self.hosts.borrow().iter().flatten() {
+            host.released.notify_waiters();
+            host.look_at_health();
         }
         let unchanged = match (&old.hosts.balance, &node.hosts.balance) {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),
@@ -205,16 +233,14 @@ impl WorkerCluster {
     }
 
     /// Picks an endpoint. Those in `tried` are avoided as long as there are others.
-    pub fn pick(&self, worker: &Worker, tried: &[Arc<Host>]) -> Option<Rc<WorkerHost>> {
+    pub fn pick(&self, worker: &Worker, mut wanted: Wanted<'_>, tried: &[Arc<Host>]) -> Option<Rc<WorkerHost>> {
         let node = self.node();
         let mut picker = self.picker.borrow_mut();
         let picker = picker.as_mut()?;
         let position = |index: HostIndex| index.0 as usize;
         let pick = {
             let hosts = self.hosts.borrow();
-            let load = |index: HostIndex| {
-                hosts.get(position(index)).and_then(Option::as_ref).map_or(0, |host| host.active.get())
-            };
+            let load = WorkerLoad { hosts: &hosts, stats: &self.stats };
             let tried = |index: HostIndex| {
                 node.hosts
                     .hosts
@@ -222,7 +248,11 @@ impl WorkerCluster {
                     .is_some_and(|host| tried.iter().any(|tried| Arc::ptr_eq(&tried.shared, &host.shared)))
             };
             let mut random = || worker.random.next();
-            picker.pick(&mut random, &load, tried).or_else(|| picker.pick(&mut random, &load, |_| false))?
+            if picker.hosts().wants_time() {
+                wanted.now = facts::now();
+            }
+            let pick = picker.pick_for(&wanted, &mut random, &load, tried);
+            pick.or_else(|| picker.pick_for(&wanted, &mut random, &load, |_| false))?
         };
         if pick.panic {
             self.stats.lb_healthy_panic.increment();
@@ -245,6 +275,9 @@ impl WorkerCluster {
                 priority: 0,
                 locality: Arc::default(),
                 health: outrigger_config::cluster::HealthStatus::Unknown,
+                metadata: None,
+                transport: self.node.borrow().config.transport_of(None, None),
+                health_check: None,
                 shared: Arc::default(),
             };
             WorkerHost::new(Arc::new(host), self.node())
@@ -255,20 +288,14 @@ impl WorkerCluster {
 
     fn sweep(&self, now: Instant) {
         let idle_timeout = self.node.borrow().config.http.idle_timeout;
-        let mut closed = false;
         let destinations = self.destinations.borrow();
         let hosts = self.hosts.borrow();
         for host in hosts.iter().flatten().chain(destinations.values()) {
             let mut idle = host.idle.borrow_mut();
-            let before = idle.len();
             idle.retain(|connection| connection.is_usable() && !connection.expired(now, idle_timeout));
-            closed |= idle.len() != before;
             host.multiplexed.borrow_mut().retain(|connection| connection.keep(now, idle_timeout));
         }
         drop((hosts, destinations));
-        if closed {
-            self.released.notify_waiters();
-        }
         if let Discovery::OriginalDst(OriginalDstOptions { cleanup_interval, .. }) = self.node.borrow().config.discovery
         {
             self.destinations.borrow_mut().retain(|_, host| {
@@ -279,10 +306,22 @@ impl WorkerCluster {
     }
 }
 
+/// Requests in flight from this worker.
+struct WorkerLoad<'a> {
+    hosts: &'a [Option<Rc<WorkerHost>>],
+    stats: &'a ClusterStats,
+}
+
+impl Load for WorkerLoad<'_> {
+    fn active_requests(&self, host: HostIndex) -> u32 {
+        self.hosts.get(host.0 as usize).and_then(Option::as_ref).map_or(0, |host| host.active.get())
+    }
+
+    fn all_active_requests(&self) -> Option<u32> {
+        u32::try_from(self.stats.upstream_rq_active.value()).ok()
+    }
+}
+
 fn picker(worker: &Worker, set: Option<&Arc<HostSet>>) -> Option<Picker> {
     set.map(|set| Picker::new(Arc::clone(set), worker.random.next()))
 }
-
-/// Waiting requests look again after this time even if nobody told them to: a limit may have been freed by another
-/// worker.
-pub const RECHECK: Duration = Duration::from_millis(20);

@@ -3,13 +3,14 @@
 //! Owns the way from an endpoint to a byte stream: limits, TCP or Unix, TLS, and the time all that may take. Never keeps
 //! connections (see `pool`).
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::Cluster;
+use outrigger_config::cluster::{Cluster, UpstreamTransport};
 use outrigger_config::listener::SocketState;
 use outrigger_config::route::Priority;
 use outrigger_policy::breaker::{Permit, Resource};
@@ -17,22 +18,24 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 use tokio::net::{TcpStream, UnixStream};
 
 use super::clusters::{WorkerCluster, WorkerHost};
-use super::stats::ClusterStats;
+use super::host::Host;
+use super::stats::{ClusterStats, EndedBy};
+use crate::graph::ClusterShared;
 use crate::tls::HandshakeFailure;
 use crate::worker::socket::{Io, Socket, SocketKind};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// A limit on connections is reached.
-    #[error("connection limit reached")]
-    Overflow,
     /// `connect_timeout` has passed.
     #[error("connection timeout")]
     Timeout,
-    /// The system or the peer said no.
-    #[error("{0}")]
+    /// The peer said no.
+    #[error("delayed connect error: {}", reason(.0))]
     Io(std::io::Error),
+    /// The system said no when it was asked, to this address.
+    #[error("immediate connect error: {}|remote address:{}", reason(.0), .1)]
+    Immediate(std::io::Error, Address),
     /// TLS failed.
     #[error("TLS_error: {0}")]
     Tls(String),
@@ -41,12 +44,31 @@ pub enum ConnectError {
     Shared(String),
 }
 
+/// What an error says, without its number, which says nothing more: "Connection refused (os error 111)".
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+/// Which limit on connections is reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Full {
+    /// `max_connections` of the cluster.
+    Cluster,
+    /// `per_host_thresholds.max_connections`.
+    Host,
+}
+
 /// A counted connection; the counts end when it is dropped.
 pub struct Counted {
     cluster: Rc<WorkerCluster>,
     host: Rc<WorkerHost>,
     start: Instant,
-    _permit: Permit,
+    /// Who ends it, and whether it then carries a request or a session.
+    end: Cell<(EndedBy, bool)>,
+    limit: Arc<ClusterShared>,
+    priority: Priority,
+    permit: Option<Permit>,
 }
 
 impl Counted {
@@ -64,6 +86,11 @@ impl Counted {
     pub fn start(&self) -> Instant {
         self.start
     }
+
+    /// What is counted when it ends; that we ended it while it was idle, unless told otherwise.
+    pub fn set_end(&self, by: EndedBy, in_use: bool) {
+        self.end.set((by, in_use));
+    }
 }
 
 impl Drop for Counted {
@@ -75,7 +102,19 @@ impl Drop for Counted {
         stats.upstream_cx_active.decrement();
         stats.upstream_cx_destroy.increment();
         stats.upstream_cx_length_ms.record(self.start.elapsed().as_millis() as u64);
-        self.cluster.released.notify_waiters();
+        match self.end.get() {
+            (by, true) => stats.destroyed_while_active(by),
+            (EndedBy::Us, false) => stats.upstream_cx_destroy_local.increment(),
+            (EndedBy::Upstream, false) => stats.upstream_cx_destroy_remote.increment(),
+        }
+        // Whoever is told looks at once, maybe on another thread: the place has to be free by then.
+        self.permit = None;
+        self.limit.freed(self.priority).notify_one();
+        self.host.host.shared.freed.notify_one();
+        if self.host.connections.get() == 0 {
+            // Now this worker may have one beyond the limit.
+            self.host.released.notify_one();
+        }
     }
 }
 
@@ -87,22 +126,22 @@ pub fn take_place(
     cluster: &Rc<WorkerCluster>,
     host: &Rc<WorkerHost>,
     priority: Priority,
-) -> Result<Counted, ConnectError> {
+) -> Result<Counted, Full> {
     let (breaker, thresholds) = cluster.limits(priority);
     let per_host = cluster.node().config.circuit_breakers.per_host_max_connections;
     let shared = &host.host.shared.connections;
     let within = |count: u32| per_host.is_none_or(|limit| count < limit).then_some(count + 1);
-    let overflow = || {
+    let overflow = |full| {
         cluster.stats.upstream_cx_overflow.increment();
-        ConnectError::Overflow
+        full
     };
-    shared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).map_err(|_| overflow())?;
+    shared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).map_err(|_| overflow(Full::Host))?;
     let permit = match breaker.try_acquire_within(Resource::Connection, &thresholds) {
         Some(permit) => permit,
         None if host.connections.get() == 0 => breaker.acquire_beyond_limit(Resource::Connection),
         None => {
             shared.fetch_sub(1, Ordering::Relaxed);
-            return Err(overflow());
+            return Err(overflow(Full::Cluster));
         }
     };
     host.connections.set(host.connections.get() + 1);
@@ -110,8 +149,15 @@ pub fn take_place(
     host.stats.cx_total.increment();
     cluster.stats.upstream_cx_active.increment();
     cluster.stats.upstream_cx_total.increment();
-    let (cluster, host) = (Rc::clone(cluster), Rc::clone(host));
-    Ok(Counted { cluster, host, start: Instant::now(), _permit: permit })
+    Ok(Counted {
+        cluster: Rc::clone(cluster),
+        host: Rc::clone(host),
+        start: Instant::now(),
+        end: Cell::new((EndedBy::Us, false)),
+        limit: Arc::clone(&cluster.node().shared),
+        priority,
+        permit: Some(permit),
+    })
 }
 
 /// A byte stream to an endpoint, with the protocol that TLS negotiated.
@@ -138,11 +184,11 @@ pub async fn connect(
         let mut failure = None;
         for address in std::iter::once(&host.address).chain(&host.additional_addresses) {
             match open(address, &node.config).await {
-                Ok(socket) => return secure(socket, &node, &cluster.stats, &host.hostname, alpn, sni).await,
+                Ok(socket) => return secure(socket, &node, &cluster.stats, host, alpn, sni).await,
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        Err(ConnectError::Io(failure.unwrap_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())))
+        Err(failure.unwrap_or_else(|| ConnectError::Io(std::io::ErrorKind::AddrNotAvailable.into())))
     };
     let result = match tokio::time::timeout(node.config.connect_timeout, attempt).await {
         Ok(result) => result,
@@ -151,8 +197,10 @@ pub async fn connect(
     match &result {
         Ok(_) => cluster.stats.upstream_cx_connect_ms.record(counted.start().elapsed().as_millis() as u64),
         Err(error) => {
-            if matches!(error, ConnectError::Timeout) {
-                cluster.stats.upstream_cx_connect_timeout.increment();
+            match error {
+                ConnectError::Timeout => cluster.stats.upstream_cx_connect_timeout.increment(),
+                ConnectError::Io(_) | ConnectError::Immediate(..) => counted.set_end(EndedBy::Upstream, false),
+                ConnectError::Tls(_) | ConnectError::Shared(_) => {}
             }
             cluster.stats.upstream_cx_connect_fail.increment();
             counted.host().stats.cx_connect_fail.increment();
@@ -165,16 +213,18 @@ async fn secure(
     socket: Socket,
     node: &crate::graph::ClusterNode,
     stats: &ClusterStats,
-    hostname: &str,
+    host: &Host,
     alpn: Option<&[Vec<u8>]>,
     sni: Option<&str>,
 ) -> Result<Connected, ConnectError> {
-    let Some(tls) = &node.tls else { return Ok(Connected { io: Io::Plain(socket), alpn: None }) };
-    let auto = match &node.config.transport {
-        outrigger_config::cluster::UpstreamTransport::Tls(config) => config.auto_host_sni && !hostname.is_empty(),
-        outrigger_config::cluster::UpstreamTransport::Raw => false,
+    let Some(tls) = node.tls.get(host.transport) else {
+        return Ok(Connected { io: Io::Plain(socket), alpn: None });
     };
-    let sni = if auto { Some(hostname) } else { sni };
+    let auto = match node.config.transports().nth(host.transport) {
+        Some(UpstreamTransport::Tls(config)) => config.auto_host_sni && !host.hostname.is_empty(),
+        Some(UpstreamTransport::Raw) | None => false,
+    };
+    let sni = if auto { Some(&*host.hostname) } else { sni };
     match tls.connect(socket, sni, alpn).await {
         Ok((stream, info)) => {
             stats.ssl_handshake.increment();
@@ -193,19 +243,26 @@ async fn secure(
     }
 }
 
-async fn open(address: &Address, cluster: &Cluster) -> std::io::Result<Socket> {
+async fn open(address: &Address, cluster: &Cluster) -> Result<Socket, ConnectError> {
+    let immediate = |error| ConnectError::Immediate(error, address.clone());
     match address {
-        Address::Ip(address) => open_tcp(*address, cluster).await,
+        Address::Ip(ip) => {
+            let stream = begin_tcp(*ip, cluster).map_err(immediate)?;
+            stream.writable().await.map_err(ConnectError::Io)?;
+            match stream.take_error().map_err(ConnectError::Io)? {
+                None => Ok(Socket::new(SocketKind::Tcp(stream))),
+                Some(error) => Err(ConnectError::Io(error)),
+            }
+        }
         Address::Pipe { path, .. } => {
-            let address = outrigger_sys::unix::unix_address(&path.to_string_lossy())?;
-            let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
-            stream.set_nonblocking(true)?;
-            Ok(Socket::new(SocketKind::Unix(UnixStream::from_std(stream)?)))
+            // That a full backlog is a refusal, although the listener might take us a moment later, is as Envoy has it.
+            let stream = outrigger_sys::unix::connect_now(&path.to_string_lossy()).map_err(immediate)?;
+            Ok(Socket::new(SocketKind::Unix(UnixStream::from_std(stream).map_err(immediate)?)))
         }
     }
 }
 
-async fn open_tcp(address: std::net::SocketAddr, cluster: &Cluster) -> std::io::Result<Socket> {
+fn begin_tcp(address: std::net::SocketAddr, cluster: &Cluster) -> std::io::Result<TcpStream> {
     let raw = RawSocket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     raw.set_tcp_nodelay(true)?;
     if let Some(keepalive) = &cluster.tcp_keepalive {
@@ -219,7 +276,7 @@ async fn open_tcp(address: std::net::SocketAddr, cluster: &Cluster) -> std::io::
             crate::listener::socket_options::apply(&raw, option)?;
         }
         // A source of the other family cannot be used for this destination.
-        if let Some(source) = bind.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
+        if let Some(source) = bind.source_for(address) {
             raw.bind(&source.into())?;
         }
     }
@@ -228,12 +285,7 @@ async fn open_tcp(address: std::net::SocketAddr, cluster: &Cluster) -> std::io::
         Err(error) if error.raw_os_error() == Some(EINPROGRESS) => {}
         Err(error) => return Err(error),
     }
-    let stream = TcpStream::from_std(raw.into())?;
-    stream.writable().await?;
-    match stream.take_error()? {
-        None => Ok(Socket::new(SocketKind::Tcp(stream))),
-        Some(error) => Err(error),
-    }
+    TcpStream::from_std(raw.into())
 }
 
 /// `connect(2)` goes on in the background; Linux's number on every architecture that it runs on here.

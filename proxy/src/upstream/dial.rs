@@ -159,8 +159,10 @@ async fn connect(cluster: &ClusterNode, turn: usize) -> io::Result<Connection> {
                 continue;
             }
         };
-        let UpstreamTransport::Tls(config) = &cluster.config.transport else { return Ok(opened) };
-        let Some(tls) = &cluster.tls else {
+        let Some(UpstreamTransport::Tls(config)) = cluster.config.transports().nth(host.transport) else {
+            return Ok(opened);
+        };
+        let Some(tls) = cluster.tls.get(host.transport) else {
             let reason = format!("cluster {name:?}: its secrets have not arrived");
             return Err(io::Error::new(io::ErrorKind::NotConnected, reason));
         };
@@ -187,7 +189,7 @@ fn choose(hosts: &[Arc<Host>], turn: usize) -> Option<&Arc<Host>> {
 async fn open(address: &Address, cluster: &Cluster) -> io::Result<Connection> {
     match address {
         Address::Ip(address) => {
-            let source = cluster.bind.as_ref().and_then(|bind| bind.source);
+            let source = cluster.bind.as_ref().and_then(|bind| bind.source_for(*address));
             let stream = open_tcp(*address, source).await?;
             if let Some(keepalive) = &cluster.tcp_keepalive {
                 let seconds = |value: Option<u32>| value.map(|value| std::time::Duration::from_secs(value.into()));
@@ -326,6 +328,9 @@ mod tests {
             priority,
             locality: Arc::default(),
             health,
+            metadata: None,
+            transport: 0,
+            health_check: None,
             shared: Arc::default(),
         })
     }

@@ -15,7 +15,7 @@ use super::stats::EndedBy;
 use crate::http::h1::body_io::{BodyReader, BodyWriter};
 use crate::http::h1::encode;
 use crate::http::h1::link::Link;
-use crate::http::h1::parse::{Framing, HeadError, Limits, parse_response};
+use crate::http::h1::parse::{Framing, HeadError, Limits, LookedAt, ParsedResponse, parse_response};
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{Chunk, StreamError};
@@ -27,6 +27,10 @@ pub struct Connection {
     requests: Cell<u32>,
     idle_since: Cell<Instant>,
     local: Option<SocketAddr>,
+    /// A request is under way on it.
+    in_use: Cell<bool>,
+    /// Bytes received and sent that the stats know of.
+    accounted: Cell<(u64, u64)>,
 }
 
 impl Connection {
@@ -34,7 +38,15 @@ impl Connection {
     pub fn new(link: Link, counted: Counted) -> Self {
         counted.cluster().stats.upstream_cx_http1_total.increment();
         let local = link.io().socket().local_address();
-        Self { link, idle_since: Cell::new(counted.start()), counted, requests: Cell::new(0), local }
+        Self {
+            link,
+            idle_since: Cell::new(counted.start()),
+            counted,
+            requests: Cell::new(0),
+            local,
+            in_use: Cell::new(false),
+            accounted: Cell::new((0, 0)),
+        }
     }
 
     /// Whether another request may be sent on it, as far as is known without asking the system.
@@ -53,11 +65,7 @@ impl Connection {
         }
         // An idle connection must be silent: bytes nobody asked for make it as useless as its end.
         let mut cx = Context::from_waker(Waker::noop());
-        let silent = self.link.poll_closed(&mut cx).is_pending() && self.link.input().is_empty();
-        if !silent {
-            self.counted.cluster().stats.upstream_cx_destroy_remote.increment();
-        }
-        silent
+        self.link.poll_closed(&mut cx).is_pending() && self.link.input().is_empty()
     }
 
     /// Idle for too long.
@@ -65,7 +73,6 @@ impl Connection {
         let expired = idle_timeout.is_some_and(|limit| now.saturating_duration_since(self.idle_since.get()) > limit);
         if expired {
             self.counted.cluster().stats.upstream_cx_idle_timeout.increment();
-            self.counted.cluster().stats.upstream_cx_destroy_local.increment();
         }
         expired
     }
@@ -73,6 +80,26 @@ impl Connection {
     /// A request has been served on it before.
     pub fn is_reused(&self) -> bool {
         self.requests.get() > 0
+    }
+
+    /// Brings what was received and sent into the stats.
+    fn account(&self) {
+        let (read, written) = self.link.totals();
+        let (read_before, written_before) = self.accounted.replace((read, written));
+        let stats = &self.counted.cluster().stats;
+        stats.upstream_cx_rx_bytes_total.add(read - read_before);
+        stats.upstream_cx_tx_bytes_total.add(written - written_before);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let ended = self.link.poll_closed(&mut Context::from_waker(Waker::noop())).is_ready();
+        self.account();
+        self.counted.set_end(if ended { EndedBy::Upstream } else { EndedBy::Us }, self.in_use.get());
+        if !ended {
+            self.link.say_goodbye();
+        }
     }
 }
 
@@ -83,6 +110,7 @@ pub struct Stream {
     reader: RefCell<Option<BodyReader>>,
     limits: Limits,
     head_request: Cell<bool>,
+    looked: Cell<LookedAt>,
     keep_alive: Cell<bool>,
     reused: bool,
     trailers: bool,
@@ -94,6 +122,7 @@ impl Stream {
     pub fn new(connection: Connection, options: &UpstreamHttp) -> Self {
         let reused = connection.is_reused();
         connection.requests.set(connection.requests.get().saturating_add(1));
+        connection.in_use.set(true);
         let totals_before = connection.link.totals();
         let limits = Limits {
             max_head_bytes: options.max_response_headers_bytes as usize,
@@ -107,6 +136,7 @@ impl Stream {
             reader: RefCell::new(None),
             limits,
             head_request: Cell::new(false),
+            looked: Cell::default(),
             keep_alive: Cell::new(false),
             reused,
             trailers: options.http1.enable_trailers,
@@ -114,9 +144,10 @@ impl Stream {
         }
     }
 
-    /// The connection has served requests before, so its end may have crossed with this request.
+    /// The connection has served requests before, and nothing was received for this one: its end may have crossed with
+    /// the request.
     pub fn is_reused(&self) -> bool {
-        self.reused
+        self.reused && self.connection.link.totals().0 == self.totals_before.0
     }
 
     /// Our address.
@@ -144,10 +175,10 @@ impl Stream {
         let link = &self.connection.link;
         loop {
             if !link.input().is_empty() {
-                let parsed = parse_response(&link.input(), &self.limits, self.head_request.get(), head);
-                match parsed {
+                match self.parse_head(head) {
                     Ok(Some(parsed)) => {
                         link.consume(parsed.length);
+                        self.looked.set(LookedAt::default());
                         if head.status < 200 && head.status != 101 {
                             continue;
                         }
@@ -175,6 +206,14 @@ impl Stream {
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
+    }
+
+    fn parse_head(&self, head: &mut ResponseHead) -> Result<Option<ParsedResponse>, HeadError> {
+        let input = self.connection.link.input();
+        let mut looked = self.looked.get();
+        let worth = looked.is_worth_another(&input, &self.limits);
+        self.looked.set(looked);
+        if worth { parse_response(&input, &self.limits, self.head_request.get(), head) } else { Ok(None) }
     }
 
     /// See [`crate::http::seam::BodySource::poll_data`].
@@ -240,23 +279,13 @@ impl Stream {
     pub fn finish(self, now: Instant) {
         let whole = self.writer.get().is_some_and(BodyWriter::is_finished) && self.response_is_done();
         let connection = self.connection;
-        let (read, written) = connection.link.totals();
-        let cluster = Rc::clone(connection.counted.cluster());
-        cluster.stats.upstream_cx_rx_bytes_total.add(read - self.totals_before.0);
-        cluster.stats.upstream_cx_tx_bytes_total.add(written - self.totals_before.1);
+        connection.in_use.set(!whole);
         let host = Rc::clone(connection.counted.host());
         if whole && self.keep_alive.get() && !host.retired.get() {
+            connection.account();
             connection.idle_since.set(now);
             host.idle.borrow_mut().push(connection);
-            cluster.released.notify_one();
-        } else {
-            let ended = connection.link.poll_closed(&mut Context::from_waker(Waker::noop())).is_ready();
-            let by = if ended { EndedBy::Upstream } else { EndedBy::Us };
-            match (whole, by) {
-                (false, by) => cluster.stats.destroyed_while_active(by),
-                (true, EndedBy::Us) => cluster.stats.upstream_cx_destroy_local.increment(),
-                (true, EndedBy::Upstream) => cluster.stats.upstream_cx_destroy_remote.increment(),
-            }
+            host.released.notify_one();
         }
     }
 }

@@ -7,6 +7,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
@@ -15,11 +16,14 @@ use h2::client::{ResponseFuture, SendRequest};
 use outrigger_config::cluster::UpstreamHttp;
 
 use super::connect::{ConnectError, Connected, Counted};
-use crate::http::h2::body::{ReceiveBody, SendBody, stream_error};
+use super::stats::EndedBy;
+use crate::http::h2::body::{ReceiveBody, SendBody, reset_by_peer, stream_error};
+use crate::http::h2::stats::Http2Stats;
 use crate::http::h2::{convert, cork};
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{Chunk, StreamError};
+use crate::worker::Worker;
 
 /// A connection that carries many requests.
 pub struct Connection {
@@ -29,6 +33,7 @@ pub struct Connection {
     closed: Cell<bool>,
     idle_since: Cell<Instant>,
     counted: Rc<Counted>,
+    codec: Arc<Http2Stats>,
     local: Option<SocketAddr>,
 }
 
@@ -38,6 +43,7 @@ impl Connection {
     /// # Errors
     /// When the peer does not speak HTTP/2.
     pub async fn start(
+        worker: &Worker,
         connected: Connected,
         counted: Counted,
         options: &UpstreamHttp,
@@ -56,6 +62,7 @@ impl Connection {
         let handshake = builder.handshake::<_, Bytes>(corked).await;
         let (sender, mut driver) = handshake.map_err(|error| ConnectError::Tls(error.to_string()))?;
         counted.cluster().stats.upstream_cx_http2_total.increment();
+        let codec = Arc::clone(counted.cluster().http2_stats(worker));
         let counted = Rc::new(counted);
         let connection = Rc::new(Self {
             sender: RefCell::new(sender),
@@ -64,6 +71,7 @@ impl Connection {
             closed: Cell::new(false),
             idle_since: Cell::new(counted.start()),
             counted: Rc::clone(&counted),
+            codec: Arc::clone(&codec),
             local,
         });
         let pings = settings.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
@@ -85,7 +93,10 @@ impl Connection {
             let ended = match pings {
                 Some((keepalive, pings)) => tokio::select! {
                     ended = driven => ended,
-                    () = crate::http::h2::keepalive::watch(pings, keepalive) => Ok(()),
+                    () = crate::http::h2::keepalive::watch(pings, keepalive) => {
+                        codec.keepalive_timeout.increment();
+                        Ok(())
+                    }
                 },
                 None => driven.await,
             };
@@ -93,12 +104,17 @@ impl Connection {
                 && error.is_library()
             {
                 counted.cluster().stats.upstream_cx_protocol_error.increment();
+                codec.rx_messaging_error.increment();
             }
-            if let Some(connection) = weak.upgrade() {
+            let by = if cork.is_lost() { EndedBy::Upstream } else { EndedBy::Us };
+            let connection = weak.upgrade();
+            counted.set_end(by, connection.as_ref().is_some_and(|connection| connection.active.get() > 0));
+            if let Some(connection) = connection {
                 connection.closed.set(true);
+                // The counts end with the last who holds it, and the socket should not outlive them by long.
+                let mut pooled = counted.host().multiplexed.borrow_mut();
+                pooled.retain(|other| !Rc::ptr_eq(other, &connection));
             }
-            // The counts end with the task: the socket lives as long.
-            drop(counted);
         });
         Ok(connection)
     }
@@ -115,10 +131,11 @@ impl Connection {
         if config.http.max_connection_duration.is_some_and(|limit| self.counted.start().elapsed() >= limit) {
             return false;
         }
-        let sender = self.sender.borrow();
-        // After a GOAWAY it takes no more; no task needs waking for this question.
+        let mut sender = self.sender.borrow_mut();
+        // After a GOAWAY it takes no more; no task needs waking for this question. This handle never sends itself, so it
+        // never waits for a stream that another one opened.
         let mut cx = Context::from_waker(Waker::noop());
-        if matches!(sender.clone().poll_ready(&mut cx), Poll::Ready(Err(_))) {
+        if matches!(sender.poll_ready(&mut cx), Poll::Ready(Err(_))) {
             return false;
         }
         let room = sender.current_max_send_streams().min(config.http.http2.max_concurrent_streams as usize);
@@ -148,6 +165,7 @@ pub struct Stream {
     send: OnceCell<SendBody>,
     response: RefCell<Option<ResponseFuture>>,
     receive: OnceCell<ReceiveBody>,
+    reset_by_peer: Cell<bool>,
 }
 
 impl Stream {
@@ -161,6 +179,7 @@ impl Stream {
             send: OnceCell::new(),
             response: RefCell::new(None),
             receive: OnceCell::new(),
+            reset_by_peer: Cell::new(false),
         }
     }
 
@@ -214,6 +233,9 @@ impl Stream {
                 if !error.is_reset() {
                     self.connection.closed.set(true);
                 }
+                if let Some(reason) = reset_by_peer(&error) {
+                    self.count_reset(reason);
+                }
                 Poll::Ready(Err(stream_error(&error)))
             }
         }
@@ -221,7 +243,22 @@ impl Stream {
 
     /// See [`crate::http::seam::BodySource::poll_data`].
     pub fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
-        self.receive.get().map_or(Poll::Ready(Ok(false)), |body| body.poll_data(cx))
+        let Some(body) = self.receive.get() else { return Poll::Ready(Ok(false)) };
+        let data = body.poll_data(cx);
+        if let (Poll::Ready(Err(_)), Some(reason)) = (&data, body.reset_by_peer()) {
+            self.count_reset(reason);
+        }
+        data
+    }
+
+    /// Counts that the endpoint has reset the stream. A refusal is not one: the request goes elsewhere.
+    fn count_reset(&self, reason: h2::Reason) {
+        if !self.reset_by_peer.replace(true) {
+            self.connection.codec.rx_reset.increment();
+            if reason != h2::Reason::REFUSED_STREAM {
+                self.connection.counted.cluster().stats.upstream_rq_rx_reset.increment();
+            }
+        }
     }
 
     /// See [`crate::http::seam::BodySource::with_data`].
@@ -257,6 +294,11 @@ impl Stream {
         }
     }
 
+    /// See [`crate::http::seam::BodySink::poll_flush`].
+    pub fn poll_flush(&self) -> Poll<Result<(), StreamError>> {
+        Poll::Ready(self.send.get().map_or(Ok(()), SendBody::release))
+    }
+
     /// See [`crate::http::seam::BodySink::poll_finish`].
     pub fn poll_finish(&self, trailers: Option<&Headers>) -> Poll<Result<(), StreamError>> {
         match self.send.get() {
@@ -273,9 +315,16 @@ impl Drop for Stream {
             && !(body.is_finished() && self.response_is_done())
         {
             body.reset(h2::Reason::CANCEL);
+            if !self.reset_by_peer.get() && !self.connection.closed.get() {
+                self.connection.codec.tx_reset.increment();
+                self.connection.counted.cluster().stats.upstream_rq_tx_reset.increment();
+            }
         }
-        self.connection.active.set(self.connection.active.get().saturating_sub(1));
-        self.connection.idle_since.set(Instant::now());
-        self.connection.counted.cluster().released.notify_one();
+        let active = self.connection.active.get().saturating_sub(1);
+        self.connection.active.set(active);
+        if active == 0 {
+            self.connection.idle_since.set(Instant::now());
+        }
+        self.connection.counted.host().released.notify_one();
     }
 }

@@ -6,8 +6,11 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::{HealthStatus, Locality};
+use outrigger_config::cluster::{EndpointCheck, HealthStatus, LbMetadata, Locality};
+use outrigger_policy::outlier::HostMonitor;
+use tokio::sync::Notify;
 
+use crate::health::HealthFlags;
 use crate::scope;
 use crate::stats::{Metric, Scope};
 
@@ -28,6 +31,12 @@ pub struct Host {
     pub locality: Arc<Locality>,
     /// What discovery says.
     pub health: HealthStatus,
+    /// What it says of itself for balancing, if the policy reads that.
+    pub metadata: Option<Arc<LbMetadata>>,
+    /// What its connections are: a place among `Cluster::transports`.
+    pub transport: usize,
+    /// What it says about its checks, where there are any.
+    pub health_check: Option<Arc<EndpointCheck>>,
     /// What survives swaps.
     pub shared: Arc<HostShared>,
 }
@@ -37,6 +46,12 @@ pub struct Host {
 pub struct HostShared {
     /// Open connections over all workers, for the per-host limit. Written by all workers when they connect.
     pub connections: AtomicU32,
+    /// Tells one of those who wait for the per-host limit, on whatever worker, that a connection has ended.
+    pub freed: Notify,
+    /// What checks and outlier detection have found. Written by the control thread.
+    pub flags: HealthFlags,
+    /// Results that outlier detection looks at. Written by all workers.
+    pub monitor: HostMonitor,
     instances: Mutex<Vec<Weak<HostStats>>>,
 }
 

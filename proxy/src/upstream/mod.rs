@@ -1,5 +1,6 @@
 //! Upstream: endpoints, pools of connections, and the ways to connect.
 
+pub mod call_metadata;
 pub mod clusters;
 pub mod connect;
 pub mod dial;

@@ -4,13 +4,15 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_config::cluster::UpstreamProtocol;
 use outrigger_config::route::Priority;
 use outrigger_policy::breaker::Resource;
+use tokio::sync::Notify;
 
-use super::clusters::{RECHECK, WorkerCluster, WorkerHost};
-use super::connect::{self, ConnectError};
+use super::clusters::{WorkerCluster, WorkerHost};
+use super::connect::{self, ConnectError, Full};
 use super::stream::UpstreamStream;
 use super::{h1, h2};
 use crate::http::h1::link::Link;
@@ -74,12 +76,16 @@ pub async fn acquire(
     cluster.stats.upstream_rq_pending_total.increment();
     let _waiting = Waiting::new(cluster);
     let failures = host.connect_failure.borrow().0;
+    let shared = Arc::clone(&cluster.node().shared);
+    let mut told = Told(None);
     loop {
         if let Some(stream) = ready_stream(host, protocol) {
             return Ok(stream);
         }
         if protocol != UpstreamProtocol::Http1 && host.connecting.get() {
-            let _ = tokio::time::timeout(RECHECK, host.connected.notified()).await;
+            drop(told);
+            told = Told(None);
+            host.connected.notified().await;
             let failure = host.connect_failure.borrow();
             if failure.0 != failures {
                 return Err(ConnectError::Shared(failure.1.clone()).into());
@@ -88,6 +94,7 @@ pub async fn acquire(
         }
         match connect::take_place(cluster, host, wanted.priority) {
             Ok(counted) => {
+                told.0 = None;
                 let opened = open(worker, host, counted, protocol, wanted).await;
                 if let Err(error) = &opened
                     && protocol != UpstreamProtocol::Http1
@@ -98,11 +105,47 @@ pub async fn acquire(
                 }
                 return opened;
             }
-            // What is in use will be given back; another worker's comes without notice.
-            Err(ConnectError::Overflow) => {
-                let _ = tokio::time::timeout(RECHECK, cluster.released.notified()).await;
+            Err(full) => {
+                let freed = match full {
+                    Full::Cluster => shared.freed(wanted.priority),
+                    Full::Host => &host.host.shared.freed,
+                };
+                // Told of a place that somebody else was quicker to take, there is nothing to pass on.
+                told.0 = told.0.filter(|before| !std::ptr::eq(*before, freed));
+                drop(told);
+                told = Told(room(host, protocol, freed).await);
             }
-            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Waits until there may be room: on a connection to `host`, for a new one (then with `freed`, of which nobody else was
+/// told), or for streams.
+async fn room<'a>(host: &WorkerHost, protocol: UpstreamProtocol, freed: &'a Notify) -> Option<&'a Notify> {
+    let streams = async {
+        match protocol {
+            UpstreamProtocol::Http1 => std::future::pending().await,
+            _ => tokio::time::sleep(STREAM_LIMIT_CHECK).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = host.released.notified() => None,
+        () = freed.notified() => Some(freed),
+        () = streams => None,
+    }
+}
+
+/// An HTTP/2 endpoint may allow more streams at any time, and nothing tells of it.
+const STREAM_LIMIT_CHECK: Duration = Duration::from_secs(1);
+
+/// A place was freed, and one request was told. If it does not take it, the next one has to be told.
+struct Told<'a>(Option<&'a Notify>);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if let Some(freed) = self.0 {
+            freed.notify_one();
         }
     }
 }
@@ -185,10 +228,12 @@ async fn open(
         UpstreamProtocol::Http1 | UpstreamProtocol::UseDownstream => false,
     };
     if http2 {
-        let connection = h2::Connection::start(connected, counted, &node.config.http).await?;
+        let connection = h2::Connection::start(worker, connected, counted, &node.config.http).await?;
         let stream = h2::Stream::new(&connection);
         if !host.retired.get() {
             host.multiplexed.borrow_mut().push(connection);
+            // It has room for more than the request that made it.
+            host.released.notify_waiters();
         }
         return Ok(UpstreamStream::H2(Box::new(stream)));
     }

@@ -137,7 +137,7 @@ impl BodySink for UpstreamStream {
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         match self {
             UpstreamStream::H1(stream) => stream.poll_flush(cx),
-            UpstreamStream::H2(_) => Poll::Ready(Ok(())),
+            UpstreamStream::H2(stream) => stream.poll_flush(),
         }
     }
 }

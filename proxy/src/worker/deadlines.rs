@@ -43,6 +43,9 @@ const LIMITS: [Limit; 8] = [
     Limit::ConnectionDuration,
 ];
 
+/// Free deadlines kept; more are freed.
+const KEPT: usize = 128;
+
 /// The limits of one task.
 #[derive(Debug, Default)]
 pub struct Deadlines {
@@ -96,6 +99,27 @@ impl Deadlines {
     }
 }
 
+/// A worker's free deadlines. Their timers stay armed, so that who takes one need not touch the runtime's timers: most
+/// tasks end long before their limits.
+#[derive(Debug, Default)]
+pub struct FreeDeadlines(RefCell<Vec<Deadlines>>);
+
+impl FreeDeadlines {
+    /// Deadlines without a limit.
+    pub fn take(&self) -> Deadlines {
+        self.0.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes deadlines back.
+    pub fn give(&self, deadlines: Deadlines) {
+        let mut free = self.0.borrow_mut();
+        if free.len() < KEPT {
+            LIMITS.into_iter().for_each(|limit| deadlines.set(limit, None));
+            free.push(deadlines);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
@@ -115,5 +139,19 @@ mod tests {
         assert!(poll_fn(|cx| Poll::Ready(deadlines.poll(cx).is_pending())).await);
         deadlines.set(Limit::Route, Some(start.into_std()));
         assert_eq!(poll_fn(|cx| deadlines.poll(cx)).await, Limit::Route);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn used_deadlines_have_no_limit_and_still_end_in_time() {
+        let start = tokio::time::Instant::now();
+        let free = FreeDeadlines::default();
+        let used = free.take();
+        used.set(Limit::Route, Some(start.into_std() + Duration::from_secs(15)));
+        assert!(poll_fn(|cx| Poll::Ready(used.poll(cx).is_pending())).await);
+        free.give(used);
+        let again = free.take();
+        assert!(poll_fn(|cx| Poll::Ready(again.poll(cx).is_pending())).await);
+        again.set(Limit::Idle, Some(start.into_std()));
+        assert_eq!(poll_fn(|cx| again.poll(cx)).await, Limit::Idle);
     }
 }

@@ -14,20 +14,24 @@ pub mod socket;
 pub mod thread;
 pub mod topology;
 
+use std::any::{Any, TypeId};
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 pub use command::{Command, ListenSocket, Workers};
 
-use crate::graph::{Graph, ListenerNode};
+use crate::graph::{Graph, HttpNode, ListenerNode};
+use crate::http::filter::Filters;
+use crate::http::h2::stats::Http2Stats;
 use crate::http::manager::stats::HttpStats;
 use crate::listener::stats::ListenerStats;
+use crate::network::NetworkStats;
 use crate::process::Process;
-use crate::stats::names;
+use crate::stats::{Scope, names};
 use crate::tcp::stats::TcpStats;
 use crate::upstream::clusters::WorkerClusters;
 use buffer::BufferPool;
@@ -83,14 +87,23 @@ pub struct Worker {
     pub clusters: WorkerClusters,
     /// Free message heads.
     pub heads: heads::Heads,
+    /// Free time limits.
+    pub deadlines: deadlines::FreeDeadlines,
     /// The `date` header.
     pub date: date::Date,
     /// Live downstream connections.
     pub connections: Connections,
+    /// Stats of network filters.
+    pub network: NetworkStats,
     view: RefCell<Rc<GraphView>>,
     listener_stats: RefCell<HashMap<Arc<str>, Arc<ListenerStats>>>,
     http_stats: RefCell<HashMap<Arc<str>, Arc<HttpStats>>>,
+    http2_stats: OnceCell<Arc<Http2Stats>>,
     tcp_stats: RefCell<HashMap<Arc<str>, Arc<TcpStats>>>,
+    /// Other scopes, by their type and prefix; kept, since counters must not start again with each change of a filter.
+    scopes: RefCell<HashMap<(TypeId, Box<str>), Arc<dyn Any + Send + Sync>>>,
+    /// By the address of the connection manager, which may not be reused while it is known here.
+    filters: RefCell<HashMap<*const HttpNode, (Weak<HttpNode>, Rc<Filters>)>>,
 }
 
 impl Worker {
@@ -104,12 +117,17 @@ impl Worker {
             random: Random::new(),
             clusters: WorkerClusters::default(),
             heads: heads::Heads::default(),
+            deadlines: deadlines::FreeDeadlines::default(),
             date: date::Date::default(),
             connections: Connections::default(),
+            network: NetworkStats::default(),
             view: RefCell::new(Rc::new(GraphView { graph, by_address: OnceCell::new() })),
             listener_stats: RefCell::default(),
             http_stats: RefCell::default(),
+            http2_stats: OnceCell::new(),
             tcp_stats: RefCell::default(),
+            scopes: RefCell::default(),
+            filters: RefCell::default(),
         }
     }
 
@@ -119,8 +137,23 @@ impl Worker {
             let graph = self.process.graph.load();
             *self.view.borrow_mut() = Rc::new(GraphView { graph, by_address: OnceCell::new() });
             self.clusters.retain(&self.view.borrow().clusters);
+            self.filters.borrow_mut().retain(|_, (node, _)| node.strong_count() > 0);
         }
         Rc::clone(&self.view.borrow())
+    }
+
+    /// This worker's stats under `prefix`, which ends with a dot.
+    pub fn scope<S: Scope + Default>(&self, prefix: &str) -> Arc<S> {
+        let key = (TypeId::of::<S>(), Box::from(prefix));
+        let make = || {
+            let scope: Arc<S> = self.process.stats.scope(prefix);
+            scope as Arc<dyn Any + Send + Sync>
+        };
+        let scope = Arc::clone(self.scopes.borrow_mut().entry(key).or_insert_with(make));
+        match scope.downcast() {
+            Ok(scope) => scope,
+            Err(_) => unreachable!("the key holds the type"),
+        }
     }
 
     /// This worker's stats of a listener, by its stat prefix.
@@ -133,6 +166,18 @@ impl Worker {
     pub fn http_stats(&self, prefix: &Arc<str>) -> Arc<HttpStats> {
         let make = || self.process.stats.scope(&names::prefix("http", prefix));
         Arc::clone(self.http_stats.borrow_mut().entry(Arc::clone(prefix)).or_insert_with(make))
+    }
+
+    /// This worker's stats of HTTP/2 on downstream connections.
+    pub fn http2_stats(&self) -> &Arc<Http2Stats> {
+        self.http2_stats.get_or_init(|| self.process.stats.scope("http2."))
+    }
+
+    /// This worker's filters of a connection manager.
+    pub fn filters(self: &Rc<Self>, node: &Arc<HttpNode>) -> Rc<Filters> {
+        let mut known = self.filters.borrow_mut();
+        let make = || (Arc::downgrade(node), Rc::new(Filters::build(self, node)));
+        Rc::clone(&known.entry(Arc::as_ptr(node)).or_insert_with(make).1)
     }
 
     /// This worker's stats of a TCP proxy, by its stat prefix.

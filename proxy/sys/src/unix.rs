@@ -1,10 +1,12 @@
-//! Addresses of Unix sockets as configuration writes them.
+//! Addresses of Unix sockets as configuration writes them, and connecting to them without waiting.
 //!
-//! Owns the rule that a leading `@` means the abstract namespace. Never opens or removes a socket file.
+//! Owns the rule that a leading `@` means the abstract namespace. Never creates or removes a socket file.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::SocketAddr;
+use std::os::unix::net::{SocketAddr, UnixStream};
+
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The address of the Unix socket `path`; `@name` is the abstract name `name`. Source: `envoy.config.core.v3.Pipe.path`.
 ///
@@ -16,10 +18,24 @@ pub fn unix_address(path: &str) -> io::Result<SocketAddr> {
     }
 }
 
+/// A non-blocking connection to the Unix socket `path` (as for [`unix_address`]), made at once or not at all.
+///
+/// Fails with [`io::ErrorKind::WouldBlock`] if the listener's backlog is full, where a blocking socket would wait for as
+/// long as it takes.
+pub fn connect_now(path: &str) -> io::Result<UnixStream> {
+    let address = match path.strip_prefix('@') {
+        Some(name) => SockAddr::unix(format!("\0{name}"))?,
+        None => SockAddr::unix(path)?,
+    };
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.connect(&address)?;
+    Ok(socket.into())
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::os::unix::net::UnixListener;
     use std::path::Path;
 
     use super::*;
@@ -31,6 +47,25 @@ mod tests {
         let mut client = UnixStream::connect_addr(&address).unwrap();
         client.write_all(b"x").unwrap();
         listener.accept().unwrap().0.read_exact(&mut [0]).unwrap();
+    }
+
+    #[test]
+    fn a_full_backlog_is_an_error_and_not_a_wait() {
+        let name = format!("@outrigger-sys-full-{}", std::process::id());
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(format!("\0{}", &name[1..])).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        let error = loop {
+            match connect_now(&name) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((waiting.len(), error.kind()), (1, io::ErrorKind::WouldBlock));
+        listener.accept().unwrap();
+        assert!(connect_now(&name).is_ok());
+        assert_eq!(connect_now("@outrigger-sys-nobody").unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

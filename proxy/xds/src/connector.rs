@@ -9,13 +9,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
+use tonic::transport::Uri;
 
 /// A connected byte stream, secured already if it is to be.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -82,6 +85,32 @@ impl Connector {
     #[must_use]
     pub fn connect(&self) -> Connecting {
         (self.0)()
+    }
+}
+
+/// The form in which tonic takes it; where to is its own affair.
+impl tower_service::Service<Uri> for Connector {
+    type Response = TokioIo<Connection>;
+    type Error = io::Error;
+    type Future = Dialling;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Dialling {
+        Dialling(self.connect())
+    }
+}
+
+/// A [`Connecting`] for tonic.
+pub struct Dialling(Connecting);
+
+impl Future for Dialling {
+    type Output = io::Result<TokioIo<Connection>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context).map_ok(TokioIo::new)
     }
 }
 

@@ -1,28 +1,39 @@
 //! Noticing that a file was replaced.
 //!
-//! Owns the inotify watch on a directory. Never reads the file.
+//! Owns the inotify watches on the directories that matter. Never reads the file.
 
-use std::ffi::OsStr;
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use inotify::{EventMask, EventStream, Inotify, WatchMask};
+use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
 use tokio_stream::StreamExt;
 
-/// Waits for a file to be replaced: by a rename over it, by a rewrite in place, or by the swap of the `..data` link
-/// that Kubernetes does in mounted volumes. Source: `PathConfigSource`, `WatchedDirectory`.
+/// Waits for a file to be replaced: by a rename over it, by a rewrite in place, or by the swap of any link on the way to
+/// it, as Kubernetes swaps `..data` in mounted volumes. Source: `PathConfigSource`, `WatchedDirectory`.
 #[derive(Debug)]
 pub struct FileWatcher {
     path: PathBuf,
-    directory: PathBuf,
-    /// Whether any moved entry counts, not only the file itself.
-    any_entry: bool,
-    watch: Option<EventStream<Vec<u8>>>,
+    /// Every entry of it counts, and nothing else.
+    watched_directory: Option<PathBuf>,
+    watch: Option<Watch>,
 }
 
-/// The link that Kubernetes swaps.
-const KUBERNETES_LINK: &str = "..data";
+#[derive(Debug)]
+struct Watch {
+    events: EventStream<Vec<u8>>,
+    places: Vec<(WatchDescriptor, Place)>,
+}
+
+/// What is looked at.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Place {
+    directory: PathBuf,
+    /// All of them if `None`.
+    entry: Option<OsString>,
+}
 
 /// Room for events, in bytes; one event takes at most 272.
 const BUFFER_BYTES: usize = 1024;
@@ -30,19 +41,17 @@ const BUFFER_BYTES: usize = 1024;
 /// How long to wait for a directory that does not exist (yet).
 const RETRY: Duration = Duration::from_secs(2);
 
+/// As many links are followed as Linux does.
+const MOST_LINKS: usize = 40;
+
 impl FileWatcher {
     /// A watcher of `path`; with `watched_directory`, of every entry moved into that directory instead.
     #[must_use]
     pub fn new(path: &Path, watched_directory: Option<&Path>) -> Self {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut watcher = Self {
-            path: path.to_owned(),
-            directory: watched_directory.unwrap_or(parent).to_owned(),
-            any_entry: watched_directory.is_some(),
-            watch: None,
-        };
+        let watched_directory = watched_directory.map(Path::to_path_buf);
+        let mut watcher = Self { path: path.to_owned(), watched_directory, watch: None };
         if let Err(error) = watcher.start() {
-            tracing::warn!(directory = %watcher.directory.display(), %error, "cannot watch directory, trying again");
+            tracing::warn!(path = %watcher.path.display(), %error, "cannot watch, trying again");
         }
         watcher
     }
@@ -51,10 +60,11 @@ impl FileWatcher {
     /// reported as changed once it can.
     pub async fn changed(&mut self) {
         loop {
-            match self.wait().await {
+            // Links may lead elsewhere now. What happens from here on is seen by the new watch.
+            match self.wait().await.and_then(|()| self.start()) {
                 Ok(()) => return,
                 Err(error) => {
-                    tracing::debug!(directory = %self.directory.display(), %error, "watch ended, trying again");
+                    tracing::debug!(path = %self.path.display(), %error, "watch ended, trying again");
                     self.watch = None;
                     tokio::time::sleep(RETRY).await;
                 }
@@ -63,6 +73,10 @@ impl FileWatcher {
     }
 
     fn start(&mut self) -> io::Result<()> {
+        let places = match &self.watched_directory {
+            Some(directory) => vec![Place { directory: directory.clone(), entry: None }],
+            None => places(&self.path),
+        };
         let inotify = Inotify::init()?;
         let mask = WatchMask::MOVED_TO
             | WatchMask::CLOSE_WRITE
@@ -70,26 +84,24 @@ impl FileWatcher {
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF
             | WatchMask::ONLYDIR;
-        inotify.watches().add(&self.directory, mask)?;
-        self.watch = Some(inotify.into_event_stream(vec![0; BUFFER_BYTES])?);
+        let watched = places.into_iter().map(|place| Ok((inotify.watches().add(&place.directory, mask)?, place)));
+        let places = watched.collect::<io::Result<_>>()?;
+        self.watch = Some(Watch { events: inotify.into_event_stream(vec![0; BUFFER_BYTES])?, places });
         Ok(())
     }
 
     async fn wait(&mut self) -> io::Result<()> {
-        if self.watch.is_none() {
-            // What happened while nothing was watched is not known.
-            return self.start();
-        }
-        let Self { path, directory, any_entry, watch } = self;
-        let Some(watch) = watch else { return Ok(()) };
-        while let Some(event) = watch.next().await {
+        // What happened while nothing was watched is not known.
+        let Some(Watch { events, places }) = &mut self.watch else { return Ok(()) };
+        while let Some(event) = events.next().await {
             let event = event?;
             if event.mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED) {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "the directory was moved or removed"));
+                return Err(io::Error::new(io::ErrorKind::NotFound, "a directory was moved or removed"));
             }
-            if event.mask.contains(EventMask::Q_OVERFLOW)
-                || matters(event.mask, event.name.as_deref(), path, directory, *any_entry)
-            {
+            let concerned = |(descriptor, place): &(WatchDescriptor, Place)| {
+                *descriptor == event.wd && place.is_changed_by(event.mask, event.name.as_deref())
+            };
+            if event.mask.contains(EventMask::Q_OVERFLOW) || places.iter().any(concerned) {
                 return Ok(());
             }
         }
@@ -97,13 +109,58 @@ impl FileWatcher {
     }
 }
 
-fn matters(mask: EventMask, name: Option<&OsStr>, path: &Path, directory: &Path, any_entry: bool) -> bool {
-    let Some(name) = name else { return false };
-    // A new regular file is empty until it is closed; a new link is complete at once.
-    if mask.contains(EventMask::CREATE) && !directory.join(name).is_symlink() {
-        return false;
+impl Place {
+    fn is_changed_by(&self, mask: EventMask, name: Option<&OsStr>) -> bool {
+        let Some(name) = name else { return false };
+        // A new regular file is empty until it is closed; a new link is complete at once.
+        if mask.contains(EventMask::CREATE) && !self.directory.join(name).is_symlink() {
+            return false;
+        }
+        self.entry.as_deref().is_none_or(|entry| entry == name)
     }
-    any_entry || Some(name) == path.file_name() || name == KUBERNETES_LINK
+}
+
+/// The file, and each link on the way to it.
+fn places(path: &Path) -> Vec<Place> {
+    let mut places = Vec::new();
+    let mut reached = PathBuf::new();
+    let mut rest: VecDeque<OsString> = pieces(path);
+    let mut links = 0;
+    while let Some(piece) = rest.pop_front() {
+        match Path::new(&piece).components().next() {
+            Some(Component::Normal(_)) => {}
+            Some(Component::ParentDir) if reached.file_name().is_some() => {
+                reached.pop();
+                continue;
+            }
+            _ => {
+                reached.push(&piece);
+                continue;
+            }
+        }
+        let target = std::fs::read_link(reached.join(&piece)).ok().filter(|_| links < MOST_LINKS);
+        if target.is_some() || rest.is_empty() {
+            let directory = if reached.as_os_str().is_empty() { PathBuf::from(".") } else { reached.clone() };
+            places.push(Place { directory, entry: Some(piece.clone()) });
+        }
+        match target {
+            Some(target) => {
+                links += 1;
+                for piece in pieces(&target).into_iter().rev() {
+                    rest.push_front(piece);
+                }
+            }
+            None => reached.push(piece),
+        }
+    }
+    places
+}
+
+fn pieces(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter(|component| *component != Component::CurDir)
+        .map(|component| component.as_os_str().to_owned())
+        .collect()
 }
 
 #[cfg(test)]
@@ -149,6 +206,41 @@ mod tests {
         fs::rename(volume.path().join("..data_tmp"), volume.path().join("..data")).unwrap();
         assert!(changed_soon(&mut watcher).await);
         assert_eq!(fs::read_to_string(&path).unwrap(), "v2");
+    }
+
+    #[tokio::test]
+    async fn any_link_on_the_way_may_be_swapped_and_the_next_one_is_watched_then() {
+        let root = tempfile::tempdir().unwrap();
+        for version in ["v1", "v2", "v3"] {
+            fs::create_dir(root.path().join(version)).unwrap();
+            fs::write(root.path().join(version).join("tls.crt"), version).unwrap();
+        }
+        let live = root.path().join("live");
+        symlink(root.path().join("v1"), &live).unwrap();
+        let path = live.join("tls.crt");
+        let place = |directory: &str, entry: &str| Place {
+            directory: root.path().canonicalize().unwrap().join(directory),
+            entry: Some(entry.into()),
+        };
+        assert_eq!(places(&path.canonicalize().unwrap()), [place("v1", "tls.crt")]);
+        let mut watcher = FileWatcher::new(&path, None);
+        for version in ["v2", "v3"] {
+            symlink(version, root.path().join("new")).unwrap();
+            fs::rename(root.path().join("new"), &live).unwrap();
+            assert!(changed_soon(&mut watcher).await, "{version}");
+            fs::write(root.path().join(version).join("tls.crt"), "again").unwrap();
+            assert!(changed_soon(&mut watcher).await, "{version} rewritten");
+        }
+        assert!(stays_quiet(&mut watcher).await);
+    }
+
+    #[test]
+    fn a_circle_of_links_ends() {
+        let root = tempfile::tempdir().unwrap();
+        symlink("b", root.path().join("a")).unwrap();
+        symlink("a", root.path().join("b")).unwrap();
+        assert!(places(&root.path().join("a")).len() <= MOST_LINKS + 1);
+        assert_eq!(places(Path::new("x")), [Place { directory: ".".into(), entry: Some("x".into()) }]);
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ mod client;
 pub mod connector;
 pub mod core;
 mod file;
+mod metadata;
 mod snapshot;
 mod source;
 mod transport;
@@ -27,10 +28,10 @@ pub use crate::core::{
     Interest, Origin, Protocol, RateLimit, Rejection, ResourceKind, ResourceUpdate, TypeStats, Update,
 };
 pub use crate::file::FileWatcher;
+pub use crate::metadata::{CallMetadata, InvalidMetadata, metadata};
 pub use crate::snapshot::{
     ResourceSnapshot, ResourceStatus, SourceSnapshot, SourceStats, TypeSnapshot, TypeSummary, XdsStats,
 };
 pub use crate::source::{
-    FileSource, GrpcSource, Http2Keepalive, InvalidMetadata, ParseDiscoveryResponse, Source, SourceConfig, SourceKey,
-    metadata,
+    FileSource, GrpcSource, Http2Keepalive, ParseDiscoveryResponse, Source, SourceConfig, SourceKey,
 };

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::service::discovery::v3::DiscoveryResponse;
-use tonic::metadata::{AsciiMetadataKey, BinaryMetadataKey, BinaryMetadataValue, MetadataMap};
+use tonic::metadata::MetadataMap;
 
 use crate::connector::Connector;
 use crate::core::{Protocol, RateLimit, ResourceKind};
+use crate::metadata::CallMetadata;
 
 /// Where to get a resource. Source: `envoy.config.core.v3.ConfigSource`, with clusters resolved to connectors.
 #[derive(Clone, Debug)]
@@ -49,8 +50,8 @@ pub struct GrpcSource {
     pub connector: Connector,
     /// The variant of the protocol.
     pub protocol: Protocol,
-    /// Sent with each stream (`GrpcService.initial_metadata`); see [`metadata`].
-    pub initial_metadata: MetadataMap,
+    /// Sent with each stream (`GrpcService.initial_metadata`); see [`crate::metadata()`].
+    pub initial_metadata: CallMetadata,
     /// HTTP/2 pings, `None` for none (`Http2ProtocolOptions.connection_keepalive`).
     pub http2_keepalive: Option<Http2Keepalive>,
     /// Time for a connection to be made (`Cluster.connect_timeout`).
@@ -78,7 +79,7 @@ impl GrpcSource {
             secure: false,
             connector,
             protocol,
-            initial_metadata: MetadataMap::new(),
+            initial_metadata: CallMetadata::fixed(MetadataMap::new()),
             http2_keepalive: None,
             connect_timeout: Duration::from_secs(5),
             node_on_first_message_only: false,
@@ -183,36 +184,6 @@ impl fmt::Display for SourceKey {
     }
 }
 
-/// Initial metadata that cannot be sent.
-#[derive(Debug, thiserror::Error)]
-pub enum InvalidMetadata {
-    /// Not a header name.
-    #[error("initial_metadata key \"{0}\" is not a valid header name")]
-    Key(String),
-    /// Not a header value. The value may be a secret, so it is not repeated.
-    #[error("initial_metadata value of \"{0}\" is not a valid header value")]
-    Value(String),
-}
-
-/// Makes the metadata map of [`GrpcSource::initial_metadata`]. Values of keys that end in `-bin` are raw bytes.
-pub fn metadata<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<MetadataMap, InvalidMetadata> {
-    let mut map = MetadataMap::new();
-    for (key, value) in pairs {
-        let bad_key = || InvalidMetadata::Key(key.to_owned());
-        // Header names on the wire are lower case; configuration may spell them as it likes.
-        let name = key.to_ascii_lowercase();
-        if name.ends_with("-bin") {
-            let name = BinaryMetadataKey::from_bytes(name.as_bytes()).map_err(|_| bad_key())?;
-            map.append_bin(name, BinaryMetadataValue::from_bytes(value));
-        } else {
-            let name = AsciiMetadataKey::from_bytes(name.as_bytes()).map_err(|_| bad_key())?;
-            let value = value.try_into().map_err(|_| InvalidMetadata::Value(key.to_owned()))?;
-            map.append(name, value);
-        }
-    }
-    Ok(map)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,14 +201,5 @@ mod tests {
             split.key(ResourceKind::VirtualHost),
             SourceKey::Grpc { protocol: Protocol::Delta, kind: ResourceKind::VirtualHost, .. }
         ));
-    }
-
-    #[test]
-    fn metadata_takes_text_and_binary_and_refuses_what_cannot_be_sent() {
-        let map = metadata([("X-Consul-Token", b"t".as_slice()), ("trace-bin", &[0, 255])]).unwrap();
-        assert_eq!(map.get("x-consul-token").unwrap(), "t");
-        assert_eq!(map.get_bin("trace-bin").unwrap().to_bytes().unwrap().as_ref(), &[0, 255]);
-        assert!(matches!(metadata([("a b", b"".as_slice())]), Err(InvalidMetadata::Key(_))));
-        assert!(matches!(metadata([("a", b"\n".as_slice())]), Err(InvalidMetadata::Value(_))));
     }
 }

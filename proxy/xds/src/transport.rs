@@ -2,13 +2,9 @@
 //!
 //! Owns HTTP/2 channels and the task that carries one stream. Never interprets messages or decides when to reconnect.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use http::uri::PathAndQuery;
-use hyper_util::rt::TokioIo;
 use outrigger_api::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use prost::Message;
 use tokio::sync::{Mutex, mpsc};
@@ -17,7 +13,6 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use crate::connector::{Connecting, Connection, Connector};
 use crate::core::{Protocol, Request, ResourceKind, Response};
 use crate::source::GrpcSource;
 
@@ -122,6 +117,10 @@ where
     Q: Message + Send + Sync + 'static,
     A: Message + Default + Send + Sync + 'static,
 {
+    let metadata = match source.initial_metadata.make() {
+        Ok(metadata) => metadata,
+        Err(reason) => return Status::unauthenticated(reason),
+    };
     let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(source.max_message_bytes);
     if let Err(error) = grpc.ready().await {
         return Status::unavailable(chain(&error));
@@ -133,7 +132,7 @@ where
         return Status::cancelled("the client is gone");
     }
     let mut request = tonic::Request::new(UnboundedReceiverStream::new(receiver));
-    *request.metadata_mut() = source.initial_metadata.clone();
+    *request.metadata_mut() = metadata;
     let codec = ProstCodec::<Q, A>::default();
     let mut responses = match grpc.streaming(request, PathAndQuery::from_static(path), codec).await {
         Ok(response) => response.into_inner(),
@@ -169,7 +168,7 @@ async fn connect(source: &GrpcSource) -> Result<Channel, Status> {
             .keep_alive_timeout(keepalive.timeout)
             .keep_alive_while_idle(true);
     }
-    let connected = endpoint.connect_with_connector(Dial(source.connector.clone())).await;
+    let connected = endpoint.connect_with_connector(source.connector.clone()).await;
     connected.map_err(|error| Status::unavailable(chain(&error)))
 }
 
@@ -186,31 +185,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// A [`Connector`] in the form tonic asks for.
-struct Dial(Connector);
-
-impl tower_service::Service<Uri> for Dial {
-    type Response = TokioIo<Connection>;
-    type Error = io::Error;
-    type Future = Dialling;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Dialling {
-        Dialling(self.0.connect())
-    }
-}
-
-struct Dialling(Connecting);
-
-impl Future for Dialling {
-    type Output = io::Result<TokioIo<Connection>>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(context).map_ok(TokioIo::new)
-    }
 }

@@ -58,7 +58,7 @@ fn several(at: &FieldPath<'_>, wire: Vec<accesslog::AccessLogFilter>) -> Parsed<
     if wire.len() < 2 {
         return Err(at.reject(format!("has {} entries, expected at least 2", wire.len())));
     }
-    wire.into_iter().enumerate().map(|(index, wire)| filter(&at.item(index), wire)).collect()
+    wire::each(at, wire, filter)
 }
 
 fn comparison(at: &FieldPath<'_>, wire: Option<accesslog::ComparisonFilter>) -> Parsed<Comparison> {

@@ -27,7 +27,7 @@ pub(crate) fn access_logs(
     at: &FieldPath<'_>,
     wire: Vec<accesslog::AccessLog>,
 ) -> Parsed<Vec<Arc<AccessLog>>> {
-    wire.into_iter().enumerate().map(|(index, wire)| access_log(context, &at.item(index), wire).map(Arc::new)).collect()
+    wire::each(at, wire, |at, wire| access_log(context, at, wire).map(Arc::new))
 }
 
 fn access_log(context: &Context<'_>, at: &FieldPath<'_>, wire: accesslog::AccessLog) -> Parsed<AccessLog> {
@@ -201,11 +201,7 @@ fn json_value(context: &Context<'_>, at: &FieldPath<'_>, wire: Value) -> Parsed<
         }
         Some(Kind::StructValue(wire)) => JsonFormat::Object(json_object(context, at, wire)?),
         Some(Kind::ListValue(ListValue { values })) => JsonFormat::List(
-            values
-                .into_iter()
-                .enumerate()
-                .map(|(index, value)| json_value(context, &at.item(index), value))
-                .collect::<Parsed<_>>()?,
+            wire::each(at, values, |at, value| json_value(context, at, value))?,
         ),
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns that the management servers named there can be reached without discovery. Never connects.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use outrigger_api::pb::envoy::config::bootstrap::v3 as bootstrap;
@@ -85,7 +86,7 @@ impl Dynamic {
 fn check_servers(at: &FieldPath<'_>, source: &ApiSource, statics: &Statics) -> Parsed<()> {
     let list = at.field("grpc_services");
     for (index, service) in source.services.iter().enumerate() {
-        if let GrpcTarget::Cluster { name, .. } = &service.target {
+        if let GrpcTarget::Cluster { name, authority: _, max_receive_message_bytes: _ } = &service.target {
             statics.discovery_server(name).map_err(|reason| {
                 let item = list.item(index);
                 item.field("envoy_grpc").field("cluster_name").reject(format!("{name:?} {reason}"))
@@ -100,6 +101,7 @@ fn check_servers(at: &FieldPath<'_>, source: &ApiSource, statics: &Statics) -> P
 pub(super) struct Manager {
     pub local_cluster_name: Option<Arc<str>>,
     pub upstream_bind: Option<BindConfig>,
+    pub outlier_event_log: Option<PathBuf>,
 }
 
 pub(super) fn cluster_manager(
@@ -108,9 +110,8 @@ pub(super) fn cluster_manager(
     statics: &Statics,
 ) -> Parsed<Manager> {
     decide!(wire, at, bootstrap::ClusterManager as "envoy.config.bootstrap.v3.ClusterManager" {
-        implemented: local_cluster_name, upstream_bind_config;
-        no_effect: outlier_detection = "tells where to log ejections, and none happen yet",
-            enable_deferred_cluster_creation = "a cluster that nobody uses costs little";
+        implemented: local_cluster_name, upstream_bind_config, outlier_detection;
+        no_effect: enable_deferred_cluster_creation = "a cluster that nobody uses costs little";
         unsupported: load_stats_config;
     });
     let known = statics.clusters.iter().any(|cluster| *cluster.name == *local_cluster_name)
@@ -123,5 +124,23 @@ pub(super) fn cluster_manager(
     Ok(Manager {
         local_cluster_name: (!local_cluster_name.is_empty()).then(|| Arc::from(local_cluster_name)),
         upstream_bind: upstream_bind_config.map(|wire| bind_config(&bind_at, wire)).transpose()?,
+        outlier_event_log: match outlier_detection {
+            None => None,
+            Some(wire) => outlier_event_log(&at.field("outlier_detection"), wire)?,
+        },
     })
+}
+
+/// Where ejections are logged, if at all.
+fn outlier_event_log(
+    at: &FieldPath<'_>,
+    wire: bootstrap::cluster_manager::OutlierDetection,
+) -> Parsed<Option<PathBuf>> {
+    decide!(wire, at, bootstrap::cluster_manager::OutlierDetection
+        as "envoy.config.bootstrap.v3.ClusterManager.OutlierDetection" {
+        implemented: event_log_path;
+        no_effect: ;
+        unsupported: event_service;
+    });
+    Ok((!event_log_path.is_empty()).then(|| PathBuf::from(event_log_path)))
 }

@@ -116,6 +116,7 @@ fn read(
         max_downstream_connections: rejections.keep_or_default(connections),
         local_cluster_name: manager.local_cluster_name,
         upstream_bind: manager.upstream_bind,
+        outlier_event_log: manager.outlier_event_log,
         dns,
         stats_server_version: stats_server_version_override.map(|version| version.value),
         header_prefix: rejections.keep_or_default(prefix(&at.field("header_prefix"), header_prefix)),

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::config::endpoint::v3 as pb;
 
-use super::{Assignment, Endpoint, HealthStatus, Locality, LocalityEndpoints};
+use super::health_check::endpoint_check;
+use super::transport::transport_metadata;
+use super::{Assignment, Endpoint, LbMetadata, lb_metadata, HealthStatus, Locality, LocalityEndpoints};
 use crate::address::{Address, EndpointAddress};
 use crate::address_parse::{address, endpoint_address};
 use crate::context::Context;
@@ -65,17 +67,28 @@ fn read(at: &FieldPath<'_>, wire: pb::ClusterLoadAssignment, kind: AddressKind) 
         return Err(at.field("cluster_name").reject("must not be empty"));
     }
     let localities_at = at.field("endpoints");
-    let localities = endpoints
-        .into_iter()
-        .enumerate()
-        .map(|(index, wire)| locality_endpoints(&localities_at.item(index), wire, kind))
-        .collect::<Parsed<Vec<_>>>()?;
+    let mut localities = wire::each(&localities_at, endpoints, |at, wire| locality_endpoints(at, wire, kind))?;
+    share_metadata(&mut localities);
     check_locality_weights(&localities_at, &localities)?;
     Ok(Assignment {
         name: cluster_name.into(),
         localities,
         overprovisioning_factor: overprovisioning_factor(&at.field("policy"), policy)?,
     })
+}
+
+/// Keeps what many endpoints say of themselves once.
+fn share_metadata(localities: &mut [LocalityEndpoints]) {
+    let mut known: HashSet<Arc<LbMetadata>> = HashSet::new();
+    let endpoints = localities.iter_mut().flat_map(|locality| &mut locality.endpoints);
+    for metadata in endpoints.flat_map(|endpoint| endpoint.metadata.iter_mut().chain(&mut endpoint.transport)) {
+        match known.get(metadata) {
+            Some(first) => *metadata = Arc::clone(first),
+            None => {
+                known.insert(Arc::clone(metadata));
+            }
+        }
+    }
 }
 
 fn overprovisioning_factor(at: &FieldPath<'_>, wire: Option<pb::cluster_load_assignment::Policy>) -> Parsed<u32> {
@@ -96,34 +109,30 @@ fn locality_endpoints(
     kind: AddressKind,
 ) -> Parsed<LocalityEndpoints> {
     decide!(wire, at, pb::LocalityLbEndpoints as "envoy.config.endpoint.v3.LocalityLbEndpoints" {
-        implemented: locality, lb_endpoints, load_balancing_weight, priority;
-        no_effect: metadata = "no filter reads it",
-            proximity = "no policy orders localities by it";
+        implemented: locality, lb_endpoints, load_balancing_weight, priority, metadata;
+        no_effect: proximity = "no policy orders localities by it";
         unsupported: lb_config;
     });
     if priority > MAX_PRIORITY {
         return Err(at.field("priority").reject(format!("{priority} is not within 0 to {MAX_PRIORITY}")));
     }
     let endpoints_at = at.field("lb_endpoints");
-    let endpoints = lb_endpoints
-        .into_iter()
-        .enumerate()
-        .map(|(index, wire)| endpoint(&endpoints_at.item(index), wire, kind))
-        .collect::<Parsed<Vec<_>>>()?;
+    let endpoints = wire::each(&endpoints_at, lb_endpoints, |at, wire| endpoint(at, wire, kind))?;
     check_sum(&endpoints_at, endpoints.iter().map(|endpoint| endpoint.weight))?;
     let core::Locality { region, zone, sub_zone } = locality.unwrap_or_default();
     Ok(LocalityEndpoints {
         locality: Locality { region, zone, sub_zone },
         priority,
         weight: wire::number_within(&at.field("load_balancing_weight"), load_balancing_weight, 1..=u32::MAX)?,
+        transport: transport_metadata(metadata.as_ref()),
         endpoints,
     })
 }
 
 fn endpoint(at: &FieldPath<'_>, wire: pb::LbEndpoint, kind: AddressKind) -> Parsed<Endpoint> {
     decide!(wire, at, pb::LbEndpoint as "envoy.config.endpoint.v3.LbEndpoint" {
-        implemented: health_status, load_balancing_weight, host_identifier;
-        no_effect: metadata = "no subset or transport socket match reads it";
+        implemented: health_status, load_balancing_weight, host_identifier, metadata;
+        no_effect: ;
         unsupported: ;
     });
     let health = health_status_of(&at.field("health_status"), health_status)?;
@@ -135,9 +144,8 @@ fn endpoint(at: &FieldPath<'_>, wire: pb::LbEndpoint, kind: AddressKind) -> Pars
     };
     let at = at.field("endpoint");
     decide!(wire, at, pb::Endpoint as "envoy.config.endpoint.v3.Endpoint" {
-        implemented: address, hostname, additional_addresses;
-        no_effect: health_check_config = "there are no active health checks",
-            observability_name = "endpoints have no stats of their own";
+        implemented: address, hostname, additional_addresses, health_check_config;
+        no_effect: observability_name = "endpoints have no stats of their own";
         unsupported: ;
     });
     let address_at = at.field("address");
@@ -151,17 +159,20 @@ fn endpoint(at: &FieldPath<'_>, wire: pb::LbEndpoint, kind: AddressKind) -> Pars
         additional_addresses: more_addresses(&at.field("additional_addresses"), additional_addresses, kind)?,
         weight: weight.unwrap_or(1),
         health,
+        transport: transport_metadata(metadata.as_ref()),
+        metadata: lb_metadata(metadata).map(Arc::new),
+        health_check: endpoint_check(&at.field("health_check_config"), health_check_config)?.map(Arc::new),
     })
 }
 
 fn checked_address(at: &FieldPath<'_>, address: EndpointAddress, kind: AddressKind) -> Parsed<EndpointAddress> {
     match (&address, kind) {
-        (EndpointAddress::Named { host, .. }, AddressKind::Resolved) => {
+        (EndpointAddress::Named { host, port: _ }, AddressKind::Resolved) => {
             Err(at.field("socket_address").field("address").reject(format!(
                 "{host:?} is not an IP address; names are for clusters of type STRICT_DNS or LOGICAL_DNS"
             )))
         }
-        (EndpointAddress::Resolved(Address::Pipe { .. }), AddressKind::Named) => {
+        (EndpointAddress::Resolved(Address::Pipe { path: _, mode: _ }), AddressKind::Named) => {
             Err(at.field("pipe").reject("is not for clusters of type STRICT_DNS or LOGICAL_DNS"))
         }
         _ => Ok(address),
@@ -171,7 +182,7 @@ fn checked_address(at: &FieldPath<'_>, address: EndpointAddress, kind: AddressKi
 /// The endpoints of a DNS cluster are known by the name that was resolved.
 fn host_name(given: String, address: &EndpointAddress, kind: AddressKind) -> Arc<str> {
     match (kind, address) {
-        (AddressKind::Named, EndpointAddress::Named { host, .. }) if given.is_empty() => host.clone(),
+        (AddressKind::Named, EndpointAddress::Named { host, port: _ }) if given.is_empty() => host.clone(),
         (AddressKind::Named, EndpointAddress::Resolved(Address::Ip(socket))) if given.is_empty() => {
             socket.ip().to_string().into()
         }

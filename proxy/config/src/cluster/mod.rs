@@ -6,9 +6,13 @@ mod balancing;
 mod discovery;
 mod dns;
 mod endpoints;
+mod health_check;
+mod health_check_probe;
 mod http;
 mod limits;
+mod outlier;
 mod parse;
+mod transport;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +24,17 @@ use crate::dns::DnsResolver;
 use crate::http::{Http1Options, Http2Options};
 use crate::listener::{SocketOption, TcpKeepalive};
 use crate::source::ConfigSource;
-use crate::tls::UpstreamTls;
 use crate::units::Percent;
+
+pub use balancing::{
+    BalancingOptions, Consistent, Fallback, HashFunction, LbMetadata, LbValue, LoadBalancing, LocalityBalancing,
+    SelectorFallback, SlowStart, SubsetOptions, SubsetSelector, ZoneAware,
+};
+pub(crate) use balancing::lb_metadata;
+pub use health_check::{CheckIntervals, EndpointCheck, HealthCheck};
+pub use health_check_probe::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProxyProtocolVersion, TcpProbe};
+pub use transport::{TransportMatch, UpstreamTransport};
+pub use outlier::{Consecutive, Ejection, FailurePercentage, OutlierDetection, SuccessRate};
 
 /// A cluster, checked.
 #[derive(Clone, Debug)]
@@ -38,12 +51,16 @@ pub struct Cluster {
     pub per_connection_buffer_limit_bytes: u32,
     /// How an endpoint is chosen.
     pub load_balancing: LoadBalancing,
+    /// What surrounds that choice.
+    pub balancing: BalancingOptions,
     /// Limits for default and high priority.
     pub circuit_breakers: CircuitBreakers,
     /// HTTP towards its endpoints.
     pub http: UpstreamHttp,
     /// TLS, or none.
     pub transport: UpstreamTransport,
+    /// Transports of endpoints that say they have them, the first that fits; `transport` for the others.
+    pub transport_matches: Vec<TransportMatch>,
     /// SO_KEEPALIVE of its connections.
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Source address of its connections.
@@ -56,6 +73,10 @@ pub struct Cluster {
     pub max_requests_per_connection: Option<u32>,
     /// Endpoints that discovery removed go at once even if health checks like them.
     pub ignore_health_on_host_removal: bool,
+    /// How endpoints that do worse than others are found; not at all when `None`.
+    pub outlier_detection: Option<OutlierDetection>,
+    /// How endpoints are checked; not at all when `None`.
+    pub health_check: Option<HealthCheck>,
 }
 
 /// Where a cluster's endpoints come from.
@@ -117,19 +138,6 @@ pub struct OriginalDstOptions {
     pub upstream_port_override: Option<u16>,
     /// Unused endpoints are forgotten after this; 5 s unless given.
     pub cleanup_interval: Duration,
-}
-
-/// How an endpoint is chosen. Source: `lb_policy` or `load_balancing_policy`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum LoadBalancing {
-    /// Weighted, smooth.
-    RoundRobin,
-    /// The better of `choice_count` random ones by active requests.
-    LeastRequest { choice_count: u32, active_request_bias: f64 },
-    /// Weighted random.
-    Random,
-    /// The cluster type brings its own (original destination).
-    ClusterProvided,
 }
 
 /// Both priorities.
@@ -207,24 +215,25 @@ pub enum UpstreamProtocol {
     Auto,
 }
 
-/// Source: `Cluster.transport_socket`.
-#[derive(Clone, Debug)]
-pub enum UpstreamTransport {
-    /// Plain bytes.
-    Raw,
-    /// TLS.
-    Tls(Arc<UpstreamTls>),
-}
-
 /// Source: `BindConfig`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BindConfig {
     /// Source address.
     pub source: Option<std::net::SocketAddr>,
+    /// Source addresses for destinations of the other family.
+    pub extra_sources: Vec<std::net::SocketAddr>,
     /// IP_FREEBIND.
     pub freebind: bool,
     /// Set before connecting.
     pub socket_options: Vec<SocketOption>,
+}
+
+impl BindConfig {
+    /// The source address for connections to `destination`: the first of its family.
+    pub fn source_for(&self, destination: std::net::SocketAddr) -> Option<std::net::SocketAddr> {
+        let fits = |source: &&std::net::SocketAddr| source.is_ipv4() == destination.is_ipv4();
+        self.source.iter().chain(&self.extra_sources).find(fits).copied()
+    }
 }
 
 /// The endpoints of a cluster, checked.
@@ -247,6 +256,8 @@ pub struct LocalityEndpoints {
     pub priority: u32,
     /// Share among localities of its priority, where the policy weighs localities.
     pub weight: Option<u32>,
+    /// What they say of their transport unless they say something themselves.
+    pub transport: Option<Arc<LbMetadata>>,
     /// In the order given.
     pub endpoints: Vec<Endpoint>,
 }
@@ -275,6 +286,12 @@ pub struct Endpoint {
     pub weight: u32,
     /// What discovery says.
     pub health: HealthStatus,
+    /// What it says of itself for balancing (`envoy.lb`); endpoints that say the same share it.
+    pub metadata: Option<Arc<LbMetadata>>,
+    /// What it says of its transport (`envoy.transport_socket_match`); shared likewise.
+    pub transport: Option<Arc<LbMetadata>>,
+    /// What it says about its checks.
+    pub health_check: Option<Arc<EndpointCheck>>,
 }
 
 /// Source: `envoy.config.core.v3.HealthStatus`.

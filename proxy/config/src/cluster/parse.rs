@@ -9,10 +9,13 @@ use outrigger_api::pb::envoy::config::cluster::v3 as pb;
 use outrigger_api::pb::envoy::config::core::v3::TypedExtensionConfig;
 use outrigger_api::pb::google::protobuf::BoolValue;
 
-use super::balancing::{Balancing, CommonBalancing, common_balancing, load_balancing};
+use super::balancing::{BalancingFields, ReadBalancing, balancing};
 use super::discovery::{DiscoveryFields, DnsFields, discovery};
+use super::health_check::health_checks;
 use super::http::{HttpFields, upstream_http};
 use super::limits::circuit_breakers;
+use super::outlier::outlier_detection;
+use super::transport::transport_matches;
 use super::{Cluster, Discovery, LoadBalancing, UpstreamProtocol, UpstreamTransport};
 use crate::address_parse::{bind_config, tcp_keepalive};
 use crate::context::Context;
@@ -38,17 +41,18 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
             http2_protocol_options, typed_extension_protocol_options, dns_refresh_rate, dns_jitter,
             dns_failure_refresh_rate, respect_dns_ttl, dns_lookup_family, dns_resolvers, use_tcp_for_dns_lookups,
             dns_resolution_config, typed_dns_resolver_config, wait_for_warm_on_init, cleanup_interval,
-            upstream_bind_config, common_lb_config, transport_socket, protocol_selection,
+            upstream_bind_config, common_lb_config, transport_socket, transport_socket_matches, protocol_selection,
             upstream_connection_options, ignore_health_on_host_removal, load_balancing_policy, upstream_config,
-            cluster_discovery_type, lb_config;
+            cluster_discovery_type, lb_config, lb_subset_config, outlier_detection,
+            health_checks;
         no_effect: stats_matcher = "the bootstrap's stats matcher holds for all clusters",
             metadata = "no filter reads it",
             close_connections_on_host_health_failure = "no health check or outlier detection can fail an endpoint",
             lrs_report_endpoint_metrics = "load reports are not sent",
             track_timeout_budgets = "these stats are not kept",
             track_cluster_stats = "these stats are not kept";
-        unsupported: transport_socket_matches, transport_socket_matcher, health_checks, outlier_detection,
-            lb_subset_config, per_connection_buffer_high_watermark_timeout, filters, lrs_server, preconnect_policy,
+        unsupported: transport_socket_matcher, per_connection_buffer_high_watermark_timeout,
+            filters, lrs_server, preconnect_policy,
             connection_pool_per_downstream_connection, queuing_policies;
     });
     if name.is_empty() {
@@ -56,8 +60,15 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
     }
     check_wait_for_warm(&at.field("wait_for_warm_on_init"), wait_for_warm_on_init)?;
     check_upstream_config(context, &at.field("upstream_config"), upstream_config)?;
-    let balancing =
-        load_balancing(context, at, Balancing { policy: lb_policy, config: lb_config, list: load_balancing_policy })?;
+    let fields = BalancingFields {
+        policy: lb_policy,
+        config: lb_config,
+        list: load_balancing_policy,
+        subsets: lb_subset_config,
+        common: common_lb_config,
+    };
+    let ReadBalancing { policy, options, original_dst, healthy_panic_threshold, update_merge_window } =
+        balancing(context, at, fields)?;
     let discovery = discovery(
         context,
         at,
@@ -66,7 +77,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
             kind: cluster_discovery_type,
             eds: eds_cluster_config,
             assignment: load_assignment,
-            original_dst: balancing.original_dst,
+            original_dst,
             cleanup_interval,
             dns: DnsFields {
                 refresh_rate: dns_refresh_rate,
@@ -81,7 +92,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
             },
         },
     )?;
-    check_policy_fits(&at.field("lb_policy"), &discovery, &balancing.policy)?;
+    check_policy_fits(&at.field("lb_policy"), &discovery, &policy)?;
     let transport = match transport_socket {
         None => UpstreamTransport::Raw,
         Some(socket) => upstream_transport_socket(context, &at.field("transport_socket"), socket)?,
@@ -103,8 +114,6 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         return Err(at.field("typed_extension_protocol_options").reject("auto_config needs a TLS transport_socket"));
     }
     let connect_at = at.field("connect_timeout");
-    let CommonBalancing { healthy_panic_threshold, update_merge_window } =
-        common_balancing(&at.field("common_lb_config"), common_lb_config)?;
     Ok(Cluster {
         stat_name: if alt_stat_name.is_empty() { name.as_str().into() } else { alt_stat_name.into() },
         name: name.into(),
@@ -115,10 +124,16 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         },
         per_connection_buffer_limit_bytes: per_connection_buffer_limit_bytes
             .map_or(DEFAULT_BUFFER_BYTES, |limit| limit.value),
-        load_balancing: balancing.policy,
+        load_balancing: policy,
+        balancing: options,
         circuit_breakers: self::circuit_breakers(&at.field("circuit_breakers"), circuit_breakers.unwrap_or_default())?,
         http,
         transport,
+        transport_matches: self::transport_matches(
+            context,
+            &at.field("transport_socket_matches"),
+            transport_socket_matches,
+        )?,
         tcp_keepalive: match upstream_connection_options {
             None => None,
             Some(options) => keepalive(&at.field("upstream_connection_options"), options)?,
@@ -131,6 +146,11 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         update_merge_window,
         max_requests_per_connection,
         ignore_health_on_host_removal,
+        health_check: self::health_checks(context, &at.field("health_checks"), health_checks)?,
+        outlier_detection: match outlier_detection {
+            None => None,
+            Some(wire) => Some(self::outlier_detection(&at.field("outlier_detection"), wire)?),
+        },
     })
 }
 

@@ -40,16 +40,8 @@ pub(crate) fn header_mutations(
     if to_add.len() > MAX_ADDITIONS {
         return Err(add_at.reject(format!("has {} entries, expected up to {MAX_ADDITIONS}", to_add.len())));
     }
-    let add = to_add
-        .into_iter()
-        .enumerate()
-        .map(|(index, wire)| addition(&add_at.item(index), wire))
-        .collect::<Parsed<Vec<_>>>()?;
-    let remove = to_remove
-        .into_iter()
-        .enumerate()
-        .map(|(index, name)| mutable_header_name(&remove_at.item(index), &name, "removed"))
-        .collect::<Parsed<Vec<_>>>()?;
+    let add = wire::each(&add_at, to_add, header_addition)?;
+    let remove = wire::each(&remove_at, to_remove, |at, name| mutable_header_name(at, &name, "removed"))?;
     Ok(HeaderMutations { remove, add })
 }
 
@@ -87,7 +79,8 @@ fn mutable_header_name(at: &FieldPath<'_>, name: &str, done: &str) -> Parsed<Arc
     Ok(name)
 }
 
-fn addition(at: &FieldPath<'_>, wire: core::HeaderValueOption) -> Parsed<HeaderAddition> {
+/// Reads one addition.
+pub(crate) fn header_addition(at: &FieldPath<'_>, wire: core::HeaderValueOption) -> Parsed<HeaderAddition> {
     decide!(wire, at, core::HeaderValueOption as "envoy.config.core.v3.HeaderValueOption" {
         implemented: header, append, append_action, keep_empty_value;
         no_effect: ;

@@ -3,7 +3,7 @@
 //! Owns the checked model. Never reads requests.
 
 mod connection_manager;
-mod filters;
+pub mod filters;
 pub(crate) mod header_mutations;
 
 pub(crate) mod protocol_options;
@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use filters::{HttpFilter, HttpFilterConfig, RouteFilter, RouteFilterConfig, RouteFilters, Router};
 
 use crate::accesslog::AccessLog;
 use crate::format::Format;
@@ -123,37 +125,6 @@ pub enum RouteSource {
     Inline(Arc<RouteConfiguration>),
     /// By route discovery.
     Rds { name: Arc<str>, source: ConfigSource },
-}
-
-/// An HTTP filter of the chain.
-#[derive(Clone, Debug)]
-pub struct HttpFilter {
-    /// As configured; the key of `typed_per_filter_config`.
-    pub name: Arc<str>,
-    /// What it does.
-    pub config: HttpFilterConfig,
-    /// Runs only where a route enables it.
-    pub disabled: bool,
-}
-
-/// The HTTP filters that exist.
-#[derive(Clone, Debug)]
-pub enum HttpFilterConfig {
-    /// Terminal: sends the request upstream.
-    Router(Arc<Router>),
-}
-
-/// Source: `envoy.extensions.filters.http.router.v3.Router`.
-#[derive(Clone, Debug, Default)]
-pub struct Router {
-    /// No x-envoy-* headers are added to requests or responses.
-    pub suppress_envoy_headers: bool,
-    /// Written for every try.
-    pub upstream_logs: Vec<Arc<AccessLog>>,
-    /// Headers checked for valid values (`strict_check_headers`), lower case.
-    pub strict_check_headers: Vec<String>,
-    /// x-envoy-expected-rq-timeout-ms of an earlier hop is respected.
-    pub respect_expected_rq_timeout: bool,
 }
 
 /// An upgrade that is let through.

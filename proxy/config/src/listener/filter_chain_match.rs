@@ -35,7 +35,7 @@ impl FilterChainMatch {
         Ok(Self {
             destination_port,
             prefix_ranges: networks(&at.field("prefix_ranges"), prefix_ranges)?,
-            server_names: each(&at.field("server_names"), server_names, server_name)?,
+            server_names: wire::each(&at.field("server_names"), server_names, server_name)?,
             transport_protocol,
             application_protocols,
             direct_source_prefix_ranges: networks(
@@ -44,7 +44,7 @@ impl FilterChainMatch {
             )?,
             source_type,
             source_prefix_ranges: networks(&at.field("source_prefix_ranges"), source_prefix_ranges)?,
-            source_ports: each(&at.field("source_ports"), source_ports, port)?,
+            source_ports: wire::each(&at.field("source_ports"), source_ports, port)?,
         })
     }
 
@@ -92,11 +92,7 @@ fn share<T: PartialEq>(a: &[T], b: &[T]) -> bool {
 }
 
 fn networks(at: &FieldPath<'_>, wire: Vec<core::CidrRange>) -> Parsed<Vec<IpNet>> {
-    each(at, wire, address_parse::cidr)
-}
-
-fn each<W, T>(at: &FieldPath<'_>, wire: Vec<W>, read: impl Fn(&FieldPath<'_>, W) -> Parsed<T>) -> Parsed<Vec<T>> {
-    wire.into_iter().enumerate().map(|(index, wire)| read(&at.item(index), wire)).collect()
+    wire::each(at, wire, address_parse::cidr)
 }
 
 fn port(at: &FieldPath<'_>, value: u32) -> Parsed<u16> {

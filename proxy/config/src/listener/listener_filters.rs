@@ -134,7 +134,7 @@ fn predicates(at: &FieldPath<'_>, wire: predicate_parts::MatchSet) -> Parsed<Vec
     if rules.len() < 2 {
         return Err(at.reject(format!("has {} entries, expected at least 2", rules.len())));
     }
-    rules.into_iter().enumerate().map(|(index, wire)| predicate(&at.item(index), wire)).collect()
+    wire::each(at, rules, predicate)
 }
 
 /// Ports outside 0 to 65535 do not exist, so a range reaching beyond is the same as one that does not.

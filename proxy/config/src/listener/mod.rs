@@ -19,6 +19,8 @@ use ipnet::IpNet;
 use crate::accesslog::AccessLog;
 use crate::address::Address;
 use crate::http::HttpConnectionManager;
+use crate::network::{ConnectionLimit, LocalRateLimit};
+use crate::rbac::NetworkRbac;
 use crate::source::ConfigSource;
 use crate::tcp::TcpProxy;
 use crate::tls::DownstreamTls;
@@ -293,6 +295,14 @@ pub enum NetworkFilterConfig {
     TcpProxy(Arc<TcpProxy>),
     /// Terminal: speaks HTTP.
     Http(Arc<HttpConnectionManager>),
+    /// Lets through what its rules allow.
+    Rbac(Arc<NetworkRbac>),
+    /// Lets a number of connections through at a time.
+    ConnectionLimit(Arc<ConnectionLimit>),
+    /// Lets a number of connections through in a time.
+    LocalRateLimit(Arc<LocalRateLimit>),
+    /// Makes the server name that the client asked for the cluster of the TCP proxy.
+    SniCluster,
     /// Comes by extension config discovery.
     Discovered(Arc<DiscoveredFilter>),
 }

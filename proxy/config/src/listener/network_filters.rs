@@ -12,11 +12,13 @@ use super::{DiscoveredFilter, NetworkFilter, NetworkFilterConfig};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::HttpConnectionManager;
+use crate::network::{ConnectionLimit, LocalRateLimit, sni_cluster};
+use crate::rbac::NetworkRbac;
 use crate::rejection::{FieldPath, Parsed};
 use crate::tcp::TcpProxy;
 use crate::{source, wire};
 
-/// Reads the filters of a chain. All types that exist are terminal, so there can only be one.
+/// Reads the filters of a chain: the last one is terminal, and no other.
 pub(super) fn network_filters(
     context: &Context<'_>,
     at: &FieldPath<'_>,
@@ -27,8 +29,17 @@ pub(super) fn network_filters(
     for (index, wire) in wire.into_iter().enumerate() {
         let at = at.item(index);
         let filter = NetworkFilter::parse(context, &at, wire)?;
-        if index != last {
-            return Err(at.reject(format!("the terminal filter {:?} must be the last one of its chain", filter.name)));
+        match (filter.config.is_terminal(), index == last) {
+            (true, false) => {
+                return Err(at.reject(format!("the terminal filter {:?} must be the last one of its chain", filter.name)));
+            }
+            (false, true) => {
+                return Err(at.reject(format!(
+                    "the last filter {:?} is not terminal, expected a TCP proxy or an HTTP connection manager",
+                    filter.name
+                )));
+            }
+            (true, true) | (false, false) => {}
         }
         filters.push(filter);
     }
@@ -84,7 +95,40 @@ impl NetworkFilterConfig {
             HTTP_CONNECTION_MANAGER => {
                 Ok(Self::Http(Arc::new(HttpConnectionManager::parse(context, at, wire::decode(at, &any)?)?)))
             }
+            RBAC => Ok(Self::Rbac(Arc::new(NetworkRbac::parse(context, at, wire::decode(at, &any)?)?))),
+            CONNECTION_LIMIT => {
+                Ok(Self::ConnectionLimit(Arc::new(ConnectionLimit::parse(at, wire::decode(at, &any)?)?)))
+            }
+            LOCAL_RATE_LIMIT => {
+                Ok(Self::LocalRateLimit(Arc::new(LocalRateLimit::parse(at, wire::decode(at, &any)?)?)))
+            }
+            SNI_CLUSTER => {
+                sni_cluster(wire::decode(at, &any)?);
+                Ok(Self::SniCluster)
+            }
             _ => Err(at.reject(format!("the network filter {:?} is not supported", any.type_url))),
+        }
+    }
+
+    /// Whether it ends a chain. A discovered filter is what its types are.
+    pub fn is_terminal(&self) -> bool {
+        match self {
+            Self::TcpProxy(_) | Self::Http(_) => true,
+            Self::Rbac(_) | Self::ConnectionLimit(_) | Self::LocalRateLimit(_) | Self::SniCluster => false,
+            Self::Discovered(filter) => filter.type_urls.iter().all(|url| TERMINAL.contains(&message_name(url))),
+        }
+    }
+
+    /// The name of its message; `None` for one that has to be discovered first.
+    pub fn type_name(&self) -> Option<&'static str> {
+        match self {
+            Self::TcpProxy(_) => Some(TCP_PROXY),
+            Self::Http(_) => Some(HTTP_CONNECTION_MANAGER),
+            Self::Rbac(_) => Some(RBAC),
+            Self::ConnectionLimit(_) => Some(CONNECTION_LIMIT),
+            Self::LocalRateLimit(_) => Some(LOCAL_RATE_LIMIT),
+            Self::SniCluster => Some(SNI_CLUSTER),
+            Self::Discovered(_) => None,
         }
     }
 }
@@ -109,8 +153,12 @@ impl DiscoveredFilter {
             return Err(types.reject("must not be empty"));
         }
         for (index, url) in type_urls.iter().enumerate() {
-            if ![TCP_PROXY, HTTP_CONNECTION_MANAGER].contains(&message_name(url)) {
+            let known = |url: &str| TERMINAL.contains(&message_name(url)) || OTHERS.contains(&message_name(url));
+            if !known(url) {
                 return Err(types.item(index).reject(format!("the network filter {url:?} is not supported")));
+            }
+            if TERMINAL.contains(&message_name(url)) != TERMINAL.contains(&message_name(&type_urls[0])) {
+                return Err(types.item(index).reject("terminal and other filters must not stand in one list"));
             }
         }
         let default = match default_config {
@@ -144,3 +192,9 @@ fn message_name(type_url: &str) -> &str {
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const HTTP_CONNECTION_MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const RBAC: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
+const CONNECTION_LIMIT: &str = "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
+const LOCAL_RATE_LIMIT: &str = "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit";
+const SNI_CLUSTER: &str = "envoy.extensions.filters.network.sni_cluster.v3.SniCluster";
+const TERMINAL: [&str; 2] = [TCP_PROXY, HTTP_CONNECTION_MANAGER];
+const OTHERS: [&str; 4] = [RBAC, CONNECTION_LIMIT, LOCAL_RATE_LIMIT, SNI_CLUSTER];

@@ -3,17 +3,19 @@
 //! Owns the message `Route`. Never reads what is inside a match or an action.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use outrigger_api::pb::envoy::config::route::v3 as pb;
 
 use super::answer::{direct_response, redirect};
 use super::forward::forward;
 use super::matches::route_match;
-use super::parse::per_filter_config;
 use super::{Route, RouteAction};
 use crate::context::Context;
 use crate::decide::decide;
+use crate::http::RouteFilters;
 use crate::http::header_mutations::{request_header_mutations, response_header_mutations};
+use crate::metadata::by_namespace;
 use crate::rejection::{FieldPath, Parsed};
 
 /// What a route knows of the configuration it stands in.
@@ -29,13 +31,11 @@ pub(super) struct RouteScope<'a, 'c> {
 pub(super) fn route(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Route) -> Parsed<Option<Route>> {
     decide!(wire, at, pb::Route as "envoy.config.route.v3.Route" {
         implemented: name, r#match, typed_per_filter_config, request_headers_to_add, request_headers_to_remove,
-            response_headers_to_add, response_headers_to_remove, stat_prefix, action;
-        no_effect: metadata = "no filter reads it",
-            decorator = "there is no tracing",
+            response_headers_to_add, response_headers_to_remove, stat_prefix, action, metadata;
+        no_effect: decorator = "there is no tracing",
             tracing = "there is no tracing";
         unsupported: per_request_buffer_limit_bytes, request_body_buffer_limit, route_specifiers;
     });
-    per_filter_config(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?;
     let Some(matches) = r#match else {
         return Err(at.field("match").reject("is required"));
     };
@@ -60,6 +60,8 @@ pub(super) fn route(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Ro
         action,
         request_headers: request_header_mutations(at, request_headers_to_add, request_headers_to_remove)?,
         response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
+        filters: RouteFilters::parse(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?,
+        metadata: metadata.map(|wire| Arc::new(by_namespace(wire))),
         stat_prefix: Some(stat_prefix).filter(|prefix| !prefix.is_empty()).map(Into::into),
     }))
 }

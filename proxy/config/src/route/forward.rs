@@ -11,11 +11,15 @@ use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::google::protobuf::Duration as WireDuration;
 
 use super::entry::RouteScope;
-use super::parse::{optional_plugin, per_filter_config};
+use super::mirror::mirror_policies;
+use super::parse::optional_plugin;
+use super::hash_policy::hash_policies;
 use super::retry::retry_policy;
 use super::rewrite::regex_rewrite;
 use super::{ClusterChoice, Forward, HostRewrite, MaxStreamDuration, Priority, WeightedCluster};
+use crate::cluster::{LbMetadata, lb_metadata};
 use crate::decide::decide;
+use crate::http::RouteFilters;
 use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
@@ -29,14 +33,14 @@ pub(super) fn forward(
     decide!(wire, at, pb::RouteAction as "envoy.config.route.v3.RouteAction" {
         implemented: cluster_not_found_response_code, prefix_rewrite, regex_rewrite, append_x_forwarded_host,
             timeout, idle_timeout, retry_policy, priority, max_grpc_timeout, upgrade_configs, max_stream_duration,
-            cluster_specifier, host_rewrite_specifier;
-        no_effect: early_data_policy = "TLS early data is neither taken nor sent",
-            hash_policy = "no consistent-hash policy is supported, and a cluster with one is rejected";
-        unsupported: metadata_match, path_rewrite_policy, path_rewrite, flush_timeout, retry_policy_typed_config,
-            request_mirror_policies, rate_limits, include_vh_rate_limits, cors, grpc_timeout_offset,
+            cluster_specifier, host_rewrite_specifier, hash_policy, metadata_match, request_mirror_policies;
+        no_effect: early_data_policy = "TLS early data is neither taken nor sent";
+        unsupported: path_rewrite_policy, path_rewrite, flush_timeout, retry_policy_typed_config,
+            rate_limits, include_vh_rate_limits, cors, grpc_timeout_offset,
             internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy;
     });
-    let Some(cluster) = cluster_choice(scope, at, cluster_specifier)? else { return Ok(None) };
+    let metadata = lb_metadata(metadata_match);
+    let Some(cluster) = cluster_choice(scope, at, cluster_specifier, metadata.as_ref())? else { return Ok(None) };
     if !prefix_rewrite.is_empty() && regex_rewrite.is_some() {
         return Err(at.field("regex_rewrite").reject("must not be set together with prefix_rewrite"));
     }
@@ -47,6 +51,7 @@ pub(super) fn forward(
             &at.field("cluster_not_found_response_code"),
             cluster_not_found_response_code,
         )?,
+        mirrors: mirror_policies(&at.field("request_mirror_policies"), request_mirror_policies)?,
         prefix_rewrite: Some(prefix_rewrite).filter(|prefix| !prefix.is_empty()),
         regex_rewrite: match regex_rewrite {
             None => None,
@@ -67,6 +72,8 @@ pub(super) fn forward(
         },
         priority: self::priority(&at.field("priority"), priority)?,
         upgrades: upgrades(&at.field("upgrade_configs"), upgrade_configs)?,
+        hash_policy: hash_policies(&at.field("hash_policy"), hash_policy)?,
+        metadata_match: metadata.map(Arc::new),
     }))
 }
 
@@ -74,6 +81,7 @@ fn cluster_choice(
     scope: &RouteScope<'_, '_>,
     at: &FieldPath<'_>,
     wire: Option<pb::route_action::ClusterSpecifier>,
+    metadata: Option<&LbMetadata>,
 ) -> Parsed<Option<ClusterChoice>> {
     use pb::route_action::ClusterSpecifier as Wire;
     Ok(Some(match wire {
@@ -81,7 +89,7 @@ fn cluster_choice(
         Some(Wire::Cluster(name)) => ClusterChoice::Cluster(name.into()),
         Some(Wire::ClusterHeader(name)) => ClusterChoice::Header(header_name(&at.field("cluster_header"), &name)?),
         Some(Wire::WeightedClusters(clusters)) => {
-            ClusterChoice::Weighted(weighted_clusters(scope, &at.field("weighted_clusters"), clusters)?)
+            ClusterChoice::Weighted(weighted_clusters(scope, &at.field("weighted_clusters"), clusters, metadata)?)
         }
         Some(Wire::ClusterSpecifierPlugin(name)) => {
             if !scope.optional_plugins.contains(&name) {
@@ -102,6 +110,7 @@ fn weighted_clusters(
     scope: &RouteScope<'_, '_>,
     at: &FieldPath<'_>,
     wire: pb::WeightedCluster,
+    metadata: Option<&LbMetadata>,
 ) -> Parsed<Vec<WeightedCluster>> {
     decide!(wire, at, pb::WeightedCluster as "envoy.config.route.v3.WeightedCluster" {
         implemented: clusters;
@@ -112,11 +121,7 @@ fn weighted_clusters(
     if clusters.is_empty() {
         return Err(clusters_at.reject("needs at least one cluster"));
     }
-    let clusters = clusters
-        .into_iter()
-        .enumerate()
-        .map(|(index, wire)| weighted_cluster(scope, &clusters_at.item(index), wire))
-        .collect::<Parsed<Vec<_>>>()?;
+    let clusters = wire::each(&clusters_at, clusters, |at, wire| weighted_cluster(scope, at, wire, metadata))?;
     let sum: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
     if sum == 0 || sum > u64::from(u32::MAX) {
         return Err(clusters_at.reject(format!("the weights add up to {sum}, expected 1 to {}", u32::MAX)));
@@ -128,12 +133,13 @@ fn weighted_cluster(
     scope: &RouteScope<'_, '_>,
     at: &FieldPath<'_>,
     wire: pb::weighted_cluster::ClusterWeight,
+    of_route: Option<&LbMetadata>,
 ) -> Parsed<WeightedCluster> {
     decide!(wire, at, pb::weighted_cluster::ClusterWeight as "envoy.config.route.v3.WeightedCluster.ClusterWeight" {
         implemented: name, weight, request_headers_to_add, request_headers_to_remove, response_headers_to_add,
-            response_headers_to_remove, typed_per_filter_config, host_rewrite_specifier;
+            response_headers_to_remove, typed_per_filter_config, host_rewrite_specifier, metadata_match;
         no_effect: ;
-        unsupported: cluster_header, metadata_match;
+        unsupported: cluster_header;
     });
     if name.is_empty() {
         return Err(at.field("name").reject("must not be empty"));
@@ -141,7 +147,6 @@ fn weighted_cluster(
     let Some(weight) = weight else {
         return Err(at.field("weight").reject("is required"));
     };
-    per_filter_config(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?;
     use pb::weighted_cluster::cluster_weight::HostRewriteSpecifier;
     let host_rewrite_literal = match host_rewrite_specifier {
         None => None,
@@ -153,6 +158,12 @@ fn weighted_cluster(
         request_headers: request_header_mutations(at, request_headers_to_add, request_headers_to_remove)?,
         response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
         host_rewrite_literal,
+        metadata_match: match (of_route, lb_metadata(metadata_match)) {
+            (None, own) => own.map(Arc::new),
+            (Some(route), None) => Some(Arc::new(route.clone())),
+            (Some(route), Some(own)) => Some(Arc::new(route.merged(&own))),
+        },
+        filters: RouteFilters::parse(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?,
     })
 }
 

@@ -24,16 +24,8 @@ pub(super) fn route_match(at: &FieldPath<'_>, wire: pb::RouteMatch) -> Parsed<Ro
     Ok(RouteMatch {
         path: path_match(at, path_specifier)?,
         case_sensitive: case_sensitive.is_none_or(|flag| flag.value),
-        headers: headers
-            .into_iter()
-            .enumerate()
-            .map(|(index, wire)| header_matcher(&headers_at.item(index), wire))
-            .collect::<Parsed<_>>()?,
-        query_parameters: query_parameters
-            .into_iter()
-            .enumerate()
-            .map(|(index, wire)| query_parameter_matcher(&parameters_at.item(index), wire))
-            .collect::<Parsed<_>>()?,
+        headers: wire::each(&headers_at, headers, header_matcher)?,
+        query_parameters: wire::each(&parameters_at, query_parameters, query_parameter_matcher)?,
         runtime_fraction: match runtime_fraction {
             None => None,
             Some(fraction) => Some(wire::runtime_fraction(&at.field("runtime_fraction"), fraction)?),

@@ -5,7 +5,9 @@
 mod answer;
 mod entry;
 mod forward;
+mod hash_policy;
 mod matches;
+mod mirror;
 mod parse;
 mod retry;
 mod rewrite;
@@ -15,13 +17,19 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cluster::LbMetadata;
 use crate::format::Format;
-use crate::http::HeaderMutations;
+use crate::http::{HeaderMutations, RouteFilters};
 use crate::matching::StringMatcher;
+use crate::metadata::Namespaces;
 use crate::units::RuntimeFraction;
 
 pub(crate) use forward::priority;
+pub use hash_policy::{HashCookie, HashPolicy, HashSource};
+pub(crate) use hash_policy::hash_policies;
 pub(crate) use matches::header_matcher;
+pub use mirror::{MirrorCluster, MirrorHost, MirrorPolicy};
+pub(crate) use rewrite::regex_rewrite;
 
 /// A route configuration, checked.
 #[derive(Clone, Debug)]
@@ -42,6 +50,10 @@ pub struct RouteConfiguration {
     pub validate_clusters: bool,
     /// The host is matched without its port.
     pub ignore_port_in_host_matching: bool,
+    /// Clusters that get copies, unless a more specific level has its own.
+    pub mirrors: Vec<MirrorPolicy>,
+    /// What is said of HTTP filters.
+    pub filters: RouteFilters,
 }
 
 /// A virtual host.
@@ -65,6 +77,10 @@ pub struct VirtualHost {
     pub include_attempt_count_in_response: bool,
     /// For routes that have none of their own.
     pub retry_policy: Option<Arc<RetryPolicy>>,
+    /// Clusters that get copies, unless a more specific level has its own.
+    pub mirrors: Vec<MirrorPolicy>,
+    /// What is said of HTTP filters.
+    pub filters: RouteFilters,
 }
 
 /// Source: `VirtualHost.TlsRequirementType`.
@@ -94,6 +110,10 @@ pub struct Route {
     pub response_headers: HeaderMutations,
     /// The `<prefix>` in `vhost.<name>.route.<prefix>.*` stats; none unless given.
     pub stat_prefix: Option<Arc<str>>,
+    /// What is said of HTTP filters.
+    pub filters: RouteFilters,
+    /// By namespace; for filters to read.
+    pub metadata: Option<Arc<Namespaces>>,
 }
 
 /// Source: `RouteMatch`.
@@ -181,6 +201,8 @@ pub struct Forward {
     pub cluster: ClusterChoice,
     /// 503 unless given: for clusters that do not exist.
     pub cluster_not_found_code: u16,
+    /// Clusters that get copies; those of the virtual host or the configuration if there are none here.
+    pub mirrors: Vec<MirrorPolicy>,
     /// Replaces the matched prefix or path.
     pub prefix_rewrite: Option<String>,
     /// Replaces a part of the path.
@@ -203,6 +225,10 @@ pub struct Forward {
     pub priority: Priority,
     /// Upgrades of this route, lower case, and whether they are enabled.
     pub upgrades: Vec<(String, bool)>,
+    /// What consistent policies choose an endpoint by.
+    pub hash_policy: Arc<[HashPolicy]>,
+    /// The subset of endpoints that is wanted.
+    pub metadata_match: Option<Arc<LbMetadata>>,
 }
 
 /// Which cluster a request goes to.
@@ -229,6 +255,10 @@ pub struct WeightedCluster {
     pub response_headers: HeaderMutations,
     /// Replaces `:authority` of requests that go there.
     pub host_rewrite_literal: Option<String>,
+    /// The subset of its endpoints that is wanted, with what the route says of it.
+    pub metadata_match: Option<Arc<LbMetadata>>,
+    /// What is said of HTTP filters.
+    pub filters: RouteFilters,
 }
 
 /// Source: `RegexMatchAndSubstitute`.
@@ -298,6 +328,30 @@ pub struct RetryPolicy {
     pub host_selection_max_attempts: u32,
     /// Endpoints already tried are avoided.
     pub avoid_previous_hosts: bool,
+    /// Response headers that `retriable-headers` repeats; one must match.
+    pub retriable_headers: Vec<HeaderMatcher>,
+    /// Only requests with one of these are repeated, if there are any.
+    pub retriable_request_headers: Vec<HeaderMatcher>,
+    /// How upstreams say when to come back; none unless given.
+    pub rate_limited_back_off: Option<RateLimitedBackOff>,
+}
+
+/// Source: `RetryPolicy.RateLimitedRetryBackOff`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimitedBackOff {
+    /// Lower-case names with the format of their values; the first that can be read counts.
+    pub reset_headers: Vec<(Arc<str>, ResetFormat)>,
+    /// Longer waits are not taken; 5 min unless given.
+    pub max_interval: Duration,
+}
+
+/// What the value of a reset header is. Source: `RetryPolicy.ResetHeaderFormat`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ResetFormat {
+    /// Seconds from now.
+    Seconds,
+    /// Seconds since 1970.
+    UnixTimestamp,
 }
 
 /// The conditions of `retry_on` as flags.
@@ -319,6 +373,8 @@ pub struct RetryOn {
     pub refused_stream: bool,
     /// `retriable-status-codes`.
     pub retriable_status_codes: bool,
+    /// `retriable-headers`.
+    pub retriable_headers: bool,
     /// `envoy-ratelimited`.
     pub envoy_ratelimited: bool,
     /// `http3-post-connect-failure`: no effect without HTTP/3 upstreams.

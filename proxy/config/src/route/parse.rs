@@ -6,13 +6,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use outrigger_api::pb::envoy::config::route::v3 as pb;
-use outrigger_api::pb::google::protobuf::{Any, UInt32Value};
+use outrigger_api::pb::google::protobuf::UInt32Value;
 
 use super::entry::{RouteScope, route};
+use super::mirror::mirror_policies;
 use super::retry::retry_policy;
 use super::{RequireTls, RouteConfiguration, VirtualHost};
 use crate::context::Context;
 use crate::decide::decide;
+use crate::http::RouteFilters;
 use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
@@ -31,23 +33,19 @@ impl RouteConfiguration {
             implemented: name, virtual_hosts, internal_only_headers, response_headers_to_add,
                 response_headers_to_remove, request_headers_to_add, request_headers_to_remove,
                 most_specific_header_mutations_wins, validate_clusters, max_direct_response_body_size_bytes,
-                cluster_specifier_plugins, ignore_port_in_host_matching, typed_per_filter_config;
+                cluster_specifier_plugins, ignore_port_in_host_matching, typed_per_filter_config,
+                request_mirror_policies;
             no_effect: metadata = "no filter reads it";
-            unsupported: vhds, request_mirror_policies, vhost_header, ignore_path_parameters_in_path_matching,
+            unsupported: vhds, vhost_header, ignore_path_parameters_in_path_matching,
                 route_specifiers;
         });
-        per_filter_config(context, &at.field("typed_per_filter_config"), typed_per_filter_config)?;
         let scope = RouteScope {
             context,
             max_body_bytes: max_body_bytes(max_direct_response_body_size_bytes),
             optional_plugins: optional_plugins(&at.field("cluster_specifier_plugins"), cluster_specifier_plugins)?,
         };
         let hosts_at = at.field("virtual_hosts");
-        let virtual_hosts = virtual_hosts
-            .into_iter()
-            .enumerate()
-            .map(|(index, wire)| virtual_host(&scope, &hosts_at.item(index), wire).map(Arc::new))
-            .collect::<Parsed<Vec<_>>>()?;
+        let virtual_hosts = wire::each(&hosts_at, virtual_hosts, |at, wire| virtual_host(&scope, at, wire).map(Arc::new))?;
         check_unique_domains(&hosts_at, &virtual_hosts)?;
         let internal_at = at.field("internal_only_headers");
         Ok(RouteConfiguration {
@@ -63,6 +61,8 @@ impl RouteConfiguration {
             most_specific_header_mutations_wins,
             validate_clusters: validate_clusters.is_some_and(|flag| flag.value),
             ignore_port_in_host_matching,
+            mirrors: mirror_policies(&at.field("request_mirror_policies"), request_mirror_policies)?,
+            filters: RouteFilters::parse(context, &at.field("typed_per_filter_config"), typed_per_filter_config)?,
         })
     }
 }
@@ -102,17 +102,16 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
     decide!(wire, at, pb::VirtualHost as "envoy.config.route.v3.VirtualHost" {
         implemented: name, domains, routes, require_tls, request_headers_to_add, request_headers_to_remove,
             response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
-            include_request_attempt_count, include_attempt_count_in_response, retry_policy;
+            include_request_attempt_count, include_attempt_count_in_response, retry_policy, request_mirror_policies;
         no_effect: virtual_clusters = "their stats are not kept",
             metadata = "no filter reads it";
         unsupported: matcher, rate_limits, cors, retry_policy_typed_config, hedge_policy,
             include_is_timeout_retry_header, per_request_buffer_limit_bytes, request_body_buffer_limit,
-            request_mirror_policies, route_specifiers;
+            route_specifiers;
     });
     if name.is_empty() {
         return Err(at.field("name").reject("must not be empty"));
     }
-    per_filter_config(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?;
     let routes_at = at.field("routes");
     let mut parsed = Vec::with_capacity(routes.len());
     for (index, wire) in routes.into_iter().enumerate() {
@@ -131,6 +130,8 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
             None => None,
             Some(policy) => Some(Arc::new(self::retry_policy(scope.context, &at.field("retry_policy"), policy)?)),
         },
+        mirrors: mirror_policies(&at.field("request_mirror_policies"), request_mirror_policies)?,
+        filters: RouteFilters::parse(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?,
     })
 }
 
@@ -165,32 +166,6 @@ fn check_unique_domains(at: &FieldPath<'_>, hosts: &[Arc<VirtualHost>]) -> Parse
                 "{domain:?} of virtual host {:?} is already a domain of virtual host {other:?}",
                 host.name
             )));
-        }
-    }
-    Ok(())
-}
-
-/// Per-route configuration of HTTP filters: no filter has any, so an entry is accepted only if its author allows it
-/// to be missing (`is_optional`), or if it switches a filter off that cannot be there.
-pub(super) fn per_filter_config(context: &Context<'_>, at: &FieldPath<'_>, wire: HashMap<String, Any>) -> Parsed<()> {
-    // A map has no order, and the same input should always name the same entry.
-    let mut entries: Vec<_> = wire.into_iter().collect();
-    entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    for (filter, wire) in entries {
-        let at = at.key(&filter);
-        let wire = wire::extension(context, &at, wire)?;
-        if wire::type_name(&wire) != "envoy.config.route.v3.FilterConfig" {
-            return Err(at.reject(format!("per-route configuration {:?} is not supported", wire.type_url)));
-        }
-        let filter = wire::decode::<pb::FilterConfig>(&at, &wire)?;
-        decide!(filter, at, pb::FilterConfig as "envoy.config.route.v3.FilterConfig" {
-            implemented: config, is_optional, disabled;
-            no_effect: ;
-            unsupported: ;
-        });
-        if !is_optional && !disabled {
-            let type_url = config.map(|config| config.type_url).unwrap_or_default();
-            return Err(at.field("config").reject(format!("per-route configuration {type_url:?} is not supported")));
         }
     }
     Ok(())

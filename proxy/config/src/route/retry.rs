@@ -2,14 +2,17 @@
 //!
 //! Owns the names of retry conditions. Never retries anything.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 
-use super::{RetryOn, RetryPolicy};
+use super::matches::header_matcher;
+use super::{HeaderMatcher, RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy};
 use crate::context::Context;
 use crate::decide::decide;
+use crate::http::header_mutations::header_name;
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
@@ -34,6 +37,7 @@ impl RetryOn {
             "retriable-4xx" => self.retriable_4xx = true,
             "refused-stream" => self.refused_stream = true,
             "retriable-status-codes" => self.retriable_status_codes = true,
+            "retriable-headers" => self.retriable_headers = true,
             "envoy-ratelimited" => self.envoy_ratelimited = true,
             "http3-post-connect-failure" => self.http3_post_connect_failure = true,
             "cancelled" => self.grpc_codes |= 1 << 1,
@@ -41,7 +45,6 @@ impl RetryOn {
             "resource-exhausted" => self.grpc_codes |= 1 << 8,
             "internal" => self.grpc_codes |= 1 << 13,
             "unavailable" => self.grpc_codes |= 1 << 14,
-            // `retriable-headers` is among these: without `retriable_headers` it has nothing to look at.
             _ => {}
         }
     }
@@ -51,10 +54,10 @@ impl RetryOn {
 pub(super) fn retry_policy(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::RetryPolicy) -> Parsed<RetryPolicy> {
     decide!(wire, at, pb::RetryPolicy as "envoy.config.route.v3.RetryPolicy" {
         implemented: retry_on, num_retries, per_try_timeout, per_try_idle_timeout, retry_host_predicate,
-            host_selection_retry_max_attempts, retriable_status_codes, retry_back_off;
+            host_selection_retry_max_attempts, retriable_status_codes, retry_back_off, retriable_headers,
+            retriable_request_headers, rate_limited_retry_back_off;
         no_effect: refresh_cluster_on_retry = "no supported way of choosing a cluster can choose again";
-        unsupported: retry_priority, retry_options_predicates, rate_limited_retry_back_off, retriable_headers,
-            retriable_request_headers;
+        unsupported: retry_priority, retry_options_predicates;
     });
     let codes_at = at.field("retriable_status_codes");
     let (base_interval, max_interval) = match retry_back_off {
@@ -66,11 +69,7 @@ pub(super) fn retry_policy(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::
         num_retries: num_retries.map_or(1, |number| number.value),
         per_try_timeout: wire::limit(&at.field("per_try_timeout"), per_try_timeout, None)?,
         per_try_idle_timeout: wire::limit(&at.field("per_try_idle_timeout"), per_try_idle_timeout, None)?,
-        retriable_status_codes: retriable_status_codes
-            .into_iter()
-            .enumerate()
-            .map(|(index, code)| status_code(&codes_at.item(index), code))
-            .collect::<Parsed<_>>()?,
+        retriable_status_codes: wire::each(&codes_at, retriable_status_codes, status_code)?,
         base_interval,
         max_interval,
         host_selection_max_attempts: attempts(
@@ -78,7 +77,51 @@ pub(super) fn retry_policy(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::
             host_selection_retry_max_attempts,
         )?,
         avoid_previous_hosts: host_predicates(context, &at.field("retry_host_predicate"), retry_host_predicate)?,
+        retriable_headers: header_matchers(&at.field("retriable_headers"), retriable_headers)?,
+        retriable_request_headers: header_matchers(&at.field("retriable_request_headers"), retriable_request_headers)?,
+        rate_limited_back_off: match rate_limited_retry_back_off {
+            None => None,
+            Some(wire) => Some(rate_limited(&at.field("rate_limited_retry_back_off"), wire)?),
+        },
     })
+}
+
+fn header_matchers(at: &FieldPath<'_>, wire: Vec<pb::HeaderMatcher>) -> Parsed<Vec<HeaderMatcher>> {
+    wire::each(at, wire, header_matcher)
+}
+
+fn rate_limited(at: &FieldPath<'_>, wire: pb::retry_policy::RateLimitedRetryBackOff) -> Parsed<RateLimitedBackOff> {
+    decide!(wire, at, pb::retry_policy::RateLimitedRetryBackOff
+        as "envoy.config.route.v3.RetryPolicy.RateLimitedRetryBackOff" {
+        implemented: reset_headers, max_interval;
+        no_effect: ;
+        unsupported: ;
+    });
+    let headers_at = at.field("reset_headers");
+    if reset_headers.is_empty() {
+        return Err(headers_at.reject("needs at least one header"));
+    }
+    Ok(RateLimitedBackOff {
+        reset_headers: wire::each(&headers_at, reset_headers, reset_header)?,
+        max_interval: match max_interval {
+            None => DEFAULT_MAX_RESET,
+            Some(max) => wire::positive_duration(&at.field("max_interval"), max)?,
+        },
+    })
+}
+
+fn reset_header(at: &FieldPath<'_>, wire: pb::retry_policy::ResetHeader) -> Parsed<(Arc<str>, ResetFormat)> {
+    decide!(wire, at, pb::retry_policy::ResetHeader as "envoy.config.route.v3.RetryPolicy.ResetHeader" {
+        implemented: name, format;
+        no_effect: ;
+        unsupported: ;
+    });
+    use pb::retry_policy::ResetHeaderFormat as Wire;
+    let format = match Wire::try_from(format).map_err(|_| wire::unknown_enum(&at.field("format"), format))? {
+        Wire::Seconds => ResetFormat::Seconds,
+        Wire::UnixTimestamp => ResetFormat::UnixTimestamp,
+    };
+    Ok((header_name(&at.field("name"), &name)?, format))
 }
 
 fn status_code(at: &FieldPath<'_>, code: u32) -> Parsed<u16> {
@@ -150,6 +193,7 @@ fn host_predicates(
 }
 
 const DEFAULT_BASE_INTERVAL: Duration = Duration::from_millis(25);
+const DEFAULT_MAX_RESET: Duration = Duration::from_secs(300);
 const SMALLEST_INTERVAL: Duration = Duration::from_millis(1);
 const MAX_INTERVAL_FACTOR: u32 = 10;
 

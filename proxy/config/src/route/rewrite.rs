@@ -11,7 +11,7 @@ use crate::wire;
 
 /// Reads a rewrite. The API itself does not refuse a substitution that names a group which is not there; such a rewrite
 /// would never do anything, so it is refused here.
-pub(super) fn regex_rewrite(at: &FieldPath<'_>, wire: pb::RegexMatchAndSubstitute) -> Parsed<RegexRewrite> {
+pub(crate) fn regex_rewrite(at: &FieldPath<'_>, wire: pb::RegexMatchAndSubstitute) -> Parsed<RegexRewrite> {
     decide!(wire, at, pb::RegexMatchAndSubstitute as "envoy.type.matcher.v3.RegexMatchAndSubstitute" {
         implemented: pattern, substitution;
         no_effect: ;

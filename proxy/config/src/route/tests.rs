@@ -332,8 +332,14 @@ fn actions_that_are_refused() {
     for (action, reason) in [
         ("{}", "route: needs one of cluster, cluster_header, weighted_clusters"),
         ("{cluster: ''}", "route.cluster: must not be empty"),
-        ("{cluster: c, metadata_match: {}}", "route.metadata_match: is not supported"),
-        ("{cluster: c, request_mirror_policies: [{cluster: d}]}", "route.request_mirror_policies: is not supported"),
+        (
+            "{cluster: c, request_mirror_policies: [{}]}",
+            "route.request_mirror_policies[0]: needs one of cluster, cluster_header",
+        ),
+        (
+            "{cluster: c, request_mirror_policies: [{cluster: d, cluster_header: x}]}",
+            "route.request_mirror_policies[0].cluster_header: must not be set together with cluster",
+        ),
         ("{cluster: c, cors: {}}", "route.cors: is not supported"),
         ("{cluster: c, host_rewrite: x}", "route.host_rewrite: is not supported"),
         ("{cluster: c, timeout: -1s}", "route.timeout: -1.000000000s must not be negative"),
@@ -390,8 +396,8 @@ fn actions_that_are_refused() {
             "route.retry_policy.retriable_status_codes[1]: 70000 is not within 100 to 599",
         ),
         (
-            "{cluster: c, retry_policy: {retriable_headers: [{name: a}]}}",
-            "route.retry_policy.retriable_headers: is not supported",
+            "{cluster: c, retry_policy: {rate_limited_retry_back_off: {}}}",
+            "route.retry_policy.rate_limited_retry_back_off.reset_headers: needs at least one header",
         ),
     ] {
         assert_refused(with_action(action), reason);

@@ -305,7 +305,8 @@ fn is_header_name(name: &str) -> bool {
 }
 
 fn is_header_value(value: &str) -> bool {
-    value.len() <= MAX_HEADER_BYTES && !value.bytes().any(|byte| matches!(byte, 0 | b'\r' | b'\n'))
+    let fits = |byte: u8| byte == b'\t' || !byte.is_ascii_control();
+    value.len() <= MAX_HEADER_BYTES && value.bytes().all(fits)
 }
 
 const AUTHORIZATION: &str = "authorization";

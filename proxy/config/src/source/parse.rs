@@ -9,7 +9,7 @@ use std::time::Duration;
 use outrigger_api::pb;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 
-use super::{ApiSource, ConfigSource, FileSource, RequestRateLimit, SourceKind, XdsProtocol};
+use super::{ApiSource, ConfigSource, FileSource, GrpcService, GrpcTarget, RequestRateLimit, SourceKind, XdsProtocol};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
@@ -74,6 +74,14 @@ pub(crate) fn api_source(context: &Context<'_>, at: &FieldPath<'_>, wire: core::
     for (index, wire) in grpc_services.into_iter().enumerate() {
         services.push(super::grpc_service(context, &services_at.item(index), wire)?);
     }
+    // All are one control plane: what is sent to the one is sent to the other, and a token must not go astray.
+    if let [first, second] = services.as_slice()
+        && credentials(first) != credentials(second)
+    {
+        return Err(services_at
+            .item(1)
+            .reject("its initial_metadata or call credentials differ from those of the first"));
+    }
     let limit_at = at.field("rate_limit_settings");
     Ok(ApiSource {
         protocol,
@@ -81,6 +89,18 @@ pub(crate) fn api_source(context: &Context<'_>, at: &FieldPath<'_>, wire: core::
         set_node_on_first_message_only,
         rate_limit: rate_limit_settings.map(|wire| rate_limit(&limit_at, wire)).transpose()?,
     })
+}
+
+/// What is sent with each call.
+fn credentials(service: &GrpcService) -> (&[(String, String)], Option<(&PathBuf, &str, &str)>) {
+    let GrpcService { target, timeout: _, initial_metadata } = service;
+    let token = match target {
+        GrpcTarget::Uri { token_file, token_header, token_prefix, target: _, tls: _, max_receive_message_bytes: _ } => {
+            token_file.as_ref().map(|file| (file, token_header.as_str(), token_prefix.as_str()))
+        }
+        GrpcTarget::Cluster { name: _, authority: _, max_receive_message_bytes: _ } => None,
+    };
+    (initial_metadata, token)
 }
 
 fn protocol(at: &FieldPath<'_>, api_type: i32) -> Parsed<XdsProtocol> {
@@ -157,7 +177,6 @@ const DEFAULT_FILL_RATE: f64 = 10.0;
 mod tests {
     use super::*;
     use crate::context::NoEnvironment;
-    use crate::source::GrpcTarget;
     use pb::google::protobuf::{DoubleValue, Duration as WireDuration};
 
     const ROOT: FieldPath<'static> = FieldPath::Resource { kind: "cluster", name: "billing" };
@@ -238,6 +257,15 @@ mod tests {
                 ".api_config_source.api_type: is required, expected GRPC or DELTA_GRPC",
             ),
             (changed(|wire| wire.api_type = 4), ".api_config_source.api_type: 4 is not a known value"),
+            (
+                changed(|wire| {
+                    let header = core::HeaderValue { key: "a".into(), value: "b".into(), ..Default::default() };
+                    let first = &wire.grpc_services[0];
+                    let second = core::GrpcService { initial_metadata: vec![header], ..first.clone() };
+                    wire.grpc_services.push(second);
+                }),
+                ".api_config_source.grpc_services[1]: its initial_metadata or call credentials differ from those of the first",
+            ),
             (changed(|wire| wire.grpc_services.clear()), ".api_config_source.grpc_services: must not be empty"),
             (
                 changed(|wire| wire.cluster_names = vec!["a".into()]),

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use outrigger_api::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use outrigger_api::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy as parts;
+use outrigger_api::pb::envoy::r#type::v3 as types;
 use outrigger_api::pb::google::protobuf;
 
 use super::{TcpProxy, WeightedClusters};
 use crate::accesslog::access_logs;
+use crate::cluster::lb_metadata;
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
+use crate::route::{HashPolicy, HashSource};
 use crate::wire;
 
 impl TcpProxy {
@@ -22,12 +25,12 @@ impl TcpProxy {
         wire::drop_false(&mut wire.check_drain_close);
         decide!(wire, at, tcp::TcpProxy as "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" {
             implemented: stat_prefix, cluster_specifier, idle_timeout, access_log, max_connect_attempts,
-                max_downstream_connection_duration, access_log_flush_interval, access_log_options;
+                max_downstream_connection_duration, access_log_flush_interval, access_log_options, hash_policy,
+                metadata_match;
             no_effect: downstream_idle_timeout = "Envoy does not implement it either",
                 upstream_idle_timeout = "Envoy does not implement it either",
-                hash_policy = "only load balancing policies that hash use it, and they are not supported",
                 proxy_protocol_tlv_merge_policy = "without proxy_protocol_tlvs there is nothing to merge";
-            unsupported: on_demand, metadata_match, backoff_options, tunneling_config,
+            unsupported: on_demand, backoff_options, tunneling_config,
                 max_downstream_connection_duration_jitter_percentage, flush_access_log_on_connected,
                 proxy_protocol_tlvs, upstream_connect_mode, max_early_data_bytes, check_drain_close;
         });
@@ -43,6 +46,8 @@ impl TcpProxy {
         Ok(Self {
             stat_prefix: stat_prefix.into(),
             target: target(at, cluster_specifier)?,
+            hash_policy: self::hash_policy(&at.field("hash_policy"), hash_policy)?,
+            metadata_match: lb_metadata(metadata_match).map(Arc::new),
             idle_timeout: wire::limit(&at.field("idle_timeout"), idle_timeout, Some(DEFAULT_IDLE_TIMEOUT))?,
             max_connect_attempts: wire::number_within(&attempts, max_connect_attempts, 1..=u32::MAX)?.unwrap_or(1),
             max_downstream_connection_duration: at_least_1_ms(
@@ -53,6 +58,27 @@ impl TcpProxy {
             access_log_flush_interval,
         })
     }
+}
+
+fn hash_policy(at: &FieldPath<'_>, wire: Vec<types::HashPolicy>) -> Parsed<Arc<[HashPolicy]>> {
+    use types::hash_policy::{FilterState, PolicySpecifier, SourceIp};
+    if wire.len() > 1 {
+        return Err(at.reject("must not have more than one item"));
+    }
+    let mut policies = Vec::with_capacity(wire.len());
+    for (index, types::HashPolicy { policy_specifier }) in wire.into_iter().enumerate() {
+        let at = at.item(index);
+        let source = match policy_specifier {
+            Some(PolicySpecifier::SourceIp(SourceIp {})) => HashSource::SourceIp,
+            Some(PolicySpecifier::FilterState(FilterState { key })) if key.is_empty() => {
+                return Err(at.field("filter_state").field("key").reject("must not be empty"));
+            }
+            Some(PolicySpecifier::FilterState(FilterState { key })) => HashSource::FilterState(key),
+            None => return Err(at.reject("needs one of source_ip, filter_state")),
+        };
+        policies.push(HashPolicy { source, terminal: false });
+    }
+    Ok(policies.into())
 }
 
 fn target(at: &FieldPath<'_>, wire: Option<parts::ClusterSpecifier>) -> Parsed<WeightedClusters> {
@@ -67,11 +93,7 @@ fn target(at: &FieldPath<'_>, wire: Option<parts::ClusterSpecifier>) -> Parsed<W
             if clusters.is_empty() {
                 return Err(list.reject("must not be empty"));
             }
-            let clusters = clusters
-                .into_iter()
-                .enumerate()
-                .map(|(index, wire)| weighted(&list.item(index), wire))
-                .collect::<Parsed<Vec<_>>>()?;
+            let clusters = wire::each(&list, clusters, weighted)?;
             Ok(WeightedClusters { clusters })
         }
         None => Err(at.reject("needs one of cluster, weighted_clusters")),

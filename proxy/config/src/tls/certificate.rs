@@ -15,7 +15,7 @@ impl TlsCertificate {
     pub(super) fn read(context: &Context<'_>, at: &FieldPath<'_>, wire: tls::TlsCertificate) -> Parsed<Self> {
         decide!(wire, at, tls::TlsCertificate as "envoy.extensions.transport_sockets.tls.v3.TlsCertificate" {
             implemented: certificate_chain, private_key, password, pkcs12, ocsp_staple;
-            no_effect: watched_directory = "each file is watched, and the directory it is in",
+            no_effect: watched_directory = "each file is watched, and every link on the way to it",
                 signed_certificate_timestamp = "not implemented by Envoy either";
             unsupported: private_key_provider, tls_params;
         });

@@ -17,6 +17,7 @@ mod transport;
 mod validation;
 
 pub(crate) use transport::{downstream_transport_socket, upstream_transport_socket};
+pub(crate) use validation::typed_name as typed_san_matcher;
 
 /// Source: `DownstreamTlsContext`.
 #[derive(Clone, Debug)]

@@ -23,7 +23,7 @@ impl Validation {
                 match_typed_subject_alt_names, match_subject_alt_names, require_signed_certificate_timestamp, crl,
                 allow_expired_certificate, trust_chain_verification, only_verify_leaf_cert_crl, max_verify_depth,
                 suppress_client_ca_list;
-            no_effect: watched_directory = "each file is watched, and the directory it is in";
+            no_effect: watched_directory = "each file is watched, and every link on the way to it";
             unsupported: ca_certificate_provider_instance, custom_validator_config;
         });
         if require_signed_certificate_timestamp.is_some_and(|flag| flag.value) {
@@ -161,7 +161,8 @@ fn names(
     Ok(names)
 }
 
-fn typed_name(at: &FieldPath<'_>, wire: tls::SubjectAltNameMatcher) -> Parsed<SanMatcher> {
+/// A matcher of one kind of subject alternative name.
+pub(crate) fn typed_name(at: &FieldPath<'_>, wire: tls::SubjectAltNameMatcher) -> Parsed<SanMatcher> {
     decide!(wire, at, tls::SubjectAltNameMatcher
         as "envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher" {
         implemented: san_type, matcher;

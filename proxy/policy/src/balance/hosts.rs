@@ -1,13 +1,17 @@
 //! The hosts of a cluster as balancing sees them.
 //!
-//! Owns which hosts may be picked and with what share: one snapshot per change of hosts, weights or health, shared by
-//! all workers. Never keeps state that picks change (see `picker`).
+//! Owns what a snapshot is made from: one per change of hosts, weights or health, shared by all workers. Never keeps
+//! state that picks change (see `picker`).
 
-use outrigger_config::cluster::LoadBalancing;
+use outrigger_config::cluster::{BalancingOptions, Consistent, HashFunction, LbMetadata, LoadBalancing};
 use outrigger_config::units::Percent;
 
-use super::alias::Alias;
-use super::priority::{Availability, LevelHealth, PriorityLoad};
+use super::locality::ZoneRouting;
+use super::placement::{Method, PlacementStats};
+use super::pools::Pools;
+use super::priority::PriorityLoad;
+use super::slow_start::Ramp;
+use super::subset::Subsets;
 
 /// A host's position in the list that a [`HostSet`] was built from.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -38,6 +42,65 @@ pub struct Host {
     pub priority: u32,
 }
 
+/// What only some policies want to know of hosts. Each has an answer for hosts of which nothing is known.
+pub trait Facts {
+    /// What stands for a host where hosts are placed by hash: the `hash_key` of its metadata, or else its name or its
+    /// address.
+    fn hash_key(&self, host: HostIndex, use_hostname: bool) -> String {
+        let _ = use_hostname;
+        host.0.to_string()
+    }
+
+    /// The locality of a host, as a number below [`Facts::localities`]. The same place in another priority is another
+    /// locality.
+    fn locality(&self, host: HostIndex) -> u32 {
+        let _ = host;
+        0
+    }
+
+    /// How many localities there are.
+    fn localities(&self) -> u32 {
+        1
+    }
+
+    /// The share of a locality among those of its priority; 0 takes no traffic.
+    fn locality_weight(&self, locality: u32) -> u32 {
+        let _ = locality;
+        0
+    }
+
+    /// Where the callers of this cluster are, if that is known.
+    fn callers(&self) -> Option<&Callers> {
+        None
+    }
+
+    /// What the host says of itself.
+    fn metadata(&self, host: HostIndex) -> Option<&LbMetadata> {
+        let _ = host;
+        None
+    }
+
+    /// When the host became fit, in milliseconds of the clock that picks are made by.
+    fn began(&self, host: HostIndex) -> u64 {
+        let _ = host;
+        0
+    }
+}
+
+/// Where the hosts are that call a cluster, of which we are one (the local cluster of the bootstrap).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Callers {
+    /// Our own locality among those of the highest priority; `None` if the cluster has no hosts there.
+    pub own: Option<u32>,
+    /// By locality: the part of all callers that are there.
+    pub shares: Vec<f64>,
+}
+
+/// Nothing is known.
+pub(super) struct NoFacts;
+
+impl Facts for NoFacts {}
+
 /// How a host is chosen among its like.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Policy {
@@ -47,6 +110,10 @@ pub enum Policy {
     LeastRequest { choice_count: u32, active_request_bias: f64 },
     /// At random, by weight.
     Random,
+    /// By the request's hash, on a ring of `minimum_size` to `maximum_size` places.
+    RingHash { function: HashFunction, minimum_size: u32, maximum_size: u32, consistent: Consistent },
+    /// By the request's hash, in a table of `table_size` places.
+    Maglev { table_size: u32, consistent: Consistent },
 }
 
 impl Policy {
@@ -58,7 +125,32 @@ impl Policy {
                 Some(Self::LeastRequest { choice_count, active_request_bias })
             }
             LoadBalancing::Random => Some(Self::Random),
+            LoadBalancing::RingHash { function, minimum_size, maximum_size, consistent } => {
+                Some(Self::RingHash { function, minimum_size, maximum_size, consistent })
+            }
+            LoadBalancing::Maglev { table_size, consistent } => Some(Self::Maglev { table_size, consistent }),
             LoadBalancing::ClusterProvided => None,
+        }
+    }
+
+    /// How hosts are placed, if they are chosen by hash.
+    pub(super) fn placing(self) -> Option<(Method, Consistent)> {
+        match self {
+            Self::RingHash { function, minimum_size, maximum_size, consistent } => {
+                Some((Method::Ring { function, minimum_size, maximum_size }, consistent))
+            }
+            Self::Maglev { table_size, consistent } => Some((Method::Table { size: table_size }, consistent)),
+            Self::RoundRobin | Self::LeastRequest { .. } | Self::Random => None,
+        }
+    }
+
+    /// Whether hosts of different weight are drawn at random, rather than scheduled.
+    pub(super) fn draws_by_weight(self) -> bool {
+        match self {
+            Self::RoundRobin | Self::RingHash { .. } | Self::Maglev { .. } => false,
+            // Without regard to active requests this is round robin, as in Envoy.
+            Self::LeastRequest { active_request_bias, .. } => active_request_bias > 0.0,
+            Self::Random => true,
         }
     }
 }
@@ -74,153 +166,91 @@ pub struct BalanceOptions {
     pub panic_threshold: Percent,
 }
 
+/// What a [`HostSet`] is built from.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// All hosts.
+    pub hosts: &'a [Host],
+    /// How one is chosen.
+    pub balance: BalanceOptions,
+    /// What surrounds that choice.
+    pub options: &'a BalancingOptions,
+    /// What only some policies ask for.
+    pub facts: &'a dyn Facts,
+}
+
 /// Hosts, ready to be picked from.
 #[derive(Debug)]
 pub struct HostSet {
     policy: Policy,
-    load: PriorityLoad,
-    /// Those that have a share of the traffic.
-    groups: Box<[Group]>,
-}
-
-/// Hosts that are equally fit.
-#[derive(Debug)]
-pub(super) struct Group {
-    /// Percent of the traffic.
-    share: u32,
-    pub(super) panic: bool,
-    members: Members,
-    pub(super) weights: Weights,
-}
-
-/// Hosts by position in the group.
-#[derive(Debug)]
-enum Members {
-    /// The first so many hosts of the list: what most clusters are.
-    First(u32),
-    Some(Box<[u32]>),
-}
-
-#[derive(Debug)]
-pub(super) enum Weights {
-    Equal,
-    /// By position in the group.
-    Different {
-        weights: Box<[u32]>,
-        /// For policies that choose at random.
-        alias: Option<Alias>,
-    },
+    pub(super) pools: Pools,
+    pub(super) subsets: Option<Box<Subsets>>,
+    pub(super) ramp: Option<Box<Ramp>>,
 }
 
 impl HostSet {
-    /// Prepares `hosts` for picking.
+    /// Prepares `hosts` for picking by a policy that needs to know no more of them.
     pub fn build(hosts: &[Host], options: &BalanceOptions) -> Self {
-        let counted = || hosts.iter().filter(|host| host.health != Health::Excluded);
-        let levels = counted().map(|host| host.priority as usize + 1).max().unwrap_or(0);
-        let mut health = vec![LevelHealth::default(); levels];
-        for host in counted() {
-            let level = &mut health[host.priority as usize];
-            level.total += 1;
-            level.healthy += u32::from(host.health == Health::Healthy);
-            level.degraded += u32::from(host.health == Health::Degraded);
-        }
-        let load = PriorityLoad::compute(&health, options.overprovisioning_factor, options.panic_threshold);
-        let mut groups = Vec::new();
-        for availability in [Availability::Healthy, Availability::Degraded] {
-            for (priority, level) in load.levels.iter().enumerate() {
-                let (share, wanted) = match availability {
-                    Availability::Healthy => (level.healthy, Health::Healthy),
-                    Availability::Degraded => (level.degraded, Health::Degraded),
-                };
-                if share > 0 {
-                    let fits = |host: &Host| {
-                        host.priority as usize == priority
-                            && if level.panic { host.health != Health::Excluded } else { host.health == wanted }
-                    };
-                    groups.push(Group::build(hosts, fits, share, level.panic, options.policy));
-                }
-            }
-        }
-        Self { policy: options.policy, load, groups: groups.into() }
+        Self::build_with(&Inputs { hosts, balance: *options, options: &BalancingOptions::default(), facts: &NoFacts })
     }
 
-    /// How traffic divides among priorities.
+    /// Prepares hosts for picking.
+    pub fn build_with(inputs: &Inputs<'_>) -> Self {
+        let all: Vec<u32> = (0..inputs.hosts.len() as u32).collect();
+        Self {
+            policy: inputs.balance.policy,
+            pools: Pools::build(inputs, &all, inputs.options.locality, None),
+            subsets: inputs.options.subsets.as_ref().map(|options| Box::new(Subsets::build(options, inputs, &all))),
+            ramp: Ramp::build(inputs).map(Box::new),
+        }
+    }
+
+    /// How traffic divides among priorities, apart from subsets.
     pub fn load(&self) -> &PriorityLoad {
-        &self.load
+        self.pools.load()
     }
 
     /// Whether no host may be picked at all.
     pub fn is_empty(&self) -> bool {
-        self.groups.iter().all(|group| group.len() == 0)
+        self.pools.is_empty()
+    }
+
+    /// Whether picks should bring the hash of their request.
+    pub fn wants_hash(&self) -> bool {
+        self.policy.placing().is_some()
+    }
+
+    /// Whether picks should bring what their request says of the hosts it wants.
+    pub fn wants_metadata(&self) -> bool {
+        self.subsets.is_some()
+    }
+
+    /// Whether picks should bring the time.
+    pub fn wants_time(&self) -> bool {
+        self.ramp.is_some()
+    }
+
+    /// When a host became fit, if there is slow start.
+    pub fn began(&self, host: HostIndex) -> Option<u64> {
+        self.ramp.as_ref()?.began(host)
+    }
+
+    /// How zone-aware routing came out, apart from subsets.
+    pub fn zone_routing(&self) -> ZoneRouting {
+        self.pools.zone_routing()
+    }
+
+    /// How many subsets there are, and how many hosts share a subset that is meant for one.
+    pub fn subset_counts(&self) -> (usize, usize) {
+        self.subsets.as_ref().map_or((0, 0), |subsets| subsets.counts())
+    }
+
+    /// Places of the highest priority, if hosts are chosen by hash.
+    pub fn placement_stats(&self) -> Option<PlacementStats> {
+        self.pools.placement_stats()
     }
 
     pub(super) fn policy(&self) -> Policy {
         self.policy
-    }
-
-    pub(super) fn groups(&self) -> &[Group] {
-        &self.groups
-    }
-
-    /// The group that the next pick is made from. Asks for a random number only if there is a choice.
-    pub(super) fn choose(&self, random: &mut impl FnMut() -> u64) -> Option<usize> {
-        match &*self.groups {
-            [] => None,
-            [_] => Some(0),
-            groups => {
-                let mut left = (random() % 100) as u32;
-                groups.iter().position(|group| {
-                    let found = left < group.share;
-                    left = left.saturating_sub(group.share);
-                    found
-                })
-            }
-        }
-    }
-}
-
-impl Group {
-    fn build(hosts: &[Host], fits: impl Fn(&Host) -> bool, share: u32, panic: bool, policy: Policy) -> Self {
-        let members: Vec<u32> = (0..).zip(hosts).filter(|(_, host)| fits(host)).map(|(index, _)| index).collect();
-        let weight = |member: &u32| hosts[*member as usize].weight.max(1);
-        let equal = members.windows(2).all(|pair| weight(&pair[0]) == weight(&pair[1]));
-        let weights = if equal {
-            Weights::Equal
-        } else {
-            let weights: Box<[u32]> = members.iter().map(weight).collect();
-            let alias = policy.draws_by_weight().then(|| Alias::build(&weights));
-            Weights::Different { weights, alias }
-        };
-        // Ascending, so the last one tells whether there are gaps.
-        let gapless = members.last().is_none_or(|last| *last as usize + 1 == members.len());
-        let members = if gapless { Members::First(members.len() as u32) } else { Members::Some(members.into()) };
-        Self { share, panic, members, weights }
-    }
-
-    pub(super) fn len(&self) -> u32 {
-        match &self.members {
-            Members::First(count) => *count,
-            Members::Some(list) => list.len() as u32,
-        }
-    }
-
-    /// The host at a position below [`Group::len`].
-    pub(super) fn host(&self, position: u32) -> HostIndex {
-        match &self.members {
-            Members::First(_) => HostIndex(position),
-            Members::Some(list) => HostIndex(list[position as usize]),
-        }
-    }
-}
-
-impl Policy {
-    /// Whether hosts of different weight are drawn at random, rather than scheduled.
-    pub(super) fn draws_by_weight(self) -> bool {
-        match self {
-            Self::RoundRobin => false,
-            // Without regard to active requests this is round robin, as in Envoy.
-            Self::LeastRequest { active_request_bias, .. } => active_request_bias > 0.0,
-            Self::Random => true,
-        }
     }
 }

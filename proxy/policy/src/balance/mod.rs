@@ -5,14 +5,27 @@
 //! keeps hosts themselves: they are numbers into the caller's list.
 
 mod alias;
+mod hashing;
 mod hosts;
+mod locality;
 mod picker;
+mod picking;
+mod placement;
+mod pools;
 mod priority;
+mod request_hash;
 mod schedule;
+mod slow_start;
+mod subset;
 
-pub use hosts::{BalanceOptions, Health, Host, HostIndex, HostSet, Policy};
-pub use picker::{Load, Pick, Picker};
+pub use hashing::xx_hash;
+pub use hosts::{BalanceOptions, Callers, Facts, Health, Host, HostIndex, HostSet, Inputs, Policy};
+pub use locality::{Zone, ZoneRouting};
+pub use picker::{Load, Pick, Picker, Wanted};
+pub use placement::PlacementStats;
 pub use priority::{Availability, LevelHealth, LevelLoad, PriorityLoad};
+pub use request_hash::{HashView, request_hash};
+pub use subset::Via;
 
 /// Scales the even distribution of 32 random bits to `0..count`.
 fn scale(random: u32, count: u32) -> u32 {

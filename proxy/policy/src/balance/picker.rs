@@ -4,20 +4,42 @@
 
 use std::sync::Arc;
 
-use super::hosts::{Group, HostIndex, HostSet, Policy, Weights};
+use outrigger_config::cluster::LbMetadata;
+
+use super::hosts::{HostIndex, HostSet, Policy};
+use super::locality::Zone;
+use super::picking::Picking;
+use super::pools::{Choice, Group, Pool, Pools, Weights};
 use super::schedule::Schedule;
+use super::subset::{Section, Via};
 use super::{scale, spread};
 
 /// How busy hosts are.
 pub trait Load {
     /// Requests in flight to a host.
     fn active_requests(&self, host: HostIndex) -> u32;
+
+    /// Requests in flight to all hosts, where load is bounded; `None` to add them up.
+    fn all_active_requests(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl<F: Fn(HostIndex) -> u32> Load for F {
     fn active_requests(&self, host: HostIndex) -> u32 {
         self(host)
     }
+}
+
+/// What a request says about the host it wants.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// Its hash; random if there is none. See [`HostSet::wants_hash`].
+    pub hash: Option<u64>,
+    /// The subset it asks for. See [`HostSet::wants_metadata`].
+    pub metadata: Option<&'a LbMetadata>,
+    /// Milliseconds of the clock that hosts began by. See [`HostSet::wants_time`].
+    pub now: u64,
 }
 
 /// A picked host.
@@ -27,6 +49,10 @@ pub struct Pick {
     pub host: HostIndex,
     /// Its priority is in panic: it may be unhealthy.
     pub panic: bool,
+    /// How the subset that it stands in was found.
+    pub via: Via,
+    /// Where it stands, if zones count.
+    pub zone: Zone,
 }
 
 /// Picks hosts of one [`HostSet`] for one worker.
@@ -38,15 +64,34 @@ pub struct Pick {
 /// `active_requests ^ active_request_bias`. A bias of 0 makes it weighted round robin. Envoy schedules hosts by
 /// `weight / (active_requests + 1) ^ bias` instead, which reacts only when a host is due again; here a slow host is
 /// avoided at once.
+///
+/// Ring hash and Maglev: the hash says which host, and the order of those that take its place when it is excluded.
+///
+/// Slow start: a host that gets a part of its share only gives up the rest of its turns.
 #[derive(Debug)]
 pub struct Picker {
     set: Arc<HostSet>,
-    /// One for each group, unless the policy keeps no place.
-    turns: Box<[Turn]>,
+    seed: u64,
+    all: Turns,
+    default: Option<Turns>,
+    /// By number of the subset; each made on its first use.
+    subsets: Vec<Option<Turns>>,
+}
+
+/// Where a worker stands; one for each group, unless nothing goes in turn.
+type Turns = Box<[GroupTurns]>;
+
+#[derive(Debug)]
+struct GroupTurns {
+    /// Of the group's pools.
+    pool: Option<Schedule>,
+    pools: Box<[Turn]>,
 }
 
 #[derive(Debug)]
-enum Turn {
+pub(super) enum Turn {
+    /// The policy keeps no place here.
+    None,
     /// The position that is next.
     Next(u32),
     Schedule(Schedule),
@@ -55,20 +100,9 @@ enum Turn {
 impl Picker {
     /// A picker that starts anywhere, as `start` says: workers should begin in different places.
     pub fn new(set: Arc<HostSet>, mut start: u64) -> Self {
-        let turn = |group: &Group| match &group.weights {
-            Weights::Equal => Turn::Next(scale((spread(&mut start) >> 32) as u32, group.len())),
-            Weights::Different { weights, .. } => Turn::Schedule(Schedule::new(weights, spread(&mut start))),
-        };
-        let in_turn = match set.policy() {
-            Policy::RoundRobin => true,
-            Policy::Random => false,
-            Policy::LeastRequest { .. } => {
-                !set.policy().draws_by_weight()
-                    && set.groups().iter().any(|group| matches!(group.weights, Weights::Different { .. }))
-            }
-        };
-        let turns = if in_turn { set.groups().iter().map(turn).collect() } else { Box::default() };
-        Self { set, turns }
+        let all = turns(&set.pools, set.policy(), &mut start);
+        let count = set.subset_counts().0;
+        Self { set, seed: start, all, default: None, subsets: std::iter::repeat_with(|| None).take(count).collect() }
     }
 
     /// What this picker picks from.
@@ -76,166 +110,113 @@ impl Picker {
         &self.set
     }
 
-    /// Picks a host that `exclude` does not hold back.
-    ///
-    /// `None` if there is no such host in the priority whose turn it is. A caller that would rather use an excluded
-    /// host than none picks again without exclusion.
+    /// Picks a host for a request that wants nothing in particular.
     pub fn pick(
         &mut self,
         random: &mut impl FnMut() -> u64,
         load: &impl Load,
         exclude: impl Fn(HostIndex) -> bool,
     ) -> Option<Pick> {
-        let at = self.set.choose(random)?;
-        let group = &self.set.groups()[at];
-        let position = match group.len() {
-            0 => None,
-            1 => (!exclude(group.host(0))).then_some(0),
-            _ => {
-                let pool = Pool { group, exclude: &exclude };
-                match (self.set.policy(), self.turns.get_mut(at)) {
-                    (Policy::Random, _) => pool.at_random(random),
-                    (Policy::LeastRequest { choice_count, active_request_bias }, turn) => {
-                        pool.least_busy(choice_count, active_request_bias, turn, random, load)
-                    }
-                    (Policy::RoundRobin, Some(turn)) => pool.in_turn(turn, random),
-                    (Policy::RoundRobin, None) => pool.any(random),
-                }
-            }
-        }?;
-        Some(Pick { host: group.host(position), panic: group.panic })
+        self.pick_for(&Wanted::default(), random, load, exclude)
+    }
+
+    /// Picks a host that `exclude` does not hold back.
+    ///
+    /// `None` if there is no such host in the priority whose turn it is. A caller that would rather use an excluded
+    /// host than none picks again without exclusion.
+    pub fn pick_for(
+        &mut self,
+        wanted: &Wanted<'_>,
+        random: &mut impl FnMut() -> u64,
+        load: &impl Load,
+        exclude: impl Fn(HostIndex) -> bool,
+    ) -> Option<Pick> {
+        let Self { set, seed, all, default, subsets: by_subset } = self;
+        let draw = Draw { set, wanted, load, exclude: &exclude };
+        let Some(subsets) = &set.subsets else {
+            return draw.from(&set.pools, all, random, Via::Plain);
+        };
+        let mut try_ways = |metadata: Option<&LbMetadata>| {
+            let ways = subsets.ways(metadata);
+            [ways.first, ways.second].into_iter().flatten().find_map(|(section, via)| {
+                let pools = subsets.section(section, &set.pools);
+                let mut new = || turns(pools, set.policy(), seed);
+                let turns = match section {
+                    Section::All => &mut *all,
+                    Section::Default => default.get_or_insert_with(new),
+                    Section::Subset(number) => by_subset.get_mut(number as usize)?.get_or_insert_with(&mut new),
+                };
+                draw.from(pools, turns, random, via)
+            })
+        };
+        let alternatives = subsets.alternatives(wanted.metadata);
+        if alternatives.is_empty() {
+            return try_ways(wanted.metadata);
+        }
+        alternatives.iter().find_map(|metadata| try_ways(Some(metadata)))
     }
 }
 
-/// Draws of excluded hosts before all hosts are looked at.
-const DRAWS: u32 = 4;
+fn turns(pools: &Pools, policy: Policy, seed: &mut u64) -> Turns {
+    let in_turn = |group: &Group| {
+        matches!(group.choice, Choice::InTurn(_)) || group.pools.iter().any(|pool| pool.is_taken_in_turn(policy))
+    };
+    if !pools.groups().iter().any(in_turn) {
+        return Box::default();
+    }
+    let turn = |pool: &Pool, seed: &mut u64| match &pool.weights {
+        _ if !pool.is_taken_in_turn(policy) => Turn::None,
+        Weights::Equal => Turn::Next(scale((spread(seed) >> 32) as u32, pool.len())),
+        Weights::Different { weights, .. } => Turn::Schedule(Schedule::new(weights, spread(seed))),
+        Weights::Placed(_) => Turn::None,
+    };
+    let of_group = |group: &Group| GroupTurns {
+        pool: match &group.choice {
+            Choice::Only | Choice::ByZone { .. } => None,
+            Choice::InTurn(weights) => Some(Schedule::new(weights, spread(seed))),
+        },
+        pools: group.pools.iter().map(|pool| turn(pool, seed)).collect(),
+    };
+    pools.groups().iter().map(of_group).collect()
+}
 
-/// A group of at least two hosts, less those excluded.
-struct Pool<'a, E> {
-    group: &'a Group,
+/// One pick.
+struct Draw<'a, L, E> {
+    set: &'a HostSet,
+    wanted: &'a Wanted<'a>,
+    load: &'a L,
     exclude: &'a E,
 }
 
-impl<E: Fn(HostIndex) -> bool> Pool<'_, E> {
-    fn allows(&self, position: u32) -> bool {
-        !(self.exclude)(self.group.host(position))
-    }
-
-    /// The first host that may be picked, from a random one on.
-    fn any(&self, random: &mut impl FnMut() -> u64) -> Option<u32> {
-        let count = self.group.len();
-        let start = scale(random() as u32, count);
-        (start..count).chain(0..start).find(|position| self.allows(*position))
-    }
-
-    fn at_random(&self, random: &mut impl FnMut() -> u64) -> Option<u32> {
-        for _ in 0..DRAWS {
-            let position = self.draw(random());
-            if self.allows(position) {
-                return Some(position);
+impl<L: Load, E: Fn(HostIndex) -> bool> Draw<'_, L, E> {
+    fn from(&self, pools: &Pools, turns: &mut Turns, random: &mut impl FnMut() -> u64, via: Via) -> Option<Pick> {
+        let by_hash = self.set.wants_hash();
+        let hash = if by_hash { self.wanted.hash.unwrap_or_else(&mut *random) } else { 0 };
+        // The hash says which priority, too.
+        let at = if by_hash { pools.choose(&mut || hash) } else { pools.choose(random) }?;
+        let group = &pools.groups()[at];
+        let (pool_turn, turns) = match turns.get_mut(at) {
+            Some(GroupTurns { pool, pools }) => (pool.as_mut(), &mut **pools),
+            None => (None, &mut [][..]),
+        };
+        let (first, zone) = match &group.choice {
+            Choice::Only => (0, Zone::None),
+            Choice::InTurn(_) => (pool_turn.and_then(Schedule::next).unwrap_or(0) as usize, Zone::None),
+            Choice::ByZone { alias, kinds } => {
+                let number = alias.pick(random()) as usize;
+                (number, kinds[number])
             }
-        }
-        self.any(random)
-    }
-
-    /// A host by weight.
-    fn draw(&self, random: u64) -> u32 {
-        match &self.group.weights {
-            Weights::Different { alias: Some(alias), .. } => alias.pick(random),
-            _ => scale(random as u32, self.group.len()),
-        }
-    }
-
-    fn in_turn(&self, turn: &mut Turn, random: &mut impl FnMut() -> u64) -> Option<u32> {
-        let count = self.group.len();
-        match turn {
-            Turn::Next(next) => {
-                let start = *next;
-                let position = (start..count).chain(0..start).find(|position| self.allows(*position))?;
-                *next = if position + 1 == count { 0 } else { position + 1 };
-                Some(position)
-            }
-            Turn::Schedule(schedule) => {
-                for _ in 0..DRAWS {
-                    let position = schedule.next()?;
-                    if self.allows(position) {
-                        return Some(position);
-                    }
-                }
-                self.any(random)
-            }
-        }
-    }
-
-    fn least_busy(
-        &self,
-        choice_count: u32,
-        bias: f64,
-        turn: Option<&mut Turn>,
-        random: &mut impl FnMut() -> u64,
-        load: &impl Load,
-    ) -> Option<u32> {
-        match (&self.group.weights, turn) {
-            (Weights::Equal, _) => self.fewest(choice_count, random, load),
-            (Weights::Different { .. }, Some(turn)) => self.in_turn(turn, random),
-            (Weights::Different { weights, .. }, None) => {
-                self.fewest_by_weight(choice_count, bias, weights, random, load)
-            }
-        }
-    }
-
-    fn fewest(&self, choice_count: u32, random: &mut impl FnMut() -> u64, load: &impl Load) -> Option<u32> {
-        let count = self.group.len();
-        let active = |position: u32| load.active_requests(self.group.host(position));
-        if choice_count >= count {
-            // A random start shares ties evenly: the first minimum wins.
-            let start = scale(random() as u32, count);
-            return (start..count).chain(0..start).filter(|p| self.allows(*p)).min_by_key(|p| active(*p));
-        }
-        let bits = random();
-        let first = scale(bits as u32, count);
-        let mut best = (first, active(first), self.allows(first));
-        let mut bits = bits >> 32;
-        for _ in 1..choice_count.max(2) {
-            let drawn = scale(bits as u32, count - 1);
-            // One of all hosts but the best so far.
-            let position = if drawn >= best.0 { drawn + 1 } else { drawn };
-            if self.allows(position) {
-                let requests = active(position);
-                if !best.2 || requests < best.1 {
-                    best = (position, requests, true);
-                }
-            }
-            bits = if choice_count > 2 { random() } else { 0 };
-        }
-        if best.2 { Some(best.0) } else { self.any(random) }
-    }
-
-    fn fewest_by_weight(
-        &self,
-        choice_count: u32,
-        bias: f64,
-        weights: &[u32],
-        random: &mut impl FnMut() -> u64,
-        load: &impl Load,
-    ) -> Option<u32> {
-        let mut best: Option<(u32, u32)> = None;
-        for _ in 0..choice_count.max(2) {
-            let position = self.draw(random());
-            if !self.allows(position) || best.is_some_and(|(best, _)| best == position) {
-                continue;
-            }
-            let active = load.active_requests(self.group.host(position));
-            let is_better = best.is_none_or(|(best, best_active)| {
-                let cost = |active: u32, weight: u32| f64::from(active).powf(bias) / f64::from(weight);
-                let (weight, best_weight) = (weights[position as usize], weights[best as usize]);
-                best_active > 0 && cost(active.saturating_add(1), weight) < cost(best_active, best_weight)
-            });
-            if is_better {
-                best = Some((position, active));
-            }
-        }
-        best.map(|(position, _)| position).or_else(|| self.any(random))
+        };
+        let now = self.wanted.now;
+        let ramp = self.set.ramp.as_deref().filter(|ramp| ramp.lasts(now)).map(|ramp| (ramp, now));
+        // Where all hosts of a locality are excluded, another one has its turn.
+        let mut order = (first..group.pools.len()).chain(0..first);
+        order.find_map(|number| {
+            let pool = &group.pools[number];
+            let picking = Picking { pool, policy: self.set.policy(), load: self.load, exclude: self.exclude, ramp };
+            let position = picking.position(hash, turns.get_mut(number), random)?;
+            Some(Pick { host: pool.host(position), panic: group.panic, via, zone })
+        })
     }
 }
 

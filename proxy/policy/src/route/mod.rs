@@ -120,7 +120,7 @@ impl RouteTable {
 }
 
 /// The path without query and fragment, and the query without `?` and fragment.
-fn split_path(path: &str) -> (&str, &str) {
+pub(crate) fn split_path(path: &str) -> (&str, &str) {
     let end = path.find(['?', '#']).unwrap_or(path.len());
     let query = path[end..].strip_prefix('?').unwrap_or("");
     (&path[..end], query.split_once('#').map_or(query, |(query, _)| query))

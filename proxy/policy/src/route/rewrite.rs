@@ -191,6 +191,8 @@ mod tests {
             request_headers: HeaderMutations::default(),
             response_headers: HeaderMutations::default(),
             host_rewrite_literal: None,
+            metadata_match: None,
+            filters: Default::default(),
         };
         let clusters = [cluster("a", 90), cluster("none", 0), cluster("b", 10)];
         let picks = |name: &str| {

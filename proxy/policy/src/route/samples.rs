@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outrigger_config::http::HeaderMutations;
+use outrigger_config::http::{HeaderMutations, RouteFilters};
 use outrigger_config::route::*;
 
 pub(crate) fn criteria(path: PathMatch) -> RouteMatch {
@@ -20,6 +20,7 @@ pub(crate) fn forward(cluster: &str) -> Forward {
     Forward {
         cluster: ClusterChoice::Cluster(cluster.into()),
         cluster_not_found_code: 503,
+        mirrors: Vec::new(),
         prefix_rewrite: None,
         regex_rewrite: None,
         host_rewrite: HostRewrite::Keep,
@@ -31,6 +32,8 @@ pub(crate) fn forward(cluster: &str) -> Forward {
         retry_policy: None,
         priority: Priority::Default,
         upgrades: Vec::new(),
+        hash_policy: Arc::default(),
+        metadata_match: None,
     }
 }
 
@@ -53,6 +56,8 @@ pub(crate) fn route(name: &str, matches: RouteMatch) -> Arc<Route> {
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
         stat_prefix: None,
+        filters: RouteFilters::default(),
+        metadata: None,
     })
 }
 
@@ -67,6 +72,8 @@ pub(crate) fn virtual_host(name: &str, domains: &[&str], routes: Vec<Arc<Route>>
         include_request_attempt_count: false,
         include_attempt_count_in_response: false,
         retry_policy: None,
+        mirrors: Vec::new(),
+        filters: RouteFilters::default(),
     })
 }
 
@@ -80,5 +87,7 @@ pub(crate) fn configuration(virtual_hosts: Vec<Arc<VirtualHost>>) -> RouteConfig
         most_specific_header_mutations_wins: false,
         validate_clusters: false,
         ignore_port_in_host_matching: false,
+        mirrors: Vec::new(),
+        filters: RouteFilters::default(),
     }
 }

@@ -21,7 +21,7 @@ use super::super::{
     AdminContext, BoundAddress, Configuration, DrainRequest, Facts, LogLevels, Server, ServerState, serve,
 };
 use crate::graph::history::{Record, Refusal, ResourceHistory};
-use crate::graph::{ClusterNode, Graph, HostList, RuntimeSnapshot};
+use crate::graph::{ClusterNode, Graph, HostList, RuntimeSnapshot, Transports};
 use crate::logging::{Component, ComponentLevels, Level};
 use crate::process::Process;
 use crate::stats::export::ExportSettings;
@@ -224,6 +224,9 @@ fn node(cluster: Cluster) -> ClusterNode {
                     priority: at.priority,
                     locality: Arc::new(at.locality.clone()),
                     health: endpoint.health,
+                    metadata: None,
+                    transport: 0,
+                    health_check: None,
                     shared: Arc::default(),
                 }));
             }
@@ -232,8 +235,9 @@ fn node(cluster: Cluster) -> ClusterNode {
     ClusterNode {
         config: Arc::new(cluster),
         hosts: Arc::new(HostList { hosts, balance: None }),
-        tls: None,
+        tls: Transports::default(),
         shared: Arc::default(),
+        outlier: None,
     }
 }
 

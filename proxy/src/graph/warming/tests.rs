@@ -1,10 +1,12 @@
 //! Tables and random sequences for the state machine.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use outrigger_xds::{ResourceKind, SourceKey};
 use proptest::prelude::*;
 
+use super::holds::SHORT_HOLD;
 use super::*;
 
 type Sample = Warming<u32, u32, u32>;
@@ -30,9 +32,13 @@ fn names(names: &[&str]) -> BTreeSet<Arc<str>> {
 }
 
 fn all(warming: &mut Sample) -> Vec<Action> {
+    all_at(warming, Instant::now())
+}
+
+fn all_at(warming: &mut Sample, now: Instant) -> Vec<Action> {
     let mut actions = Vec::new();
     loop {
-        let more = warming.settle();
+        let more = warming.settle(now);
         if more.is_empty() {
             return actions;
         }
@@ -110,19 +116,80 @@ fn r58_new_routes_wait_for_the_clusters_that_they_bring_along() {
     all(&mut warming);
     warming.offer_routes(&rds("r"), 1, names(&["unknown"]));
     all(&mut warming);
+    let start = Instant::now();
     warming.offer_cluster(&"b".into(), 1, wait(&[eds("b")]));
-    warming.offer_routes(&rds("r"), 2, names(&["b"]));
-    assert_eq!(all(&mut warming), [Action::Watch(eds("b"))]);
-    assert!(warming.holds_updates());
+    warming.offer_routes(&rds("r"), 2, names(&["b", "unknown"]));
+    assert_eq!(all_at(&mut warming, start), [Action::Watch(eds("b"))]);
+    assert_eq!(warming.next_release(), Some(start + LONGEST_HOLD));
     assert_eq!(warming.routes_of(&rds("r")).unwrap().active(), Some(&1));
     warming.answered(&eds("b"));
     assert_eq!(all(&mut warming), [Action::ClusterActivated("b".into()), Action::RoutesActivated(rds("r"))]);
-    warming.offer_cluster(&"c".into(), 1, wait(&[eds("c")]));
-    warming.offer_routes(&rds("r"), 3, names(&["c"]));
+    assert_eq!(warming.next_release(), None);
+}
+
+#[test]
+fn routes_do_not_wait_for_ever() {
+    let mut warming = started();
+    warming.offer_listener(&"l".into(), 1, wait(&[rds("r")]), names(&[]));
+    warming.offer_routes(&rds("r"), 1, names(&[]));
     all(&mut warming);
-    warming.release_held_updates();
-    assert_eq!(all(&mut warming), [Action::RoutesActivated(rds("r"))]);
-    assert!(!warming.holds_updates());
+    let start = Instant::now();
+    warming.offer_cluster(&"c".into(), 1, wait(&[eds("c")]));
+    warming.offer_routes(&rds("r"), 2, names(&["c"]));
+    all_at(&mut warming, start);
+    // Another update does not begin to wait from the start.
+    let later = start + Duration::from_secs(10);
+    warming.offer_routes(&rds("r"), 3, names(&["c"]));
+    assert_eq!(all_at(&mut warming, later), []);
+    assert_eq!(warming.next_release(), Some(start + LONGEST_HOLD));
+    assert_eq!(all_at(&mut warming, start + LONGEST_HOLD), [Action::RoutesActivated(rds("r"))]);
+    assert_eq!(warming.routes_of(&rds("r")).unwrap().active(), Some(&3));
+    assert_eq!(warming.next_release(), None);
+}
+
+#[test]
+fn routes_wait_a_little_for_clusters_of_which_nobody_has_heard() {
+    let mut warming = started();
+    warming.offer_listener(&"l".into(), 1, wait(&[rds("r")]), names(&[]));
+    warming.offer_routes(&rds("r"), 1, names(&[]));
+    all(&mut warming);
+    let start = Instant::now();
+    warming.offer_routes(&rds("r"), 2, names(&["late"]));
+    assert_eq!(all_at(&mut warming, start), []);
+    warming.offer_cluster(&"late".into(), 1, wait(&[]));
+    assert_eq!(all(&mut warming), [Action::ClusterActivated("late".into()), Action::RoutesActivated(rds("r"))]);
+    warming.offer_routes(&rds("r"), 3, names(&["never"]));
+    assert_eq!(all_at(&mut warming, start), []);
+    assert_eq!(all_at(&mut warming, start + SHORT_HOLD), [Action::RoutesActivated(rds("r"))]);
+    // It is missed already: nothing gets worse.
+    warming.offer_routes(&rds("r"), 4, names(&["never"]));
+    assert_eq!(all_at(&mut warming, start), [Action::RoutesActivated(rds("r"))]);
+}
+
+#[test]
+fn a_listener_waits_for_the_clusters_of_its_routes() {
+    let mut warming = started();
+    let start = Instant::now();
+    warming.offer_cluster(&"c".into(), 1, wait(&[eds("c")]));
+    warming.offer_listener(&"l".into(), 1, wait(&[rds("r")]), names(&[]));
+    all_at(&mut warming, start);
+    warming.offer_routes(&rds("r"), 1, names(&["c", "unknown"]));
+    // The routes are there for whoever may use them, and the new listener is not there for long.
+    assert_eq!(all_at(&mut warming, start), [Action::RoutesActivated(rds("r"))]);
+    assert_eq!(warming.next_release(), Some(start + SHORT_HOLD));
+    warming.answered(&eds("c"));
+    let both = [Action::ClusterActivated("c".into()), Action::ListenerActivated("l".into())];
+    assert_eq!(all_at(&mut warming, start), both);
+
+    // An update that moves to other routes has time: the old ones serve.
+    warming.offer_cluster(&"d".into(), 1, wait(&[eds("d")]));
+    warming.offer_listener(&"l".into(), 2, wait(&[rds("other")]), names(&[]));
+    warming.offer_routes(&rds("other"), 1, names(&["d"]));
+    all_at(&mut warming, start);
+    assert_eq!(warming.next_release(), Some(start + LONGEST_HOLD));
+    assert_eq!(warming.listener("l").unwrap().active(), Some(&1));
+    warming.answered(&eds("d"));
+    assert!(all_at(&mut warming, start).contains(&Action::ListenerActivated("l".into())));
 }
 
 #[test]
@@ -176,6 +243,8 @@ fn text(kind: &str, number: usize) -> Arc<str> {
 /// What the caller of the core would know.
 #[derive(Default)]
 struct Model {
+    /// How far the clock is ahead.
+    ahead: Duration,
     watched: BTreeSet<Need>,
     answered: BTreeSet<Need>,
     clusters: BTreeMap<Arc<str>, (u32, Vec<Need>)>,
@@ -185,7 +254,7 @@ struct Model {
 
 impl Model {
     fn carry_out(&mut self, warming: &mut Sample) {
-        for action in all(warming) {
+        for action in all_at(warming, Instant::now() + self.ahead) {
             match action {
                 Action::Watch(need) => assert!(self.watched.insert(need), "watched twice"),
                 Action::Unwatch(need) => {
@@ -277,6 +346,9 @@ proptest! {
             }
             model.carry_out(&mut warming);
         }
+        // Whatever is held back for clusters has waited long enough.
+        model.ahead += 2 * LONGEST_HOLD;
+        model.carry_out(&mut warming);
         for (name, (revision, _)) in &model.clusters {
             let entry = warming.cluster(name).unwrap();
             prop_assert_eq!((entry.active(), entry.warming()), (Some(revision), None));

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::parse::{Framing, HeadError, Limits, parse_trailers};
+use super::parse::{Framing, HeadError, Limits, LookedAt, parse_trailers};
 use crate::http::headers::Headers;
 
 /// Finds the data in the bytes of one body.
@@ -20,7 +20,7 @@ enum State {
     ChunkSize { value: u64, digits: u8, extension: bool, line_bytes: u16 },
     ChunkData(u64),
     ChunkEnd,
-    Trailers,
+    Trailers(LookedAt),
     Done,
 }
 
@@ -72,13 +72,9 @@ impl BodyDecoder {
         matches!(self.state, State::Done)
     }
 
-    /// Bytes still to come, where that is known.
-    pub fn remaining(&self) -> Option<u64> {
-        match self.state {
-            State::Length(remaining) => Some(remaining),
-            State::Done => Some(0),
-            _ => None,
-        }
+    /// Only the end of the connection ends the body.
+    pub fn lasts_until_close(&self) -> bool {
+        matches!(self.state, State::UntilClose)
     }
 
     /// The connection was closed by the peer.
@@ -124,13 +120,18 @@ impl BodyDecoder {
                     (used, true) => consumed += used,
                     (used, false) => return Ok(Step::More { consumed: consumed + used }),
                 },
-                State::Trailers => match parse_trailers(rest, limits, trailers).map_err(BodyError::Trailers)? {
-                    Some(used) => {
-                        consumed += used;
-                        self.state = State::Done;
+                State::Trailers(ref mut looked) => {
+                    if !looked.is_worth_another(rest, limits) {
+                        return Ok(Step::More { consumed });
                     }
-                    None => return Ok(Step::More { consumed }),
-                },
+                    match parse_trailers(rest, limits, trailers).map_err(BodyError::Trailers)? {
+                        Some(used) => {
+                            consumed += used;
+                            self.state = State::Done;
+                        }
+                        None => return Ok(Step::More { consumed }),
+                    }
+                }
             }
         }
     }
@@ -168,7 +169,8 @@ impl BodyDecoder {
                     return match input.get(position + 1) {
                         Some(b'\n') => {
                             let size = *value;
-                            self.state = if size == 0 { State::Trailers } else { State::ChunkData(size) };
+                            self.state =
+                                if size == 0 { State::Trailers(LookedAt::default()) } else { State::ChunkData(size) };
                             Ok((position + 2, true))
                         }
                         Some(_) => Err(BodyError::ChunkSize),

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -210,6 +210,15 @@ impl Link {
         poll_fn(|cx| Pin::new(&mut *self.io.borrow_mut()).poll_shutdown(cx)).await
     }
 
+    /// Ends TLS in the proper way, as far as that is possible at once: for a connection that is closed while nothing is
+    /// under way on it. A plain one needs no words.
+    pub fn say_goodbye(&self) {
+        let mut io = self.io.borrow_mut();
+        if !matches!(*io, Io::Plain(_)) {
+            let _ = Pin::new(&mut *io).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+
     /// The stream itself, with input that was not consumed, for a protocol that takes over.
     pub fn into_parts(self) -> (Io, Vec<u8>) {
         let rest = self.input.borrow().as_ref().map(|buffer| buffer.filled().to_vec()).unwrap_or_default();
@@ -222,18 +231,17 @@ impl Link {
         (io.into_inner(), rest)
     }
 
-    /// The buffer used for bulk data from now on.
-    pub fn prefer_large(&self) {
+    /// Exchanges a small input buffer that is full for a large one; false if there is none such.
+    pub fn prefer_large(&self) -> bool {
         let mut input = self.input.borrow_mut();
-        if let Some(buffer) = input.as_mut()
-            && buffer.capacity() < LARGE_BYTES
-            && buffer.is_full()
-        {
-            let mut large = self.worker.buffers.large();
-            let filled = buffer.filled();
-            large.spare()[..filled.len()].copy_from_slice(filled);
-            large.fill(filled.len());
-            self.worker.buffers.give(std::mem::replace(buffer, large));
-        }
+        let Some(buffer) = input.as_mut().filter(|buffer| buffer.is_full() && buffer.capacity() < LARGE_BYTES) else {
+            return false;
+        };
+        let mut large = self.worker.buffers.large();
+        let filled = buffer.filled();
+        large.spare()[..filled.len()].copy_from_slice(filled);
+        large.fill(filled.len());
+        self.worker.buffers.give(std::mem::replace(buffer, large));
+        true
     }
 }

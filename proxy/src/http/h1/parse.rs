@@ -2,6 +2,8 @@
 //!
 //! Owns the rules that keep two parties from reading one message as two (request smuggling). Pure: never reads a socket.
 
+use std::mem::MaybeUninit;
+
 use crate::http::headers::{HeaderId, Headers, Span};
 use crate::http::message::{RequestHead, ResponseHead, Version};
 
@@ -100,42 +102,26 @@ pub fn parse_request(
     head: &mut RequestHead,
 ) -> Result<Option<ParsedRequest>, HeadError> {
     head.clear();
-    let mut request = httparse::Request::new(&mut []);
-    let mut few = [const { std::mem::MaybeUninit::uninit() }; STACK_HEADERS];
-    let mut many;
-    let slots = if limits.max_headers < STACK_HEADERS {
-        &mut few[..]
-    } else {
-        many = vec![std::mem::MaybeUninit::uninit(); limits.max_headers + 1];
-        &mut many[..]
-    };
-    let config = httparse::ParserConfig::default();
-    let length = match config.parse_request_with_uninit_headers(&mut request, input, slots) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return partial(input, limits),
+    with_room(limits, |slots| {
+        let mut request = httparse::Request::new(&mut []);
+        let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, input, slots);
         // A blank in the target leaves the parser looking for the version in its middle.
-        Err(httparse::Error::Version) if request_line_blanks(input) != 2 => {
+        if parsed == Err(httparse::Error::Version) && request_line_blanks(input) != 2 {
             return Err(HeadError::Syntax("request line"));
         }
-        Err(error) => return Err(syntax(error)),
-    };
-    if length > limits.max_head_bytes {
-        return Err(HeadError::TooLarge);
-    }
-    if request.headers.len() > limits.max_headers {
-        return Err(HeadError::TooManyHeaders);
-    }
-    let method = request.method.unwrap_or_default();
-    if !limits.allow_custom_methods && !is_registered_method(method) {
-        return Err(HeadError::Method);
-    }
-    head.version = if request.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    let path = request.path.unwrap_or_default();
-    let (method, path) = (place(input, method.as_bytes()), place(input, path.as_bytes()));
-    copy_headers(input, length, request.headers, &mut head.headers)?;
-    let (method, path) = (span(&head.headers, method), span(&head.headers, path));
-    head.set_line(method, path);
-    finish_request(head, limits, length).map(Some)
+        let Some(length) = complete(parsed, request.headers, input, limits)? else { return Ok(None) };
+        let method = request.method.unwrap_or_default();
+        if !limits.allow_custom_methods && !is_registered_method(method) {
+            return Err(HeadError::Method);
+        }
+        head.version = if request.version == Some(0) { Version::Http10 } else { Version::Http11 };
+        let path = request.path.unwrap_or_default();
+        let (method, path) = (place(input, method.as_bytes()), place(input, path.as_bytes()));
+        copy_headers(input, length, request.headers, &mut head.headers)?;
+        let (method, path) = (span(&head.headers, method), span(&head.headers, path));
+        head.set_line(method, path);
+        finish_request(head, limits, length).map(Some)
+    })
 }
 
 /// Reads a response head from the start of `input`, or `None` if it is not complete. `method` is the request's.
@@ -149,33 +135,62 @@ pub fn parse_response(
     head: &mut ResponseHead,
 ) -> Result<Option<ParsedResponse>, HeadError> {
     head.clear();
-    let mut response = httparse::Response::new(&mut []);
-    let mut few = [const { std::mem::MaybeUninit::uninit() }; STACK_HEADERS];
+    with_room(limits, |slots| {
+        let mut response = httparse::Response::new(&mut []);
+        let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, input, slots);
+        let Some(length) = complete(parsed, response.headers, input, limits)? else { return Ok(None) };
+        head.status = response.code.unwrap_or_default();
+        let http10 = response.version == Some(0);
+        copy_headers(input, length, response.headers, &mut head.headers)?;
+        let framing = response_framing(head, limits, head_request)?;
+        let keep_alive = keep_alive(&head.headers, http10) && framing != Framing::UntilClose;
+        Ok(Some(ParsedResponse { length, framing, keep_alive }))
+    })
+}
+
+/// Lends room for as many headers as `limits` allow, and at least one more, so that too many are told from enough.
+fn with_room<'i, R>(limits: &Limits, parse: impl FnOnce(&mut [MaybeUninit<httparse::Header<'i>>]) -> R) -> R {
+    let mut few = [const { MaybeUninit::uninit() }; STACK_HEADERS];
     let mut many;
     let slots = if limits.max_headers < STACK_HEADERS {
         &mut few[..]
     } else {
-        many = vec![std::mem::MaybeUninit::uninit(); limits.max_headers + 1];
+        many = vec![MaybeUninit::uninit(); limits.max_headers + 1];
         &mut many[..]
     };
-    let config = httparse::ParserConfig::default();
-    let length = match config.parse_response_with_uninit_headers(&mut response, input, slots) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return partial(input, limits),
-        Err(error) => return Err(syntax(error)),
-    };
-    if length > limits.max_head_bytes {
-        return Err(HeadError::TooLarge);
+    parse(slots)
+}
+
+/// The length of a head, if it is complete and within the limits.
+fn complete(
+    parsed: httparse::Result<usize>,
+    found: &[httparse::Header<'_>],
+    input: &[u8],
+    limits: &Limits,
+) -> Result<Option<usize>, HeadError> {
+    match parsed {
+        Ok(httparse::Status::Complete(length)) if length > limits.max_head_bytes => Err(HeadError::TooLarge),
+        Ok(httparse::Status::Complete(_)) if found.len() > limits.max_headers => Err(HeadError::TooManyHeaders),
+        Ok(httparse::Status::Complete(length)) => Ok(Some(length)),
+        Ok(httparse::Status::Partial) if input.len() >= limits.max_head_bytes => Err(HeadError::TooLarge),
+        Ok(httparse::Status::Partial) => Ok(None),
+        Err(error) => Err(syntax(error)),
     }
-    if response.headers.len() > limits.max_headers {
-        return Err(HeadError::TooManyHeaders);
+}
+
+/// How much of an unfinished head, or trailer section, was looked at: one that comes in small pieces is not parsed anew
+/// for each of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LookedAt(usize);
+
+impl LookedAt {
+    /// Whether parsing `input`, which begins with what was looked at before, can end in anything but "incomplete" again.
+    /// It counts as looked at from now on.
+    pub fn is_worth_another(&mut self, input: &[u8], limits: &Limits) -> bool {
+        let before = std::mem::replace(&mut self.0, input.len());
+        // Only the end of a line completes a head.
+        before == 0 || input.len() >= limits.max_head_bytes || input.iter().skip(before).any(|byte| *byte == b'\n')
     }
-    head.status = response.code.unwrap_or_default();
-    let http10 = response.version == Some(0);
-    copy_headers(input, length, response.headers, &mut head.headers)?;
-    let framing = response_framing(head, limits, head_request)?;
-    let keep_alive = keep_alive(&head.headers, http10) && framing != Framing::UntilClose;
-    Ok(Some(ParsedResponse { length, framing, keep_alive }))
 }
 
 /// Reads a trailer section from the start of `input`; `Some(length)` when it is complete.
@@ -184,21 +199,14 @@ pub fn parse_response(
 /// When it is not a list of headers, or exceeds the limits.
 pub fn parse_trailers(input: &[u8], limits: &Limits, trailers: &mut Headers) -> Result<Option<usize>, HeadError> {
     let mut slots = vec![httparse::EMPTY_HEADER; limits.max_headers + 1];
-    match httparse::parse_headers(input, &mut slots) {
-        Ok(httparse::Status::Complete((length, found))) => {
-            if found.len() > limits.max_headers {
-                return Err(HeadError::TooManyHeaders);
-            }
-            copy_headers(input, length, found, trailers)?;
-            Ok(Some(length))
-        }
-        Ok(httparse::Status::Partial) => partial(input, limits),
-        Err(error) => Err(syntax(error)),
-    }
-}
-
-fn partial<T>(input: &[u8], limits: &Limits) -> Result<Option<T>, HeadError> {
-    if input.len() >= limits.max_head_bytes { Err(HeadError::TooLarge) } else { Ok(None) }
+    let (parsed, found) = match httparse::parse_headers(input, &mut slots) {
+        Ok(httparse::Status::Complete((length, found))) => (Ok(httparse::Status::Complete(length)), found),
+        Ok(httparse::Status::Partial) => (Ok(httparse::Status::Partial), &[][..]),
+        Err(error) => (Err(error), &[][..]),
+    };
+    let Some(length) = complete(parsed, found, input, limits)? else { return Ok(None) };
+    copy_headers(input, length, found, trailers)?;
+    Ok(Some(length))
 }
 
 fn request_line_blanks(input: &[u8]) -> usize {
@@ -451,6 +459,21 @@ mod tests {
         let until_close = read("HTTP/1.1 200 OK\r\n\r\n", false);
         assert_eq!((until_close.framing, until_close.keep_alive), (Framing::UntilClose, false));
         assert!(!read("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false).keep_alive);
+    }
+
+    #[test]
+    fn a_head_in_small_pieces_is_parsed_once_a_line() {
+        let text = b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n\r\n";
+        let (mut looked, mut parses) = (LookedAt::default(), Vec::new());
+        for end in 1..=text.len() {
+            if looked.is_worth_another(&text[..end], &LIMITS) {
+                parses.push(end);
+            }
+        }
+        // The first byte, in case it is nothing that a head begins with; then the ends of lines.
+        assert_eq!(parses, [1, 16, 25, 31, 33]);
+        let large = [b'a'; 1024];
+        assert!(looked.is_worth_another(&large, &LIMITS));
     }
 
     proptest::proptest! {

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use outrigger_config::http::HeaderCase;
 
@@ -27,6 +28,8 @@ pub struct Exchange<'a> {
     trailers: bool,
     /// The connection closes after this response.
     close: Cell<bool>,
+    /// The connection closes after a response that begins later than this.
+    close_after: Option<Instant>,
     wants_continue: Cell<bool>,
 }
 
@@ -50,8 +53,14 @@ impl<'a> Exchange<'a> {
             case: options.header_case,
             trailers: options.enable_trailers,
             close: Cell::new(!parsed.keep_alive),
+            close_after: None,
             wants_continue: Cell::new(parsed.expects_continue && parsed.framing != Framing::None),
         }
+    }
+
+    /// The connection must close after a response that begins later than this.
+    pub fn set_close_after(&mut self, end: Option<Instant>) {
+        self.close_after = end;
     }
 
     /// The connection must close after this response.
@@ -90,10 +99,18 @@ impl<'a> Exchange<'a> {
         if framing == Framing::UntilClose || !self.reader.borrow().is_done() && self.wants_continue.get() {
             self.close.set(true);
         }
+        if self.close_after.is_some_and(|end| Instant::now() >= end) {
+            self.close.set(true);
+        }
         let upgraded = head.status == 101;
-        // A bodiless answer keeps what its headers say: HEAD and 304 announce the body they would have had.
-        let bodiless = self.head_request || head.status == 204 || head.status == 304 || upgraded;
-        let announce = if bodiless { None } else { Some(framing) };
+        let announce = match head.status {
+            // RFC 9110 section 8.6: these say nothing of a length.
+            101 | 204 => Some(Framing::UntilClose),
+            // These keep what their headers say: they announce the body that another answer would have had.
+            304 => None,
+            _ if self.head_request => None,
+            _ => Some(framing),
+        };
         let close = self.close.get() && !upgraded;
         self.link.with_output(|output| encode::response(head, announce, close, self.case, output));
         let framing = if upgraded { Framing::UntilClose } else { framing };
@@ -121,8 +138,27 @@ impl<'a> Exchange<'a> {
 
     /// Ready when the client has gone away.
     pub fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        // While a body is being read, its reader meets the end by itself.
-        if !self.reader.borrow().is_done() { Poll::Pending } else { self.link.poll_closed(cx) }
+        let reader = self.reader.borrow();
+        if reader.lasts_until_close() {
+            // After an upgrade the end is part of what is read.
+            return Poll::Pending;
+        }
+        loop {
+            match self.link.poll_closed(cx) {
+                // The body of a request that waits: the end can be seen only behind it.
+                Poll::Pending if !reader.is_done() && self.link.prefer_large() => {}
+                closed => return closed,
+            }
+        }
+    }
+
+    /// Nobody will read the rest of the request body: it is thrown away, as far as it comes before the response ends.
+    /// Otherwise a client that writes before it reads would wait for ever.
+    pub fn poll_discard(&self, cx: &mut Context<'_>) {
+        if !self.request_is_done() {
+            // Whatever is wrong with it, the response goes on; a client that has gone is noticed by `poll_closed`.
+            let _ = self.poll_drain(cx);
+        }
     }
 
     /// The rest of the request body, if it is small and at hand, so that the connection can be used again.

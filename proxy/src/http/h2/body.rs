@@ -20,6 +20,7 @@ pub struct ReceiveBody {
     trailers: RefCell<Option<Headers>>,
     data_ended: Cell<bool>,
     ended: Cell<bool>,
+    reset: Cell<Option<h2::Reason>>,
 }
 
 impl ReceiveBody {
@@ -32,7 +33,13 @@ impl ReceiveBody {
             trailers: RefCell::new(None),
             data_ended: Cell::new(ended),
             ended: Cell::new(ended),
+            reset: Cell::new(None),
         }
+    }
+
+    /// Why the peer has reset the stream, once a body that was cut off has told.
+    pub fn reset_by_peer(&self) -> Option<h2::Reason> {
+        self.reset.get()
     }
 
     /// The whole body was received and handed on.
@@ -51,6 +58,10 @@ impl ReceiveBody {
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => {
                     *self.current.borrow_mut() = data;
+                    if stream.is_end_stream() {
+                        self.data_ended.set(true);
+                        self.ended.set(true);
+                    }
                     return Poll::Ready(Ok(true));
                 }
                 // RFC 9113 section 8.1: a whole answer may come before the whole request, and ends so.
@@ -58,14 +69,14 @@ impl ReceiveBody {
                     self.data_ended.set(true);
                     self.ended.set(true);
                 }
-                Some(Err(error)) => return Poll::Ready(Err(stream_error(&error))),
+                Some(Err(error)) => return Poll::Ready(Err(self.failed(&error))),
                 None => self.data_ended.set(true),
             }
         }
         if !self.ended.get() {
             let trailers = match ready!(stream.poll_trailers(cx)) {
                 Err(error) if is_graceful_reset(&error) => None,
-                trailers => trailers.map_err(|error| stream_error(&error))?,
+                trailers => trailers.map_err(|error| self.failed(&error))?,
             };
             *self.trailers.borrow_mut() = trailers.map(|map| convert::headers_of(&map));
             self.ended.set(true);
@@ -91,18 +102,26 @@ impl ReceiveBody {
     pub fn take_trailers(&self) -> Option<Headers> {
         self.trailers.borrow_mut().take()
     }
+
+    fn failed(&self, error: &h2::Error) -> StreamError {
+        self.reset.set(reset_by_peer(error));
+        stream_error(error)
+    }
 }
 
 /// A body being sent.
+///
+/// The last chunk is held until it is known whether more follows, so that the end needs no frame of its own.
 pub struct SendBody {
     stream: RefCell<SendStream<Bytes>>,
+    held: RefCell<Bytes>,
     ended: Cell<bool>,
 }
 
 impl SendBody {
     /// For a stream whose head was sent; `ended` if that was all.
     pub fn new(stream: SendStream<Bytes>, ended: bool) -> Self {
-        Self { stream: RefCell::new(stream), ended: Cell::new(ended) }
+        Self { stream: RefCell::new(stream), held: RefCell::new(Bytes::new()), ended: Cell::new(ended) }
     }
 
     /// Nothing more may be sent.
@@ -126,30 +145,48 @@ impl SendBody {
         if self.ended.get() {
             return Poll::Ready(Ok(chunk.bytes().len()));
         }
+        self.release()?;
         let mut stream = self.stream.borrow_mut();
         let wanted = chunk.bytes().len();
         stream.reserve_capacity(wanted);
-        while stream.capacity() == 0 {
+        let mut capacity = stream.capacity();
+        while capacity == 0 {
             match ready!(stream.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
+                Some(Ok(_)) => capacity = stream.capacity(),
                 Some(Err(error)) => return Poll::Ready(Err(stream_error(&error))),
                 None => return Poll::Ready(Err(StreamError::Closed)),
             }
         }
-        let count = stream.capacity().min(wanted);
-        stream.send_data(chunk.share(count), false).map_err(|error| stream_error(&error))?;
+        let count = capacity.min(wanted);
+        *self.held.borrow_mut() = chunk.share(count);
         Poll::Ready(Ok(count))
+    }
+
+    /// Hands over what is held: nobody knows when more comes.
+    ///
+    /// # Errors
+    /// When the stream is gone.
+    pub fn release(&self) -> Result<(), StreamError> {
+        let held = self.held.take();
+        if held.is_empty() || self.ended.get() {
+            return Ok(());
+        }
+        self.stream.borrow_mut().send_data(held, false).map_err(|error| stream_error(&error))
     }
 
     /// See [`crate::http::seam::BodySink::poll_finish`].
     pub fn poll_finish(&self, trailers: Option<&Headers>) -> Poll<Result<(), StreamError>> {
-        if self.ended.replace(true) {
+        if self.ended.get() {
             return Poll::Ready(Ok(()));
         }
+        if trailers.is_some() {
+            self.release()?;
+        }
+        self.ended.set(true);
         let mut stream = self.stream.borrow_mut();
         let sent = match trailers {
             Some(trailers) => stream.send_trailers(convert::map_of(trailers)),
-            None => stream.send_data(Bytes::new(), true),
+            None => stream.send_data(self.held.take(), true),
         };
         Poll::Ready(sent.map_err(|error| stream_error(&error)))
     }
@@ -157,6 +194,11 @@ impl SendBody {
 
 fn is_graceful_reset(error: &h2::Error) -> bool {
     error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+}
+
+/// Why the peer has reset a stream, if that is what an error says.
+pub fn reset_by_peer(error: &h2::Error) -> Option<h2::Reason> {
+    error.reason().filter(|_| error.is_reset() && error.is_remote())
 }
 
 /// What an error of the `h2` crate means for a stream.

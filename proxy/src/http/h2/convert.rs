@@ -3,19 +3,21 @@
 //! Owns which headers may not cross into HTTP/2 (RFC 9113 section 8.2.2). Never changes a value.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue};
 
+use super::names::{Names, Recent};
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{RequestHead, ResponseHead, Version};
 
-/// Custom header names kept per thread, so that each is validated and stored once.
-const NAMES_KEPT: usize = 512;
+/// Headers that the proxy adds to most heads.
+const ADDED: usize = 6;
 
 thread_local! {
-    static NAMES: RefCell<HashMap<Box<[u8]>, HeaderName>> = RefCell::default();
+    static NAMES: RefCell<Names> = RefCell::default();
+    static AUTHORITIES: RefCell<Recent<Authority>> = RefCell::default();
 }
 
 /// A request head as it came.
@@ -67,6 +69,7 @@ fn join_cookies(headers: &mut Headers) {
 }
 
 fn append_all(map: &HeaderMap, headers: &mut Headers) {
+    headers.reserve(map.len() + ADDED);
     for (name, value) in map {
         headers.append(name.as_str().as_bytes(), value.as_bytes());
     }
@@ -77,19 +80,19 @@ fn append_all(map: &HeaderMap, headers: &mut Headers) {
 /// # Errors
 /// When a pseudo header has bytes that no URI may have.
 pub fn request(head: &RequestHead) -> Result<http::Request<()>, http::Error> {
-    let mut uri = http::Uri::builder();
+    let mut parts = http::uri::Parts::default();
     if head.method() != b"CONNECT" || !head.protocol().is_empty() {
-        let scheme = match head.scheme() {
-            b"https" => http::uri::Scheme::HTTPS,
-            _ => http::uri::Scheme::HTTP,
-        };
-        let path = match head.path() {
-            b"" => b"/",
-            path => path,
-        };
-        uri = uri.scheme(scheme).path_and_query(path);
+        parts.scheme = Some(if head.scheme() == b"https" { Scheme::HTTPS } else { Scheme::HTTP });
+        parts.path_and_query = Some(match head.path() {
+            b"" => PathAndQuery::from_static("/"),
+            path => PathAndQuery::try_from(path)?,
+        });
     }
-    let uri = uri.authority(head.authority()).build()?;
+    parts.authority = Some(AUTHORITIES.with_borrow_mut(|known| {
+        let same = |authority: &Authority| authority.as_str().as_bytes() == head.authority();
+        known.find(head.authority(), same, || Authority::try_from(head.authority())).cloned()
+    })?);
+    let uri = http::Uri::from_parts(parts)?;
     let mut request = http::Request::new(());
     *request.method_mut() = http::Method::from_bytes(head.method())?;
     *request.uri_mut() = uri;
@@ -118,38 +121,24 @@ pub fn map_of(headers: &Headers) -> HeaderMap {
     for (_, _, value) in headers.iter() {
         text.extend_from_slice(value);
     }
-    let text = Bytes::from(text);
-    let mut position = 0;
-    for (id, name, value) in headers.iter() {
-        let start = position;
-        position += value.len();
-        let te_trailers = id == HeaderId::Te && value.eq_ignore_ascii_case(b"trailers");
-        if is_connection_specific(id) && !te_trailers {
-            continue;
-        }
-        if let (Some(name), Ok(value)) =
-            (header_name(id, name), HeaderValue::from_maybe_shared(text.slice(start..position)))
-        {
-            map.append(name, value);
-        }
-    }
-    map
-}
-
-fn header_name(id: HeaderId, name: &[u8]) -> Option<HeaderName> {
-    if id != HeaderId::Other && !id.name().starts_with("x-") {
-        return HeaderName::from_lowercase(name).ok();
-    }
+    let mut text = Bytes::from(text);
     NAMES.with_borrow_mut(|names| {
-        if let Some(known) = names.get(name) {
-            return Some(known.clone());
+        for (id, name, value) in headers.iter() {
+            let text = text.split_to(value.len());
+            let te_trailers = id == HeaderId::Te && value.eq_ignore_ascii_case(b"trailers");
+            if is_connection_specific(id) && !te_trailers {
+                continue;
+            }
+            let (Some(name), Ok(mut value)) = (names.find(id, name), HeaderValue::from_maybe_shared(text)) else {
+                continue;
+            };
+            // A value that does not come again would only push useful ones out of the peer's table, and ours is
+            // searched through all of them.
+            value.set_sensitive(name.is_unique || id == HeaderId::XEnvoyUpstreamServiceTime && value.len() > 2);
+            map.append(name.name.clone(), value);
         }
-        let fresh = HeaderName::from_lowercase(name).ok()?;
-        if names.len() < NAMES_KEPT {
-            names.insert(name.into(), fresh.clone());
-        }
-        Some(fresh)
-    })
+    });
+    map
 }
 
 fn is_connection_specific(id: HeaderId) -> bool {
@@ -186,6 +175,29 @@ mod tests {
         assert_eq!((back.method(), back.path(), back.authority()), (head.method(), head.path(), head.authority()));
         let names: Vec<_> = back.headers.iter().map(|(_, name, value)| (name, value)).collect();
         assert_eq!(names, [(&b"te"[..], &b"trailers"[..]), (b"x-own", b"1"), (b"x-own", b"2")]);
+    }
+
+    #[test]
+    fn values_that_do_not_come_again_stay_out_of_the_table() {
+        let mut headers = Headers::default();
+        headers.append(b"x-request-id", b"6f1c");
+        headers.append(b"traceparent", b"00-1-2-01");
+        headers.append(b"x-own", b"always");
+        headers.append(b"x-envoy-upstream-service-time", b"12");
+        let map = map_of(&headers);
+        let unique: Vec<_> = map.iter().filter(|(_, value)| value.is_sensitive()).map(|(name, _)| name).collect();
+        assert_eq!(unique, ["x-request-id", "traceparent"]);
+    }
+
+    #[test]
+    fn a_request_without_a_usable_authority_is_refused() {
+        let mut head = RequestHead::default();
+        head.set_method(b"GET");
+        head.set_path(b"/");
+        for (authority, fine) in [(&b"a"[..], true), (b"", false), (b"a b", false), (b"a", true)] {
+            head.set_authority(authority);
+            assert_eq!(request(&head).is_ok(), fine);
+        }
     }
 
     #[test]

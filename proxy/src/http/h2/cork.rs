@@ -35,6 +35,8 @@ struct Gathering<S> {
     /// Bytes that came and went since somebody asked.
     received: u64,
     sent: u64,
+    /// The peer has ended the stream, or it failed.
+    lost: bool,
     output: Vec<u8>,
     written: usize,
     /// The stream may hold records back (TLS does) that it was not asked to flush yet.
@@ -49,6 +51,7 @@ pub fn cork<S>(io: S) -> (Cork<S>, Corked<S>) {
         io,
         received: 0,
         sent: 0,
+        lost: false,
         output: Vec::new(),
         written: 0,
         unflushed: false,
@@ -65,6 +68,11 @@ impl<S: AsyncWrite + Unpin> Cork<S> {
         (std::mem::take(&mut gathering.received), std::mem::take(&mut gathering.sent))
     }
 
+    /// Whether the peer has ended the stream, or it failed.
+    pub fn is_lost(&self) -> bool {
+        self.0.borrow().lost
+    }
+
     /// Sends what was gathered.
     pub fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_send(cx)
@@ -77,7 +85,8 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
             return Poll::Ready(Ok(()));
         }
         while self.written < self.output.len() {
-            let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.output[self.written..]))?;
+            let wrote = ready!(Pin::new(&mut self.io).poll_write(cx, &self.output[self.written..]));
+            let count = wrote.inspect_err(|_| self.lost = true)?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -113,7 +122,9 @@ impl<S: AsyncRead + Unpin> Gathering<S> {
             if buffer.remaining() >= READ_BYTES {
                 let before = buffer.filled().len();
                 let read = Pin::new(&mut self.io).poll_read(cx, buffer);
-                self.received += (buffer.filled().len() - before) as u64;
+                let count = buffer.filled().len() - before;
+                self.received += count as u64;
+                self.lost |= read.is_ready() && count == 0;
                 return read;
             }
             let mut input = take();
@@ -121,6 +132,7 @@ impl<S: AsyncRead + Unpin> Gathering<S> {
                 let mut scratch = ReadBuf::new(scratch);
                 let read = Pin::new(&mut self.io).poll_read(cx, &mut scratch);
                 let filled = scratch.filled();
+                self.lost |= read.is_ready() && filled.is_empty();
                 self.received += filled.len() as u64;
                 let now = filled.len().min(buffer.remaining());
                 buffer.put_slice(&filled[..now]);
@@ -206,6 +218,19 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    #[tokio::test]
+    async fn it_is_lost_when_the_peer_has_ended_it() {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let (cork, mut corked) = cork(near);
+        far.write_all(b"one").await.unwrap();
+        let mut read = [0; 16];
+        assert_eq!(corked.read(&mut read).await.unwrap(), 3);
+        assert!(!cork.is_lost());
+        drop(far);
+        assert_eq!(corked.read(&mut read).await.unwrap(), 0);
+        assert!(cork.is_lost());
+    }
 
     #[tokio::test]
     async fn nothing_leaves_before_it_is_sent_and_everything_then() {

@@ -6,4 +6,6 @@ pub mod body;
 pub mod convert;
 pub mod cork;
 pub mod keepalive;
+mod names;
 pub mod server;
+pub mod stats;

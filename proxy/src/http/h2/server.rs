@@ -16,12 +16,28 @@ use crate::http::manager::downstream::Gone;
 use crate::http::message::ResponseHead;
 use crate::http::seam::{BodySink, BodySource, Chunk, StreamError};
 
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// With a whole request and a whole response.
+    Whole,
+    /// The client reset it.
+    ResetByClient,
+    /// Its connection ended.
+    ConnectionLost,
+    /// We reset it before there was a response head, or because nobody needs the rest of the request.
+    Reset,
+    /// We reset it within the response.
+    ResponseBroken,
+}
+
 /// One request and its response.
 pub struct Exchange {
     request: ReceiveBody,
     respond: RefCell<SendResponse<Bytes>>,
     response: OnceCell<SendBody>,
     wants_continue: Cell<bool>,
+    broken: Cell<Option<Ending>>,
 }
 
 impl Exchange {
@@ -32,6 +48,45 @@ impl Exchange {
             respond: RefCell::new(respond),
             response: OnceCell::new(),
             wants_continue: Cell::new(wants_continue),
+            broken: Cell::new(None),
+        }
+    }
+
+    /// How the stream ends if it is dropped now.
+    pub fn ending(&self) -> Ending {
+        let responded = self.response.get().is_some_and(SendBody::is_finished);
+        match self.broken.get() {
+            Some(ending) => ending,
+            None if responded && self.request.is_done() => Ending::Whole,
+            None if responded || !self.has_responded() => Ending::Reset,
+            None => Ending::ResponseBroken,
+        }
+    }
+
+    /// Notes how the stream broke; the first cause counts.
+    fn breaks(&self, ending: Ending) {
+        self.broken.set(self.broken.get().or(Some(ending)));
+    }
+
+    /// What a failure to read or write means: the library forgets why a stream is closed when something is sent on it.
+    fn failed(&self, cx: &mut Context<'_>, error: StreamError) -> StreamError {
+        match self.poll_reset(cx) {
+            Poll::Ready(Ok(reason)) => {
+                self.breaks(Ending::ResetByClient);
+                StreamError::Reset(reason)
+            }
+            Poll::Ready(Err(_)) => {
+                self.breaks(Ending::ConnectionLost);
+                StreamError::Closed
+            }
+            Poll::Pending => error,
+        }
+    }
+
+    fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Result<h2::Reason, h2::Error>> {
+        match self.response.get() {
+            Some(body) => body.poll_reset(cx),
+            None => self.respond.borrow_mut().poll_reset(cx),
         }
     }
 
@@ -70,6 +125,7 @@ impl Exchange {
 
     /// Tells the client that the rest will not come.
     pub fn reset(&self, reason: h2::Reason) {
+        self.breaks(if self.has_responded() { Ending::ResponseBroken } else { Ending::Reset });
         match self.response.get() {
             Some(body) => body.reset(reason),
             None => self.respond.borrow_mut().send_reset(reason),
@@ -78,18 +134,30 @@ impl Exchange {
 
     /// Ready when the client has reset the stream or gone away.
     pub fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<Gone> {
-        let reset = match self.response.get() {
-            Some(body) if !body.is_finished() => body.poll_reset(cx),
-            Some(_) => return Poll::Pending,
-            None => self.respond.borrow_mut().poll_reset(cx),
-        };
-        reset.map(|reason| if reason.is_ok() { Gone::Stream } else { Gone::Connection })
+        if self.response.get().is_some_and(SendBody::is_finished) {
+            return Poll::Pending;
+        }
+        self.poll_reset(cx).map(|reset| {
+            let (ending, gone) = match reset {
+                Ok(_) => (Ending::ResetByClient, Gone::Stream),
+                Err(_) => (Ending::ConnectionLost, Gone::Connection),
+            };
+            self.breaks(ending);
+            gone
+        })
     }
 }
 
 impl BodySource for Exchange {
     fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
-        self.request.poll_data(cx)
+        self.request.poll_data(cx).map_err(|error| {
+            match error {
+                _ if self.request.reset_by_peer().is_some() => self.breaks(Ending::ResetByClient),
+                StreamError::Closed | StreamError::Io(_) => self.breaks(Ending::ConnectionLost),
+                _ => {}
+            }
+            error
+        })
     }
 
     fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
@@ -108,20 +176,21 @@ impl BodySource for Exchange {
 impl BodySink for Exchange {
     fn poll_send(&self, cx: &mut Context<'_>, chunk: Chunk<'_>) -> Poll<Result<usize, StreamError>> {
         match self.response.get() {
-            Some(body) => body.poll_send(cx, chunk),
+            Some(body) => body.poll_send(cx, chunk).map_err(|error| self.failed(cx, error)),
             None => Poll::Ready(Err(StreamError::Protocol("body before head".into()))),
         }
     }
 
-    fn poll_finish(&self, _: &mut Context<'_>, trailers: Option<&Headers>) -> Poll<Result<(), StreamError>> {
+    fn poll_finish(&self, cx: &mut Context<'_>, trailers: Option<&Headers>) -> Poll<Result<(), StreamError>> {
         match self.response.get() {
-            Some(body) => body.poll_finish(trailers),
+            Some(body) => body.poll_finish(trailers).map_err(|error| self.failed(cx, error)),
             None => Poll::Ready(Err(StreamError::Protocol("end before head".into()))),
         }
     }
 
-    fn poll_flush(&self, _: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         // The connection's task writes what streams have handed over.
-        Poll::Ready(Ok(()))
+        let released = self.response.get().map_or(Ok(()), SendBody::release);
+        Poll::Ready(released.map_err(|error| self.failed(cx, error)))
     }
 }

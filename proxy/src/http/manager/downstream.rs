@@ -78,6 +78,13 @@ impl Downstream<'_> {
         }
     }
 
+    /// Nobody will read the rest of the request body. HTTP/2 holds it back by flow control, and nobody else with it.
+    pub fn poll_discard(&self, cx: &mut Context<'_>) {
+        if let Downstream::H1(exchange) = self {
+            exchange.poll_discard(cx);
+        }
+    }
+
     /// No further request is taken on an HTTP/1 connection.
     pub fn set_close(&self) {
         if let Downstream::H1(exchange) = self {

@@ -9,6 +9,7 @@ pub mod normalize;
 pub mod path;
 pub mod reply;
 pub mod request;
+mod resets;
 pub mod serve_h1;
 pub mod serve_h2;
 pub mod stats;
@@ -21,6 +22,7 @@ use outrigger_config::http::Codec;
 use outrigger_policy::route::RouteTable;
 
 use crate::graph::{HttpNode, Routes};
+use crate::http::filter::Filters;
 use crate::stream::ConnectionInfo;
 use crate::worker::connections::Registered;
 use crate::worker::socket::Io;
@@ -39,6 +41,8 @@ pub struct HttpConnection {
     pub stats: Arc<HttpStats>,
     /// Where drains are heard of.
     pub registered: Registered,
+    /// What its requests pass through.
+    pub filters: Rc<Filters>,
 }
 
 impl HttpConnection {
@@ -116,7 +120,8 @@ pub async fn serve(worker: Rc<Worker>, node: Arc<HttpNode>, io: Io, info: Rc<Con
         stats.downstream_cx_ssl_active.increment();
     }
     let _counted = Counted { stats: Arc::clone(&stats), start, secure };
-    let connection = Rc::new(HttpConnection { worker, node, info, stats, registered });
+    let filters = worker.filters(&node);
+    let connection = Rc::new(HttpConnection { worker, node, info, stats, registered, filters });
     let alpn = connection.info.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
     match (connection.node.config.codec, alpn) {
         // Boxed: HTTP/1 connections should not pay for the size of HTTP/2's state.

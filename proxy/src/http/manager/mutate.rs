@@ -3,7 +3,7 @@
 //! Owns the append actions. Never decides which mutations apply.
 
 use outrigger_config::format::Format;
-use outrigger_config::http::{AppendAction, HeaderMutations};
+use outrigger_config::http::{AppendAction, HeaderAddition, HeaderMutations};
 
 use crate::http::headers::Headers;
 
@@ -20,40 +20,42 @@ pub fn apply(mutations: &HeaderMutations, head: &mut impl Mutable) {
     for name in &mutations.remove {
         head.headers().remove_by_name(name);
     }
-    let mut evaluated = Vec::new();
     for addition in &mutations.add {
-        let value = match addition.value.as_literal() {
-            Some(literal) => literal.as_bytes(),
-            None => {
-                evaluated.clear();
-                head.evaluate(&addition.value, &mut evaluated);
-                // What a format tells of (certificates, say) may hold anything; line ends would begin another header.
-                evaluated
-                    .iter_mut()
-                    .filter(|byte| byte.is_ascii_control() && **byte != b'\t')
-                    .for_each(|byte| *byte = b'_');
-                evaluated.as_slice()
-            }
-        };
-        if value.is_empty() && !addition.keep_empty_value {
-            continue;
+        add(addition, head);
+    }
+}
+
+/// Applies one addition.
+pub fn add(addition: &HeaderAddition, head: &mut impl Mutable) {
+    let mut evaluated = Vec::new();
+    let value = match addition.value.as_literal() {
+        Some(literal) => literal.as_bytes(),
+        None => {
+            head.evaluate(&addition.value, &mut evaluated);
+            // What a format tells of (certificates, say) may hold anything; line ends would begin another header.
+            evaluated
+                .iter_mut()
+                .filter(|byte| byte.is_ascii_control() && **byte != b'\t')
+                .for_each(|byte| *byte = b'_');
+            evaluated.as_slice()
         }
-        let headers = head.headers();
-        let present = headers.get_by_name(&addition.name).is_some();
-        match addition.action {
-            AppendAction::AppendIfExistsOrAdd => headers.append(addition.name.as_bytes(), value),
-            AppendAction::AddIfAbsent if !present => headers.append(addition.name.as_bytes(), value),
-            AppendAction::OverwriteIfExistsOrAdd => headers.set_by_name(&addition.name, value),
-            AppendAction::OverwriteIfExists if present => headers.set_by_name(&addition.name, value),
-            AppendAction::AddIfAbsent | AppendAction::OverwriteIfExists => {}
-        }
+    };
+    if value.is_empty() && !addition.keep_empty_value {
+        return;
+    }
+    let headers = head.headers();
+    let present = headers.get_by_name(&addition.name).is_some();
+    match addition.action {
+        AppendAction::AppendIfExistsOrAdd => headers.append(addition.name.as_bytes(), value),
+        AppendAction::AddIfAbsent if !present => headers.append(addition.name.as_bytes(), value),
+        AppendAction::OverwriteIfExistsOrAdd => headers.set_by_name(&addition.name, value),
+        AppendAction::OverwriteIfExists if present => headers.set_by_name(&addition.name, value),
+        AppendAction::AddIfAbsent | AppendAction::OverwriteIfExists => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use outrigger_config::http::HeaderAddition;
-
     use super::*;
 
     struct Head(Headers);

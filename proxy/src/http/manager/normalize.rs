@@ -263,6 +263,21 @@ fn forwarded(connection: &HttpConnection, head: &mut RequestHead) {
     }
 }
 
+/// The client that x-forwarded-for tells of, or the peer. For heads that [`prepare`] has been through.
+pub fn client_address(connection: &HttpConnection, head: &RequestHead) -> Option<IpAddr> {
+    let config = &connection.node.config;
+    let peer = connection.info.remote.ip();
+    let hops = config.xff_num_trusted_hops;
+    let position = match (config.use_remote_address, config.skip_xff_append) {
+        (true, _) if hops == 0 => return peer,
+        (true, true) => hops - 1,
+        // The peer was appended.
+        (true, false) | (false, _) => hops,
+    };
+    let list = head.headers.get_str(HeaderId::XForwardedFor);
+    list.and_then(|list| hop(list, position)).or(peer)
+}
+
 /// Headers by which internal clients steer the router; external ones must not.
 fn remove_internal_headers(connection: &HttpConnection, head: &mut RequestHead) {
     let edge = connection.node.config.use_remote_address;

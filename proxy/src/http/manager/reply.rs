@@ -25,6 +25,8 @@ pub struct LocalReply {
     pub flag: Option<ResponseFlag>,
     /// Plain text; may be empty.
     pub body: Cow<'static, [u8]>,
+    /// Further headers; lower case.
+    pub headers: Vec<(Cow<'static, str>, Cow<'static, [u8]>)>,
     /// Value of `location`, for redirects.
     pub location: Option<String>,
     /// Says that a limit was reached (`x-envoy-overloaded`).
@@ -43,6 +45,7 @@ impl LocalReply {
             details: details.into(),
             flag: None,
             body: Cow::Borrowed(b""),
+            headers: Vec::new(),
             location: None,
             overloaded: false,
             grpc_status: None,
@@ -60,6 +63,11 @@ impl LocalReply {
     pub fn flag(mut self, flag: ResponseFlag) -> Self {
         self.flag = Some(flag);
         self
+    }
+
+    /// With a further header; `name` in lower case.
+    pub fn header(&mut self, name: impl Into<Cow<'static, str>>, value: impl AsRef<[u8]>) {
+        self.headers.push((name.into(), value.as_ref().to_vec().into()));
     }
 
     /// With a body.
@@ -91,6 +99,9 @@ pub fn head_of(reply: &LocalReply, grpc: bool, head: &mut ResponseHead) -> bool 
     if reply.overloaded {
         head.headers.append_id(HeaderId::XEnvoyOverloaded, b"true");
     }
+    for (name, value) in &reply.headers {
+        head.headers.append(name.as_bytes(), value);
+    }
     if grpc {
         head.status = 200;
         head.headers.append_id(HeaderId::ContentType, b"application/grpc");
@@ -106,7 +117,9 @@ pub fn head_of(reply: &LocalReply, grpc: bool, head: &mut ResponseHead) -> bool 
         return false;
     }
     head.headers.append_id(HeaderId::ContentLength, decimal(reply.body.len() as u64, &mut [0; 20]));
-    head.headers.append_id(HeaderId::ContentType, b"text/plain");
+    if !head.headers.contains(HeaderId::ContentType) {
+        head.headers.append_id(HeaderId::ContentType, b"text/plain");
+    }
     true
 }
 

@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use outrigger_config::format::Format;
-use outrigger_config::route::{DirectResponse, Redirect, RequireTls, Route, RouteAction, VirtualHost};
+use outrigger_config::route::{DirectResponse, Redirect, RequireTls, Route, RouteAction, VirtualHost, WeightedCluster};
 use outrigger_policy::route::{RequestView, RouteTable, redirect_location};
 
 use super::HttpConnection;
@@ -20,6 +20,7 @@ use super::normalize;
 use super::reply::{self, LocalReply};
 use crate::accesslog::format;
 use crate::accesslog::{Facts, LogType};
+use crate::http::filter::{self, BodyChain, FilterStates, RouteChoice, Turn};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{RequestHead, ResponseHead};
@@ -53,6 +54,12 @@ pub struct Request<'a> {
     pub local_reply_body: Cow<'static, [u8]>,
     /// How long nothing may move: the connection manager's limit, or the route's.
     pub idle_timeout: Option<Duration>,
+    /// What filters keep for it.
+    pub filter_states: FilterStates,
+    /// Filters of the request body.
+    pub request_body: Option<Rc<BodyChain>>,
+    /// Filters of the response body.
+    pub response_body: Option<BodyChain>,
 }
 
 /// A client that does not read an answer of ours for this long does not get it.
@@ -191,10 +198,13 @@ fn begin<'a>(
         deadlines,
         local_reply_body: Cow::Borrowed(b""),
         idle_timeout: connection.node.config.stream_idle_timeout,
+        filter_states: FilterStates::default(),
+        request_body: None,
+        response_body: None,
     }
 }
 
-fn end(request: Request<'_>) {
+fn end(mut request: Request<'_>) {
     let connection = request.connection;
     let now = Instant::now();
     request.info.end.set(Some(now));
@@ -203,6 +213,10 @@ fn end(request: Request<'_>) {
     stats.downstream_rq_time.record(request.info.duration(now).as_millis() as u64);
     if request.info.response_code.get() != 0 {
         stats.response(request.info.response_code.get());
+    }
+    if !connection.filters.slots.is_empty() {
+        let graph = Rc::clone(&request.graph);
+        filter::ends(&mut request, &mut RouteChoice::of(connection, &graph, None));
     }
     if !connection.node.access_logs.is_empty() {
         let mut facts = request.facts();
@@ -220,20 +234,22 @@ fn end(request: Request<'_>) {
 async fn route(request: &mut Request<'_>) {
     let graph = Rc::clone(&request.graph);
     let connection = Rc::clone(request.connection);
-    let not_found = || LocalReply::new(404, "route_not_found").flag(ResponseFlag::NoRouteFound);
-    let Some(table) = connection.routes(&graph) else {
-        connection.stats.no_route.increment();
-        return send_local(request, not_found(), None).await;
-    };
-    let random = connection.worker.random.next();
-    let Ok(found) = table.find(&request.head, random, &*graph.runtime) else {
-        connection.stats.no_route.increment();
-        return send_local(request, not_found(), None).await;
-    };
-    let chosen = Chosen { table, virtual_host: found.virtual_host, route: found.route };
-    if !chosen.route.name.is_empty() {
-        *request.info.route_name.borrow_mut() = Some(Arc::clone(&chosen.route.name));
+    let mut choice = RouteChoice::new(&connection, &graph, request);
+    if !connection.filters.slots.is_empty() {
+        let turn = filter::requests(request, &mut choice).await;
+        name_route(request, choice.chosen.as_ref());
+        match turn {
+            Turn::Continue => {}
+            Turn::Reply(reply) => return send_local(request, *reply, choice.chosen.as_ref()).await,
+            Turn::Interrupted(failure) => return router::end(request, failure, choice.chosen.as_ref()).await,
+        }
     }
+    let Some(chosen) = choice.chosen else {
+        connection.stats.no_route.increment();
+        let reply = LocalReply::new(404, "route_not_found").flag(ResponseFlag::NoRouteFound);
+        return send_local(request, reply, None).await;
+    };
+    name_route(request, Some(&chosen));
     if requires_tls(request, &chosen) {
         let mut reply = LocalReply::new(301, "direct_response");
         let (host, path) = (request.head.authority_str(), request.head.path_str());
@@ -267,7 +283,14 @@ async fn route(request: &mut Request<'_>) {
     }
 }
 
+fn name_route(request: &Request<'_>, chosen: Option<&Chosen<'_>>) {
+    if let Some(chosen) = chosen.filter(|chosen| !chosen.route.name.is_empty()) {
+        *request.info.route_name.borrow_mut() = Some(Arc::clone(&chosen.route.name));
+    }
+}
+
 /// The route that a request got.
+#[derive(Clone, Copy)]
 pub struct Chosen<'a> {
     /// The route configuration.
     pub table: &'a Arc<RouteTable>,
@@ -275,6 +298,8 @@ pub struct Chosen<'a> {
     pub virtual_host: &'a Arc<VirtualHost>,
     /// The route.
     pub route: &'a Arc<Route>,
+    /// The one of the route's weighted clusters, if it has any.
+    pub weighted: Option<&'a WeightedCluster>,
 }
 
 impl Chosen<'_> {
@@ -382,9 +407,27 @@ pub async fn send_local(request: &mut Request<'_>, reply: LocalReply, chosen: Op
         chosen.mutate_response(request);
     }
     let connection = Rc::clone(request.connection);
+    let mut filtered = None;
+    if !connection.filters.slots.is_empty() {
+        let graph = Rc::clone(&request.graph);
+        let mut choice = RouteChoice::of(&connection, &graph, chosen.copied());
+        // An answer that would replace this one has no place: this is one already.
+        if let Turn::Interrupted(_) = filter::responses(request, &mut choice, true).await {
+            request.info.flag(ResponseFlag::DownstreamConnectionTermination);
+            request.downstream.abort(h2::Reason::CANCEL);
+            return;
+        }
+        if let Some(chain) = request.response_body.take().filter(|_| has_body) {
+            let body = chain.apply(reply.body.to_vec());
+            let mut text = [0; 20];
+            let length = crate::http::h1::encode::decimal(body.len() as u64, &mut text);
+            request.response.headers.set(HeaderId::ContentLength, length);
+            filtered = Some(body);
+        }
+    }
     reply::finish_head(&connection, &mut request.response, false, Instant::now());
     let sent = request.downstream.send_head(&request.response, !has_body);
-    let body: &[u8] = if has_body { &reply.body } else { b"" };
+    let body: &[u8] = if has_body { filtered.as_deref().unwrap_or(&reply.body) } else { b"" };
     let mut position = 0;
     let finished = poll_fn(|cx| {
         if sent.is_err() {

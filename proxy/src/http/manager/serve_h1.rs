@@ -11,7 +11,7 @@ use super::downstream::Downstream;
 use super::reply::LocalReply;
 use super::{HttpConnection, request, serve_h2};
 use crate::http::h1::link::Link;
-use crate::http::h1::parse::{Framing, HeadError, Limits, ParsedRequest, parse_request};
+use crate::http::h1::parse::{Framing, HeadError, Limits, LookedAt, ParsedRequest, parse_request};
 use crate::http::h1::server::Exchange;
 use crate::http::message::{RequestHead, Version};
 use crate::stream::{ResponseFlag, StreamInfo};
@@ -32,6 +32,7 @@ pub async fn serve_sniffed(connection: Rc<HttpConnection>, io: Io) {
     let link = Link::new(Rc::clone(&connection.worker), io);
     let deadlines = Deadlines::default();
     deadlines.set(Limit::Idle, connection.node.config.idle_timeout.map(|limit| Instant::now() + limit));
+    deadlines.set(Limit::ConnectionDuration, ends_at(&connection));
     loop {
         let begins = begins_with_preface(&link.input());
         match begins {
@@ -46,14 +47,8 @@ pub async fn serve_sniffed(connection: Rc<HttpConnection>, io: Io) {
             }
             None => {}
         }
-        let filled = poll_fn(|cx| {
-            if deadlines.poll(cx).is_ready() || connection.registered.poll_ends_idle(cx).is_ready() {
-                return Poll::Ready(None);
-            }
-            link.poll_fill(cx, false).map(|result| result.ok().filter(|count| *count > 0))
-        });
-        if filled.await.is_none() {
-            return;
+        if !more_input(&connection, &link, &deadlines).await {
+            return link.say_goodbye();
         }
     }
     serve_link(connection, link).await;
@@ -90,15 +85,14 @@ async fn serve_link(connection: Rc<HttpConnection>, link: Link) {
         allow_custom_methods: config.http1.allow_custom_methods,
     };
     let deadlines = Deadlines::default();
-    let accepted = connection.info.start;
-    let ends_at = config.max_connection_duration.map(|limit| accepted + limit);
+    let ends_at = ends_at(&connection);
     deadlines.set(Limit::ConnectionDuration, ends_at);
     let mut served = 0u32;
     let mut counted = (0, 0);
     loop {
         deadlines.set(Limit::Idle, config.idle_timeout.map(|limit| Instant::now() + limit));
-        if !wait_for_input(&connection, &link, &deadlines).await {
-            break;
+        if link.input().is_empty() && !more_input(&connection, &link, &deadlines).await {
+            return link.say_goodbye();
         }
         // A request in flight is not cut off by the connection's age: it ends the connection.
         deadlines.set(Limit::Idle, None);
@@ -113,6 +107,9 @@ async fn serve_link(connection: Rc<HttpConnection>, link: Link) {
         connection.stats.downstream_cx_tx_bytes_total.add(written - counted.1);
         counted = (read, written);
         if !reusable {
+            if ends_at.is_some_and(|end| Instant::now() >= end) {
+                connection.stats.downstream_cx_max_duration_reached.increment();
+            }
             connection.stats.downstream_cx_destroy_local.increment();
             Box::pin(linger(&connection, &link)).await;
             return;
@@ -120,11 +117,13 @@ async fn serve_link(connection: Rc<HttpConnection>, link: Link) {
     }
 }
 
-/// True when there are bytes of a request; false when the connection should end.
-async fn wait_for_input(connection: &HttpConnection, link: &Link, deadlines: &Deadlines) -> bool {
-    if !link.input().is_empty() {
-        return true;
-    }
+/// When the connection is to take no more requests, by its age.
+fn ends_at(connection: &HttpConnection) -> Option<Instant> {
+    connection.node.config.max_connection_duration.map(|limit| connection.info.start + limit)
+}
+
+/// True when bytes of a request have come; false when the connection should end.
+async fn more_input(connection: &HttpConnection, link: &Link, deadlines: &Deadlines) -> bool {
     poll_fn(|cx| {
         match link.poll_fill(cx, false) {
             Poll::Ready(Ok(count)) if count > 0 => return Poll::Ready(true),
@@ -209,7 +208,8 @@ async fn serve_request(
         connection.stats.downstream_cx_max_requests_reached.increment();
     }
     let last = config.max_requests_per_connection.is_some_and(|limit| served >= limit);
-    let exchange = Exchange::new(link, &parsed, head.version, head.is_head(), &config.http1, *limits);
+    let mut exchange = Exchange::new(link, &parsed, head.version, head.is_head(), &config.http1, *limits);
+    exchange.set_close_after(ends_at(connection));
     if last || connection.registered.is_asked_to_end() {
         exchange.set_close();
     }
@@ -232,12 +232,14 @@ async fn read_head(
     deadlines: &Deadlines,
     head: &mut RequestHead,
 ) -> Result<ParsedRequest, Option<LocalReply>> {
+    let mut looked = LookedAt::default();
     loop {
         // RFC 9112 section 2.2: empty lines before a request line are skipped.
         let blank = link.input().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         link.consume(blank);
         if !link.input().is_empty() {
-            let parsed = parse_request(&link.input(), limits, head);
+            let worth = looked.is_worth_another(&link.input(), limits);
+            let parsed = if worth { parse_request(&link.input(), limits, head) } else { Ok(None) };
             match parsed {
                 Ok(Some(parsed)) => {
                     link.consume(parsed.length);

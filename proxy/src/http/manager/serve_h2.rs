@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -15,10 +15,13 @@ use h2::server::{self, SendResponse};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::downstream::Downstream;
+use super::reply::LocalReply;
+use super::resets::Resets;
+use super::stats::HttpStats;
 use super::{HttpConnection, request};
 use crate::http::h1::parse::{Framing, decimal};
 use crate::http::h2::cork::{self, Cork, Corked};
-use crate::http::h2::server::Exchange;
+use crate::http::h2::server::{Ending, Exchange};
 use crate::http::h2::{convert, keepalive};
 use crate::http::headers::HeaderId;
 use crate::stream::StreamInfo;
@@ -41,8 +44,14 @@ pub async fn serve_ahead(connection: Rc<HttpConnection>, io: Io, ahead: Vec<u8>)
 #[derive(Default)]
 struct Streams {
     active: Cell<u32>,
+    resets: Cell<Resets>,
+    /// No stream is left, or there were too many resets.
     notify: tokio::sync::Notify,
 }
+
+/// Streams that were opened and reset before we looked. More end the connection; see [`Resets`] for those that were
+/// begun.
+const RESETS_AT_ONCE: usize = 250;
 
 async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(connection: Rc<HttpConnection>, io: S) {
     let stats = &connection.stats;
@@ -56,10 +65,10 @@ async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(connection: Rc<HttpConn
         .max_concurrent_streams(config.http2.max_concurrent_streams)
         .max_header_list_size(config.max_request_headers_bytes)
         .max_concurrent_reset_streams(64)
-        .max_pending_accept_reset_streams(64);
+        .max_pending_accept_reset_streams(RESETS_AT_ONCE);
     let (cork, corked) = cork::cork(io);
     let handshake = tokio::time::timeout(
-        config.idle_timeout.unwrap_or(std::time::Duration::from_secs(3600)),
+        config.idle_timeout.unwrap_or(Duration::from_secs(3600)),
         builder.handshake::<_, Bytes>(corked),
     );
     match handshake.await {
@@ -67,6 +76,7 @@ async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(connection: Rc<HttpConn
         Ok(Err(_)) => stats.downstream_cx_protocol_error.increment(),
         Err(_) => stats.downstream_cx_idle_timeout.increment(),
     }
+    count_bytes(stats, &cork);
     stats.downstream_cx_http2_active.decrement();
 }
 
@@ -76,11 +86,13 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     cork: &Cork<S>,
 ) {
     let config = &connection.node.config;
+    let codec = connection.worker.http2_stats();
     let streams = Rc::new(Streams::default());
     let deadlines = Deadlines::default();
     let accepted = connection.info.start;
     deadlines.set(Limit::ConnectionDuration, config.max_connection_duration.map(|limit| accepted + limit));
     let mut closing = false;
+    let mut flooded = false;
     let mut served = 0u32;
     let pings = config.http2.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
     let mut silent = std::pin::pin!(async {
@@ -103,9 +115,7 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                 return Poll::Ready(Event::Accepted(accepted.map(|arrived| arrived.map(Box::new))));
             }
             let sent = cork.poll_send(cx);
-            let (received, written) = cork.take_totals();
-            connection.stats.downstream_cx_rx_bytes_total.add(received);
-            connection.stats.downstream_cx_tx_bytes_total.add(written);
+            count_bytes(&connection.stats, cork);
             if let Poll::Ready(Err(_)) = sent {
                 return Poll::Ready(Event::Close);
             }
@@ -113,6 +123,7 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                 return Poll::Ready(Event::StreamEnded);
             }
             if silent.as_mut().poll(cx).is_ready() {
+                codec.keepalive_timeout.increment();
                 return Poll::Ready(Event::Close);
             }
             if connection.registered.poll_expired(cx).is_ready() {
@@ -130,21 +141,29 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                 if config.max_requests_per_connection.is_some_and(|limit| served >= limit) && !closing {
                     connection.stats.downstream_cx_max_requests_reached.increment();
                     closing = true;
+                    codec.goaway_sent.increment();
                     driver.graceful_shutdown();
+                }
+                if flooded {
+                    continue;
                 }
                 start_stream(connection, &streams, head, respond);
             }
             Event::Accepted(Some(Err(error))) => {
-                if error.is_library() || error.is_reset() {
-                    connection.stats.downstream_cx_protocol_error.increment();
-                }
+                count_error(connection, &error, flooded);
                 return;
             }
             Event::Accepted(None) | Event::Close => return,
+            Event::StreamEnded if !flooded && streams.resets.get().are_a_flood() => {
+                flooded = true;
+                count_flood(connection);
+                driver.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            }
             Event::StreamEnded => {}
             Event::Drain => {
                 connection.stats.downstream_cx_drain_close.increment();
                 closing = true;
+                codec.goaway_sent.increment();
                 driver.graceful_shutdown();
             }
             // The time to go has passed as well: a peer that does not follow is left.
@@ -156,10 +175,17 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                 }
                 deadlines.set(Limit::ConnectionDuration, Some(Instant::now() + config.drain_timeout));
                 closing = true;
+                codec.goaway_sent.increment();
                 driver.graceful_shutdown();
             }
         }
     }
+}
+
+fn count_bytes<S: AsyncWrite + Unpin>(stats: &HttpStats, cork: &Cork<S>) {
+    let (received, written) = cork.take_totals();
+    stats.downstream_cx_rx_bytes_total.add(received);
+    stats.downstream_cx_tx_bytes_total.add(written);
 }
 
 /// A new stream.
@@ -173,27 +199,42 @@ enum Event {
     Close,
 }
 
+/// Counts why the library ended the connection. What it says after a flood was counted before.
+fn count_error(connection: &HttpConnection, error: &h2::Error, flooded: bool) {
+    if flooded || error.is_remote() {
+        return;
+    }
+    if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) {
+        count_flood(connection);
+    } else if error.is_library() || error.is_reset() {
+        connection.stats.downstream_cx_protocol_error.increment();
+        connection.worker.http2_stats().rx_messaging_error.increment();
+    }
+}
+
+fn count_flood(connection: &HttpConnection) {
+    connection.stats.downstream_cx_protocol_error.increment();
+    connection.stats.downstream_rq_too_many_premature_resets.increment();
+    connection.worker.http2_stats().goaway_sent.increment();
+}
+
 fn start_stream(
     connection: &Rc<HttpConnection>,
     streams: &Rc<Streams>,
     arrived: http::Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    respond: SendResponse<Bytes>,
 ) {
     streams.active.set(streams.active.get() + 1);
     connection.stats.downstream_rq_http2_total.increment();
     let ended = Ended(Rc::clone(streams));
     let connection = Rc::clone(connection);
-    tokio::task::spawn_local(async move {
+    // Boxed: the runtime moves a task several times, and this one is large.
+    tokio::task::spawn_local(Box::pin(async move {
         let start = Instant::now();
         let (parts, body) = arrived.into_parts();
         let mut head = connection.worker.heads.take();
         convert::request_of(&parts, &mut head);
         drop(parts);
-        if head.headers.len() > connection.node.config.max_headers_count as usize {
-            connection.stats.downstream_cx_protocol_error.increment();
-            respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM);
-            return;
-        }
         let framing = match head.headers.get(HeaderId::ContentLength).and_then(decimal) {
             _ if h2::RecvStream::is_end_stream(&body) => Framing::None,
             Some(length) => Framing::Length(length),
@@ -202,19 +243,63 @@ fn start_stream(
         let expects = head.headers.get(HeaderId::Expect);
         let wants_continue = expects.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
         let config = &connection.node.config;
-        let deadlines = Deadlines::default();
+        let deadlines = connection.worker.deadlines.take();
         deadlines.set(Limit::StreamIdle, config.stream_idle_timeout.map(|limit| start + limit));
         deadlines.set(Limit::Request, config.request_timeout.map(|limit| start + limit));
         let info = StreamInfo::new(start, Some(head.version));
         info.request_header_bytes.set(head.headers.byte_size() as u64);
-        let downstream = Downstream::H2(Exchange::new(body, respond, wants_continue));
-        request::serve(&connection, head, framing, &downstream, info, &deadlines).await;
+        let exchange = Exchange::new(body, respond, wants_continue);
+        let too_many = head.headers.len() > config.max_headers_count as usize;
+        let downstream = Downstream::H2(exchange);
+        if too_many {
+            connection.worker.http2_stats().header_overflow.increment();
+            request::answer(&connection, head, &downstream, info, &deadlines, too_many_headers()).await;
+        } else {
+            request::serve(&connection, head, framing, &downstream, info, &deadlines).await;
+        }
+        if let Downstream::H2(exchange) = &downstream {
+            ended.count(&connection, exchange, start);
+        }
+        connection.worker.deadlines.give(deadlines);
         drop(ended);
-    });
+    }));
+}
+
+fn too_many_headers() -> LocalReply {
+    LocalReply::new(431, "http2.too_many_headers").body(&b"Request Header Fields Too Large"[..])
 }
 
 /// Tells the connection that a stream has ended, however that came.
 struct Ended(Rc<Streams>);
+
+impl Ended {
+    /// Counts how the stream ends.
+    fn count(&self, connection: &HttpConnection, exchange: &Exchange, start: Instant) {
+        let streams = &self.0;
+        let ending = exchange.ending();
+        let resets = streams.resets.get();
+        if ending == Ending::Whole {
+            streams.resets.set(resets.with(ending, true, Duration::ZERO));
+            return;
+        }
+        let resets = resets.with(ending, exchange.has_responded(), start.elapsed());
+        streams.resets.set(resets);
+        if resets.are_a_flood() {
+            streams.notify.notify_one();
+        }
+        let codec = connection.worker.http2_stats();
+        connection.stats.downstream_rq_rx_reset.increment();
+        match ending {
+            Ending::Whole | Ending::ConnectionLost => {}
+            Ending::ResetByClient => codec.rx_reset.increment(),
+            Ending::Reset => codec.tx_reset.increment(),
+            Ending::ResponseBroken => {
+                codec.tx_reset.increment();
+                connection.stats.downstream_rq_tx_reset.increment();
+            }
+        }
+    }
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {

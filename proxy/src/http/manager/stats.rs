@@ -48,6 +48,7 @@ scope! {
         downstream_rq_time: Histogram,
         downstream_rq_timeout: Counter,
         downstream_rq_too_large: Counter,
+        downstream_rq_too_many_premature_resets: Counter,
         downstream_rq_total: Counter,
         downstream_rq_tx_reset: Counter,
         downstream_rq_ws_on_non_ws_route: Counter,

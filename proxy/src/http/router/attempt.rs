@@ -13,11 +13,14 @@ use outrigger_policy::retry::Outcome;
 
 use super::body::ReplayBody;
 use super::timeout::Timeouts;
+use crate::health::observe;
+use crate::http::filter::BodyChain;
 use crate::http::h1::parse::Framing;
 use crate::http::manager::downstream::Gone;
 use crate::http::manager::reply::{self, LocalReply};
 use crate::http::manager::request::Request;
 use crate::http::seam::{BodySink, Pump, PumpError, StreamError};
+use crate::process::Process;
 use crate::stream::ResponseFlag;
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::connect::ConnectError;
@@ -177,10 +180,11 @@ pub struct Answered {
 }
 
 /// Counts a request towards an endpoint.
-struct Active(Rc<WorkerCluster>, Rc<WorkerHost>);
+pub struct Active(Rc<WorkerCluster>, Rc<WorkerHost>);
 
 impl Active {
-    fn new(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>) -> Self {
+    /// One request more, until it is dropped.
+    pub fn new(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>) -> Self {
         cluster.stats.upstream_rq_active.increment();
         host.stats.rq_active.increment();
         host.active.set(host.active.get() + 1);
@@ -223,6 +227,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
             self.start_response_limits(Instant::now());
         }
         let stream = self.acquire().await?;
+        observe::reached(self.host);
         self.request.info.upstream_local.set(stream.local_address());
         self.request.info.upstream_version.set(Some(stream.version()));
         let mut upload = Pump::default();
@@ -258,9 +263,6 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 self.host.stats.rq_timeout.increment();
             }
             Failure::Timeout(Limit::StreamDuration) => stats.upstream_rq_max_duration_reached.increment(),
-            Failure::Reset { reason: "remote reset", .. } | Failure::Reset { refused: true, .. } => {
-                stats.upstream_rq_rx_reset.increment();
-            }
             Failure::Reset { protocol: Some(_), .. } => stats.upstream_cx_protocol_error.increment(),
             _ => {}
         }
@@ -289,17 +291,11 @@ impl<'a, 'r> Attempt<'a, 'r> {
         });
         match acquired.await? {
             Ok(stream) => Ok(stream),
-            Err(PoolError::PendingOverflow | PoolError::Connect(ConnectError::Overflow)) => Err(Failure::Overflow),
+            Err(PoolError::PendingOverflow) => Err(Failure::Overflow),
             Err(PoolError::Connect(ConnectError::Timeout)) => {
                 Err(Failure::Connect { reason: "connection timeout".into(), timeout: true })
             }
-            Err(PoolError::Connect(ConnectError::Io(error))) => {
-                let text = format!("delayed connect error: {}", io_text(&error));
-                Err(Failure::Connect { reason: text, timeout: false })
-            }
-            Err(PoolError::Connect(error @ (ConnectError::Tls(_) | ConnectError::Shared(_)))) => {
-                Err(Failure::Connect { reason: error.to_string(), timeout: false })
-            }
+            Err(PoolError::Connect(error)) => Err(Failure::Connect { reason: error.to_string(), timeout: false }),
         }
     }
 
@@ -309,7 +305,6 @@ impl<'a, 'r> Attempt<'a, 'r> {
     }
 
     async fn exchange(&mut self, stream: &UpstreamStream, upload: &mut Pump) -> Result<(), Failure> {
-        let reused = stream.is_reused();
         let options = &self.host.node.config.http;
         let upgrade = !self.request.head.protocol().is_empty();
         let framing = if upgrade { Framing::None } else { self.request.framing };
@@ -324,7 +319,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 match stream.poll_send_head(cx, &self.request.head, framing, options) {
                     Poll::Ready(Ok(())) => head_sent = true,
                     Poll::Ready(Err(StreamError::Refused)) => return Poll::Ready(Err(Failure::NotSent)),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, reused))),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, stream.is_reused()))),
                     Poll::Pending => return self.interrupted(cx).map(Err),
                 }
                 if upgrade {
@@ -353,7 +348,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
                     return Poll::Ready(Err(reset_of(error, false)));
                 }
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, reused))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, stream.is_reused()))),
                 Poll::Pending => {}
             }
             self.interrupted(cx).map(Err)
@@ -367,17 +362,29 @@ impl<'a, 'r> Attempt<'a, 'r> {
     }
 }
 
-fn io_text(error: &std::io::Error) -> String {
-    // "Connection refused (os error 111)": the number says nothing more.
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
-}
-
-fn downstream_failure(error: StreamError) -> Failure {
+/// What a failure of the client's side is.
+pub fn downstream_failure(error: StreamError) -> Failure {
     match error {
         StreamError::Protocol(what) => Failure::DownstreamError(what),
         StreamError::Reset(_) | StreamError::Refused => Failure::DownstreamGone(Gone::Stream),
         StreamError::Closed | StreamError::Io(_) => Failure::DownstreamGone(Gone::Connection),
+    }
+}
+
+/// Tells outlier detection what a failure says of the endpoint.
+pub fn observe(process: &Process, host: &WorkerHost, failure: &Failure) {
+    match failure {
+        Failure::Connect { .. } | Failure::StaleConnection | Failure::NotSent | Failure::Reset { .. } => {
+            observe::unreachable(process, host);
+        }
+        Failure::Timeout(Limit::PerTry | Limit::Route) => observe::timed_out(process, host),
+        // The client's doing, or ours.
+        Failure::NoHost
+        | Failure::Overflow
+        | Failure::Timeout(_)
+        | Failure::DownstreamGone(_)
+        | Failure::DownstreamError(_)
+        | Failure::Drained => {}
     }
 }
 
@@ -409,7 +416,7 @@ fn pump_up(
 }
 
 /// Something moved: the stream is not idle.
-fn touch(request: &Request<'_>) {
+pub fn touch(request: &Request<'_>) {
     if let Some(limit) = request.idle_timeout {
         request.deadlines.set(Limit::StreamIdle, Some(Instant::now() + limit));
     }
@@ -430,7 +437,7 @@ pub async fn relay(
     cluster.stats.upstream_rq_time.record(now.saturating_duration_since(request.info.start).as_millis() as u64);
     let upgraded = request.response.status == 101;
     reply::finish_head(&connection, &mut request.response, true, now);
-    let end = !upgraded && stream.response_is_done();
+    let end = !upgraded && stream.response_is_done() && !request.response_body.as_ref().is_some_and(BodyChain::changes_bytes);
     request.info.response_code.set(request.response.status);
     request.info.set_details("via_upstream");
     request.info.response_header_bytes.set(request.response.headers.byte_size() as u64);
@@ -463,6 +470,9 @@ pub async fn relay(
                 Poll::Ready(Err(PumpError::Sink(_))) => upload_failed = true,
                 Poll::Pending => {}
             }
+        }
+        if upload_failed {
+            request.downstream.poll_discard(cx);
         }
         match pump_down(request, &stream, &mut download, cx) {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
@@ -499,7 +509,11 @@ fn pump_down(
     cx: &mut std::task::Context<'_>,
 ) -> Poll<Result<(), PumpError>> {
     let mut moved = 0;
-    let result = download.poll(cx, stream, request.downstream, |bytes| moved += bytes.len());
+    let seen = |bytes: &[u8]| moved += bytes.len();
+    let result = match &request.response_body {
+        None => download.poll(cx, stream, request.downstream, seen),
+        Some(chain) => download.poll(cx, &chain.source(stream), request.downstream, seen),
+    };
     if moved > 0 {
         request.info.bytes_sent.set(request.info.bytes_sent.get() + moved as u64);
         touch(request);
@@ -545,8 +559,8 @@ fn broken(request: &mut Request<'_>, cluster: &WorkerCluster, host: &WorkerHost,
             h2::Reason::CANCEL
         }
         Failure::Reset { reason, flag, protocol, .. } => {
+            observe(&request.connection.worker.process, host, failure);
             request.info.flag(*flag);
-            stats.upstream_rq_rx_reset.increment();
             let name = reason.replace(' ', "_");
             let details = match protocol {
                 Some(what) => format!("upstream_reset_after_response_started{{{name}|{what}}}"),

@@ -3,8 +3,10 @@
 //! Owns the copy that retries are made from, as long as it is small. Never decides on retries.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use crate::http::filter::BodyChain;
 use crate::http::headers::Headers;
 use crate::http::manager::downstream::Downstream;
 use crate::http::seam::{BodySource, Chunk, StreamError};
@@ -15,6 +17,7 @@ const KEPT_BYTES: usize = 64 * 1024;
 /// A body that remembers what was taken from it.
 pub struct ReplayBody<'a> {
     source: &'a Downstream<'a>,
+    filters: Option<Rc<BodyChain>>,
     kept: RefCell<Vec<u8>>,
     position: Cell<usize>,
     keeping: Cell<bool>,
@@ -23,9 +26,10 @@ pub struct ReplayBody<'a> {
 
 impl<'a> ReplayBody<'a> {
     /// A body that is kept for retries if `keep`.
-    pub fn new(source: &'a Downstream<'a>, keep: bool) -> Self {
+    pub fn new(source: &'a Downstream<'a>, filters: Option<Rc<BodyChain>>, keep: bool) -> Self {
         Self {
             source,
+            filters,
             kept: RefCell::default(),
             position: Cell::new(0),
             keeping: Cell::new(keep),
@@ -46,14 +50,23 @@ impl<'a> ReplayBody<'a> {
 
 impl BodySource for ReplayBody<'_> {
     fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
-        if self.replaying() { Poll::Ready(Ok(true)) } else { self.source.poll_data(cx) }
+        if self.replaying() {
+            return Poll::Ready(Ok(true));
+        }
+        match &self.filters {
+            None => self.source.poll_data(cx),
+            Some(filters) => filters.source(self.source).poll_data(cx),
+        }
     }
 
     fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
         if self.replaying() {
             return look(Chunk::Slice(&self.kept.borrow()[self.position.get()..]));
         }
-        self.source.with_data(look)
+        match &self.filters {
+            None => self.source.with_data(look),
+            Some(filters) => filters.source(self.source).with_data(look),
+        }
     }
 
     fn consume(&self, count: usize) {
@@ -68,15 +81,26 @@ impl BodySource for ReplayBody<'_> {
                 self.keeping.set(false);
                 self.position.set(0);
             } else {
-                self.source.with_data(|chunk| kept.extend_from_slice(&chunk.bytes()[..count]));
+                let keep = |chunk: Chunk<'_>| kept.extend_from_slice(&chunk.bytes()[..count]);
+                match &self.filters {
+                    None => self.source.with_data(keep),
+                    Some(filters) => filters.source(self.source).with_data(keep),
+                }
                 self.position.set(kept.len());
             }
         }
-        self.source.consume(count);
+        match &self.filters {
+            None => self.source.consume(count),
+            Some(filters) => filters.source(self.source).consume(count),
+        }
     }
 
     fn take_trailers(&self) -> Option<Headers> {
         let mut trailers = self.trailers.borrow_mut();
-        trailers.get_or_insert_with(|| self.source.take_trailers()).clone()
+        let take = || match &self.filters {
+            None => self.source.take_trailers(),
+            Some(filters) => filters.source(self.source).take_trailers(),
+        };
+        trailers.get_or_insert_with(take).clone()
     }
 }

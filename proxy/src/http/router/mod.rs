@@ -2,8 +2,10 @@
 //!
 //! Owns the tries: endpoint, connection, time limits, retries, and what is said when all fail. Never matches routes.
 
-mod attempt;
+mod affinity;
+pub mod attempt;
 mod body;
+mod mirror;
 mod prepare;
 mod timeout;
 
@@ -13,19 +15,22 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use outrigger_config::cluster::Discovery;
-use outrigger_config::route::{ClusterChoice, Forward, RetryPolicy, WeightedCluster};
+use outrigger_config::route::{ClusterChoice, Forward, HeaderMatcher, RetryPolicy, WeightedCluster};
 use outrigger_policy::breaker::{Permit, Resource};
 use outrigger_policy::retry::{self, Decision, GiveUp, Outcome};
-use outrigger_policy::route::pick_weighted;
+use outrigger_policy::route::{header_matches, request_header_matches};
 
 use super::manager::mutate;
 use super::manager::reply::LocalReply;
 use super::manager::request::{Chosen, Request, RequestSide, ResponseSide, send_local};
+use crate::health::observe;
+use crate::http::filter::{self, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
 use crate::http::seam::BodySink;
 use crate::stream::ResponseFlag;
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::host::Host;
+use affinity::Affinity;
 use attempt::{Attempt, Failure};
 use body::ReplayBody;
 use timeout::Timeouts;
@@ -36,10 +41,7 @@ const MAX_RESENDS: u32 = 4;
 /// Forwards a request.
 pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward) {
     let worker = Rc::clone(&request.connection.worker);
-    let weighted = match &action.cluster {
-        ClusterChoice::Weighted(clusters) => pick_weighted(clusters, worker.random.next()),
-        ClusterChoice::Cluster(_) | ClusterChoice::Header(_) => None,
-    };
+    let weighted = chosen.weighted;
     let name: Option<Arc<str>> = match &action.cluster {
         ClusterChoice::Cluster(name) => Some(Arc::clone(name)),
         ClusterChoice::Weighted(_) => weighted.map(|cluster| Arc::clone(&cluster.name)),
@@ -57,7 +59,9 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
     *request.info.cluster.borrow_mut() = Some(Arc::clone(&node.config.stat_name));
     let policy = retry_policy(request, chosen, action);
     let timeouts = Timeouts::of(request, action, policy.as_deref());
+    let affinity = Affinity::of(request, action, weighted, node);
     prepare::request_head(request, chosen, action, weighted, &timeouts);
+    mirror::begin(request, chosen, action);
     let mut forwarding = Forwarding {
         request,
         chosen,
@@ -66,6 +70,7 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
         cluster,
         policy,
         timeouts,
+        affinity,
         tried: Vec::new(),
         retries: 0,
         _retrying: None,
@@ -80,7 +85,16 @@ fn retry_policy(request: &Request<'_>, chosen: &Chosen<'_>, action: &Forward) ->
     let on = headers.get_str(HeaderId::XEnvoyRetryOn);
     let grpc_on = headers.get_str(HeaderId::XEnvoyRetryGrpcOn);
     let max = headers.get_str(HeaderId::XEnvoyMaxRetries).and_then(|max| max.parse().ok());
-    if on.is_none() && grpc_on.is_none() && max.is_none() {
+    let codes = headers.get_str(HeaderId::XEnvoyRetriableStatusCodes);
+    let names = headers.get_str(HeaderId::XEnvoyRetriableHeaderNames);
+    let wanted = |policy: &RetryPolicy| {
+        let matchers = &policy.retriable_request_headers;
+        matchers.is_empty() || matchers.iter().any(|matcher| request_header_matches(matcher, &request.head))
+    };
+    if !configured.is_none_or(|policy| wanted(policy)) {
+        return None;
+    }
+    if on.is_none() && grpc_on.is_none() && max.is_none() && codes.is_none() && names.is_none() {
         return configured.cloned();
     }
     let mut policy = configured.map_or_else(prepare::default_retry_policy, |policy| RetryPolicy::clone(policy));
@@ -90,6 +104,7 @@ fn retry_policy(request: &Request<'_>, chosen: &Chosen<'_>, action: &Forward) ->
     if let Some(max) = max {
         policy.num_retries = max;
     }
+    prepare::add_retriable(&mut policy, codes, names);
     Some(Arc::new(policy))
 }
 
@@ -102,6 +117,7 @@ struct Forwarding<'a, 'r> {
     cluster: Rc<WorkerCluster>,
     policy: Option<Arc<RetryPolicy>>,
     timeouts: Timeouts,
+    affinity: Affinity,
     tried: Vec<Arc<Host>>,
     retries: u32,
     /// Counts against the retry limit while a retry is under way.
@@ -117,7 +133,7 @@ impl Forwarding<'_, '_> {
         };
         let downstream = self.request.downstream;
         let keep = self.policy.is_some() || self.request.framing == crate::http::h1::parse::Framing::None;
-        let body = ReplayBody::new(downstream, keep);
+        let body = ReplayBody::new(downstream, self.request.request_body.clone(), keep);
         if !self.request.connection.node.config.proxy_100_continue {
             downstream.send_continue();
             // The client sends nothing before it has read this; its failure is met again by whoever reads the body.
@@ -149,12 +165,11 @@ impl Forwarding<'_, '_> {
             match result {
                 Ok(stream) => {
                     let status = self.request.response.status;
-                    let outcome = Outcome::Response {
-                        status,
-                        grpc_status: grpc_status(self.request),
-                        ratelimited: self.request.response.headers.get_by_name("x-envoy-ratelimited").is_some(),
-                    };
+                    let outcome = self.outcome();
                     count_response(&self.cluster, &host, status);
+                    let grpc = if self.request.head.is_grpc() { grpc_status(self.request) } else { None };
+                    let process = &self.request.connection.worker.process;
+                    observe::response(process, &host, status, grpc, &self.request.response.headers);
                     if self.retries_after(&outcome, &body, &host).await {
                         drop(stream);
                         continue;
@@ -163,6 +178,10 @@ impl Forwarding<'_, '_> {
                         self.cluster.stats.upstream_rq_retry_success.increment();
                     }
                     self.response_head();
+                    if let Some(end) = self.filter_response().await {
+                        drop(stream);
+                        return self.end_by(end).await;
+                    }
                     return attempt::relay(self.request, &self.cluster, &host, stream, &body).await;
                 }
                 Err(failure) => {
@@ -179,6 +198,7 @@ impl Forwarding<'_, '_> {
                         resends += 1;
                         continue;
                     }
+                    attempt::observe(&self.request.connection.worker.process, &host, &failure);
                     let retried = match failure.outcome() {
                         Some(outcome) => self.retries_after(&outcome, &body, &host).await,
                         None => false,
@@ -199,7 +219,27 @@ impl Forwarding<'_, '_> {
             return Some(self.cluster.destination(address, Instant::now()));
         }
         let avoid = self.policy.as_ref().is_some_and(|policy| policy.avoid_previous_hosts);
-        self.cluster.pick(worker, if avoid { &self.tried } else { &[] })
+        self.cluster.pick(worker, self.affinity.wanted(), if avoid { &self.tried } else { &[] })
+    }
+
+    /// What the retry policy sees of the response head.
+    fn outcome(&self) -> Outcome {
+        let request = &*self.request;
+        let headers = &request.response.headers;
+        let policy = self.policy.as_deref();
+        let fits = |matcher: &HeaderMatcher| header_matches(matcher, headers.get_all_by_name(&matcher.name));
+        let wait = policy.and_then(|policy| policy.rate_limited_back_off.as_ref()).and_then(|limits| {
+            let now = request.connection.worker.process.clock.at(Instant::now());
+            let since_1970 = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            retry::reset_wait(limits, |name| headers.get_by_name(name), since_1970)
+        });
+        Outcome::Response {
+            status: request.response.status,
+            grpc_status: grpc_status(request),
+            ratelimited: headers.get_by_name("x-envoy-ratelimited").is_some(),
+            retriable_header: policy.is_some_and(|policy| policy.retriable_headers.iter().any(fits)),
+            wait,
+        }
     }
 
     /// Decides on a retry and waits for its time; false to leave it at this outcome.
@@ -251,6 +291,7 @@ impl Forwarding<'_, '_> {
         if let Some(weighted) = self.weighted.filter(|weighted| !weighted.response_headers.is_empty()) {
             mutate::apply(&weighted.response_headers, &mut ResponseSide(request));
         }
+        self.affinity.response(request);
         self.chosen.mutate_response(request);
         if request.connection.node.config.always_set_request_id_in_response
             && let Some(id) = request.head.headers.get(HeaderId::XRequestId).map(<[u8]>::to_vec)
@@ -259,17 +300,47 @@ impl Forwarding<'_, '_> {
         }
     }
 
-    async fn give_up(&mut self, failure: Failure) {
-        if let Failure::DownstreamGone(gone) = failure {
-            self.cluster.stats.upstream_rq_cancelled.increment();
-            attempt::record_gone(self.request, gone);
-            self.request.downstream.abort(h2::Reason::CANCEL);
-            return;
+    /// Shows the response to the filters; something if it does not leave as it is.
+    async fn filter_response(&mut self) -> Option<Turn> {
+        let connection = Rc::clone(self.request.connection);
+        if connection.filters.slots.is_empty() {
+            return None;
         }
-        let reply = failure.reply(self.request);
-        count_local_reply(&self.cluster, reply.status);
-        send_local(self.request, reply, Some(self.chosen)).await;
+        let graph = Rc::clone(&self.request.graph);
+        let mut choice = RouteChoice::of(&connection, &graph, Some(*self.chosen));
+        match filter::responses(self.request, &mut choice, false).await {
+            Turn::Continue => None,
+            turn => Some(turn),
+        }
     }
+
+    async fn end_by(&mut self, turn: Turn) {
+        match turn {
+            Turn::Continue => {}
+            Turn::Reply(reply) => send_local(self.request, *reply, Some(self.chosen)).await,
+            Turn::Interrupted(failure) => self.give_up(failure).await,
+        }
+    }
+
+    async fn give_up(&mut self, failure: Failure) {
+        if let Failure::DownstreamGone(_) = failure {
+            self.cluster.stats.upstream_rq_cancelled.increment();
+        } else {
+            count_local_reply(&self.cluster, failure.reply(self.request).status);
+        }
+        end(self.request, failure, Some(self.chosen)).await;
+    }
+}
+
+/// Ends a request that failed: with an answer, if there is somebody to read it.
+pub async fn end(request: &mut Request<'_>, failure: Failure, chosen: Option<&Chosen<'_>>) {
+    if let Failure::DownstreamGone(gone) = failure {
+        attempt::record_gone(request, gone);
+        request.downstream.abort(h2::Reason::CANCEL);
+        return;
+    }
+    let reply = failure.reply(request);
+    send_local(request, reply, chosen).await;
 }
 
 /// Waits for the time of a retry; false if the client or the time limit is gone by then.

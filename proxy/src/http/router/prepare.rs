@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use outrigger_config::address::Address;
 use outrigger_config::cluster::OriginalDstOptions;
-use outrigger_config::http::HttpFilterConfig;
-use outrigger_config::route::{Forward, HostRewrite, RetryOn, RetryPolicy, WeightedCluster};
+use outrigger_config::route::{
+    Forward, HeaderMatch, HeaderMatcher, HostRewrite, RetryOn, RetryPolicy, WeightedCluster,
+};
 use outrigger_policy::route::{rewrite_path, rewrite_path_by_regex};
 
 use super::mutate_for_cluster;
@@ -22,9 +23,7 @@ use crate::upstream::clusters::WorkerHost;
 
 /// Whether the router filter was told to add no `x-envoy-*` headers.
 pub fn suppresses_envoy_headers(request: &Request<'_>) -> bool {
-    request.connection.node.config.filters.iter().any(|filter| match &filter.config {
-        HttpFilterConfig::Router(router) => router.suppress_envoy_headers,
-    })
+    request.connection.filters.router.suppress_envoy_headers
 }
 
 /// Rewrites the head for the upstream.
@@ -41,6 +40,8 @@ pub fn request_head(
         HeaderId::XEnvoyRetryOn,
         HeaderId::XEnvoyRetryGrpcOn,
         HeaderId::XEnvoyMaxRetries,
+        HeaderId::XEnvoyRetriableStatusCodes,
+        HeaderId::XEnvoyRetriableHeaderNames,
         HeaderId::XEnvoyExpectedRqTimeoutMs,
     ] {
         request.head.headers.remove(steering);
@@ -138,7 +139,23 @@ pub fn default_retry_policy() -> RetryPolicy {
         max_interval: Duration::from_millis(250),
         host_selection_max_attempts: 1,
         avoid_previous_hosts: false,
+        retriable_headers: Vec::new(),
+        retriable_request_headers: Vec::new(),
+        rate_limited_back_off: None,
     }
+}
+
+/// Adds what `x-envoy-retriable-status-codes` and `x-envoy-retriable-header-names` list.
+pub fn add_retriable(policy: &mut RetryPolicy, codes: Option<&str>, names: Option<&str>) {
+    let codes = codes.into_iter().flat_map(|codes| codes.split(',')).filter_map(|code| code.trim().parse::<u16>().ok());
+    policy.retriable_status_codes.extend(codes);
+    let names = names.into_iter().flat_map(|names| names.split(',')).map(str::trim).filter(|name| !name.is_empty());
+    policy.retriable_headers.extend(names.map(|name| HeaderMatcher {
+        name: name.to_ascii_lowercase().into(),
+        value: HeaderMatch::Present(true),
+        invert: false,
+        treat_missing_as_empty: false,
+    }));
 }
 
 /// Adds the conditions of a header to those of the route.
@@ -152,6 +169,7 @@ pub fn add_conditions(on: &mut RetryOn, names: &str) {
     on.retriable_4xx |= more.retriable_4xx;
     on.refused_stream |= more.refused_stream;
     on.retriable_status_codes |= more.retriable_status_codes;
+    on.retriable_headers |= more.retriable_headers;
     on.envoy_ratelimited |= more.envoy_ratelimited;
     on.http3_post_connect_failure |= more.http3_post_connect_failure;
     on.grpc_codes |= more.grpc_codes;

@@ -5,6 +5,7 @@ mod recorder;
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use control_plane::{ControlPlane, Endpoint};
@@ -13,8 +14,8 @@ use outrigger_api::pb::envoy::config::core::v3::Node;
 use outrigger_api::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse, Resource};
 use outrigger_api::pb::google::protobuf::Any;
 use outrigger_xds::{
-    Connector, FileSource, GrpcSource, Http2Keepalive, Interest, Protocol, ResourceKind, ResourceStatus, Source,
-    SourceConfig, XdsClient, metadata,
+    CallMetadata, Connector, FileSource, GrpcSource, Http2Keepalive, Interest, Protocol, ResourceKind, ResourceStatus,
+    Source, SourceConfig, XdsClient, metadata,
 };
 use prost::Message;
 use recorder::{Heard, Recorder};
@@ -138,11 +139,16 @@ async fn r5_initial_metadata_is_on_every_stream() {
     let (mut server, connector) = ControlPlane::start(Endpoint::Tcp).await;
     let (client, _recorder) = client();
     let mut source = GrpcSource::new("consul", connector, Protocol::Delta);
-    source.initial_metadata = metadata([("x-consul-token", b"secret".as_slice())]).unwrap();
+    // What is sent is made anew for each stream.
+    let number = AtomicUsize::new(0);
+    source.initial_metadata = CallMetadata::new(move || {
+        let number = number.fetch_add(1, Ordering::Relaxed);
+        Ok(metadata([("x-consul-token", format!("secret-{number}").as_bytes())]).unwrap())
+    });
     client.watch(CDS, Interest::Wildcard, &config(Source::Ads(Arc::new(source))));
-    for _ in 0..2 {
+    for number in 0..2 {
         let stream = server.stream().await;
-        assert_eq!(stream.headers.get("x-consul-token").unwrap(), "secret");
+        assert_eq!(stream.headers.get("x-consul-token").unwrap(), &format!("secret-{number}"));
         assert_eq!(stream.authority, "consul");
         server.delta().await;
         stream.say_delta(DeltaDiscoveryResponse { type_url: CDS.type_url().into(), ..Default::default() });

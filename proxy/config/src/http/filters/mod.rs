@@ -1,0 +1,193 @@
+//! The HTTP filters of a connection manager, and what routes say of them.
+//!
+//! Owns which types exist and their order in a chain; each type is read in a file of its own. Never runs filters.
+
+mod buffer;
+mod cors;
+mod csrf;
+mod fault;
+mod grpc_stats;
+mod header_mutation;
+mod header_to_metadata;
+mod health_check;
+mod route;
+mod router;
+mod set_filter_state;
+mod set_metadata;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use outrigger_api::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+use outrigger_api::pb::google::protobuf::Any;
+
+pub use buffer::Buffer;
+pub use cors::CorsPolicy;
+pub use csrf::CsrfPolicy;
+pub use fault::{Abort, AbortStatus, DelayTime, Fault, FaultKeys, Injection, RateLimit};
+pub use grpc_stats::{GrpcMethods, GrpcStats};
+pub use header_mutation::{HeaderMutation, Mutation, Mutations, QueryMutation};
+pub use header_to_metadata::{EntryValue, HeaderToMetadata, MetadataEntry, MetadataRule, MetadataSource, ValueKind};
+pub use health_check::{HealthCheck, HealthCheckMode};
+pub use route::{RouteFilter, RouteFilterConfig, RouteFilters};
+pub use router::Router;
+pub use set_filter_state::{FilterStateEntry, SetFilterState};
+pub use set_metadata::{MetadataValue, SetMetadata};
+
+use crate::context::Context;
+use crate::decide::decide;
+use crate::rbac::HttpRbac;
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+/// An HTTP filter of the chain.
+#[derive(Clone, Debug)]
+pub struct HttpFilter {
+    /// As configured; the key of `typed_per_filter_config`.
+    pub name: Arc<str>,
+    /// What it does.
+    pub config: HttpFilterConfig,
+    /// Runs only where a route enables it.
+    pub disabled: bool,
+}
+
+/// The HTTP filters that exist.
+#[derive(Clone, Debug)]
+pub enum HttpFilterConfig {
+    /// Collects whole requests before they go on.
+    Buffer(Buffer),
+    /// Answers cross-origin questions of browsers; all of its settings stand in routes.
+    Cors,
+    /// Refuses requests that other sites forge.
+    Csrf(Arc<CsrfPolicy>),
+    /// Delays, aborts and slows down.
+    Fault(Arc<Fault>),
+    /// Counts gRPC calls and messages.
+    GrpcStats(Arc<GrpcStats>),
+    /// Changes headers, trailers and query parameters.
+    HeaderMutation(Arc<HeaderMutation>),
+    /// Copies headers into dynamic metadata.
+    HeaderToMetadata(Arc<HeaderToMetadata>),
+    /// Answers health checks.
+    HealthCheck(Arc<HealthCheck>),
+    /// Lets through what its rules allow.
+    Rbac(Arc<HttpRbac>),
+    /// Sets objects of the filter state.
+    SetFilterState(Arc<SetFilterState>),
+    /// Sets dynamic metadata.
+    SetMetadata(Arc<SetMetadata>),
+    /// Terminal: sends the request upstream.
+    Router(Arc<Router>),
+}
+
+/// Reads a chain: names are unique, and the last filter is the only terminal one.
+pub(super) fn http_filters(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Vec<pb::HttpFilter>,
+) -> Parsed<Vec<HttpFilter>> {
+    let mut names = HashSet::new();
+    let mut filters: Vec<HttpFilter> = Vec::with_capacity(wire.len());
+    for (index, wire) in wire.into_iter().enumerate() {
+        let at = at.item(index);
+        if !wire.name.is_empty() && !names.insert(wire.name.clone()) {
+            return Err(at.field("name").reject(format!("{:?} is the name of another filter too", wire.name)));
+        }
+        let Some(filter) = http_filter(context, &at, wire)? else { continue };
+        if let Some(terminal) = filters.iter().find(|filter| filter.config.is_terminal()) {
+            return Err(at.reject(format!("stands after the terminal filter {:?}", terminal.name)));
+        }
+        filters.push(filter);
+    }
+    match filters.last() {
+        Some(last) if last.config.is_terminal() && last.disabled => {
+            Err(at.reject(format!("the terminal filter {:?} must not be disabled", last.name)))
+        }
+        Some(last) if last.config.is_terminal() => Ok(filters),
+        Some(last) => Err(at.reject(format!("the last filter {:?} is not terminal, expected a router", last.name))),
+        None => Err(at.reject("must not be empty, expected a router at the end")),
+    }
+}
+
+impl HttpFilterConfig {
+    /// Whether it answers or forwards every request, so that nothing can follow.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self, Self::Router(_))
+    }
+
+    /// Reads the configuration of a filter; `None` for a type that does not exist here.
+    fn parse(context: &Context<'_>, at: &FieldPath<'_>, any: &Any) -> Parsed<Option<Self>> {
+        Ok(Some(match wire::type_name(any) {
+            "envoy.extensions.filters.http.cors.v3.Cors" => {
+                cors::nothing(wire::decode(at, any)?);
+                Self::Cors
+            }
+            "envoy.extensions.filters.http.rbac.v3.RBAC" => {
+                Self::Rbac(Arc::new(HttpRbac::parse(context, at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.buffer.v3.Buffer" => {
+                Self::Buffer(Buffer::parse(at, wire::decode(at, any)?)?)
+            }
+            "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
+                Self::Csrf(Arc::new(CsrfPolicy::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
+                Self::Fault(Arc::new(Fault::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig" => {
+                Self::GrpcStats(Arc::new(GrpcStats::parse(wire::decode(at, any)?)))
+            }
+            "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation" => {
+                Self::HeaderMutation(Arc::new(HeaderMutation::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.header_to_metadata.v3.Config" => {
+                Self::HeaderToMetadata(Arc::new(HeaderToMetadata::parse(at, wire::decode(at, any)?, false)?))
+            }
+            "envoy.extensions.filters.http.health_check.v3.HealthCheck" => {
+                Self::HealthCheck(Arc::new(HealthCheck::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
+                Self::SetFilterState(Arc::new(SetFilterState::parse(context, at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.set_metadata.v3.Config" => {
+                Self::SetMetadata(Arc::new(SetMetadata::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.router.v3.Router" => {
+                Self::Router(Arc::new(Router::parse(context, at, wire::decode(at, any)?)?))
+            }
+            _ => return Ok(None),
+        }))
+    }
+}
+
+/// `None` for an optional filter that does not exist here.
+fn http_filter(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::HttpFilter) -> Parsed<Option<HttpFilter>> {
+    decide!(wire, at, pb::HttpFilter as "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter" {
+        implemented: name, is_optional, disabled, config_type;
+        no_effect: ;
+        unsupported: ;
+    });
+    if name.is_empty() {
+        return Err(at.field("name").reject("must not be empty"));
+    }
+    let config = at.field("typed_config");
+    let any = match config_type {
+        Some(pb::http_filter::ConfigType::TypedConfig(any)) => any,
+        Some(pb::http_filter::ConfigType::ConfigDiscovery(_)) if is_optional => return Ok(None),
+        Some(pb::http_filter::ConfigType::ConfigDiscovery(_)) => {
+            return Err(at.field("config_discovery").unsupported());
+        }
+        None => return Err(config.reject("is required")),
+    };
+    // Looked at before a typed struct is unwrapped: an optional filter may have a type that nobody here knows.
+    let any = match wire::extension(context, &config, any) {
+        Ok(any) => any,
+        Err(_) if is_optional => return Ok(None),
+        Err(rejection) => return Err(rejection),
+    };
+    match HttpFilterConfig::parse(context, &config, &any)? {
+        Some(config) => Ok(Some(HttpFilter { name: name.into(), config, disabled })),
+        None if is_optional => Ok(None),
+        None => Err(config.reject(format!("the HTTP filter {:?} is not supported", any.type_url))),
+    }
+}

@@ -1,0 +1,158 @@
+//! What route configurations, virtual hosts, routes and weighted clusters say of HTTP filters
+//! (`typed_per_filter_config`).
+//!
+//! Owns which types may stand there and the lookup by the filter's name. Never decides which level counts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use outrigger_api::pb::envoy::config::route::v3 as pb;
+use outrigger_api::pb::google::protobuf::Any;
+
+use super::{Buffer, CorsPolicy, CsrfPolicy, Fault, HeaderToMetadata, Mutations, SetFilterState, SetMetadata};
+use crate::context::Context;
+use crate::decide::decide;
+use crate::rbac::HttpRbac;
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+/// What one level of a route configuration says of filters, by their names.
+#[derive(Clone, Debug, Default)]
+pub struct RouteFilters(Box<[(Arc<str>, RouteFilter)]>);
+
+/// What one level says of one filter.
+#[derive(Clone, Debug)]
+pub struct RouteFilter {
+    /// The filter does not run. An entry that does not say so makes a filter run that is disabled in the chain.
+    pub disabled: bool,
+    /// Replaces or completes the settings of the chain.
+    pub config: Option<RouteFilterConfig>,
+}
+
+/// Settings of a filter for one level. The variant belongs to a filter type, whatever the filter's name is.
+#[derive(Clone, Debug)]
+pub enum RouteFilterConfig {
+    /// For [`super::HttpFilterConfig::Buffer`]; `None` switches it off.
+    Buffer(Option<Buffer>),
+    /// For [`super::HttpFilterConfig::Cors`].
+    Cors(Arc<CorsPolicy>),
+    /// For [`super::HttpFilterConfig::Csrf`].
+    Csrf(Arc<CsrfPolicy>),
+    /// For [`super::HttpFilterConfig::Fault`].
+    Fault(Arc<Fault>),
+    /// For [`super::HttpFilterConfig::HeaderMutation`].
+    HeaderMutation(Arc<Mutations>),
+    /// For [`super::HttpFilterConfig::HeaderToMetadata`].
+    HeaderToMetadata(Arc<HeaderToMetadata>),
+    /// For [`super::HttpFilterConfig::Rbac`]; `None` switches it off.
+    Rbac(Option<Arc<HttpRbac>>),
+    /// For [`super::HttpFilterConfig::SetFilterState`].
+    SetFilterState(Arc<SetFilterState>),
+    /// For [`super::HttpFilterConfig::SetMetadata`].
+    SetMetadata(Arc<SetMetadata>),
+}
+
+impl RouteFilters {
+    /// No filter is named.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What is said of the filter `name`.
+    pub fn get(&self, name: &str) -> Option<&RouteFilter> {
+        self.0.iter().find(|(known, _)| **known == *name).map(|(_, filter)| filter)
+    }
+
+    /// Reads the map that stands at `at`. Entries whose author allows them to be missing are left out if their type
+    /// does not exist here.
+    pub(crate) fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: HashMap<String, Any>) -> Parsed<Self> {
+        // A map has no order, and the same input should always name the same entry.
+        let mut entries: Vec<_> = wire.into_iter().collect();
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut filters = Vec::with_capacity(entries.len());
+        for (name, wire) in entries {
+            if let Some(filter) = route_filter(context, &at.key(&name), wire)? {
+                filters.push((name.into(), filter));
+            }
+        }
+        Ok(Self(filters.into()))
+    }
+}
+
+fn route_filter(context: &Context<'_>, at: &FieldPath<'_>, wire: Any) -> Parsed<Option<RouteFilter>> {
+    let wire = wire::extension(context, at, wire)?;
+    if wire::type_name(&wire) != "envoy.config.route.v3.FilterConfig" {
+        return match RouteFilterConfig::parse(context, at, &wire)? {
+            Some(config) => Ok(Some(RouteFilter { disabled: false, config: Some(config) })),
+            None => Err(at.reject(format!("per-route configuration {:?} is not supported", wire.type_url))),
+        };
+    }
+    let wire = wire::decode::<pb::FilterConfig>(at, &wire)?;
+    decide!(wire, at, pb::FilterConfig as "envoy.config.route.v3.FilterConfig" {
+        implemented: config, is_optional, disabled;
+        no_effect: ;
+        unsupported: ;
+    });
+    let config_at = at.field("config");
+    let config = match config {
+        None if disabled => None,
+        None if is_optional => return Ok(None),
+        // An entry that only says that the filter runs: Envoy wants settings, too.
+        None => return Err(config_at.reject("is required unless disabled is true")),
+        Some(wire) if wire.type_url.is_empty() => None,
+        Some(wire) => {
+            let wire = match wire::extension(context, &config_at, wire) {
+                Ok(wire) => wire,
+                Err(_) if is_optional => return Ok(None),
+                Err(rejection) => return Err(rejection),
+            };
+            match RouteFilterConfig::parse(context, &config_at, &wire)? {
+                Some(config) => Some(config),
+                // What does not run needs no settings.
+                None if disabled => None,
+                None if is_optional => return Ok(None),
+                None => {
+                    let reason = format!("per-route configuration {:?} is not supported", wire.type_url);
+                    return Err(config_at.reject(reason));
+                }
+            }
+        }
+    };
+    Ok(Some(RouteFilter { disabled, config }))
+}
+
+impl RouteFilterConfig {
+    /// Reads the settings of a filter; `None` for a type that does not exist here.
+    fn parse(context: &Context<'_>, at: &FieldPath<'_>, any: &Any) -> Parsed<Option<Self>> {
+        Ok(Some(match wire::type_name(any) {
+            "envoy.extensions.filters.http.rbac.v3.RBACPerRoute" => {
+                Self::Rbac(HttpRbac::parse_per_route(context, at, wire::decode(at, any)?)?.map(Arc::new))
+            }
+            "envoy.extensions.filters.http.buffer.v3.BufferPerRoute" => {
+                Self::Buffer(Buffer::parse_route(at, wire::decode(at, any)?)?)
+            }
+            "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
+                Self::Csrf(Arc::new(CsrfPolicy::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
+                Self::Fault(Arc::new(Fault::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute" => {
+                Self::HeaderMutation(Arc::new(Mutations::parse_route(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.header_to_metadata.v3.Config" => {
+                Self::HeaderToMetadata(Arc::new(HeaderToMetadata::parse(at, wire::decode(at, any)?, true)?))
+            }
+            "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
+                Self::SetFilterState(Arc::new(SetFilterState::parse(context, at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.set_metadata.v3.Config" => {
+                Self::SetMetadata(Arc::new(SetMetadata::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.cors.v3.CorsPolicy" => {
+                Self::Cors(Arc::new(CorsPolicy::parse(at, wire::decode(at, any)?)?))
+            }
+            _ => return Ok(None),
+        }))
+    }
+}

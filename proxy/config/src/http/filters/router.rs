@@ -1,0 +1,89 @@
+//! The router filter (`envoy.extensions.filters.http.router.v3.Router`).
+//!
+//! Owns its settings. Never forwards anything.
+
+use std::sync::Arc;
+
+use outrigger_api::pb::envoy::extensions::filters::http::router::v3 as router;
+use outrigger_api::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+
+use crate::accesslog::{AccessLog, access_logs};
+use crate::context::Context;
+use crate::decide::decide;
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+/// Source: `envoy.extensions.filters.http.router.v3.Router`.
+#[derive(Clone, Debug, Default)]
+pub struct Router {
+    /// No x-envoy-* headers are added to requests or responses.
+    pub suppress_envoy_headers: bool,
+    /// Written for every try.
+    pub upstream_logs: Vec<Arc<AccessLog>>,
+    /// Headers checked for valid values (`strict_check_headers`), lower case.
+    pub strict_check_headers: Vec<String>,
+    /// x-envoy-expected-rq-timeout-ms of an earlier hop is respected.
+    pub respect_expected_rq_timeout: bool,
+}
+
+impl Router {
+    pub(super) fn parse(context: &Context<'_>, at: &FieldPath<'_>, mut wire: router::Router) -> Parsed<Self> {
+        wire::drop_false(&mut wire.reject_connect_request_early_data);
+        // Naming the codec and nothing else is what happens without the list.
+        if let [only] = wire.upstream_http_filters.as_slice()
+            && is_upstream_codec(only)
+        {
+            wire.upstream_http_filters.clear();
+        }
+        decide!(wire, at, router::Router as "envoy.extensions.filters.http.router.v3.Router" {
+            implemented: upstream_log, upstream_log_options, suppress_envoy_headers, strict_check_headers,
+                respect_expected_rq_timeout;
+            no_effect: dynamic_stats = "all counters of a cluster exist",
+                start_child_span = "nothing is traced yet",
+                suppress_grpc_request_failure_code_stats = "there are no counters per gRPC status",
+                reject_connect_request_early_data = "CONNECT requests are not forwarded";
+            unsupported: upstream_http_filters;
+        });
+        if let Some(wire) = upstream_log_options {
+            let at = at.field("upstream_log_options");
+            use router::router::UpstreamAccessLogOptions;
+            decide!(wire, at, UpstreamAccessLogOptions as "envoy.extensions.filters.http.router.v3.Router.UpstreamAccessLogOptions" {
+                implemented: ;
+                no_effect: ;
+                unsupported: flush_upstream_log_on_upstream_stream, upstream_log_flush_interval;
+            });
+        }
+        let list = at.field("strict_check_headers");
+        for (index, name) in strict_check_headers.iter().enumerate() {
+            if !STRICT_CHECK_HEADERS.contains(&name.as_str()) {
+                return Err(list
+                    .item(index)
+                    .reject(format!("{name:?} is not one of {}", STRICT_CHECK_HEADERS.join(", "))));
+            }
+        }
+        Ok(Self {
+            suppress_envoy_headers,
+            upstream_logs: access_logs(context, &at.field("upstream_log"), upstream_log)?,
+            strict_check_headers,
+            respect_expected_rq_timeout,
+        })
+    }
+}
+
+fn is_upstream_codec(wire: &pb::HttpFilter) -> bool {
+    match &wire.config_type {
+        Some(pb::http_filter::ConfigType::TypedConfig(any)) => {
+            wire::type_name(any) == "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+        }
+        _ => false,
+    }
+}
+
+/// Source: `Router.strict_check_headers`.
+const STRICT_CHECK_HEADERS: [&str; 5] = [
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-max-retries",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+];

@@ -1,0 +1,120 @@
+//! Reads the inputs of match trees and what their values must be.
+//!
+//! Owns which inputs and input matchers exist. Never reads the tree around them.
+
+use outrigger_api::pb::envoy::extensions::matching::common_inputs::network::v3 as network;
+use outrigger_api::pb::envoy::extensions::matching::input_matchers::ip::v3 as ip;
+use outrigger_api::pb::envoy::extensions::matching::input_matchers::metadata::v3 as metadata;
+use outrigger_api::pb::envoy::r#type::matcher::v3 as http;
+use outrigger_api::pb::google::protobuf::Any;
+use outrigger_api::pb::xds::core::v3::TypedExtensionConfig;
+
+use super::{Input, InputMatcher};
+use crate::address_parse::cidr;
+use crate::context::Context;
+use crate::decide::decide;
+use crate::http::header_mutations::header_name;
+use crate::matching::{ValueMatcher, namespace_path};
+use crate::rejection::{FieldPath, Parsed};
+use crate::wire;
+
+/// The message inside an extension config.
+pub(super) fn typed_config(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Option<TypedExtensionConfig>,
+) -> Parsed<Any> {
+    let config = wire.and_then(|TypedExtensionConfig { name: _, typed_config }| typed_config);
+    let at = at.field("typed_config");
+    let Some(any) = config else { return Err(at.reject("is required")) };
+    wire::extension(context, &at, any)
+}
+
+impl Input {
+    /// Reads an input.
+    pub(super) fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: Option<TypedExtensionConfig>) -> Parsed<Self> {
+        let any = typed_config(context, at, wire)?;
+        let at = at.field("typed_config");
+        let name = wire::type_name(&any);
+        let simple = match name.strip_prefix("envoy.extensions.matching.common_inputs.") {
+            Some("network.v3.DestinationIPInput") => Some(Self::DestinationIp),
+            Some("network.v3.DestinationPortInput") => Some(Self::DestinationPort),
+            Some("network.v3.SourceIPInput") => Some(Self::SourceIp),
+            Some("network.v3.SourcePortInput") => Some(Self::SourcePort),
+            Some("network.v3.DirectSourceIPInput") => Some(Self::DirectSourceIp),
+            Some("network.v3.ServerNameInput") => Some(Self::ServerName),
+            Some("ssl.v3.UriSanInput") => Some(Self::UriSan),
+            Some("ssl.v3.DnsSanInput") => Some(Self::DnsSan),
+            Some("ssl.v3.SubjectInput") => Some(Self::Subject),
+            _ => None,
+        };
+        if let Some(simple) = simple {
+            return Ok(simple);
+        }
+        match name {
+            "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput" => {
+                let wire: network::FilterStateInput = wire::decode(&at, &any)?;
+                decide!(wire, &at, network::FilterStateInput
+                    as "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput" {
+                    implemented: key;
+                    no_effect: ;
+                    unsupported: field;
+                });
+                if key.is_empty() {
+                    return Err(at.field("key").reject("must not be empty"));
+                }
+                Ok(Self::FilterState { key: key.into() })
+            }
+            "envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput" => {
+                use network::dynamic_metadata_input::{PathSegment, path_segment::Segment};
+                let network::DynamicMetadataInput { filter, path } = wire::decode(&at, &any)?;
+                let keys = path.into_iter().map(|PathSegment { segment }| segment.map(|Segment::Key(key)| key));
+                let (filter, path) = namespace_path(&at, filter, keys)?;
+                Ok(Self::DynamicMetadata { filter, path })
+            }
+            "envoy.type.matcher.v3.HttpRequestHeaderMatchInput" => {
+                let http::HttpRequestHeaderMatchInput { header_name: name } = wire::decode(&at, &any)?;
+                Ok(Self::RequestHeader { name: header_name(&at.field("header_name"), &name)? })
+            }
+            _ => Err(at.reject(format!("the input {:?} is not supported", any.type_url))),
+        }
+    }
+
+    /// It exists in HTTP requests only.
+    pub(super) fn is_http(&self) -> bool {
+        matches!(self, Self::RequestHeader { .. })
+    }
+}
+
+impl InputMatcher {
+    /// Reads the extension in `custom_match`.
+    pub(super) fn parse_custom(
+        context: &Context<'_>,
+        at: &FieldPath<'_>,
+        input: &Input,
+        wire: TypedExtensionConfig,
+    ) -> Parsed<Self> {
+        let any = typed_config(context, at, Some(wire))?;
+        let at = at.field("typed_config");
+        match wire::type_name(&any) {
+            "envoy.extensions.matching.input_matchers.ip.v3.Ip" => {
+                // Addresses here are never unparsable, so the counter of those that are has nothing to count.
+                let ip::Ip { cidr_ranges, stat_prefix: _ } = wire::decode(&at, &any)?;
+                let list = at.field("cidr_ranges");
+                if cidr_ranges.is_empty() {
+                    return Err(list.reject("must not be empty"));
+                }
+                Ok(Self::Ip(wire::each(&list, cidr_ranges, cidr)?))
+            }
+            "envoy.extensions.matching.input_matchers.metadata.v3.Metadata" => {
+                if !matches!(input, Input::DynamicMetadata { .. }) {
+                    return Err(at.reject("needs metadata as its input"));
+                }
+                let metadata::Metadata { value, invert } = wire::decode(&at, &any)?;
+                let Some(value) = value else { return Err(at.field("value").reject("is required")) };
+                Ok(Self::Value { value: ValueMatcher::parse(&at.field("value"), value)?, invert })
+            }
+            _ => Err(at.reject(format!("the input matcher {:?} is not supported", any.type_url))),
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Hosts divided by priority, fitness and locality.
+//!
+//! Owns which hosts stand together, and which share of the traffic goes there. Never picks one of them (see `picker`).
+
+use outrigger_config::cluster::{LocalityBalancing, ZoneAware};
+
+use super::alias::Alias;
+use super::hosts::{Health, Host, HostIndex, Inputs, Policy};
+use super::locality::{self, Zone, ZoneRouting, ZoneShare};
+use super::placement::{Entry, Placement, PlacementStats};
+use super::priority::{Availability, LevelHealth, PriorityLoad};
+
+/// Hosts that may be picked, and how traffic divides among them.
+#[derive(Debug)]
+pub(super) struct Pools {
+    load: PriorityLoad,
+    zone_routing: ZoneRouting,
+    /// Those that have a share of the traffic.
+    groups: Box<[Group]>,
+}
+
+/// Hosts of one priority that are equally fit.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// Percent of the traffic.
+    share: u32,
+    pub(super) panic: bool,
+    pub(super) choice: Choice,
+    /// At least one.
+    pub(super) pools: Box<[Pool]>,
+}
+
+/// Which pool of a group is picked from.
+#[derive(Debug)]
+pub(super) enum Choice {
+    /// There is one only.
+    Only,
+    /// In turn, by these weights.
+    InTurn(Box<[u32]>),
+    /// At random, as near as the zones allow.
+    ByZone { alias: Alias, kinds: Box<[Zone]> },
+}
+
+/// Hosts that a policy chooses from.
+#[derive(Debug)]
+pub(super) struct Pool {
+    members: Members,
+    pub(super) weights: Weights,
+}
+
+/// Hosts by position in the pool.
+#[derive(Debug)]
+enum Members {
+    /// The first so many hosts of the list: what most clusters are.
+    First(u32),
+    Some(Box<[u32]>),
+}
+
+#[derive(Debug)]
+pub(super) enum Weights {
+    Equal,
+    /// By position in the pool.
+    Different {
+        weights: Box<[u32]>,
+        /// For policies that choose at random.
+        alias: Option<Alias>,
+    },
+    /// For policies that choose by hash.
+    Placed(Box<Placement>),
+}
+
+impl Pools {
+    /// Divides `members`, which ascend. Weights of localities may be scaled, one factor for each.
+    pub(super) fn build(
+        inputs: &Inputs<'_>,
+        members: &[u32],
+        localities: LocalityBalancing,
+        scale: Option<&[f64]>,
+    ) -> Self {
+        let host = |member: &u32| &inputs.hosts[*member as usize];
+        let counted = || members.iter().map(host).filter(|host| host.health != Health::Excluded);
+        let levels = counted().map(|host| host.priority as usize + 1).max().unwrap_or(0);
+        let mut health = vec![LevelHealth::default(); levels];
+        for host in counted() {
+            let level = &mut health[host.priority as usize];
+            level.total += 1;
+            level.healthy += u32::from(host.health == Health::Healthy);
+            level.degraded += u32::from(host.health == Health::Degraded);
+        }
+        let balance = &inputs.balance;
+        let load = PriorityLoad::compute(&health, balance.overprovisioning_factor, balance.panic_threshold);
+        let mut groups = Vec::new();
+        let mut zone_routing = ZoneRouting::default();
+        for availability in [Availability::Healthy, Availability::Degraded] {
+            for (priority, level) in load.levels.iter().enumerate() {
+                let (share, wanted) = match availability {
+                    Availability::Healthy => (level.healthy, Health::Healthy),
+                    Availability::Degraded => (level.degraded, Health::Degraded),
+                };
+                if share == 0 {
+                    continue;
+                }
+                let of_level = |member: &&u32| {
+                    let host = host(member);
+                    host.priority as usize == priority && host.health != Health::Excluded
+                };
+                let level_members: Vec<u32> = members.iter().filter(of_level).copied().collect();
+                let fits = |host: &Host| level.panic || host.health == wanted;
+                let fit: Vec<u32> = level_members.iter().filter(|member| fits(host(member))).copied().collect();
+                let source = Source { inputs, level: &level_members, fit, panic: level.panic, scale };
+                let zone = match localities {
+                    LocalityBalancing::ZoneAware(zone) => Some(zone),
+                    LocalityBalancing::Ignored => inputs.facts.callers().map(|_| ZoneAware::default()),
+                    LocalityBalancing::Weighted => None,
+                };
+                // Zones count in the highest priority only.
+                let zone = zone.filter(|_| priority == 0 && availability == Availability::Healthy);
+                groups.push(source.group(share, localities, zone, &mut zone_routing));
+            }
+        }
+        Self { load, zone_routing, groups: groups.into() }
+    }
+
+    pub(super) fn load(&self) -> &PriorityLoad {
+        &self.load
+    }
+
+    pub(super) fn zone_routing(&self) -> ZoneRouting {
+        self.zone_routing
+    }
+
+    pub(super) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.iter().all(Group::is_empty)
+    }
+
+    pub(super) fn placement_stats(&self) -> Option<PlacementStats> {
+        self.groups.iter().flat_map(|group| &group.pools).find_map(|pool| match &pool.weights {
+            Weights::Placed(placement) => Some(placement.stats()),
+            Weights::Equal | Weights::Different { .. } => None,
+        })
+    }
+
+    /// The group that the next pick is made from. Asks for a number only if there is a choice.
+    pub(super) fn choose(&self, number: &mut impl FnMut() -> u64) -> Option<usize> {
+        match &*self.groups {
+            [] => None,
+            [_] => Some(0),
+            groups => {
+                let mut left = (number() % 100) as u32;
+                groups.iter().position(|group| {
+                    let found = left < group.share;
+                    left = left.saturating_sub(group.share);
+                    found
+                })
+            }
+        }
+    }
+}
+
+impl Group {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pools.iter().all(|pool| pool.len() == 0)
+    }
+}
+
+/// What a group is made of.
+struct Source<'a> {
+    inputs: &'a Inputs<'a>,
+    /// All hosts of the priority.
+    level: &'a [u32],
+    /// Those of the group.
+    fit: Vec<u32>,
+    panic: bool,
+    scale: Option<&'a [f64]>,
+}
+
+impl Source<'_> {
+    fn group(
+        mut self,
+        share: u32,
+        localities: LocalityBalancing,
+        zone: Option<ZoneAware>,
+        routing: &mut ZoneRouting,
+    ) -> Group {
+        let panic = self.panic;
+        let weighted = matches!(localities, LocalityBalancing::Weighted);
+        if let LocalityBalancing::ZoneAware(zone) = localities
+            && zone.fail_traffic_on_panic
+            && panic
+        {
+            self.fit.clear();
+        }
+        if self.inputs.balance.policy.placing().is_some() {
+            let shares = if weighted { self.shares_by_locality() } else { None };
+            let pools = Box::new([self.placed(shares)]);
+            return Group { share, panic, choice: Choice::Only, pools };
+        }
+        // In panic nobody knows which localities could take their share.
+        if weighted && !panic {
+            let weights = locality::effective_weights(self.inputs, self.level, &self.fit, self.scale);
+            let taking: Vec<(u32, f64)> = (0..).zip(weights).filter(|(_, weight)| *weight > 0.0).collect();
+            if !taking.is_empty() {
+                let pools: Box<[Pool]> = taking.iter().map(|(locality, _)| self.pool_of(*locality)).collect();
+                let choice = match &*pools {
+                    [_] => Choice::Only,
+                    _ => Choice::InTurn(locality::whole_weights(taking.iter().map(|(_, weight)| *weight))),
+                };
+                return Group { share, panic, choice, pools };
+            }
+        }
+        if let Some(zone) = zone.filter(|_| !panic) {
+            let (found, shares) = locality::zone_shares(&zone, self.inputs, self.level, &self.fit);
+            *routing = found;
+            if let Some(group) = self.zones(share, &zone, shares) {
+                return group;
+            }
+        }
+        let fit = std::mem::take(&mut self.fit);
+        Group { share, panic, choice: Choice::Only, pools: Box::new([self.pool(fit)]) }
+    }
+
+    /// Pools by zone, if any of them takes something.
+    fn zones(&self, share: u32, zone: &ZoneAware, shares: Vec<ZoneShare>) -> Option<Group> {
+        if shares.is_empty() {
+            return None;
+        }
+        let enabled = zone.routing_enabled.value() / 100.0;
+        let mut pools: Vec<Pool> = shares.iter().map(|share| self.pool_of(share.locality)).collect();
+        let mut parts: Vec<(f64, Zone)> = shares.iter().map(|share| (share.part * enabled, share.zone)).collect();
+        if enabled < 1.0 {
+            pools.push(self.pool(self.fit.clone()));
+            parts.push((1.0 - enabled, Zone::None));
+        }
+        let mut taking = parts.iter().map(|(part, _)| *part > 0.0);
+        pools.retain(|_| taking.next().unwrap_or(false));
+        parts.retain(|(part, _)| *part > 0.0);
+        let alias = Alias::build(&locality::whole_weights(parts.iter().map(|(part, _)| *part)));
+        let kinds = parts.into_iter().map(|(_, zone)| zone).collect();
+        Some(Group { share, panic: false, choice: Choice::ByZone { alias, kinds }, pools: pools.into() })
+    }
+
+    /// The fit hosts of a locality.
+    fn pool_of(&self, locality: u32) -> Pool {
+        let there = |member: &&u32| self.inputs.facts.locality(HostIndex(**member)) == locality;
+        self.pool(self.fit.iter().filter(there).copied().collect())
+    }
+
+    fn weight(&self, member: &u32) -> u32 {
+        self.inputs.hosts[*member as usize].weight.max(1)
+    }
+
+    fn pool(&self, members: Vec<u32>) -> Pool {
+        let equal = members.windows(2).all(|pair| self.weight(&pair[0]) == self.weight(&pair[1]));
+        let weights = if equal {
+            Weights::Equal
+        } else {
+            let weights: Box<[u32]> = members.iter().map(|member| self.weight(member)).collect();
+            let alias = self.inputs.balance.policy.draws_by_weight().then(|| Alias::build(&weights));
+            Weights::Different { weights, alias }
+        };
+        Pool { members: Members::new(members), weights }
+    }
+
+    /// Each host's part of the whole where localities have weights; hosts of those without are left out.
+    fn shares_by_locality(&self) -> Option<Vec<f64>> {
+        let facts = self.inputs.facts;
+        let count = facts.localities() as usize;
+        let mut sums = vec![0_u64; count];
+        let mut present = vec![false; count];
+        for member in self.level {
+            present[facts.locality(HostIndex(*member)) as usize] = true;
+        }
+        for member in &self.fit {
+            sums[facts.locality(HostIndex(*member)) as usize] += u64::from(self.weight(member));
+        }
+        let weight = |locality: u32| f64::from(facts.locality_weight(locality));
+        let total: f64 = (0..count as u32).filter(|locality| present[*locality as usize]).map(weight).sum();
+        let share = |member: &u32| {
+            let locality = facts.locality(HostIndex(*member));
+            let part = weight(locality) / total;
+            f64::from(self.weight(member)) * part / sums[locality as usize] as f64
+        };
+        (total > 0.0).then(|| self.fit.iter().map(share).collect())
+    }
+
+    fn placed(&mut self, shares: Option<Vec<f64>>) -> Pool {
+        let total: u64 = self.fit.iter().map(|member| u64::from(self.weight(member))).sum();
+        let mut members = std::mem::take(&mut self.fit);
+        let mut shares = shares
+            .unwrap_or_else(|| members.iter().map(|member| f64::from(self.weight(member)) / total as f64).collect());
+        let mut kept = shares.iter().map(|share| *share > 0.0);
+        members.retain(|_| kept.next().unwrap_or(false));
+        shares.retain(|share| *share > 0.0);
+        let (method, consistent) = match self.inputs.balance.policy.placing() {
+            Some(placing) => placing,
+            None => return self.pool(members),
+        };
+        let entry = |(member, share): (&u32, f64)| Entry {
+            key: self.inputs.facts.hash_key(HostIndex(*member), consistent.use_hostname),
+            share,
+        };
+        let entries: Vec<Entry> = members.iter().zip(shares).map(entry).collect();
+        let placement = Placement::build(method, &entries, consistent.balance_factor);
+        Pool { members: Members::new(members), weights: Weights::Placed(Box::new(placement)) }
+    }
+}
+
+impl Members {
+    fn new(members: Vec<u32>) -> Self {
+        // Ascending, so the last one tells whether there are gaps.
+        let gapless = members.last().is_none_or(|last| *last as usize + 1 == members.len());
+        if gapless { Self::First(members.len() as u32) } else { Self::Some(members.into()) }
+    }
+}
+
+impl Pool {
+    pub(super) fn len(&self) -> u32 {
+        match &self.members {
+            Members::First(count) => *count,
+            Members::Some(list) => list.len() as u32,
+        }
+    }
+
+    /// The host at a position below [`Pool::len`].
+    pub(super) fn host(&self, position: u32) -> HostIndex {
+        match &self.members {
+            Members::First(_) => HostIndex(position),
+            Members::Some(list) => HostIndex(list[position as usize]),
+        }
+    }
+
+    /// Whether a policy keeps a place in this pool.
+    pub(super) fn is_taken_in_turn(&self, policy: Policy) -> bool {
+        match policy {
+            Policy::RoundRobin => true,
+            Policy::LeastRequest { .. } => {
+                !policy.draws_by_weight() && matches!(self.weights, Weights::Different { .. })
+            }
+            Policy::Random | Policy::RingHash { .. } | Policy::Maglev { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Where a match tree leads (`xds.type.matcher.v3.Matcher`).
+//!
+//! Owns the order in which a tree is asked. Never reads an input itself.
+
+use std::net::IpAddr;
+
+use outrigger_config::matcher::{Ask, Input, InputMatcher, Matcher, OnMatch, Predicate};
+use serde_json::Value;
+
+/// What an input gives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Given<'a> {
+    /// It cannot be known here, such as names of a certificate without TLS: there is no match and no opposite of one.
+    Unknown,
+    /// Nothing; matches nothing.
+    Absent,
+    /// Text.
+    Text(&'a [u8]),
+    /// An address.
+    Ip(IpAddr),
+    /// A port.
+    Port(u16),
+    /// A value of metadata.
+    Value(&'a Value),
+}
+
+/// Gives the values of inputs.
+pub trait Inputs {
+    /// Shows `look` the value of an input, once.
+    fn look(&self, input: &Input, look: &mut dyn FnMut(Given<'_>));
+}
+
+/// A tree came to an input that cannot be known here, so that it leads nowhere, not even to `on_no_match`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("an input cannot be known here")]
+pub struct Unknown;
+
+/// The action that the tree leads to, if any.
+pub fn find<'t, A>(tree: &'t Matcher<A>, inputs: &impl Inputs) -> Result<Option<&'t A>, Unknown> {
+    match &tree.ask {
+        None => {}
+        Some(Ask::List(list)) => {
+            for (predicate, on_match) in list {
+                if holds(predicate, inputs)?
+                    && let Some(action) = follow(on_match, inputs)?
+                {
+                    return Ok(Some(action));
+                }
+            }
+        }
+        Some(Ask::Exact { input, map }) => {
+            let mut found = None;
+            with_text(inputs, input, &mut |text| {
+                found = map.binary_search_by(|(key, _)| key.as_bytes().cmp(text)).ok();
+            })?;
+            if let Some(index) = found
+                && let Some(action) = follow(&map[index].1, inputs)?
+            {
+                return Ok(Some(action));
+            }
+        }
+        Some(Ask::Prefix { input, map }) => {
+            let mut found = Vec::new();
+            with_text(inputs, input, &mut |text| {
+                found = (0..map.len()).filter(|index| text.starts_with(map[*index].0.as_bytes())).collect();
+            })?;
+            // Prefixes of the same text are in the order of their length.
+            for index in found.into_iter().rev() {
+                if let Some(action) = follow(&map[index].1, inputs)? {
+                    return Ok(Some(action));
+                }
+            }
+        }
+    }
+    match tree.on_no_match.as_deref() {
+        Some(on_match) => follow(on_match, inputs),
+        None => Ok(None),
+    }
+}
+
+fn follow<'t, A>(on_match: &'t OnMatch<A>, inputs: &impl Inputs) -> Result<Option<&'t A>, Unknown> {
+    match on_match {
+        OnMatch::Action(action) => Ok(Some(action)),
+        OnMatch::Matcher(tree) => find(tree, inputs),
+    }
+}
+
+fn holds(predicate: &Predicate, inputs: &impl Inputs) -> Result<bool, Unknown> {
+    match predicate {
+        Predicate::Single { input, value } => {
+            let mut result = Err(Unknown);
+            inputs.look(input, &mut |given| {
+                result = if given == Given::Unknown { Err(Unknown) } else { Ok(matches(value, given)) };
+            });
+            result
+        }
+        Predicate::Or(predicates) => {
+            let mut result = Ok(false);
+            for predicate in predicates {
+                match holds(predicate, inputs) {
+                    Ok(true) => return Ok(true),
+                    Ok(false) => {}
+                    Err(unknown) => result = Err(unknown),
+                }
+            }
+            result
+        }
+        Predicate::And(predicates) => {
+            for predicate in predicates {
+                if !holds(predicate, inputs)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+        Predicate::Not(predicate) => Ok(!holds(predicate, inputs)?),
+    }
+}
+
+fn matches(matcher: &InputMatcher, given: Given<'_>) -> bool {
+    match matcher {
+        InputMatcher::String(string) => {
+            let mut matched = false;
+            as_text(given, &mut |text| matched = string.matches(text));
+            matched
+        }
+        InputMatcher::Ip(networks) => match given {
+            Given::Ip(address) => networks.iter().any(|network| network.contains(&address)),
+            _ => false,
+        },
+        InputMatcher::Value { value, invert } => match given {
+            Given::Value(given) => value.matches(Some(given)) != *invert,
+            _ => *invert,
+        },
+    }
+}
+
+fn with_text(inputs: &impl Inputs, input: &Input, look: &mut dyn FnMut(&[u8])) -> Result<(), Unknown> {
+    let mut result = Err(Unknown);
+    inputs.look(input, &mut |given| {
+        if given != Given::Unknown {
+            as_text(given, look);
+            result = Ok(());
+        }
+    });
+    result
+}
+
+fn as_text(given: Given<'_>, look: &mut dyn FnMut(&[u8])) {
+    match given {
+        Given::Unknown | Given::Absent => {}
+        Given::Text(text) => look(text),
+        Given::Ip(address) => look(address.to_string().as_bytes()),
+        Given::Port(port) => look(port.to_string().as_bytes()),
+        Given::Value(value) => {
+            if let Some(text) = value.as_str() {
+                look(text.as_bytes());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_config::matching::{StringMatcher, ValueMatcher};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A connection from 10.0.0.5:99 with the server name `a.b.c`.
+    struct Sample;
+
+    impl Inputs for Sample {
+        fn look(&self, input: &Input, look: &mut dyn FnMut(Given<'_>)) {
+            match input {
+                Input::SourceIp => look(Given::Ip("10.0.0.5".parse().unwrap())),
+                Input::SourcePort => look(Given::Port(99)),
+                Input::ServerName => look(Given::Text(b"a.b.c")),
+                Input::DynamicMetadata { .. } => look(Given::Value(&json!("v"))),
+                Input::UriSan => look(Given::Unknown),
+                _ => look(Given::Absent),
+            }
+        }
+    }
+
+    type Tree = Matcher<&'static str>;
+
+    fn is(input: Input, value: &str) -> Predicate {
+        let value = StringMatcher::Exact { value: value.into(), ignore_case: false };
+        Predicate::Single { input, value: InputMatcher::String(value) }
+    }
+
+    fn action(name: &'static str) -> OnMatch<&'static str> {
+        OnMatch::Action(name)
+    }
+
+    fn list(fields: Vec<(Predicate, OnMatch<&'static str>)>, otherwise: Option<&'static str>) -> Tree {
+        Matcher { ask: Some(Ask::List(fields)), on_no_match: otherwise.map(|name| Box::new(action(name))) }
+    }
+
+    fn found(tree: &Tree) -> Option<&'static str> {
+        find(tree, &Sample).unwrap().copied()
+    }
+
+    #[test]
+    fn the_first_match_that_leads_somewhere_wins() {
+        let nowhere = list(vec![(is(Input::SourcePort, "1"), action("never"))], None);
+        let tree = list(
+            vec![
+                (is(Input::ServerName, "z"), action("no")),
+                (is(Input::ServerName, "a.b.c"), OnMatch::Matcher(Box::new(nowhere))),
+                (is(Input::SourcePort, "99"), action("port")),
+                (is(Input::SourceIp, "10.0.0.5"), action("address")),
+            ],
+            Some("otherwise"),
+        );
+        assert_eq!(found(&tree), Some("port"));
+        let tree = list(vec![(is(Input::Subject, ""), action("absent"))], Some("otherwise"));
+        assert_eq!(found(&tree), Some("otherwise"));
+        assert_eq!(found(&list(vec![(is(Input::Subject, ""), action("absent"))], None)), None);
+        assert_eq!(found(&Matcher { ask: None, on_no_match: None }), None);
+    }
+
+    #[test]
+    fn conditions_combine() {
+        let (yes, no) = (|| is(Input::SourcePort, "99"), || is(Input::Subject, "x"));
+        for (predicate, expected) in [
+            (Predicate::Or(vec![no(), yes()]), true),
+            (Predicate::Or(vec![no(), no()]), false),
+            (Predicate::And(vec![yes(), yes()]), true),
+            (Predicate::And(vec![yes(), no()]), false),
+            (Predicate::Not(Box::new(no())), true),
+            (Predicate::Not(Box::new(yes())), false),
+        ] {
+            assert_eq!(holds(&predicate, &Sample), Ok(expected), "{predicate:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_known_leads_nowhere() {
+        let unknown = || is(Input::UriSan, "x");
+        let (yes, no) = (|| is(Input::SourcePort, "99"), || is(Input::Subject, "x"));
+        for (predicate, expected) in [
+            (unknown(), Err(Unknown)),
+            (Predicate::Not(Box::new(unknown())), Err(Unknown)),
+            (Predicate::Or(vec![unknown(), yes()]), Ok(true)),
+            (Predicate::Or(vec![unknown(), no()]), Err(Unknown)),
+            (Predicate::And(vec![no(), unknown()]), Ok(false)),
+            (Predicate::And(vec![yes(), unknown()]), Err(Unknown)),
+        ] {
+            assert_eq!(holds(&predicate, &Sample), expected, "{predicate:?}");
+        }
+        let first = list(vec![(unknown(), action("a")), (yes(), action("b"))], Some("otherwise"));
+        assert_eq!(find(&first, &Sample), Err(Unknown));
+        let map = Some(Ask::Prefix { input: Input::UriSan, map: vec![("".into(), action("a"))] });
+        assert_eq!(find(&Matcher { ask: map, on_no_match: Some(Box::new(action("b"))) }, &Sample), Err(Unknown));
+    }
+
+    #[test]
+    fn addresses_and_metadata_have_matchers_of_their_own() {
+        let ip = |network: &str| InputMatcher::Ip(vec![network.parse().unwrap()]);
+        let holds_for = |input, value| holds(&Predicate::Single { input, value }, &Sample).unwrap();
+        assert!(holds_for(Input::SourceIp, ip("10.0.0.0/8")));
+        assert!(!holds_for(Input::SourceIp, ip("11.0.0.0/8")));
+        assert!(!holds_for(Input::DestinationIp, ip("0.0.0.0/0")));
+        let input = || Input::DynamicMetadata { filter: "f".into(), path: vec!["k".into()] };
+        let value = |wanted: &str, invert| {
+            let string = StringMatcher::Exact { value: wanted.into(), ignore_case: false };
+            InputMatcher::Value { value: ValueMatcher::String(string), invert }
+        };
+        assert!(holds_for(input(), value("v", false)));
+        assert!(!holds_for(input(), value("v", true)));
+        assert!(holds_for(input(), value("w", true)));
+    }
+
+    fn map(keys: &[&'static str]) -> Vec<(Box<str>, OnMatch<&'static str>)> {
+        keys.iter().map(|key| (Box::from(*key), action(key))).collect()
+    }
+
+    #[test]
+    fn maps_find_exact_values_and_longest_prefixes() {
+        let exact = |keys: &[&'static str]| Matcher {
+            ask: Some(Ask::Exact { input: Input::ServerName, map: map(keys) }),
+            on_no_match: Some(Box::new(action("otherwise"))),
+        };
+        assert_eq!(found(&exact(&["a", "a.b.c", "b"])), Some("a.b.c"));
+        assert_eq!(found(&exact(&["a", "b"])), Some("otherwise"));
+        let prefix = |keys: &[&'static str]| Matcher {
+            ask: Some(Ask::Prefix { input: Input::ServerName, map: map(keys) }),
+            on_no_match: None,
+        };
+        assert_eq!(found(&prefix(&["", "a", "a.b", "a.c", "b"])), Some("a.b"));
+        assert_eq!(found(&prefix(&["a.b.c.d", "b"])), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_longest_prefix_wins_whatever_else_is_there(mut keys in prop::collection::btree_set("[ab.c]{0,5}", 1..9)) {
+            let longest = keys.iter().filter(|key| "a.b.c".starts_with(key.as_str())).max_by_key(|key| key.len()).cloned();
+            let tree: Matcher<String> = Matcher {
+                ask: Some(Ask::Prefix {
+                    input: Input::ServerName,
+                    map: std::mem::take(&mut keys).into_iter().map(|key| (key.clone().into(), OnMatch::Action(key))).collect(),
+                }),
+                on_no_match: None,
+            };
+            prop_assert_eq!(find(&tree, &Sample), Ok(longest.as_ref()));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Results of requests and connections, as the data path has them.
+//!
+//! Owns what counts as which result of an endpoint. Costs a few loads for a success, and nothing for clusters without
+//! outlier detection. Never decides what follows.
+
+use std::sync::Arc;
+
+use outrigger_policy::outlier::{Findings, HostMonitor, Limits, Outlier};
+
+use super::flags::HealthFlag;
+use super::reports::{Observation, Report};
+use crate::http::headers::{HeaderId, Headers};
+use crate::process::Process;
+use crate::upstream::clusters::WorkerHost;
+use crate::upstream::connect::ConnectError;
+
+/// The head of a response to a request. `grpc_status` stands in for the status code of a gRPC response without a body.
+pub fn response(process: &Process, host: &WorkerHost, status: u16, grpc_status: Option<u32>, headers: &Headers) {
+    let Some((limits, monitor)) = watched(host) else { return };
+    report(process, host, monitor.response(limits, grpc_status.map_or(status, http_status)));
+    if limits.looks_for_degraded()
+        && headers.contains(HeaderId::XEnvoyDegraded)
+        && !host.host.shared.flags.has(HealthFlag::DegradedOutlierCheck)
+    {
+        send(process, host, Observation::Outlier(Outlier::Degraded));
+    }
+}
+
+/// There is a connection for a request.
+pub fn reached(host: &WorkerHost) {
+    if let Some((limits, monitor)) = watched(host) {
+        monitor.reached(limits);
+    }
+}
+
+/// A connection whose bytes are not looked at was made.
+pub fn connected(host: &WorkerHost) {
+    if let Some((limits, monitor)) = watched(host) {
+        monitor.connected(limits);
+    }
+}
+
+/// There is no connection.
+pub fn not_connected(process: &Process, host: &WorkerHost, error: &ConnectError) {
+    match error {
+        // Our own limit says nothing of the endpoint.
+        ConnectError::Timeout => timed_out(process, host),
+        ConnectError::Io(_) | ConnectError::Immediate(..) | ConnectError::Tls(_) | ConnectError::Shared(_) => {
+            unreachable(process, host)
+        }
+    }
+}
+
+/// A request failed before there was a response.
+pub fn unreachable(process: &Process, host: &WorkerHost) {
+    if let Some((limits, monitor)) = watched(host) {
+        report(process, host, monitor.unreachable(limits));
+    }
+}
+
+/// A request was not answered in time.
+pub fn timed_out(process: &Process, host: &WorkerHost) {
+    if let Some((limits, monitor)) = watched(host) {
+        report(process, host, monitor.timed_out(limits));
+    }
+}
+
+fn watched(host: &WorkerHost) -> Option<(&Limits, &HostMonitor)> {
+    let state = host.node.outlier.as_ref()?;
+    Some((&state.limits, &host.host.shared.monitor))
+}
+
+fn report(process: &Process, host: &WorkerHost, findings: Findings) {
+    for outlier in findings {
+        send(process, host, Observation::Outlier(outlier));
+    }
+}
+
+fn send(process: &Process, host: &WorkerHost, what: Observation) {
+    let cluster = Arc::clone(&host.node.config.name);
+    process.reports.send(Report { cluster, host: Arc::clone(&host.host.shared), what });
+}
+
+/// What a gRPC status stands for in HTTP, as Envoy maps it.
+fn http_status(grpc: u32) -> u16 {
+    match grpc {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}

@@ -1,0 +1,106 @@
+//! Checks by `grpc.health.v1.Health/Check`.
+//!
+//! Owns its messages, which are of one field each. Never opens connections itself.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use outrigger_config::cluster::{GrpcProbe, HealthCheck};
+use outrigger_policy::health::{CheckResult, FailureKind};
+use prost::Message;
+
+use super::http::is_secure;
+use super::http_connection::{RequestParts, exchange, host_name, read, request};
+use super::{Checked, Ended, Kept, Target};
+
+/// `grpc.health.v1.HealthCheckRequest`.
+#[derive(Clone, PartialEq, Message)]
+struct Question {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+/// `grpc.health.v1.HealthCheckResponse`.
+#[derive(Clone, PartialEq, Message)]
+struct Answer {
+    /// 1 is SERVING.
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+pub(super) async fn check(target: &Target, settings: &HealthCheck, probe: &GrpcProbe, kept: Kept) -> Ended {
+    let mut request = request(RequestParts {
+        method: "POST",
+        path: "/grpc.health.v1.Health/Check",
+        host: host_name(target, &probe.authority),
+        headers: &probe.metadata,
+        http2: true,
+        secure: is_secure(target),
+        body: frame(&Question { service: probe.service_name.clone() }),
+    })?;
+    let headers = request.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/grpc"));
+    headers.insert(http::header::TE, http::HeaderValue::from_static("trailers"));
+    let (connection, response) = exchange(target, settings, true, kept, &request).await?;
+    let (head, body) = response.into_parts();
+    let (body, trailers) = read(body, Some(MAX_ANSWER)).await?;
+    let serving = head.status == http::StatusCode::OK
+        && is_ok(&head.headers, trailers.as_ref())
+        && answer(&body).is_some_and(|answer| answer.status == SERVING);
+    let checked = match serving {
+        true => Checked::of(CheckResult::Success { degraded: head.headers.contains_key("x-envoy-degraded") }),
+        false => Checked::failure(FailureKind::Active),
+    };
+    Ok((checked, connection.keep()))
+}
+
+/// The status stands in the trailers, or in the head if there is nothing else.
+fn is_ok(head: &HeaderMap, trailers: Option<&HeaderMap>) -> bool {
+    let status = trailers.and_then(|trailers| trailers.get("grpc-status")).or_else(|| head.get("grpc-status"));
+    status.is_some_and(|status| status == "0")
+}
+
+fn frame(message: &impl Message) -> Bytes {
+    let body = message.encode_to_vec();
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let mut framed = Vec::with_capacity(5 + body.len());
+    framed.push(0);
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(&body);
+    framed.into()
+}
+
+/// The message of a body that holds one, uncompressed.
+fn answer(body: &[u8]) -> Option<Answer> {
+    let (prefix, message) = body.split_first_chunk::<5>()?;
+    let [0, length @ ..] = *prefix else { return None };
+    let message = message.get(..usize::try_from(u32::from_be_bytes(length)).ok()?)?;
+    Answer::decode(message).ok()
+}
+
+const SERVING: i32 = 1;
+/// Far beyond what an answer of one number takes.
+const MAX_ANSWER: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_one_frame() {
+        let framed = frame(&Answer { status: SERVING });
+        assert_eq!(&framed[..], [0, 0, 0, 0, 2, 8, 1]);
+        assert_eq!(answer(&framed).unwrap().status, SERVING);
+        for wrong in [&[][..], &[1, 0, 0, 0, 2, 8, 1], &[0, 0, 0, 0, 3, 8, 1], &[0, 255, 255, 255, 255], &[0, 0, 0, 0, 1, 8]] {
+            assert!(answer(wrong).is_none(), "{wrong:?}");
+        }
+        // A message of default values is empty.
+        assert_eq!(answer(&[0, 0, 0, 0, 0]).unwrap().status, 0);
+    }
+
+    #[test]
+    fn the_status_may_stand_in_head_or_trailers() {
+        let map = |status: &str| HeaderMap::from_iter([("grpc-status".parse().unwrap(), status.parse().unwrap())]);
+        assert!(is_ok(&map("0"), None) && is_ok(&HeaderMap::new(), Some(&map("0"))));
+        assert!(!is_ok(&map("0"), Some(&map("5"))) && !is_ok(&HeaderMap::new(), None));
+    }
+}

@@ -1,0 +1,121 @@
+//! One active check of an endpoint: what is sent, and what the answer means.
+//!
+//! Owns the connection that is kept for the next check. Never decides when to check, nor what follows.
+
+mod connection;
+mod grpc;
+mod http;
+mod http_connection;
+mod proxy_header;
+mod tcp;
+
+use std::io;
+use std::sync::Arc;
+
+use outrigger_config::cluster::Probe;
+use outrigger_policy::health::{CheckResult, FailureKind};
+
+use crate::graph::ClusterNode;
+use crate::upstream::host::Host;
+use http_connection::HttpConnection;
+use tcp::TcpConnection;
+
+/// Whom to check.
+#[derive(Clone)]
+pub struct Target {
+    /// Its cluster.
+    pub node: Arc<ClusterNode>,
+    /// The endpoint.
+    pub host: Arc<Host>,
+    /// The endpoint has to say that it belongs to the right service, where that is configured.
+    pub verify: bool,
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Checked {
+    /// For the state of the endpoint.
+    pub result: CheckResult,
+    /// The HTTP status, or 0.
+    pub status: u16,
+    /// The answer says that the endpoint is not to be counted (`x-envoy-immediate-health-check-fail`).
+    pub excluded: bool,
+    /// The name of the service was compared.
+    pub verified: bool,
+}
+
+impl Checked {
+    fn of(result: CheckResult) -> Self {
+        Self { result, status: 0, excluded: false, verified: false }
+    }
+
+    fn success() -> Self {
+        Self::of(CheckResult::Success { degraded: false })
+    }
+
+    fn failure(kind: FailureKind) -> Self {
+        Self::of(CheckResult::Failure { kind, retriable: false })
+    }
+}
+
+/// Why there was no answer to judge.
+#[derive(Debug, thiserror::Error)]
+enum ProbeError {
+    /// No connection, or it broke.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// HTTP could not be spoken.
+    #[error("{0}")]
+    Http(#[from] hyper::Error),
+    /// The request cannot be made.
+    #[error("{0}")]
+    Request(#[from] ::http::Error),
+}
+
+/// Checks one endpoint again and again.
+#[derive(Default)]
+pub struct Prober {
+    kept: Kept,
+}
+
+#[derive(Default)]
+enum Kept {
+    #[default]
+    Nothing,
+    Http(HttpConnection),
+    Tcp(TcpConnection),
+}
+
+impl Prober {
+    /// Checks `target` once, within the time that its cluster allows.
+    pub async fn check(&mut self, target: &Target) -> Checked {
+        let Some(settings) = &target.node.config.health_check else {
+            return Checked::failure(FailureKind::Network);
+        };
+        let kept = std::mem::take(&mut self.kept);
+        let attempt = async {
+            match &settings.probe {
+                Probe::Http(probe) => http::check(target, settings, probe, kept).await,
+                Probe::Tcp(probe) => tcp::check(target, settings, probe, kept).await,
+                Probe::Grpc(probe) => grpc::check(target, settings, probe, kept).await,
+            }
+        };
+        match tokio::time::timeout(settings.timeout, attempt).await {
+            Ok(Ok((checked, kept))) => {
+                if settings.reuse_connection {
+                    self.kept = kept;
+                }
+                checked
+            }
+            Ok(Err(error)) => {
+                let (cluster, address) = (&target.node.config.name, &target.host.address);
+                tracing::debug!(target: "hc", "health check of {address} in cluster {cluster:?}: {error}");
+                Checked::failure(FailureKind::Network)
+            }
+            Err(_) => Checked::failure(FailureKind::NetworkTimeout),
+        }
+    }
+}
+
+/// The end of a check, with the connection if it is of further use.
+type Ended = Result<(Checked, Kept), ProbeError>;

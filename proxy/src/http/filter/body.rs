@@ -1,0 +1,433 @@
+//! Bodies that pass through filters.
+//!
+//! Owns the bytes between a source and a sink that filters look at or change. Without filters there is no such thing, and
+//! bodies go from source to sink directly. Never waits for anything but its source.
+
+use std::cell::{Cell, RefCell};
+use std::task::{Context, Poll, ready};
+
+use crate::http::headers::Headers;
+use crate::http::seam::{BodySource, Chunk, StreamError};
+
+/// Changes a body.
+pub trait BodyFilter {
+    /// Takes what came, and gives what goes on. May hold bytes back.
+    fn data(&mut self, input: Vec<u8>) -> Vec<u8>;
+
+    /// The body has ended: gives what was held back, and may change the trailers.
+    fn end(&mut self, _trailers: &mut Option<Headers>) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// Looks at a body, which goes on as it came: nothing is copied for it.
+pub trait BodyObserver {
+    /// Bytes that go on.
+    fn data(&mut self, bytes: &[u8]);
+
+    /// The body has ended; the trailers may be changed.
+    fn end(&mut self, _trailers: &mut Option<Headers>) {}
+}
+
+/// Decides how fast a body goes on.
+pub trait BodyPace {
+    /// How many of `wanted` bytes may go on now, at least one.
+    fn poll_allowance(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<usize>;
+
+    /// So many bytes went on.
+    fn passed(&mut self, count: usize);
+}
+
+enum Step {
+    Filter(Box<dyn BodyFilter>),
+    Observer(Box<dyn BodyObserver>),
+}
+
+/// What one body passes through.
+#[derive(Default)]
+pub struct BodyChain {
+    steps: RefCell<Vec<Step>>,
+    paces: RefCell<Vec<Box<dyn BodyPace>>>,
+    /// Bytes that may go on before the paces are asked again.
+    allowed: Cell<usize>,
+    /// There is a filter among the steps, or a body in the place of the one that came.
+    changes: Cell<bool>,
+    ready: RefCell<Vec<u8>>,
+    taken: Cell<usize>,
+    ended: Cell<bool>,
+    trailers: RefCell<Option<Headers>>,
+}
+
+impl BodyChain {
+    /// One more filter, after what is there. What was collected passes through it at once.
+    pub fn push(&self, filter: Box<dyn BodyFilter>) {
+        self.changes.set(true);
+        self.add(Step::Filter(filter));
+    }
+
+    /// One more observer, after what is there.
+    pub fn observe(&self, observer: Box<dyn BodyObserver>) {
+        self.add(Step::Observer(observer));
+    }
+
+    /// Lets bytes go on no faster than `pace` allows.
+    pub fn pace(&self, pace: Box<dyn BodyPace>) {
+        self.paces.borrow_mut().push(pace);
+    }
+
+    /// Whether what goes on may be something else than what came.
+    pub fn changes_bytes(&self) -> bool {
+        self.changes.get()
+    }
+
+    fn add(&self, mut step: Step) {
+        if self.ended.get() {
+            let collected = self.ready.take().split_off(self.taken.take());
+            let mut changed = step.through(collected);
+            changed.append(&mut step.end(&mut self.trailers.borrow_mut()));
+            *self.ready.borrow_mut() = changed;
+        }
+        self.steps.borrow_mut().push(step);
+    }
+
+    /// Puts a whole body in the place of one that was read to its end.
+    pub fn replace(&self, body: Vec<u8>, trailers: Option<Headers>) {
+        *self.ready.borrow_mut() = body;
+        self.taken.set(0);
+        self.ended.set(true);
+        self.changes.set(true);
+        *self.trailers.borrow_mut() = trailers;
+    }
+
+    /// Passes a whole body through all steps.
+    pub fn apply(&self, body: Vec<u8>) -> Vec<u8> {
+        let mut trailers = None;
+        let mut changed = self.through(body);
+        changed.append(&mut self.finish(&mut trailers));
+        changed
+    }
+
+    /// `inner` as it is after all steps.
+    pub fn source<'a, S: BodySource>(&'a self, inner: &'a S) -> Filtered<'a, S> {
+        Filtered { chain: self, inner }
+    }
+
+    /// Ready when some of `wanted` bytes may go on; how many.
+    pub fn poll_allowance(&self, cx: &mut Context<'_>, wanted: usize) -> Poll<usize> {
+        let mut paces = self.paces.borrow_mut();
+        if paces.is_empty() {
+            return Poll::Ready(wanted);
+        }
+        if self.allowed.get() == 0 {
+            let mut allowed = wanted;
+            for pace in paces.iter_mut() {
+                allowed = ready!(pace.poll_allowance(cx, allowed)).min(allowed);
+            }
+            self.allowed.set(allowed);
+        }
+        Poll::Ready(self.allowed.get().min(wanted))
+    }
+
+    /// So many bytes went on.
+    pub fn passed(&self, count: usize) {
+        self.allowed.set(self.allowed.get().saturating_sub(count));
+        for pace in self.paces.borrow_mut().iter_mut() {
+            pace.passed(count);
+        }
+    }
+
+    fn through(&self, mut bytes: Vec<u8>) -> Vec<u8> {
+        for step in self.steps.borrow_mut().iter_mut() {
+            bytes = step.through(bytes);
+        }
+        bytes
+    }
+
+    fn finish(&self, trailers: &mut Option<Headers>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for step in self.steps.borrow_mut().iter_mut() {
+            bytes = step.through(bytes);
+            bytes.append(&mut step.end(trailers));
+        }
+        bytes
+    }
+
+    fn end(&self, trailers: Option<Headers>) -> Vec<u8> {
+        let mut trailers = trailers;
+        let rest = self.finish(&mut trailers);
+        *self.trailers.borrow_mut() = trailers;
+        self.ended.set(true);
+        rest
+    }
+
+    fn at_hand(&self) -> usize {
+        self.ready.borrow().len() - self.taken.get()
+    }
+}
+
+impl Step {
+    fn through(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+        if bytes.is_empty() {
+            return bytes;
+        }
+        match self {
+            Step::Filter(filter) => filter.data(bytes),
+            Step::Observer(observer) => {
+                observer.data(&bytes);
+                bytes
+            }
+        }
+    }
+
+    fn end(&mut self, trailers: &mut Option<Headers>) -> Vec<u8> {
+        match self {
+            Step::Filter(filter) => filter.end(trailers),
+            Step::Observer(observer) => {
+                observer.end(trailers);
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// A body as it is after its chain.
+pub struct Filtered<'a, S> {
+    chain: &'a BodyChain,
+    inner: &'a S,
+}
+
+impl<S: BodySource> Filtered<'_, S> {
+    /// What came goes on as it is, from where it is.
+    fn passes(&self) -> bool {
+        !self.chain.changes.get()
+    }
+
+    fn poll_passing(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        if self.chain.ended.get() {
+            return Poll::Ready(Ok(false));
+        }
+        let more = ready!(self.inner.poll_data(cx))?;
+        if !more {
+            self.chain.end(self.inner.take_trailers());
+        }
+        Poll::Ready(Ok(more))
+    }
+
+    fn poll_changed(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        let chain = self.chain;
+        while chain.at_hand() == 0 {
+            if chain.ended.get() {
+                return Poll::Ready(Ok(false));
+            }
+            let changed = if ready!(self.inner.poll_data(cx))? {
+                let bytes = self.inner.with_data(|chunk| chunk.bytes().to_vec());
+                self.inner.consume(bytes.len());
+                chain.through(bytes)
+            } else {
+                chain.end(self.inner.take_trailers())
+            };
+            *chain.ready.borrow_mut() = changed;
+            chain.taken.set(0);
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    fn allowed(&self) -> usize {
+        if self.chain.paces.borrow().is_empty() { usize::MAX } else { self.chain.allowed.get() }
+    }
+}
+
+impl<S: BodySource> BodySource for Filtered<'_, S> {
+    fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        let more = if self.passes() { ready!(self.poll_passing(cx))? } else { ready!(self.poll_changed(cx))? };
+        if more {
+            let at_hand =
+                if self.passes() { self.inner.with_data(|chunk| chunk.bytes().len()) } else { self.chain.at_hand() };
+            ready!(self.chain.poll_allowance(cx, at_hand));
+        }
+        Poll::Ready(Ok(more))
+    }
+
+    fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
+        let allowed = self.allowed();
+        if !self.passes() {
+            let ready = self.chain.ready.borrow();
+            let at_hand = &ready[self.chain.taken.get()..];
+            return look(Chunk::Slice(&at_hand[..at_hand.len().min(allowed)]));
+        }
+        self.inner.with_data(|chunk| match chunk.bytes() {
+            bytes if bytes.len() > allowed => look(Chunk::Slice(&bytes[..allowed])),
+            _ => look(chunk),
+        })
+    }
+
+    fn consume(&self, count: usize) {
+        if self.passes() {
+            self.inner.with_data(|chunk| {
+                for step in self.chain.steps.borrow_mut().iter_mut() {
+                    if let Step::Observer(observer) = step {
+                        observer.data(&chunk.bytes()[..count]);
+                    }
+                }
+            });
+            self.inner.consume(count);
+        } else {
+            self.chain.taken.set(self.chain.taken.get() + count);
+        }
+        self.chain.passed(count);
+    }
+
+    fn take_trailers(&self) -> Option<Headers> {
+        self.chain.trailers.borrow_mut().take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Doubles each byte, and says goodbye.
+    struct Doubling;
+
+    impl BodyFilter for Doubling {
+        fn data(&mut self, input: Vec<u8>) -> Vec<u8> {
+            input.into_iter().flat_map(|byte| [byte, byte]).collect()
+        }
+
+        fn end(&mut self, trailers: &mut Option<Headers>) -> Vec<u8> {
+            trailers.get_or_insert_default().append(b"x-doubled", b"1");
+            b".".to_vec()
+        }
+    }
+
+    struct Parts(RefCell<Vec<&'static [u8]>>);
+
+    impl BodySource for Parts {
+        fn poll_data(&self, _: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+            Poll::Ready(Ok(!self.0.borrow().is_empty()))
+        }
+
+        fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
+            look(Chunk::Slice(self.0.borrow()[0]))
+        }
+
+        fn consume(&self, count: usize) {
+            let first = self.0.borrow()[0];
+            match &first[count..] {
+                [] => drop(self.0.borrow_mut().remove(0)),
+                rest => self.0.borrow_mut()[0] = rest,
+            }
+        }
+
+        fn take_trailers(&self) -> Option<Headers> {
+            None
+        }
+    }
+
+    fn read(source: &impl BodySource) -> (Vec<u8>, Option<Headers>) {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut all = Vec::new();
+        while let Poll::Ready(Ok(true)) = source.poll_data(&mut cx) {
+            // In small steps, as a slow sink takes it.
+            let step = source.with_data(|chunk| chunk.bytes()[..1.max(chunk.bytes().len() / 2)].to_vec());
+            source.consume(step.len());
+            all.extend_from_slice(&step);
+        }
+        (all, source.take_trailers())
+    }
+
+    #[test]
+    fn a_body_passes_through_all_filters_in_order() {
+        let chain = BodyChain::default();
+        chain.push(Box::new(Doubling));
+        chain.push(Box::new(Doubling));
+        let (body, trailers) = read(&chain.source(&Parts(RefCell::new(vec![b"a", b"bc"]))));
+        assert_eq!(body, b"aaaabbbbcccc...");
+        assert_eq!(trailers.map(|trailers| trailers.len()), Some(2));
+    }
+
+    #[test]
+    fn a_collected_body_passes_through_filters_that_come_later() {
+        let chain = BodyChain::default();
+        chain.replace(b"ab".to_vec(), None);
+        chain.push(Box::new(Doubling));
+        let (body, trailers) = read(&chain.source(&Parts(RefCell::default())));
+        assert_eq!(body, b"aabb.");
+        assert!(trailers.is_some());
+        assert_eq!(chain.apply(b"x".to_vec()), b"xx.");
+    }
+
+    /// Sums up what it sees, and signs for it.
+    #[derive(Default)]
+    struct Summing(std::rc::Rc<Cell<usize>>);
+
+    impl BodyObserver for Summing {
+        fn data(&mut self, bytes: &[u8]) {
+            self.0.set(self.0.get() + bytes.len());
+        }
+
+        fn end(&mut self, trailers: &mut Option<Headers>) {
+            trailers.get_or_insert_default().append(b"x-seen", self.0.get().to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn an_observer_sees_each_byte_once_and_changes_none() {
+        let chain = BodyChain::default();
+        let sum = std::rc::Rc::<Cell<usize>>::default();
+        chain.observe(Box::new(Summing(sum.clone())));
+        assert!(!chain.changes_bytes());
+        let (body, trailers) = read(&chain.source(&Parts(RefCell::new(vec![b"abc", b"de"]))));
+        assert_eq!((body.as_slice(), sum.get()), (&b"abcde"[..], 5));
+        assert_eq!(trailers.unwrap().get_by_name("x-seen"), Some(&b"5"[..]));
+        // Behind a filter it sees what the filter makes.
+        let chain = BodyChain::default();
+        chain.push(Box::new(Doubling));
+        chain.observe(Box::new(Summing::default()));
+        let (body, trailers) = read(&chain.source(&Parts(RefCell::new(vec![b"ab"]))));
+        assert_eq!(body, b"aabb.");
+        assert_eq!(trailers.unwrap().get_by_name("x-seen"), Some(&b"5"[..]));
+    }
+
+    /// Lets two bytes through at a time, every other time that it is asked.
+    #[derive(Default)]
+    struct Halting(bool);
+
+    impl BodyPace for Halting {
+        fn poll_allowance(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<usize> {
+            self.0 = !self.0;
+            cx.waker().wake_by_ref();
+            if self.0 { Poll::Pending } else { Poll::Ready(wanted.min(2)) }
+        }
+
+        fn passed(&mut self, _: usize) {}
+    }
+
+    #[test]
+    fn a_pace_holds_bytes_back() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for changing in [false, true] {
+            let chain = BodyChain::default();
+            if changing {
+                chain.push(Box::new(Doubling));
+            }
+            chain.pace(Box::new(Halting::default()));
+            let parts = Parts(RefCell::new(vec![b"abc"]));
+            let source = chain.source(&parts);
+            let mut chunks = Vec::new();
+            loop {
+                match source.poll_data(&mut cx) {
+                    Poll::Ready(Ok(true)) => {
+                        let chunk = source.with_data(|chunk| chunk.bytes().to_vec());
+                        source.consume(chunk.len());
+                        chunks.push(String::from_utf8(chunk).unwrap());
+                    }
+                    Poll::Ready(_) => break,
+                    Poll::Pending => {}
+                }
+            }
+            let expected: &[&str] = if changing { &["aa", "bb", "cc", "."] } else { &["ab", "c"] };
+            assert_eq!(chunks, expected);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! HTTP filters: what happens to a request between the connection manager and the router.
+//!
+//! Owns the seam that every filter implements, and the making of a chain from its configuration. A filter is made once for
+//! each worker and lives as long as its chain, so it may keep its stats and caches without locks. What it keeps for one
+//! request stands in the request (see [`Exchange::state`]). Never forwards requests.
+
+mod body;
+mod buffer;
+mod chain;
+mod cors;
+mod csrf;
+mod exchange;
+mod fault;
+mod grpc_stats;
+mod header_mutation;
+mod header_to_metadata;
+mod health_check;
+mod rbac;
+mod set_filter_state;
+mod set_metadata;
+mod shared;
+mod throttle;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_config::http::{HttpFilterConfig, Router};
+
+pub use body::{BodyChain, BodyFilter, BodyObserver, BodyPace};
+pub use chain::{Turn, ends, requests, responses};
+pub use exchange::{Exchange, FilterStates, RouteChoice};
+pub use shared::SharedStates;
+
+use crate::graph::HttpNode;
+use crate::http::manager::reply::LocalReply;
+use crate::worker::Worker;
+
+/// One filter of a chain, in one worker.
+pub trait HttpFilter {
+    /// Looks at a request head before it is forwarded, in the order of the chain.
+    fn request(&self, _exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
+        Verdict::Continue
+    }
+
+    /// Looks at the whole body, which [`Verdict::Collect`] asked for, before the request goes on.
+    fn request_body(&self, _exchange: &mut Exchange<'_, '_, '_>, _body: &[u8]) -> Verdict {
+        Verdict::Continue
+    }
+
+    /// Looks at a response head before it is sent, in the opposite order; at answers of our own too, even if this filter
+    /// did not see their requests.
+    fn response(&self, _exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
+        Verdict::Continue
+    }
+
+    /// Looks back when everything is over, before the access log is written.
+    fn end(&self, _exchange: &mut Exchange<'_, '_, '_>) {}
+}
+
+/// What a filter wants to happen next.
+pub enum Verdict {
+    /// The next filter.
+    Continue,
+    /// This answer, instead of what comes after the filter.
+    Reply(Box<LocalReply>),
+    /// Wait, then ask again.
+    Wait(Wait),
+    /// The whole body is read first, then given to [`HttpFilter::request_body`]; 413 if it is longer than this many bytes.
+    Collect { limit_bytes: usize },
+}
+
+impl Verdict {
+    /// An answer.
+    pub fn reply(reply: LocalReply) -> Self {
+        Verdict::Reply(Box::new(reply))
+    }
+
+    /// Waits for `future`, and goes on with what `resume` says of its outcome.
+    pub fn wait<T: 'static>(
+        future: impl Future<Output = T> + 'static,
+        resume: impl FnOnce(T, &mut Exchange<'_, '_, '_>) -> Verdict + 'static,
+    ) -> Self {
+        Verdict::Wait(Box::pin(async move {
+            let outcome = future.await;
+            let resume: Resume = Box::new(move |exchange| resume(outcome, exchange));
+            resume
+        }))
+    }
+}
+
+/// Waits without holding on to the request, and ends with what is to be done to it then.
+pub type Wait = Pin<Box<dyn Future<Output = Resume>>>;
+/// What is done to a request after a wait.
+pub type Resume = Box<dyn FnOnce(&mut Exchange<'_, '_, '_>) -> Verdict>;
+
+/// A filter in its place.
+pub struct Slot {
+    /// As configured; the key of `typed_per_filter_config`.
+    pub name: Arc<str>,
+    /// Runs only where a route enables it.
+    pub disabled: bool,
+    /// The filter.
+    pub filter: Box<dyn HttpFilter>,
+}
+
+/// The filters of a connection manager in one worker.
+pub struct Filters {
+    /// All but the router, in order.
+    pub slots: Vec<Slot>,
+    /// The router's settings.
+    pub router: Arc<Router>,
+}
+
+impl Filters {
+    /// Makes the filters of `node` for this worker.
+    pub fn build(worker: &Rc<Worker>, node: &HttpNode) -> Self {
+        let maker = Maker { worker, stat_prefix: &node.config.stat_prefix };
+        let mut filters = Self { slots: Vec::new(), router: Arc::default() };
+        for config in &node.config.filters {
+            let filter = match &config.config {
+                HttpFilterConfig::Router(router) => {
+                    filters.router = Arc::clone(router);
+                    continue;
+                }
+                HttpFilterConfig::Buffer(settings) => maker.make(|_| buffer::Buffer::new(*settings)),
+                HttpFilterConfig::Cors => maker.make(cors::Cors::new),
+                HttpFilterConfig::Csrf(policy) => maker.make(|maker| csrf::Csrf::new(policy, maker)),
+                HttpFilterConfig::Fault(settings) => maker.make(|maker| fault::Fault::new(settings, maker)),
+                HttpFilterConfig::GrpcStats(settings) => maker.make(|_| grpc_stats::GrpcStats::new(settings)),
+                HttpFilterConfig::HeaderMutation(settings) => {
+                    maker.make(|_| header_mutation::HeaderMutation::new(settings))
+                }
+                HttpFilterConfig::HeaderToMetadata(settings) => {
+                    maker.make(|maker| header_to_metadata::HeaderToMetadata::new(settings, maker))
+                }
+                HttpFilterConfig::HealthCheck(settings) => {
+                    maker.make(|maker| health_check::HealthCheck::new(settings, maker))
+                }
+                HttpFilterConfig::SetFilterState(settings) => {
+                    maker.make(|_| set_filter_state::SetFilterState::new(settings))
+                }
+                HttpFilterConfig::SetMetadata(settings) => {
+                    maker.make(|maker| set_metadata::SetMetadata::new(settings, maker))
+                }
+                HttpFilterConfig::Rbac(config) => maker.make(|maker| rbac::Rbac::new(maker, Arc::clone(config))),
+                _ => continue, // I: goes with the last filter; here only so that others can compile meanwhile
+            };
+            filters.slots.push(Slot { name: Arc::clone(&config.name), disabled: config.disabled, filter });
+        }
+        filters
+    }
+}
+
+/// What a filter is made with.
+pub struct Maker<'a> {
+    /// The worker it will live in.
+    pub worker: &'a Rc<Worker>,
+    /// Of the connection manager.
+    pub stat_prefix: &'a str,
+}
+
+impl Maker<'_> {
+    fn make<F: HttpFilter + 'static>(&self, new: impl FnOnce(&Self) -> F) -> Box<dyn HttpFilter> {
+        Box::new(new(self))
+    }
+
+    /// This worker's stats named `http.<stat prefix>.<name>.*`; `name` may have several parts, or be empty.
+    pub fn stats<S: crate::stats::Scope + Default>(&self, name: &str) -> Arc<S> {
+        let mut prefix = crate::stats::names::prefix("http", self.stat_prefix);
+        if !name.is_empty() {
+            prefix.push_str(name);
+            prefix.push('.');
+        }
+        self.worker.scope(&prefix)
+    }
+}

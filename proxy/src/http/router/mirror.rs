@@ -1,0 +1,336 @@
+//! Copies of requests for other clusters.
+//!
+//! Owns a copy from the moment its request is forwarded: a task of its own that nobody waits for. A copy that cannot keep
+//! up with its request is given up; the request never waits. Never retries, and reads answers only to throw them away.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use outrigger_config::cluster::Discovery;
+use outrigger_config::route::{Forward, MirrorCluster, MirrorHost, MirrorPolicy, Priority};
+use outrigger_policy::balance::Wanted;
+use outrigger_policy::breaker::Resource;
+use outrigger_policy::route::fraction_holds;
+
+use super::attempt::Active;
+use super::count_response;
+use crate::graph::ClusterNode;
+use crate::http::filter::BodyFilter;
+use crate::http::h1::parse::Framing;
+use crate::http::headers::Headers;
+use crate::http::manager::request::{Chosen, Request};
+use crate::http::message::{RequestHead, ResponseHead};
+use crate::http::seam::{BodySource, Chunk, Pump, StreamError};
+use crate::upstream::pool;
+use crate::upstream::stream::UpstreamStream;
+use crate::worker::Worker;
+
+/// Bytes of a body that may wait for a slow copy.
+const WAITING_BYTES: usize = 1 << 20;
+/// Limit for a copy whose route has none.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Begins the copies that the most specific level with mirror policies asks for.
+pub fn begin(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward) {
+    let levels = [&action.mirrors, &chosen.virtual_host.mirrors, &chosen.table.configuration().mirrors];
+    let Some(policies) = levels.into_iter().find(|policies| !policies.is_empty()) else { return };
+    if !request.head.protocol().is_empty() {
+        // A copy of an upgraded connection would be spoken to by nobody.
+        return;
+    }
+    let worker = Rc::clone(&request.connection.worker);
+    for policy in policies {
+        let runtime = &*request.graph.runtime;
+        if !policy.share.as_ref().is_none_or(|share| fraction_holds(share, worker.random.next(), runtime)) {
+            continue;
+        }
+        let Some(node) = target(request, policy) else { continue };
+        let head = head(&request.head, &policy.host);
+        let body = Rc::new(RefCell::new(Waiting::default()));
+        if request.framing == Framing::None {
+            body.borrow_mut().end(None);
+        } else {
+            let tee = Box::new(Tee { body: Rc::clone(&body) });
+            request.request_body.get_or_insert_with(Rc::default).push(tee);
+        }
+        let copy = Copy { worker: Rc::clone(&worker), node, head, framing: request.framing, body: Body(body) };
+        let limit = action.timeout.unwrap_or(LONGEST);
+        let priority = action.priority;
+        tokio::task::spawn_local(async move {
+            if tokio::time::timeout(limit, copy.send(priority)).await.is_err() {
+                tracing::debug!("a mirrored request took longer than {limit:?}");
+            }
+        });
+    }
+}
+
+fn target(request: &Request<'_>, policy: &MirrorPolicy) -> Option<Arc<ClusterNode>> {
+    let named = |name: &str| request.graph.clusters.get(name).map(Arc::clone);
+    match &policy.cluster {
+        MirrorCluster::Name(name) => named(name),
+        MirrorCluster::Header(header) => named(std::str::from_utf8(&request.head.lookup(header)?).ok()?),
+    }
+}
+
+fn head(original: &RequestHead, host: &MirrorHost) -> RequestHead {
+    let mut head = original.clone();
+    match host {
+        MirrorHost::Keep => {}
+        MirrorHost::Literal(host) => head.set_authority(host.as_bytes()),
+        MirrorHost::Suffix => {
+            let authority = head.authority_str();
+            let (name, port) = match authority.rsplit_once(':') {
+                Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (name, Some(port)),
+                _ => (authority, None),
+            };
+            let shadow = match port {
+                Some(port) => format!("{name}-shadow:{port}"),
+                None => format!("{name}-shadow"),
+            };
+            head.set_authority(shadow.as_bytes());
+        }
+    }
+    head
+}
+
+/// A copy on its way.
+struct Copy {
+    worker: Rc<Worker>,
+    node: Arc<ClusterNode>,
+    head: RequestHead,
+    framing: Framing,
+    body: Body,
+}
+
+impl Copy {
+    async fn send(self, priority: Priority) {
+        let cluster = self.worker.clusters.get(&self.worker, &self.node);
+        let (breaker, thresholds) = cluster.limits(priority);
+        let Some(_permit) = breaker.try_acquire_within(Resource::Request, &thresholds) else {
+            cluster.stats.upstream_rq_active_overflow.increment();
+            return;
+        };
+        if matches!(self.node.config.discovery, Discovery::OriginalDst(_)) {
+            // Where a connection was going is where its request goes; a copy has no other place to go.
+            return;
+        }
+        let Some(host) = cluster.pick(&self.worker, Wanted::default(), &[]) else {
+            cluster.stats.upstream_cx_none_healthy.increment();
+            return;
+        };
+        cluster.stats.upstream_rq_total.increment();
+        host.stats.rq_total.increment();
+        let _active = Active::new(&cluster, &host);
+        let name = self.head.authority_str();
+        let bare = name.rsplit_once(':').filter(|(name, _)| !name.contains(':')).map_or(name, |(name, _)| name);
+        let wanted = pool::Wanted { priority, downstream: self.head.version, host: bare, upgrade: false };
+        let stream = match pool::ready(&host, wanted) {
+            Some(stream) => stream,
+            None => match Box::pin(pool::acquire(&self.worker, &cluster, &host, wanted)).await {
+                Ok(stream) => stream,
+                Err(_) => return host.stats.rq_error.increment(),
+            },
+        };
+        match self.exchange(&stream).await {
+            Ok(status) => {
+                count_response(&cluster, &host, status);
+                stream.finish(Instant::now());
+            }
+            Err(_) => host.stats.rq_error.increment(),
+        }
+    }
+
+    /// Sends the copy and reads its answer to the end.
+    async fn exchange(&self, stream: &UpstreamStream) -> Result<u16, StreamError> {
+        let mut response = ResponseHead::default();
+        let mut upload = Pump::default();
+        let mut head_sent = false;
+        poll_fn(|cx| {
+            if !head_sent {
+                match stream.poll_send_head(cx, &self.head, self.framing, &self.node.config.http) {
+                    Poll::Ready(sent) => sent?,
+                    Poll::Pending => return Poll::Pending,
+                }
+                head_sent = true;
+            }
+            // Why a copy could not be sent is seen in its answer, or in the lack of one.
+            if let Poll::Ready(Err(crate::http::seam::PumpError::Source(error))) =
+                upload.poll(cx, &self.body, stream, |_| {})
+            {
+                return Poll::Ready(Err(error));
+            }
+            stream.poll_response(cx, &mut response)
+        })
+        .await?;
+        poll_fn(|cx| {
+            let _ = upload.poll(cx, &self.body, stream, |_| {});
+            loop {
+                match stream.poll_data(cx) {
+                    Poll::Ready(Ok(true)) => stream.consume(stream.with_data(|chunk| chunk.bytes().len())),
+                    Poll::Ready(Ok(false)) => return Poll::Ready(Ok(response.status)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// What a request has sent and its copy has not.
+#[derive(Default)]
+struct Waiting {
+    parts: VecDeque<Vec<u8>>,
+    bytes: usize,
+    taken: usize,
+    ended: bool,
+    broken: bool,
+    trailers: Option<Headers>,
+    reader: Option<Waker>,
+}
+
+impl Waiting {
+    fn add(&mut self, part: Vec<u8>) {
+        self.bytes += part.len();
+        self.broken |= self.bytes > WAITING_BYTES;
+        if self.broken {
+            self.parts.clear();
+        } else {
+            self.parts.push_back(part);
+        }
+        self.wake();
+    }
+
+    fn end(&mut self, trailers: Option<Headers>) {
+        self.ended = true;
+        self.trailers = trailers;
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+/// Hands a request body on as it passes, and keeps a copy.
+struct Tee {
+    body: Rc<RefCell<Waiting>>,
+}
+
+impl BodyFilter for Tee {
+    fn data(&mut self, input: Vec<u8>) -> Vec<u8> {
+        self.body.borrow_mut().add(input.clone());
+        input
+    }
+
+    fn end(&mut self, trailers: &mut Option<Headers>) -> Vec<u8> {
+        self.body.borrow_mut().end(trailers.clone());
+        Vec::new()
+    }
+}
+
+impl Drop for Tee {
+    fn drop(&mut self) {
+        let mut body = self.body.borrow_mut();
+        if !body.ended {
+            // The request was broken off.
+            body.broken = true;
+            body.wake();
+        }
+    }
+}
+
+/// The copy of a body.
+struct Body(Rc<RefCell<Waiting>>);
+
+impl BodySource for Body {
+    fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        let mut body = self.0.borrow_mut();
+        if body.broken {
+            return Poll::Ready(Err(StreamError::Closed));
+        }
+        if !body.parts.is_empty() {
+            return Poll::Ready(Ok(true));
+        }
+        if body.ended {
+            return Poll::Ready(Ok(false));
+        }
+        body.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
+        let body = self.0.borrow();
+        look(Chunk::Slice(body.parts.front().map_or(&[], |part| &part[body.taken..])))
+    }
+
+    fn consume(&self, count: usize) {
+        let mut body = self.0.borrow_mut();
+        body.taken += count;
+        body.bytes -= count;
+        if body.parts.front().is_some_and(|part| body.taken >= part.len()) {
+            body.parts.pop_front();
+            body.taken = 0;
+        }
+    }
+
+    fn take_trailers(&self) -> Option<Headers> {
+        self.0.borrow_mut().trailers.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_told_from_its_request_by_its_host() {
+        let authority = |host: &str, how: MirrorHost| {
+            let mut original = RequestHead::default();
+            original.set_authority(host.as_bytes());
+            head(&original, &how).authority_str().to_owned()
+        };
+        assert_eq!(authority("a.b", MirrorHost::Suffix), "a.b-shadow");
+        assert_eq!(authority("a.b:80", MirrorHost::Suffix), "a.b-shadow:80");
+        assert_eq!(authority("a.b", MirrorHost::Keep), "a.b");
+        assert_eq!(authority("a.b", MirrorHost::Literal("c".into())), "c");
+    }
+
+    #[test]
+    fn a_copy_that_falls_behind_is_given_up() {
+        let waiting = Rc::new(RefCell::new(Waiting::default()));
+        let mut tee = Tee { body: Rc::clone(&waiting) };
+        let body = Body(Rc::clone(&waiting));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(body.poll_data(&mut cx).is_pending());
+        assert_eq!(tee.data(b"abc".to_vec()), b"abc");
+        assert!(matches!(body.poll_data(&mut cx), Poll::Ready(Ok(true))));
+        body.consume(1);
+        assert_eq!(body.with_data(|chunk| chunk.bytes().to_vec()), b"bc");
+        body.consume(2);
+        assert!(body.poll_data(&mut cx).is_pending());
+        for _ in 0..=WAITING_BYTES / 65_536 {
+            tee.data(vec![0; 65_536]);
+        }
+        assert!(matches!(body.poll_data(&mut cx), Poll::Ready(Err(StreamError::Closed))));
+    }
+
+    #[test]
+    fn a_request_that_is_broken_off_breaks_its_copy_off() {
+        let waiting = Rc::new(RefCell::new(Waiting::default()));
+        drop(Tee { body: Rc::clone(&waiting) });
+        assert!(waiting.borrow().broken);
+        let whole = Rc::new(RefCell::new(Waiting::default()));
+        let mut tee = Tee { body: Rc::clone(&whole) };
+        tee.end(&mut None);
+        drop(tee);
+        assert!(!whole.borrow().broken);
+    }
+}

@@ -1,0 +1,118 @@
+//! Network filters: what happens to a connection between its filter chain's choice and the terminal filter.
+//!
+//! Owns the order in which they are asked and what becomes of a connection that one of them refuses. They are asked once,
+//! when the connection is ready (after the TLS handshake), so that nothing is done for one that is refused. Never reads
+//! what a connection carries.
+
+mod limit;
+mod rbac;
+mod rate;
+mod refuse;
+mod stats;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_config::listener::NetworkFilterConfig;
+use outrigger_config::network::RuntimeFlag;
+
+pub(crate) use rbac::ConnectionFacts;
+pub use rate::SharedBuckets;
+pub use refuse::refuse;
+pub use stats::NetworkStats;
+
+use crate::graph::RuntimeSnapshot;
+use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
+use crate::worker::Worker;
+
+/// A filter that is not terminal, with what it keeps for all of its connections.
+pub enum NetworkFilter {
+    /// Lets through what its rules allow.
+    Rbac(rbac::RbacFilter),
+    /// Lets a number of connections through at a time.
+    ConnectionLimit(Arc<limit::Limit>),
+    /// Lets a number of connections through in a time.
+    LocalRateLimit(rate::RateFilter),
+    /// Makes the server name the cluster of the TCP proxy.
+    SniCluster,
+}
+
+impl NetworkFilter {
+    /// The filter of a configuration; `None` for a terminal one, and for one that has to be discovered.
+    pub fn build(config: &NetworkFilterConfig) -> Option<Self> {
+        match config {
+            NetworkFilterConfig::Rbac(config) => Some(Self::Rbac(rbac::RbacFilter::new(Arc::clone(config)))),
+            NetworkFilterConfig::ConnectionLimit(config) => {
+                Some(Self::ConnectionLimit(Arc::new(limit::Limit::new(Arc::clone(config)))))
+            }
+            NetworkFilterConfig::LocalRateLimit(config) => {
+                Some(Self::LocalRateLimit(rate::RateFilter::new(Arc::clone(config))))
+            }
+            NetworkFilterConfig::SniCluster => Some(Self::SniCluster),
+            NetworkFilterConfig::TcpProxy(_)
+            | NetworkFilterConfig::Http(_)
+            | NetworkFilterConfig::Discovered(_) => None,
+        }
+    }
+}
+
+/// What filters hold for a connection that they let through, given back when dropped.
+#[derive(Default)]
+pub struct Admission {
+    _places: Vec<limit::Place>,
+}
+
+/// A filter's refusal of a connection.
+#[derive(Debug, Default)]
+pub struct Refusal {
+    /// Why, for the access log.
+    pub details: Option<Cow<'static, str>>,
+    /// What the access log calls it.
+    pub flag: Option<ResponseFlag>,
+    /// The connection is closed when its first bytes arrive, as one would be whose bytes were looked at: clients then see
+    /// an end and no error.
+    pub after_first_bytes: bool,
+    /// Time until it is closed.
+    pub delay: Option<Duration>,
+}
+
+impl Refusal {
+    /// Tells the access log.
+    pub fn record(&self, info: &StreamInfo) {
+        if let Some(flag) = self.flag {
+            info.flag(flag);
+        }
+        if let Some(details) = &self.details {
+            *info.termination.borrow_mut() = Some(details.clone());
+        }
+    }
+}
+
+/// Asks the filters of a chain about a connection.
+pub fn admit(worker: &Worker, filters: &[NetworkFilter], connection: &ConnectionInfo) -> Result<Admission, Refusal> {
+    let mut admission = Admission::default();
+    for filter in filters {
+        match filter {
+            NetworkFilter::Rbac(filter) => filter.check(worker, connection)?,
+            NetworkFilter::ConnectionLimit(limit) => {
+                admission._places.extend(limit::Limit::take_place(limit, worker)?);
+            }
+            NetworkFilter::LocalRateLimit(filter) => filter.check(worker)?,
+            NetworkFilter::SniCluster => {
+                if let Some(name) = &connection.server_name {
+                    connection.filter_state.borrow_mut().insert(TCP_PROXY_CLUSTER.to_owned(), name.clone());
+                }
+            }
+        }
+    }
+    Ok(admission)
+}
+
+/// The object of the filter state that names the cluster of a TCP proxy.
+pub const TCP_PROXY_CLUSTER: &str = "envoy.tcp_proxy.cluster";
+
+fn holds(flag: &RuntimeFlag, runtime: &RuntimeSnapshot) -> bool {
+    let RuntimeFlag { default, runtime_key } = flag;
+    if runtime_key.is_empty() { *default } else { runtime.flag(runtime_key, *default) }
+}

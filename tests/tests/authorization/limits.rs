@@ -1,0 +1,92 @@
+//! Limits on connections, and the cluster by server name.
+
+use std::time::{Duration, Instant};
+
+use outrigger_tests::config::{bootstrap, cluster, listener};
+use outrigger_tests::tcp::{Conduct, Peer};
+use outrigger_tests::{proxy, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{Client, Workloads, chain, filter, mutual_tls};
+
+async fn echoing(address: std::net::SocketAddr) -> TcpStream {
+    let mut stream = within("connecting", TcpStream::connect(address)).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    let mut answer = [0; 5];
+    within("the echo", stream.read_exact(&mut answer)).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn a_limit_on_connections_at_a_time() {
+    let peer = Peer::start(Conduct::Echo).await;
+    let workloads = Workloads::new();
+    let limit = |more: &str| {
+        filter("connection_limit.v3.ConnectionLimit", &format!("stat_prefix: limit, max_connections: 2{more}"))
+    };
+    let listeners = [
+        listener("limited", &[chain("limited", &[limit(", delay: 0.3s")], "")], ""),
+        listener("off", &[chain("off", &[limit(", runtime_enabled: { default_value: false, runtime_key: a.key }")], "")], ""),
+    ];
+    let text = bootstrap(&listeners, &[cluster("peer", &[peer.port()])]);
+    let proxy = workloads.start(proxy::program(), &text).await;
+    let address = proxy.listener("limited").await;
+    let (first, second) = (echoing(address).await, echoing(address).await);
+    assert_eq!(proxy.stat("connection_limit.limit.active_connections").await, 2);
+    let began = Instant::now();
+    assert!(!workloads.is_echoed(address, Client::Plain).await);
+    assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
+    assert_eq!(proxy.stat("connection_limit.limit.limited_connections").await, 1);
+    drop(first);
+    proxy.wait_stat("connection_limit.limit.active_connections", |count| count == 1).await;
+    let third = echoing(address).await;
+    assert_eq!(proxy.lines("log.txt", 2).await, ["limited - -", "limited - -"]);
+    drop((second, third));
+    proxy.wait_stat("connection_limit.limit.active_connections", |count| count == 0).await;
+
+    let address = proxy.listener("off").await;
+    let many = [echoing(address).await, echoing(address).await, echoing(address).await];
+    drop(many);
+    proxy.admin_post("/runtime_modify?a.key=true").await;
+    let (one, two) = (echoing(address).await, echoing(address).await);
+    assert!(!workloads.is_echoed(address, Client::Plain).await, "the limit of a runtime key holds at once");
+    drop((one, two));
+}
+
+#[tokio::test]
+async fn a_limit_on_connections_in_a_time() {
+    let peer = Peer::start(Conduct::Echo).await;
+    let workloads = Workloads::new();
+    let limit = |more: &str| {
+        filter(
+            "local_ratelimit.v3.LocalRateLimit",
+            &format!("stat_prefix: rate, token_bucket: {{ max_tokens: 2, fill_interval: 3600s }}{more}"),
+        )
+    };
+    let one = |name: &str, more: &str| listener(name, &[chain(name, &[limit(more)], "")], "");
+    let listeners = [one("alone", ""), one("a", ", share_key: both"), one("b", ", share_key: both")];
+    let text = bootstrap(&listeners, &[cluster("peer", &[peer.port()])]);
+    let proxy = workloads.start(proxy::program(), &text).await;
+    let (alone, a, b) = (proxy.listener("alone").await, proxy.listener("a").await, proxy.listener("b").await);
+    for (address, allowed) in [(alone, true), (alone, true), (alone, false), (a, true), (b, true), (a, false), (b, false)] {
+        assert_eq!(workloads.is_echoed(address, Client::Plain).await, allowed);
+    }
+    assert_eq!(proxy.stat("local_rate_limit.rate.rate_limited").await, 3);
+    let refused = proxy.lines("log.txt", 7).await.into_iter().filter(|line| line.contains("URX")).count();
+    assert_eq!(refused, 3);
+}
+
+#[tokio::test]
+async fn the_server_name_is_the_cluster() {
+    let (server, other) = (Peer::start(Conduct::Echo).await, Peer::start(Conduct::CloseAtOnce).await);
+    let workloads = Workloads::new();
+    let sniff = ", listener_filters: [{ name: envoy.filters.listener.tls_inspector, typed_config: { \
+        '@type': type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector } }]";
+    let sni = filter("sni_cluster.v3.SniCluster", "");
+    let listener = listener("tls", &[chain("tls", &[sni], &mutual_tls(false))], sniff);
+    let clusters = [cluster("server", &[server.port()]), cluster("peer", &[other.port()])];
+    let proxy = workloads.start(proxy::program(), &bootstrap(&[listener], &clusters)).await;
+    assert!(workloads.is_echoed(proxy.listener("tls").await, Client::Anonymous).await);
+    assert_eq!((server.accepted(), other.accepted()), (1, 0));
+}
