@@ -14,8 +14,6 @@ use prost_types::DescriptorProto;
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
 
-// The reader's half of these names is unused here.
-#[allow(dead_code)]
 #[path = "proto/schema/layout.rs"]
 mod layout;
 
@@ -284,11 +282,12 @@ impl Table {
             }
         }
         let mut out = Vec::new();
-        put_u32(&mut out, self.messages.len())?;
+        put_u32(&mut out, messages.len() / layout::MESSAGE)?;
         put_u32(&mut out, fields.len() / layout::FIELD)?;
-        put_u32(&mut out, self.enums.len())?;
+        put_u32(&mut out, enums.len() / layout::ENUM)?;
         put_u32(&mut out, values.len() / layout::VALUE)?;
         put_u32(&mut out, text.bytes.len())?;
+        assert_eq!(out.len(), layout::HEADER, "the reader looks for what follows there");
         for section in [messages, fields, enums, values, text.bytes] {
             out.extend(section);
         }

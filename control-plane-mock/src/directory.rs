@@ -87,8 +87,14 @@ pub(crate) async fn follow(directory: PathBuf, shared: Arc<Shared>, mut served: 
         }
         served = seen.clone();
         match read(&directory) {
-            Ok(resources) => shared.change(|world| world.store.replace_directory(resources)),
-            Err(error) => eprintln!("control-plane-mock: not served, the last good state stays: {error}"),
+            Ok(resources) => shared.change(|world| {
+                world.directory_error = None;
+                world.store.replace_directory(resources);
+            }),
+            Err(error) => {
+                eprintln!("control-plane-mock: not served, the last good state stays: {error}");
+                shared.change(|world| world.directory_error = Some(error.to_string()));
+            }
         }
     }
 }

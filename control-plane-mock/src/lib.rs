@@ -39,6 +39,7 @@ mod state;
 mod text;
 pub mod types;
 mod verdict;
+mod watches;
 mod world;
 
 use std::io;

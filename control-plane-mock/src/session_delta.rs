@@ -11,20 +11,20 @@ use outrigger_api::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, De
 use crate::session::{Answer, Conduct, ErrorDetail, Meaning, Sent, Standing};
 use crate::state::{Store, TypeState};
 use crate::types;
+use crate::watches::{self, Interest, Watches};
 
 /// Protocol state of one stream.
 #[derive(Debug, Default)]
 pub struct DeltaSession {
     conduct: Conduct,
-    watches: BTreeMap<String, Watch>,
+    watches: Watches<Watch>,
     nonces: u64,
 }
 
 /// Protocol state of one type.
 #[derive(Debug, Default)]
 struct Watch {
-    wildcard: bool,
-    names: BTreeSet<String>,
+    interest: Interest,
     /// Name and version of what the client holds, by its own account or because it was sent.
     held: BTreeMap<String, String>,
     /// Names that the client was told do not exist.
@@ -33,10 +33,8 @@ struct Watch {
     owed: BTreeSet<String>,
     /// The first request for everything is answered even with nothing.
     answer_owed: bool,
-    confirmed: BTreeMap<String, String>,
     /// Responses not answered yet, by nonce.
     open: BTreeMap<String, Sent>,
-    last: Option<Sent>,
 }
 
 impl DeltaSession {
@@ -59,8 +57,7 @@ impl DeltaSession {
             response_nonce,
             error_detail,
         } = request;
-        let first = !self.watches.contains_key(type_url);
-        let watch = self.watches.entry(type_url.clone()).or_default();
+        let (watch, first) = self.watches.begin(type_url);
         let mut meaning = if first { Meaning::First } else { Meaning::Change };
         if first {
             watch.begin(type_url, resource_names_subscribe, initial_resource_versions);
@@ -78,14 +75,7 @@ impl DeltaSession {
 
     /// Types for which a response should be sent now, in the order of sending.
     pub fn due(&self, store: &Store) -> Vec<String> {
-        let mut due: Vec<String> = self
-            .watches
-            .iter()
-            .filter(|(url, watch)| watch.is_due(store.of(url)))
-            .map(|(url, _)| url.clone())
-            .collect();
-        due.sort_by_key(|url| types::push_order(url));
-        due
+        self.watches.due(|url, watch| watch.is_due(store.of(url)))
     }
 
     /// The response for one type, as if it were due.
@@ -101,7 +91,7 @@ impl DeltaSession {
         }
         for name in &removed {
             watch.held.remove(name);
-            if watch.names.contains(name) {
+            if watch.interest.names.contains(name) {
                 watch.absent.insert(name.clone());
             }
         }
@@ -125,44 +115,41 @@ impl DeltaSession {
     /// Whether the client has confirmed all that it should have of this type.
     pub fn in_sync(&self, type_url: &str, store: &Store) -> bool {
         self.watches.get(type_url).is_some_and(|watch| {
-            !watch.is_due(store.of(type_url))
-                && watch.open.is_empty()
-                && watch.last.as_ref().is_some_and(|last| last.answer == Answer::Acked)
+            !watch.is_due(store.of(type_url)) && watch.open.is_empty() && watch.interest.last_was_acked()
         })
     }
 
     /// Whether the client asks for this resource, or with no name for any; `None` if it never named the type.
     pub fn wants(&self, type_url: &str, name: Option<&str>) -> Option<bool> {
-        let watch = self.watches.get(type_url)?;
-        Some(watch.wildcard || name.map_or(!watch.names.is_empty(), |name| watch.names.contains(name)))
+        self.watches.wants(type_url, name)
     }
 
     /// Version of this resource that the client has confirmed.
     pub fn confirmed(&self, type_url: &str, name: &str) -> Option<&str> {
-        self.watches.get(type_url)?.confirmed.get(name).map(String::as_str)
+        self.watches.confirmed(type_url, name)
     }
 
     /// The open or last answered response with this nonce.
     pub(crate) fn sent(&self, type_url: &str, nonce: &str) -> Option<&Sent> {
         let watch = self.watches.get(type_url)?;
-        watch.open.get(nonce).or_else(|| watch.last.as_ref().filter(|last| last.nonce == nonce))
+        watch.open.get(nonce).or_else(|| watch.interest.last.as_ref().filter(|last| last.nonce == nonce))
     }
 
     /// Where each type stands.
     pub fn standings(&self) -> BTreeMap<String, Standing> {
-        self.watches.iter().map(|(url, watch)| (url.clone(), watch.standing())).collect()
+        self.watches.standings()
     }
 
     /// Where one type stands, if it was asked for.
     pub fn standing(&self, type_url: &str) -> Option<Standing> {
-        self.watches.get(type_url).map(Watch::standing)
+        self.watches.standing(type_url)
     }
 
     /// Forgets the nonce of the last response, as if the server had never sent it.
     pub(crate) fn disown_last(&mut self, type_url: &str, nonce: &str) {
         let Some(watch) = self.watches.get_mut(type_url) else { return };
         watch.open.remove(nonce);
-        if let Some(last) = watch.last.as_mut() {
+        if let Some(last) = watch.interest.last.as_mut() {
             last.nonce = format!("disowned-{nonce}");
         }
     }
@@ -185,7 +172,7 @@ impl DeltaSession {
         };
         if let Some(watch) = self.watches.get_mut(type_url) {
             watch.open.insert(nonce.clone(), sent.clone());
-            watch.last = Some(sent);
+            watch.interest.last = Some(sent);
         }
         DeltaDiscoveryResponse {
             system_version_info: version.to_string(),
@@ -204,11 +191,13 @@ struct Difference {
     removed: Vec<String>,
 }
 
-impl Watch {
-    fn standing(&self) -> Standing {
-        Standing::new(self.wildcard, self.names.iter().cloned(), self.last.as_ref(), &self.confirmed)
+impl watches::Watch for Watch {
+    fn interest(&self) -> &Interest {
+        &self.interest
     }
+}
 
+impl Watch {
     /// The first request of the stream for this type: what the client holds from before.
     fn begin<'a>(
         &mut self,
@@ -216,8 +205,8 @@ impl Watch {
         subscribe: &[String],
         initial: impl IntoIterator<Item = (&'a String, &'a String)>,
     ) {
-        self.wildcard = subscribe.is_empty() && types::empty_means_everything(type_url);
-        let asks_everything = self.wildcard || subscribe.iter().any(|name| name == "*");
+        self.interest.wildcard = subscribe.is_empty() && types::empty_means_everything(type_url);
+        let asks_everything = self.interest.wildcard || subscribe.iter().any(|name| name == "*");
         self.answer_owed = asks_everything;
         // A version of something not subscribed is of no use: nothing will be said about it.
         self.held = initial
@@ -225,18 +214,18 @@ impl Watch {
             .filter(|(name, _)| asks_everything || subscribe.contains(name))
             .map(|(name, version)| (name.clone(), version.clone()))
             .collect();
-        self.confirmed = self.held.clone();
+        self.interest.confirmed = self.held.clone();
     }
 
     fn answer(&mut self, nonce: &str, rejected: Option<ErrorDetail>, repeat: bool) -> Meaning {
         let Some(sent) = self.open.remove(nonce) else {
-            let known = self.last.as_ref().is_some_and(|last| last.nonce == nonce);
+            let known = self.interest.last.as_ref().is_some_and(|last| last.nonce == nonce);
             return if known && rejected.is_none() { Meaning::Change } else { Meaning::Stale };
         };
         let (answer, meaning) = match rejected {
             None => {
-                self.confirmed.extend(sent.resources);
-                self.confirmed.retain(|name, _| !sent.removed.contains(name));
+                self.interest.confirmed.extend(sent.resources);
+                self.interest.confirmed.retain(|name, _| !sent.removed.contains(name));
                 (Answer::Acked, Meaning::Ack)
             }
             Some(detail) => {
@@ -246,7 +235,7 @@ impl Watch {
                 (Answer::Nacked(detail), Meaning::Nack)
             }
         };
-        if let Some(last) = self.last.as_mut().filter(|last| last.nonce == nonce) {
+        if let Some(last) = self.interest.last.as_mut().filter(|last| last.nonce == nonce) {
             last.answer = answer;
         }
         meaning
@@ -255,11 +244,11 @@ impl Watch {
     fn subscribe(&mut self, names: &[String], first: bool) {
         for name in names {
             if name == "*" {
-                self.answer_owed |= !self.wildcard;
-                self.wildcard = true;
+                self.answer_owed |= !self.interest.wildcard;
+                self.interest.wildcard = true;
                 continue;
             }
-            self.names.insert(name.clone());
+            self.interest.names.insert(name.clone());
             // What is asked for by name is answered even if the client should have it: it may have dropped it.
             // On the first request it says itself what it has.
             if !first || !self.held.contains_key(name) {
@@ -271,14 +260,14 @@ impl Watch {
     fn unsubscribe(&mut self, names: &[String], state: &TypeState) {
         for name in names {
             if name == "*" {
-                self.wildcard = false;
+                self.interest.wildcard = false;
                 self.answer_owed = false;
                 continue;
             }
-            let was_named = self.names.remove(name);
+            let was_named = self.interest.names.remove(name);
             self.absent.remove(name);
             self.owed.remove(name);
-            if self.wildcard && was_named {
+            if self.interest.wildcard && was_named {
                 // Still covered by the wildcard: the client must hear whether it stays.
                 self.owed.insert(name.clone());
                 if !state.resources.contains_key(name) {
@@ -286,9 +275,9 @@ impl Watch {
                 }
             }
         }
-        if !self.wildcard {
-            self.held.retain(|name, _| self.names.contains(name));
-            self.confirmed.retain(|name, _| self.names.contains(name));
+        if !self.interest.wildcard {
+            self.held.retain(|name, _| self.interest.names.contains(name));
+            self.interest.confirmed.retain(|name, _| self.interest.names.contains(name));
         }
     }
 
@@ -301,19 +290,19 @@ impl Watch {
     }
 
     fn difference(&self, state: &TypeState) -> Difference {
-        let everything = self.last.as_ref().is_some_and(|last| last.version < state.pushed);
+        let everything = self.interest.last.as_ref().is_some_and(|last| last.version < state.pushed);
         let changed = state
             .resources
             .iter()
             .filter(|(name, resource)| {
-                let wanted = self.wildcard || self.names.contains(*name);
-                wanted && (everything || self.owed.contains(*name) || self.held.get(*name) != Some(&resource.version))
+                self.interest.covers(name)
+                    && (everything || self.owed.contains(*name) || self.held.get(*name) != Some(&resource.version))
             })
             .map(|(name, _)| name.clone())
             .collect();
         let missing = |name: &&String| !state.resources.contains_key(*name);
         let lost = self.held.keys().filter(missing);
-        let unknown = self.names.iter().filter(missing).filter(|name| {
+        let unknown = self.interest.names.iter().filter(missing).filter(|name| {
             !self.held.contains_key(*name) && (self.owed.contains(*name) || !self.absent.contains(*name))
         });
         Difference { changed, removed: lost.chain(unknown).cloned().collect() }

@@ -4,7 +4,7 @@
 //! socket or a clock, and never decides when a response that is due is let go (see `world`).
 //! Rules: xDS protocol, "Basic Protocol Overview" and "How the client specifies what resources to return".
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use outrigger_api::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use outrigger_api::pb::google::protobuf::Any;
@@ -13,26 +13,24 @@ use prost::Message;
 use crate::session::{Answer, Conduct, ErrorDetail, Meaning, Sent, Standing};
 use crate::state::{Resource, Store, TypeState};
 use crate::types;
+use crate::watches::{self, Interest, Watches};
 
 /// Protocol state of one stream.
 #[derive(Debug, Default)]
 pub struct SotwSession {
     conduct: Conduct,
-    watches: BTreeMap<String, Watch>,
+    watches: Watches<Watch>,
     nonces: u64,
 }
 
 /// Protocol state of one type.
 #[derive(Debug, Default)]
 struct Watch {
-    wildcard: bool,
-    names: BTreeSet<String>,
+    interest: Interest,
     /// Once names were given, an empty list asks for nothing instead of everything.
     named_once: bool,
     /// Name and version of all that the client was sent and has not given up since.
     sent: BTreeMap<String, String>,
-    confirmed: BTreeMap<String, String>,
-    last: Option<Sent>,
     resend: bool,
 }
 
@@ -55,14 +53,13 @@ impl SotwSession {
             response_nonce,
             error_detail,
         } = request;
-        let first = !self.watches.contains_key(type_url);
-        if first && !response_nonce.is_empty() {
+        if self.watches.get(type_url).is_none() && !response_nonce.is_empty() {
             return Meaning::Stale;
         }
-        let watch = self.watches.entry(type_url.clone()).or_default();
+        let (watch, first) = self.watches.begin(type_url);
         let mut meaning = if first { Meaning::First } else { Meaning::Change };
         if !response_nonce.is_empty() {
-            let Some(last) = watch.last.as_mut().filter(|last| last.nonce == *response_nonce) else {
+            let Some(last) = watch.interest.last.as_mut().filter(|last| last.nonce == *response_nonce) else {
                 return Meaning::Stale;
             };
             if let Some(status) = error_detail {
@@ -72,9 +69,9 @@ impl SotwSession {
             } else if last.answer == Answer::Pending {
                 last.answer = Answer::Acked;
                 if types::is_full_state(type_url) {
-                    watch.confirmed = last.resources.clone();
+                    watch.interest.confirmed = last.resources.clone();
                 } else {
-                    watch.confirmed.extend(last.resources.clone());
+                    watch.interest.confirmed.extend(last.resources.clone());
                 }
                 meaning = Meaning::Ack;
             }
@@ -85,14 +82,7 @@ impl SotwSession {
 
     /// Types for which a response should be sent now, in the order of sending.
     pub fn due(&self, store: &Store) -> Vec<String> {
-        let mut due: Vec<String> = self
-            .watches
-            .iter()
-            .filter(|(url, watch)| watch.is_due(url, store.of(url)))
-            .map(|(url, _)| url.clone())
-            .collect();
-        due.sort_by_key(|url| types::push_order(url));
-        due
+        self.watches.due(|url, watch| watch.is_due(url, store.of(url)))
     }
 
     /// The response for one type, as if it were due.
@@ -136,41 +126,39 @@ impl SotwSession {
 
     /// Whether the client has confirmed all that it should have of this type.
     pub fn in_sync(&self, type_url: &str, store: &Store) -> bool {
-        self.watches.get(type_url).is_some_and(|watch| {
-            !watch.is_due(type_url, store.of(type_url))
-                && watch.last.as_ref().is_some_and(|last| last.answer == Answer::Acked)
-        })
+        self.watches
+            .get(type_url)
+            .is_some_and(|watch| !watch.is_due(type_url, store.of(type_url)) && watch.interest.last_was_acked())
     }
 
     /// Whether the client asks for this resource, or with no name for any; `None` if it never named the type.
     pub fn wants(&self, type_url: &str, name: Option<&str>) -> Option<bool> {
-        let watch = self.watches.get(type_url)?;
-        Some(watch.wildcard || name.map_or(!watch.names.is_empty(), |name| watch.names.contains(name)))
+        self.watches.wants(type_url, name)
     }
 
     /// Version of this resource that the client has confirmed.
     pub fn confirmed(&self, type_url: &str, name: &str) -> Option<&str> {
-        self.watches.get(type_url)?.confirmed.get(name).map(String::as_str)
+        self.watches.confirmed(type_url, name)
     }
 
     /// The open or answered response with this nonce.
     pub(crate) fn sent(&self, type_url: &str, nonce: &str) -> Option<&Sent> {
-        self.watches.get(type_url)?.last.as_ref().filter(|last| last.nonce == nonce)
+        self.watches.get(type_url)?.interest.last.as_ref().filter(|last| last.nonce == nonce)
     }
 
     /// Where each type stands.
     pub fn standings(&self) -> BTreeMap<String, Standing> {
-        self.watches.iter().map(|(url, watch)| (url.clone(), watch.standing())).collect()
+        self.watches.standings()
     }
 
     /// Where one type stands, if it was asked for.
     pub fn standing(&self, type_url: &str) -> Option<Standing> {
-        self.watches.get(type_url).map(Watch::standing)
+        self.watches.standing(type_url)
     }
 
     /// Forgets the nonce of the last response, as if the server had never sent it.
     pub(crate) fn disown_last(&mut self, type_url: &str, nonce: &str) {
-        if let Some(last) = self.watches.get_mut(type_url).and_then(|watch| watch.last.as_mut()) {
+        if let Some(last) = self.watches.get_mut(type_url).and_then(|watch| watch.interest.last.as_mut()) {
             last.nonce = format!("disowned-{nonce}");
         }
     }
@@ -185,7 +173,7 @@ impl SotwSession {
         self.nonces += 1;
         let nonce = self.nonces.to_string();
         if let Some(watch) = self.watches.get_mut(type_url) {
-            watch.last = Some(Sent {
+            watch.interest.last = Some(Sent {
                 nonce: nonce.clone(),
                 version,
                 resources: carried,
@@ -203,25 +191,27 @@ impl SotwSession {
     }
 }
 
-impl Watch {
-    fn standing(&self) -> Standing {
-        Standing::new(self.wildcard, self.names.iter().cloned(), self.last.as_ref(), &self.confirmed)
+impl watches::Watch for Watch {
+    fn interest(&self) -> &Interest {
+        &self.interest
     }
+}
 
+impl Watch {
     fn subscribe(&mut self, type_url: &str, names: &[String]) {
         if !names.is_empty() {
             self.named_once = true;
         }
-        self.wildcard = if names.is_empty() {
+        self.interest.wildcard = if names.is_empty() {
             !self.named_once && types::empty_means_everything(type_url)
         } else {
             names.iter().any(|name| name == "*")
         };
-        self.names = names.iter().filter(|name| *name != "*").cloned().collect();
-        if !self.wildcard {
+        self.interest.names = names.iter().filter(|name| *name != "*").cloned().collect();
+        if !self.interest.wildcard {
             // What was given up must be sent again when it is asked for again.
-            self.sent.retain(|name, _| self.names.contains(name));
-            self.confirmed.retain(|name, _| self.names.contains(name));
+            self.sent.retain(|name, _| self.interest.names.contains(name));
+            self.interest.confirmed.retain(|name, _| self.interest.names.contains(name));
         }
     }
 
@@ -229,18 +219,18 @@ impl Watch {
         state
             .resources
             .iter()
-            .filter(|(name, _)| self.wildcard || self.names.contains(*name))
+            .filter(|(name, _)| self.interest.covers(name))
             .map(|(name, resource)| (name.as_str(), resource))
             .collect()
     }
 
     fn is_pushed(&self, state: &TypeState) -> bool {
-        self.last.as_ref().is_some_and(|last| last.version < state.pushed)
+        self.interest.last.as_ref().is_some_and(|last| last.version < state.pushed)
     }
 
     fn is_due(&self, type_url: &str, state: &TypeState) -> bool {
         let full = types::is_full_state(type_url);
-        let nothing_wanted = !self.wildcard && self.names.is_empty();
+        let nothing_wanted = !self.interest.wildcard && self.interest.names.is_empty();
         if nothing_wanted {
             return false;
         }
@@ -249,7 +239,7 @@ impl Watch {
         }
         // An empty answer to the first question means "there is none" for what is sent as a whole;
         // for other types silence does.
-        if self.last.is_none() && (full || self.wildcard) {
+        if self.interest.last.is_none() && (full || self.interest.wildcard) {
             return true;
         }
         let wanted = self.wanted(state);

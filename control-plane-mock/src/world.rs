@@ -28,6 +28,8 @@ pub struct World {
     pub store: Store,
     /// What goes wrong on purpose.
     pub faults: Faults,
+    /// Why the directory as it is now is not served, if so.
+    pub directory_error: Option<String>,
     conduct: Conduct,
     streams: BTreeMap<u64, Stream>,
     opened: u64,

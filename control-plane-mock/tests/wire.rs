@@ -226,7 +226,8 @@ async fn a_directory_is_followed_and_the_last_good_state_stays() {
     std::fs::write(directory.path().join("more.yaml"), CLUSTER_A.replace("name: a", "name: b")).unwrap();
     until(&["a", "b"]).await;
     std::fs::write(&file, "resources: [").unwrap();
-    tokio::time::sleep(A_MOMENT * 3).await;
+    let error = mock.wait_for(SOON, |world| world.directory_error.clone()).await.expect("the file is looked at");
+    assert!(error.contains("cds.yaml"), "{error}");
     assert_eq!(names(&mock), ["a", "b"]);
     std::fs::remove_file(&file).unwrap();
     until(&["b"]).await;

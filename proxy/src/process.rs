@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::graph::GraphCell;
-use crate::http::filter::SharedStates;
 use crate::health::Reports;
+use crate::http::filter::SharedStates;
 use crate::network::SharedBuckets;
 use crate::stats::Registry;
 use crate::stream::WallClock;

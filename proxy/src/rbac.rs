@@ -76,13 +76,13 @@ pub fn tell_log_hint(metadata: &mut Metadata, decision: &Decision<'_>) {
 }
 
 /// Tells which policy came nearest to allowing what was denied, and which part of it did not match.
-pub fn tell_nearest<M: DerefMut<Target = Metadata>>(
-    engine: &Engine,
-    facts: &impl Facts,
-    metadata: impl FnOnce() -> M,
-) {
+pub fn tell_nearest<M: DerefMut<Target = Metadata>>(engine: &Engine, facts: &impl Facts, metadata: impl FnOnce() -> M) {
     let Some(nearest) = nearest(engine, facts) else { return };
-    tracing::debug!("denied: policy {:?} came nearest, but its {} did not match", nearest.policy, nearest.failed.as_str());
+    tracing::debug!(
+        "denied: policy {:?} came nearest, but its {} did not match",
+        nearest.policy,
+        nearest.failed.as_str()
+    );
     let mut metadata = metadata();
     let told = metadata.entry(NEAREST_NAMESPACE.to_owned()).or_default();
     told.insert("nearest_policy".to_owned(), Value::from(&**nearest.policy));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use outrigger_tests::config::{bootstrap, chain, cluster_with, http, listener, routes};
+use outrigger_tests::config::{bootstrap, chain, cluster_with, http, listener, routes, tcp_with};
 use outrigger_tests::{Proxy, Settings, Upstream, h1, proxy};
 
 /// The proxy under test and Envoy with the same bootstrap and the same upstreams.
@@ -266,4 +266,198 @@ async fn a_client_without_the_cookie_is_given_one_that_leads_back() {
     for path in ["/ring/x", "/session/x"] {
         assert_eq!(given(&both.ours, path).await, given(&both.envoy, path).await);
     }
+}
+
+/// Endpoints with metadata for subsets.
+fn staged(upstreams: &[Upstream]) -> String {
+    let stages = [("prod", "1"), ("prod", "2"), ("prod", "2"), ("dev", "2"), ("dev", "3")];
+    let endpoints = upstreams.iter().zip(stages).map(|(upstream, (stage, version))| {
+        let metadata = format!("{{ filter_metadata: {{ envoy.lb: {{ stage: {stage}, version: '{version}' }} }} }}");
+        endpoint(upstream, &format!(", metadata: {metadata}"))
+    });
+    format!("{{ lb_endpoints: [{}] }}", endpoints.collect::<Vec<_>>().join(", "))
+}
+
+#[tokio::test]
+async fn requests_reach_the_subset_that_their_route_names() {
+    let upstreams = upstreams(5).await;
+    let subsets = |more: &str| {
+        format!(
+            ", lb_subset_config: {{ subset_selectors: [{{ keys: [stage, version], fallback_policy: KEYS_SUBSET, \
+             fallback_keys_subset: [stage] }}, {{ keys: [stage] }}, {{ keys: [version], fallback_policy: \
+             ANY_ENDPOINT }}], {more} }}"
+        )
+    };
+    let clusters = [
+        cluster_of("none", &staged(&upstreams), &subsets("fallback_policy: NO_FALLBACK")),
+        cluster_of(
+            "default",
+            &staged(&upstreams),
+            &format!(
+                "{}, lb_policy: MAGLEV",
+                subsets("fallback_policy: DEFAULT_SUBSET, default_subset: { stage: dev }")
+            ),
+        ),
+    ];
+    let matching = |fields: &str| format!("{{ filter_metadata: {{ envoy.lb: {{ {fields} }} }} }}");
+    let wanted = [
+        ("both", "stage: prod, version: '2'"),
+        ("stage", "stage: dev"),
+        ("other", "stage: prod, version: '9'"),
+        ("version", "version: '3'"),
+        ("any", "version: '9'"),
+        ("missing", "stage: test"),
+        ("number", "version: 2"),
+        ("nothing", ""),
+    ];
+    let mut all_routes = Vec::new();
+    for cluster in ["none", "default"] {
+        for (path, fields) in wanted {
+            all_routes.push(format!(
+                "{{ match: {{ prefix: /{cluster}/{path}/ }}, route: {{ cluster: {cluster}, metadata_match: {}, \
+                 hash_policy: [{BY_KEY}] }} }}",
+                matching(fields)
+            ));
+        }
+    }
+    all_routes.push(format!(
+        "{{ match: {{ prefix: /weighted/ }}, route: {{ metadata_match: {}, weighted_clusters: {{ clusters: [{{ name: \
+         none, weight: 1, metadata_match: {} }}] }} }} }}",
+        matching("stage: prod"),
+        matching("version: '1'")
+    ));
+    let both = Both::start(&bootstrap(&web(&all_routes.join(", ")), &clusters)).await;
+    let mut wrong = String::new();
+    let paths = all_routes.len();
+    for cluster in ["none", "default"] {
+        for (path, _) in wanted {
+            let requests: Vec<_> =
+                (0..40).map(|key| (format!("/{cluster}/{path}/x"), vec![("x-key", key.to_string())])).collect();
+            let (ours, envoys) = both.served_by(&requests).await;
+            // By turns the same ones answer, by hash each request goes to the same one.
+            let same = if cluster == "none" { count(&ours).keys().eq(count(&envoys).keys()) } else { ours == envoys };
+            if !same {
+                let _ = writeln!(wrong, "{cluster}/{path}: {:?} and {:?}", count(&ours), count(&envoys));
+            }
+        }
+    }
+    assert!(wrong.is_empty() && paths == 17, "{wrong}");
+    let requests = vec![("/weighted/x".to_owned(), Vec::new())];
+    assert_eq!(both.served_by(&requests).await, (vec!["u0".to_owned()], vec!["u0".to_owned()]));
+    for cluster in ["none", "default"] {
+        // Envoy counts these once for each of its threads.
+        assert_eq!(both.ours.stat(&format!("cluster.{cluster}.lb_subsets_active")).await, 9);
+        for stat in ["lb_subsets_selected", "lb_subsets_fallback"] {
+            let stat = format!("cluster.{cluster}.{stat}");
+            assert_eq!(both.ours.stat(&stat).await, both.envoy.stat(&stat).await, "{stat}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn localities_share_by_weight_and_by_what_they_can_take() {
+    let upstreams = upstreams(6).await;
+    let at = |zone: &str, weight: u32, of: &[(usize, &str)]| {
+        let endpoints: Vec<String> = of.iter().map(|(number, more)| endpoint(&upstreams[*number], more)).collect();
+        format!(
+            "{{ locality: {{ zone: {zone} }}, load_balancing_weight: {weight}, lb_endpoints: [{}] }}",
+            endpoints.join(", ")
+        )
+    };
+    const DOWN: &str = ", health_status: UNHEALTHY";
+    let localities =
+        [at("a", 1, &[(0, "")]), at("b", 3, &[(1, ""), (2, "")]), at("c", 4, &[(3, ""), (4, DOWN), (5, DOWN)])];
+    let weighted = ", common_lb_config: { locality_weighted_lb_config: {} }";
+    let wrr = ", load_balancing_policy: { policies: [{ typed_extension_config: { name: p, typed_config: { '@type': \
+        type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest, \
+        locality_lb_config: { locality_weighted_lb_config: {} } } } }] }";
+    let clusters =
+        [cluster_of("turn", &localities.join(", "), weighted), cluster_of("least", &localities.join(", "), wrr)];
+    let routes =
+        ["turn", "least"].map(|name| format!("{{ match: {{ prefix: /{name}/ }}, route: {{ cluster: {name} }} }}"));
+    let both = Both::start(&bootstrap(&web(&routes.join(", ")), &clusters)).await;
+    for name in ["turn", "least"] {
+        let requests: Vec<_> = (0..600).map(|_| (format!("/{name}/x"), Vec::new())).collect();
+        let (ours, envoys) = both.served_by(&requests).await;
+        let zones = |names: &[String]| {
+            let counts = count(names);
+            let sum = |of: &[&str]| of.iter().map(|name| counts.get(name).copied().unwrap_or(0)).sum::<usize>();
+            [sum(&["u0"]), sum(&["u1", "u2"]), sum(&["u3"]), sum(&["u4", "u5"])]
+        };
+        // 1, 3, and of 4 as much as one of three endpoints can take, overprovisioned by 1.4.
+        let expected = [1.0, 3.0, 4.0 * 1.4 / 3.0, 0.0].map(|weight: f64| 600.0 * weight / (4.0 + 5.6 / 3.0));
+        for (who, counts) in [("ours", zones(&ours)), ("envoy", zones(&envoys))] {
+            for (count, expected) in counts.iter().zip(expected) {
+                assert!((*count as f64 - expected).abs() <= 12.0, "{name} {who}: {counts:?}, expected {expected:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn traffic_stays_in_the_zone_of_the_proxy_as_with_envoy() {
+    let upstreams = upstreams(6).await;
+    let zones = |of: [&[usize]; 2]| {
+        let at = |zone: &str, numbers: &[usize]| {
+            let endpoints: Vec<String> = numbers.iter().map(|number| endpoint(&upstreams[*number], "")).collect();
+            format!("{{ locality: {{ region: r, zone: {zone} }}, lb_endpoints: [{}] }}", endpoints.join(", "))
+        };
+        format!("{}, {}", at("near", of[0]), at("far", of[1]))
+    };
+    // Half of the proxies are in each zone.
+    let local = cluster_of("local", &zones([&[0, 1], &[2, 3]]), "");
+    let clusters = [
+        local,
+        cluster_of("direct", &zones([&[0, 1, 2], &[3, 4, 5]]), ""),
+        cluster_of("some", &zones([&[0, 1], &[2, 3, 4, 5]]), ", lb_policy: LEAST_REQUEST"),
+        cluster_of("small", &zones([&[0, 1], &[2, 3, 4]]), ""),
+        cluster_of(
+            "forced",
+            &zones([&[0], &[1, 2, 3, 4, 5]]),
+            ", load_balancing_policy: { policies: [{ typed_extension_config: { name: p, typed_config: { '@type': \
+             type.googleapis.com/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin, \
+             locality_lb_config: { zone_aware_lb_config: { force_local_zone: {} } } } } }] }",
+        ),
+    ];
+    let names = ["direct", "some", "small", "forced"];
+    let routes = names.map(|name| format!("{{ match: {{ prefix: /{name}/ }}, route: {{ cluster: {name} }} }}"));
+    let bootstrap = bootstrap(&web(&routes.join(", ")), &clusters).replacen(
+        "cluster: tests }",
+        "cluster: tests, locality: { region: r, zone: near } }",
+        1,
+    ) + "cluster_manager: { local_cluster_name: local }\n";
+    let both = Both::start(&bootstrap).await;
+    let near = [("direct", vec!["u0", "u1", "u2"], 1.0), ("some", vec!["u0", "u1"], 2.0 / 3.0)];
+    let near = near.into_iter().chain([("small", vec!["u0", "u1"], 0.4), ("forced", vec!["u0"], 1.0)]);
+    for (name, near, expected) in near {
+        let requests: Vec<_> = (0..400).map(|_| (format!("/{name}/x"), Vec::new())).collect();
+        let (ours, envoys) = both.served_by(&requests).await;
+        for (who, names) in [("ours", ours), ("envoy", envoys)] {
+            let share = names.iter().filter(|name| near.contains(&name.as_str())).count() as f64 / 400.0;
+            assert!((share - expected).abs() < 0.1, "{name}, {who}: {share}, expected {expected}");
+        }
+    }
+    for (name, stat) in [("direct", "lb_zone_routing_all_directly"), ("forced", "lb_zone_routing_all_directly")] {
+        let stat = format!("cluster.{name}.{stat}");
+        assert_eq!((both.ours.stat(&stat).await, both.envoy.stat(&stat).await), (400, 400), "{stat}");
+    }
+    assert!(both.ours.stat("cluster.some.lb_zone_routing_sampled").await > 200);
+    assert!(both.ours.stat("cluster.some.lb_zone_routing_cross_zone").await > 80);
+    assert!(both.ours.stat("cluster.small.lb_zone_cluster_too_small").await > 0);
+}
+
+#[tokio::test]
+async fn connections_of_one_client_go_to_one_endpoint_as_with_envoy() {
+    let upstreams = upstreams(5).await;
+    let ports: Vec<u16> = upstreams.iter().map(Upstream::port).collect();
+    let proxy_filter = tcp_with("cluster: c, hash_policy: [{ source_ip: {} }]");
+    let listeners = vec![listener("web", &[chain(&proxy_filter, "")], "")];
+    let both = Both::start(&bootstrap(&listeners, &[cluster_with("c", &ports, ", lb_policy: RING_HASH")])).await;
+    let mut names = Vec::new();
+    for proxy in [&both.ours, &both.envoy] {
+        for _ in 0..4 {
+            names.extend(served_by(proxy, &[("/".to_owned(), Vec::new())]).await);
+        }
+    }
+    assert_eq!(count(&names).len(), 1, "{names:?}");
 }

@@ -232,3 +232,203 @@ async fn local_origin_failures_are_kept_apart_when_asked_for() {
     let found = proxy.stat(&outlier_stat("ejections_enforced_consecutive_local_origin_failure")).await;
     assert_eq!((found, proxy.stat(&outlier_stat("ejections_detected_consecutive_5xx")).await), (1, 0));
 }
+
+/// Checks that follow each other quickly, whatever traffic there is.
+fn checks(kind: &str) -> String {
+    format!(
+        ", health_checks: [{{ timeout: 0.5s, interval: 0.1s, no_traffic_interval: 0.1s, unhealthy_threshold: 2, \
+         healthy_threshold: 2, event_log_path: '$dir/events.log', {kind} }}], \
+         common_lb_config: {{ healthy_panic_threshold: {{ value: 0 }} }}"
+    )
+}
+
+fn check_stat(name: &str) -> String {
+    format!("cluster.c.health_check.{name}")
+}
+
+#[tokio::test]
+async fn http_checks_keep_requests_away_until_an_endpoint_is_well() {
+    let (good, bad) = (Endpoint::start(200).await, Endpoint::start(503).await);
+    let (proxy, web) = proxy_to(&[&good, &bad], &checks("http_health_check: { path: /healthz }"), 2).await;
+    // Ready means that everybody was checked.
+    assert_eq!((&*flags(&proxy, &good).await, &*flags(&proxy, &bad).await), ("healthy", "/failed_active_hc"));
+    assert!(statuses(web, 10).await.iter().all(|status| *status == 200));
+    assert_eq!(proxy.stat("cluster.c.membership_healthy").await, 1);
+    bad.set(200);
+    wait_flags(&proxy, &bad, "healthy").await;
+    assert_eq!(proxy.stat(&check_stat("healthy")).await, 2);
+    // An answer that is wrong counts at once, for the others there is nobody left.
+    good.set(404);
+    wait_flags(&proxy, &good, "/failed_active_hc").await;
+    bad.set(500);
+    wait_flags(&proxy, &bad, "/failed_active_hc").await;
+    eventually("nobody is left", async || {
+        let response = h1::Client::connect(web).await.request("GET", "/", &[], b"").await;
+        let seen = (response.status, response.text());
+        if seen == (503, "no healthy upstream".to_owned()) { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+    let (attempts, successes) = (proxy.stat(&check_stat("attempt")).await, proxy.stat(&check_stat("success")).await);
+    let failures = proxy.stat(&check_stat("failure")).await;
+    assert!(successes > 2 && failures > 2 && attempts >= successes, "{attempts} {successes} {failures}");
+    assert_eq!(proxy.stat(&check_stat("network_failure")).await, 0);
+    proxy.admin_post("/reopen_logs").await;
+    let lines = proxy.lines("events.log", 5).await;
+    let count = |event: &str| lines.iter().filter(|line| line.contains(event)).count();
+    assert_eq!((count("add_healthy_event"), count("eject_unhealthy_event")), (2, 2), "{lines:?}");
+    assert_eq!(count("health_check_failure_event"), 1, "{lines:?}");
+}
+
+#[tokio::test]
+async fn endpoints_out_of_reach_fail_after_as_many_checks_as_configured() {
+    let endpoint = Endpoint::start(200).await;
+    let (proxy, _) = proxy_to(&[&endpoint], &checks("tcp_health_check: {}"), 1).await;
+    assert_eq!(flags(&proxy, &endpoint).await, "healthy");
+    endpoint.task.abort();
+    wait_flags(&proxy, &endpoint, "/failed_active_hc").await;
+    assert!(proxy.stat(&check_stat("network_failure")).await >= 2);
+    let listener = eventually("the port is free", async || {
+        TcpListener::bind(endpoint.address).await.map_err(|error| error.to_string())
+    })
+    .await;
+    let accepts = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    wait_flags(&proxy, &endpoint, "healthy").await;
+    accepts.abort();
+}
+
+#[tokio::test]
+async fn tcp_checks_compare_what_comes_back() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answers = Arc::new(AtomicUsize::new(1));
+    let told = Arc::clone(&answers);
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let told = Arc::clone(&told);
+            tokio::spawn(async move {
+                let mut question = [0; 4];
+                while stream.read_exact(&mut question).await.is_ok() && &question == b"PING" {
+                    let answer: &[u8] = if told.load(Ordering::SeqCst) == 1 { b"+PONG\r\n" } else { b"-ERR\r\n" };
+                    if stream.write_all(answer).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    let endpoint = Endpoint { address, state: Arc::default(), task: task.abort_handle() };
+    // PING, and P.N anywhere in the answer.
+    let kind = "tcp_health_check: { send: { text: '50494E47' }, receive: [{ text: '50' }, { text: '4E' }] }";
+    let (proxy, _) = proxy_to(&[&endpoint], &checks(kind), 1).await;
+    assert_eq!(flags(&proxy, &endpoint).await, "healthy");
+    answers.store(0, Ordering::SeqCst);
+    wait_flags(&proxy, &endpoint, "/failed_active_hc/active_hc_timeout").await;
+    answers.store(1, Ordering::SeqCst);
+    wait_flags(&proxy, &endpoint, "healthy").await;
+}
+
+/// A gRPC server that answers health checks with this status (1 is SERVING).
+async fn grpc_endpoint(serving: Arc<AtomicUsize>) -> Endpoint {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let state = Arc::new(State::default());
+    let seen = Arc::clone(&state);
+    let task = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (serving, seen) = (Arc::clone(&serving), Arc::clone(&seen));
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await?;
+                while let Some(request) = connection.accept().await {
+                    let (request, mut respond) = request?;
+                    assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                    assert_eq!(request.uri().authority().unwrap().as_str(), "health.example");
+                    assert_eq!(request.headers()["content-type"], "application/grpc");
+                    assert_eq!(request.headers()["x-token"], "secret");
+                    seen.requests.fetch_add(1, Ordering::SeqCst);
+                    let status = serving.load(Ordering::SeqCst) as u8;
+                    let head = http_response("application/grpc");
+                    let mut body = respond.send_response(head, false)?;
+                    body.send_data(vec![0, 0, 0, 0, 2, 8, status].into(), false)?;
+                    let trailers = [("grpc-status".parse().unwrap(), "0".parse().unwrap())];
+                    body.send_trailers(trailers.into_iter().collect())?;
+                }
+                Ok::<(), h2::Error>(())
+            });
+        }
+    });
+    Endpoint { address, state, task: task.abort_handle() }
+}
+
+fn http_response(content_type: &str) -> ::http::Response<()> {
+    ::http::Response::builder().header("content-type", content_type).body(()).unwrap()
+}
+
+#[tokio::test]
+async fn grpc_checks_ask_for_a_service() {
+    let serving = Arc::new(AtomicUsize::new(1));
+    let endpoint = grpc_endpoint(Arc::clone(&serving)).await;
+    let kind = "grpc_health_check: { service_name: billing, authority: health.example, \
+                initial_metadata: [{ header: { key: x-token, value: secret } }] }";
+    let (proxy, _) = proxy_to(&[&endpoint], &format!("{}{}", checks(kind), config::HTTP2), 1).await;
+    assert_eq!(flags(&proxy, &endpoint).await, "healthy");
+    serving.store(2, Ordering::SeqCst);
+    wait_flags(&proxy, &endpoint, "/failed_active_hc").await;
+    assert_eq!(proxy.stat(&check_stat("network_failure")).await, 0);
+    serving.store(1, Ordering::SeqCst);
+    wait_flags(&proxy, &endpoint, "healthy").await;
+    assert!(endpoint.requests() >= 4);
+}
+
+#[tokio::test]
+async fn a_successful_check_ends_an_ejection() {
+    let (good, bad) = (Endpoint::start(200).await, Endpoint::start(500).await);
+    let outliers = ", outlier_detection: { consecutive_5xx: 2, interval: 100s, max_ejection_percent: 50 }";
+    // Checks expect what the endpoint answers, so they never mind.
+    let fields = format!(
+        "{outliers}{}",
+        checks("http_health_check: { path: /, expected_statuses: [{ start: 200, end: 600 }] }")
+    );
+    let (proxy, web) = proxy_to(&[&good, &bad], &fields, 1).await;
+    eventually("it was ejected", async || {
+        statuses(web, 2).await;
+        match proxy.stat(&outlier_stat("ejections_enforced_total")).await {
+            0 => Err("not yet".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    bad.set(200);
+    wait_flags(&proxy, &bad, "healthy").await;
+    assert_eq!(proxy.stat(&outlier_stat("ejections_active")).await, 0);
+}
+
+#[tokio::test]
+async fn checks_go_to_another_port_and_skip_who_asks_for_that() {
+    let (traffic, checked, unchecked) =
+        (Endpoint::start(200).await, Endpoint::start(200).await, Endpoint::start(200).await);
+    let endpoint = |port: u16, config: String| {
+        format!(
+            "{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}, \
+             health_check_config: {{ {config} }} }} }}"
+        )
+    };
+    let endpoints = [
+        endpoint(traffic.port(), format!("port_value: {}, hostname: other.example", checked.port())),
+        endpoint(unchecked.port(), "disable_active_health_check: true".into()),
+    ];
+    let cluster = format!(
+        "{{ name: c, type: STATIC, connect_timeout: 5s{}, load_assignment: {{ cluster_name: c, endpoints: [{{ \
+         lb_endpoints: [{}] }}] }} }}",
+        checks("http_health_check: { path: /healthz }"),
+        endpoints.join(", ")
+    );
+    let listener = config::listener("web", &[chain(&http("web", &routes(&all_to("c"))), "")], "");
+    let proxy = Proxy::start(&bootstrap(&[listener], &[cluster])).await;
+    proxy.wait_stat(&check_stat("success"), |count| count > 3).await;
+    assert!(checked.requests() > 3);
+    assert_eq!((traffic.requests(), unchecked.requests()), (0, 0));
+    assert_eq!((&*flags(&proxy, &traffic).await, &*flags(&proxy, &unchecked).await), ("healthy", "healthy"));
+    checked.set(500);
+    wait_flags(&proxy, &traffic, "/failed_active_hc").await;
+    assert_eq!(proxy.stat("cluster.c.membership_healthy").await, 1);
+}

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use outrigger_tests::config::{self, all_to, bootstrap, chain, http, http2_cluster, routes};
-use outrigger_tests::{Proxy, Upstream, h2c, proxy};
+use outrigger_tests::{Proxy, Upstream, h2c, proxy, within};
 
 /// A proxy between HTTP/2 and HTTP/2, with further fields of the connection manager.
 async fn proxied(manager: &str) -> (Upstream, Proxy, SocketAddr) {
@@ -50,19 +50,37 @@ async fn a_client_that_only_opens_and_resets_streams_is_cut_off() {
     let (upstream, proxy, web) = proxied("").await;
     let client = h2c::Client::connect(web).await;
     let other = h2c::Client::connect(web).await;
-    let mut begun = 0;
-    // Each is reset once the endpoint has it: what the client resets at once never gets as far.
-    while let Ok((response, mut stream)) = client.open("GET", "/", &[("x-reply", "hang")], true).await {
-        begun += 1;
-        assert!(begun <= 1000, "nobody ended the connection");
-        upstream.wait("the endpoint has it", |counts| counts.active >= 1 || counts.requests >= begun).await;
+    // Each is reset once the endpoint has it: of what is reset at once the endpoint may never hear.
+    for number in 1..=250 {
+        let (response, mut stream) = client.open("GET", "/", &[("x-reply", "hang")], true).await.unwrap();
+        upstream.wait("the endpoint has it", |counts| counts.requests >= number).await;
         stream.send_reset(h2::Reason::CANCEL);
         drop(response);
     }
-    assert!((250..500).contains(&begun), "{begun}");
-    expect(&proxy, &[("http.web.downstream_rq_too_many_premature_resets", 1)]).await;
+    let stats = [("http.web.downstream_rq_too_many_premature_resets", 1), ("http.web.downstream_rq_rx_reset", 250)];
+    expect(&proxy, &stats).await;
+    let refused = client.try_request("GET", "/", &[], b"", &[]).await;
+    assert_eq!(refused.unwrap_err().reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));
     proxy.wait_stat("cluster.echo.upstream_rq_active", |active| active == 0).await;
     assert_eq!(other.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn streams_that_are_reset_before_anybody_looked_count_too() {
+    let (_upstream, proxy, web) = proxied("").await;
+    let client = h2c::Client::connect(web).await;
+    assert_eq!(client.get("/").await.status, 200);
+    let flood = async {
+        while let Ok((response, mut stream)) = client.open("GET", "/", &[("x-reply", "hang")], true).await {
+            stream.send_reset(h2::Reason::CANCEL);
+            drop(response);
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the connection ends", flood).await;
+    expect(&proxy, &[("http.web.downstream_rq_too_many_premature_resets", 1)]).await;
+    proxy.wait_stat("cluster.echo.upstream_rq_active", |active| active == 0).await;
+    assert_eq!(h2c::Client::connect(web).await.get("/").await.status, 200);
 }
 
 #[tokio::test]

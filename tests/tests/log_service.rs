@@ -1,7 +1,7 @@
 //! Access logs over gRPC: HTTP and TCP entries reach a real service, also after it was away.
 
-use outrigger_api::pb::envoy::config::core::v3::address::Address;
 use outrigger_api::pb::envoy::config::core::v3::RequestMethod;
+use outrigger_api::pb::envoy::config::core::v3::address::Address;
 use outrigger_api::pb::envoy::data::accesslog::v3::AccessLogCommon;
 use outrigger_api::pb::envoy::data::accesslog::v3::http_access_log_entry::HttpVersion;
 use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster, http, http2_cluster, routes, tcp_with};

@@ -128,10 +128,10 @@ pub enum Operator {
     DownstreamPeerIssuer,
     /// `DOWNSTREAM_PEER_FINGERPRINT_256`.
     DownstreamPeerFingerprint256,
-    /// `DYNAMIC_METADATA(namespace:key:...)`; nothing sets it yet, so it is always absent.
+    /// `DYNAMIC_METADATA(namespace:key:...)`.
     DynamicMetadata { path: Vec<Arc<str>> },
-    /// `FILTER_STATE(key:...)`; always absent.
-    FilterState { key: Arc<str> },
+    /// `FILTER_STATE(key:form)`.
+    FilterState { key: Arc<str>, form: FilterStateForm },
     /// `CLUSTER_METADATA`, `UPSTREAM_METADATA` (`METADATA(CLUSTER:...)`), looked up in resource metadata.
     Metadata { of: MetadataOf, path: Vec<Arc<str>> },
     /// `ENVIRONMENT(name)`, read when compiled.
@@ -163,6 +163,18 @@ pub enum AddressPart {
     WithoutPort,
     /// `80`.
     Port,
+}
+
+/// How an object of the filter state is printed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum FilterStateForm {
+    /// `TYPED`: as JSON.
+    #[default]
+    Typed,
+    /// `PLAIN`: its text.
+    Plain,
+    /// `FIELD:name`: one of its fields.
+    Field(Arc<str>),
 }
 
 /// Whose metadata `METADATA(...)` means.

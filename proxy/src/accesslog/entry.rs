@@ -96,7 +96,7 @@ fn common(facts: &Facts<'_>) -> data::AccessLogCommon {
         upstream_local_address: info.upstream_local.get().map(|local| address(&Address::Ip(local))),
         upstream_cluster: info.cluster.borrow().as_deref().unwrap_or_default().to_owned(),
         response_flags: Some(response_flags(info.flags.get())).filter(|_| !info.flags.get().is_empty()),
-        metadata: None,
+        metadata: metadata(facts),
         upstream_transport_failure_reason: operator(&Operator::UpstreamTransportFailureReason, facts),
         route_name: info.route_name.borrow().as_deref().unwrap_or_default().to_owned(),
         downstream_direct_remote_address: Some(address(&connection.direct_remote)),
@@ -210,6 +210,11 @@ fn cipher_suite(name: &str) -> Option<u32> {
 fn response_flags(flags: ResponseFlags) -> data::ResponseFlags {
     let has = |flag| flags.contains(flag);
     data::ResponseFlags {
+        failed_local_healthcheck: has(ResponseFlag::FailedLocalHealthCheck),
+        delay_injected: has(ResponseFlag::DelayInjected),
+        fault_injected: has(ResponseFlag::FaultInjected),
+        rate_limited: has(ResponseFlag::RateLimited),
+        rate_limit_service_error: has(ResponseFlag::RateLimitServiceError),
         no_healthy_upstream: has(ResponseFlag::NoHealthyUpstream),
         upstream_request_timeout: has(ResponseFlag::UpstreamRequestTimeout),
         local_reset: has(ResponseFlag::LocalReset),
@@ -231,6 +236,34 @@ fn response_flags(flags: ResponseFlags) -> data::ResponseFlags {
         // Flags of features that do not exist here.
         ..data::ResponseFlags::default()
     }
+}
+
+/// What filters have told each other.
+fn metadata(facts: &Facts<'_>) -> Option<core::Metadata> {
+    let namespaces = facts.info.dynamic_metadata.borrow();
+    if namespaces.is_empty() {
+        return None;
+    }
+    let filter_metadata = namespaces.iter().map(|(name, values)| (name.clone(), object(values))).collect();
+    Some(core::Metadata { filter_metadata, typed_filter_metadata: HashMap::new() })
+}
+
+fn object(values: &serde_json::Map<String, serde_json::Value>) -> google::Struct {
+    google::Struct { fields: values.iter().map(|(key, value)| (key.clone(), self::value(value))).collect() }
+}
+
+fn value(value: &serde_json::Value) -> google::Value {
+    use google::value::Kind;
+    use serde_json::Value;
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(flag) => Kind::BoolValue(*flag),
+        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Value::String(text) => Kind::StringValue(text.clone()),
+        Value::Array(values) => Kind::ListValue(google::ListValue { values: values.iter().map(self::value).collect() }),
+        Value::Object(values) => Kind::StructValue(object(values)),
+    };
+    google::Value { kind: Some(kind) }
 }
 
 fn log_type(log_type: LogType) -> data::AccessLogType {
@@ -279,7 +312,7 @@ fn operator(operator: &Operator, facts: &Facts<'_>) -> String {
     let mut out = Vec::new();
     match write_operator(operator, None, facts, &mut out) {
         Given::Absent => String::new(),
-        Given::Text | Given::Number => text(&out),
+        Given::Text | Given::Number | Given::Json => text(&out),
     }
 }
 

@@ -39,8 +39,7 @@ pub fn passes(filter: &AccessLogFilter, facts: &Facts<'_>, random: u64, runtime:
             let milliseconds = facts.info.duration(facts.now).as_millis();
             compare(comparison, u64::try_from(milliseconds).unwrap_or(u64::MAX), runtime)
         }
-        // There is no health check filter, so no request counts as one.
-        AccessLogFilter::NotHealthCheck => true,
+        AccessLogFilter::NotHealthCheck => !facts.info.health_check.get(),
         AccessLogFilter::Traceable => facts.traced,
         AccessLogFilter::Runtime { fraction, independent } => {
             let shared = if *independent { None } else { shared_random(facts) };

@@ -4,10 +4,12 @@
 //! allocates. Never decides where the text goes.
 
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outrigger_config::address::Address;
-use outrigger_config::format::{AddressPart, Format, FormatPart, GrpcStatusForm, Operator};
+use outrigger_config::format::{AddressPart, FilterStateForm, Format, FormatPart, GrpcStatusForm, Operator};
+use serde_json::Value;
 
 use super::facts::Facts;
 use super::number::push;
@@ -23,6 +25,8 @@ pub enum Given {
     Text,
     /// A number in decimal.
     Number,
+    /// Any other value as JSON.
+    Json,
     /// Nothing, and nothing was written.
     Absent,
 }
@@ -54,10 +58,10 @@ fn write_with(format: &Format, facts: &Facts<'_>, absent: &[u8], out: &mut Vec<u
 pub fn write_operator(operator: &Operator, max_bytes: Option<usize>, facts: &Facts<'_>, out: &mut Vec<u8>) -> Given {
     let start = out.len();
     let given = emit(operator, facts, out);
-    if let Some(max_bytes) = max_bytes {
-        out.truncate(start.saturating_add(max_bytes));
-    }
-    given
+    let Some(max_bytes) = max_bytes else { return given };
+    out.truncate(start.saturating_add(max_bytes));
+    // What was cut off is JSON no more.
+    if given == Given::Json { Given::Text } else { given }
 }
 
 fn emit(operator: &Operator, facts: &Facts<'_>, out: &mut Vec<u8>) -> Given {
@@ -129,14 +133,80 @@ fn emit(operator: &Operator, facts: &Facts<'_>, out: &mut Vec<u8>) -> Given {
             Some(tls) => downstream_tls(operator, tls, out),
             None => Given::Absent,
         },
+        Operator::DynamicMetadata { path } => dynamic_metadata(path, facts, out),
+        Operator::FilterState { key, form } => filter_state(key, form, facts, out),
         // Nothing in the proxy sets these.
-        Operator::VirtualClusterName
-        | Operator::DynamicMetadata { .. }
-        | Operator::FilterState { .. }
-        | Operator::Metadata { .. }
-        | Operator::TraceId => Given::Absent,
+        Operator::VirtualClusterName | Operator::Metadata { .. } | Operator::TraceId => Given::Absent,
     }
 }
+
+fn dynamic_metadata(path: &[Arc<str>], facts: &Facts<'_>, out: &mut Vec<u8>) -> Given {
+    let metadata = facts.info.dynamic_metadata.borrow();
+    let Some((namespace, keys)) = path.split_first() else { return Given::Absent };
+    let Some(namespace) = metadata.get(&**namespace) else { return Given::Absent };
+    let Some((first, rest)) = keys.split_first() else {
+        return json(namespace, out);
+    };
+    let first = namespace.get(&**first);
+    let value = rest.iter().try_fold(first, |value, key| Some(value?.as_object()?.get(&**key)));
+    match value.flatten() {
+        None | Some(Value::Null) => Given::Absent,
+        Some(Value::String(value)) => text(Some(value.as_bytes()), out),
+        Some(value @ Value::Number(_)) => {
+            json(value, out);
+            Given::Number
+        }
+        Some(value) => json(value, out),
+    }
+}
+
+fn json(value: &impl serde::Serialize, out: &mut Vec<u8>) -> Given {
+    // Writing to a vector cannot fail.
+    let _ = serde_json::to_writer(out, value);
+    Given::Json
+}
+
+/// Objects of the request, else those of its connection.
+fn filter_state(key: &str, form: &FilterStateForm, facts: &Facts<'_>, out: &mut Vec<u8>) -> Given {
+    if let (GRPC_STATS, Some((requests, responses))) = (key, facts.info.grpc_messages.get()) {
+        return grpc_messages(form, requests, responses, out);
+    }
+    let own = facts.info.filter_state.borrow();
+    let of_connection = facts.connection.filter_state.borrow();
+    let Some(object) = own.get(key).or_else(|| of_connection.get(key)) else { return Given::Absent };
+    match form {
+        FilterStateForm::Plain => text(Some(object.as_bytes()), out),
+        FilterStateForm::Typed => json(object, out),
+        FilterStateForm::Field(_) => Given::Absent,
+    }
+}
+
+/// The object that the gRPC stats filter leaves; its counts are 64 bits wide, which JSON writes as text.
+fn grpc_messages(form: &FilterStateForm, requests: u64, responses: u64, out: &mut Vec<u8>) -> Given {
+    match form {
+        FilterStateForm::Typed => {
+            // Fields that are 0 are left out.
+            let fields = [("requestMessageCount", requests), ("responseMessageCount", responses)];
+            let mut separator = '{';
+            for (name, count) in fields.into_iter().filter(|(_, count)| *count > 0) {
+                // Writing to a vector cannot fail.
+                let _ = write!(out, "{separator}\"{name}\":\"{count}\"");
+                separator = ',';
+            }
+            out.extend_from_slice(if separator == '{' { b"{}" } else { b"}" });
+            Given::Json
+        }
+        FilterStateForm::Plain => {
+            // Writing to a vector cannot fail.
+            let _ = write!(out, "{requests},{responses}");
+            Given::Text
+        }
+        FilterStateForm::Field(_) => Given::Absent,
+    }
+}
+
+/// Name of the object with the counts of gRPC messages.
+const GRPC_STATS: &str = "envoy.filters.http.grpc_stats";
 
 /// The operators about the other side.
 fn upstream(operator: &Operator, facts: &Facts<'_>, out: &mut Vec<u8>) -> Given {

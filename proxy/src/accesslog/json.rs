@@ -72,7 +72,7 @@ fn text(format: &Format, omit_empty: bool, facts: &Facts<'_>, out: &mut Vec<u8>)
         out.push(b'"');
         match write_operator(operator, *max_bytes, facts, out) {
             Given::Text => escape_from(start + 1, out),
-            Given::Number => {
+            Given::Number | Given::Json => {
                 out.remove(start);
                 return true;
             }

@@ -53,8 +53,13 @@ pub(super) struct ServiceStats {
 
 impl Scope for ServiceStats {
     fn visit(&self, visit: &mut dyn FnMut(&'static str, Metric<'_>)) {
-        visit("logs_written", Metric::Counter(self.logs_written.load(Ordering::Relaxed)));
-        visit("logs_dropped", Metric::Counter(self.logs_dropped.load(Ordering::Relaxed)));
+        // There may be no log service at all.
+        let used = |counter: &AtomicU64| match counter.load(Ordering::Relaxed) {
+            0 => Metric::Hidden,
+            count => Metric::Counter(count),
+        };
+        visit("logs_written", used(&self.logs_written));
+        visit("logs_dropped", used(&self.logs_dropped));
     }
 }
 

@@ -9,6 +9,7 @@ mod clusters;
 mod config_dump;
 mod connection;
 mod context;
+mod declared;
 mod dump_endpoints;
 mod dump_sections;
 mod endpoints;

@@ -111,6 +111,8 @@ impl Configuration for ManagerHandle {
             version("cluster_manager.cds.version_text", ResourceKind::Cluster),
             version("listener_manager.lds.version_text", ResourceKind::Listener),
         ];
+        // Empty where nothing is discovered.
+        readouts.retain(|(_, version)| !version.is_empty());
         let sources = self.xds().stats().sources;
         let known = sources.into_iter().map(|source| source.control_plane).find(|identifier| !identifier.is_empty());
         readouts.extend(known.map(|identifier| ("control_plane.identifier".to_owned(), identifier)));

@@ -9,19 +9,24 @@ use http::StatusCode;
 use regex::Regex;
 
 use super::Admin;
+use super::declared::declared;
 use super::request::Request;
 use super::response::{HTML, JSON, Response, TEXT};
 use crate::process::Process;
-use crate::stats::Registry;
 use crate::stats::buckets::BucketMode;
-use crate::stats::export::{Export, Format, Inverted, Kinds, Query};
+use crate::stats::export::{Export, Format, Inverted, Kinds, Query, Source};
+use crate::stats::{Registry, Scope};
 
 /// The stats of the process.
 struct Stats(Arc<Process>);
 
-impl AsRef<Registry> for Stats {
-    fn as_ref(&self) -> &Registry {
+impl Source for Stats {
+    fn registry(&self) -> &Registry {
         &self.0.stats
+    }
+
+    fn declared(&self, visit: &mut dyn FnMut(&str, &dyn Scope)) {
+        declared(&self.0.graph.load(), visit);
     }
 }
 

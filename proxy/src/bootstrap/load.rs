@@ -11,6 +11,7 @@ use std::sync::Arc;
 use outrigger_api::{Format, JsonError, ParseOptions, Parsed, Schema, UnknownFields, UnknownTypes, pb};
 use outrigger_config::bootstrap::{Bootstrap, StatsTag, StatsTagValue};
 use outrigger_config::{Context, Environment, Rejection};
+use outrigger_sys::process;
 
 use super::node::identify;
 use crate::cli::Options;
@@ -120,7 +121,11 @@ pub fn load(options: &Options, environment: &dyn Environment) -> Result<Loaded, 
     }
     let mut message = message.ok_or(LoadError::NothingGiven)?;
     identify(message.node.get_or_insert_default(), options);
-    let mut bootstrap = match Bootstrap::parse(&Context::new(environment), message.clone()) {
+    let consumed = message.clone();
+    // Reading the text took several times what the message takes.
+    process::trim_heap();
+    let parse = || Bootstrap::parse(&Context::new(environment), consumed);
+    let mut bootstrap = match process::trimming(parse) {
         Ok(bootstrap) => Some(bootstrap),
         Err(rejections) => {
             collected.problems.extend(rejections.iter().map(Rejection::to_string));

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use outrigger_config::cluster::{Cluster, LoadBalancing};
-use outrigger_policy::balance::HostSet;
+use outrigger_policy::balance::{HostSet, ZoneRouting};
 
 use crate::scope;
 use crate::stats::{Registry, names};
@@ -37,17 +37,27 @@ scope! {
     }
 }
 
+scope! {
+    /// The control thread's part of what zone-aware routing adds to `cluster.<name>.*`.
+    pub struct ZoneControlStats {
+        lb_local_cluster_not_ok: Counter,
+        lb_recalculate_zone_structures: Counter,
+        lb_zone_cluster_too_small: Counter,
+    }
+}
+
 /// The stats of a cluster whose policy has any.
 #[derive(Default)]
 pub(super) struct BalanceStats {
+    zones: Option<Arc<ZoneControlStats>>,
     ring: Option<Arc<RingStats>>,
     table: Option<Arc<TableStats>>,
     subsets: Option<Arc<SubsetControlStats>>,
 }
 
 impl BalanceStats {
-    /// Those that `config` asks for.
-    pub fn of(config: &Cluster, registry: &Registry) -> Self {
+    /// Those that `config` asks for; `None` if there is nothing to show, as for most clusters.
+    pub fn of(config: &Cluster, by_zone: bool, registry: &Registry) -> Option<Self> {
         let prefix = || names::prefix("cluster", &config.stat_name);
         let mut stats = Self::default();
         match config.load_balancing {
@@ -57,8 +67,11 @@ impl BalanceStats {
             LoadBalancing::Maglev { .. } => stats.table = Some(registry.scope(&format!("{}maglev_lb.", prefix()))),
             _ => {}
         }
+        stats.zones = by_zone.then(|| registry.scope(&prefix()));
         stats.subsets = config.balancing.subsets.as_ref().map(|_| registry.scope(&prefix()));
-        stats
+        let Self { zones, ring, table, subsets } = &stats;
+        let any = zones.is_some() || ring.is_some() || table.is_some() || subsets.is_some();
+        any.then_some(stats)
     }
 
     /// Shows how hosts are chosen now.
@@ -72,6 +85,14 @@ impl BalanceStats {
         if let Some(table) = &self.table {
             table.min_entries_per_host.set(i64::from(places.min_per_host));
             table.max_entries_per_host.set(i64::from(places.max_per_host));
+        }
+        if let Some(stats) = &self.zones {
+            match set.zone_routing() {
+                ZoneRouting::Off => {}
+                ZoneRouting::LocalClusterNotOk => stats.lb_local_cluster_not_ok.increment(),
+                ZoneRouting::ClusterTooSmall => stats.lb_zone_cluster_too_small.increment(),
+                ZoneRouting::On => stats.lb_recalculate_zone_structures.increment(),
+            }
         }
         if let Some(stats) = &self.subsets {
             let (subsets, duplicates) = set.subset_counts();

@@ -17,8 +17,9 @@ use outrigger_policy::route::RouteTable;
 use super::facts;
 use super::hosts::HostInputs;
 use super::need::{self, Need};
-use super::transports::TransportInputs;
 use super::tls_inputs::{FindSecret, SecretError, TlsInputs};
+use super::transports::TransportInputs;
+use super::zone::LocalZones;
 use super::{
     Application, ChainNode, ClusterNode, ClusterShared, Draining, HostList, HttpNode, ListenerNode, Routes, TcpNode,
 };
@@ -282,7 +283,8 @@ impl Chain<'_> {
             | NetworkFilterConfig::Rbac(_)
             | NetworkFilterConfig::ConnectionLimit(_)
             | NetworkFilterConfig::LocalRateLimit(_)
-            | NetworkFilterConfig::SniCluster => Ok(Application::Missing),
+            | NetworkFilterConfig::SniCluster
+            | NetworkFilterConfig::SetFilterState(_) => Ok(Application::Missing),
         }
     }
 }
@@ -319,11 +321,13 @@ pub struct ClusterInputs<'a> {
     pub addresses: &'a dyn Fn(&str) -> Option<Arc<[IpAddr]>>,
     /// Secrets.
     pub secrets: &'a FindSecret<'a>,
+    /// Where the local cluster is, if zones count.
+    pub zones: Option<Option<&'a LocalZones>>,
 }
 
 /// Builds a cluster's node. While secrets are missing it has no hosts, so that nothing is sent in the clear.
 pub fn cluster(inputs: ClusterInputs<'_>, old: Option<&ClusterBuild>) -> Result<ClusterBuild, CompileError> {
-    let ClusterInputs { config, assignment, addresses, secrets } = inputs;
+    let ClusterInputs { config, assignment, addresses, secrets, zones } = inputs;
     let tls = TransportInputs::resolve(config, secrets)?;
     let same_config = old.is_some_and(|old| Arc::ptr_eq(&old.node.config, config));
     let same_tls = old.filter(|old| same_config && old.tls.same(&tls));
@@ -339,6 +343,7 @@ pub fn cluster(inputs: ClusterInputs<'_>, old: Option<&ClusterBuild>) -> Result<
         assignment: endpoints.map(Arc::as_ref),
         addresses,
         old: old_hosts.map(Arc::as_ref),
+        zones,
     }
     .build();
     let same_surroundings =
@@ -370,10 +375,10 @@ fn endpoints_of<'a>(config: &'a Cluster, discovered: Option<&'a Arc<Assignment>>
 }
 
 /// Brings what balancers pick from up to date with the health of the same hosts.
-pub fn rebalance(build: &mut ClusterBuild) {
+pub fn rebalance(build: &mut ClusterBuild, zones: Option<Option<&LocalZones>>) {
     let ClusterNode { config, hosts, tls, shared, outlier } = &*build.node;
     let assignment = endpoints_of(config, build.assignment.as_ref()).map(Arc::as_ref);
-    let inputs = HostInputs { cluster: config, assignment, addresses: &|_| None, old: Some(hosts) };
+    let inputs = HostInputs { cluster: config, assignment, addresses: &|_| None, old: Some(hosts), zones };
     build.node = Arc::new(ClusterNode {
         config: Arc::clone(config),
         hosts: Arc::new(inputs.rebalance(&hosts.hosts)),

@@ -1,18 +1,26 @@
 //! The health of endpoints in the graph: what is found about them changes what balancers pick from.
 //!
 //! Owns the task that hears of findings and of intervals that are over, and the new picks that follow. Never decides
-//! that an endpoint is an outlier (see `crate::health`).
+//! that an endpoint is well or not (see `crate::health`).
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Weak;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::manager::GraphManager;
 use super::offers::explain;
-use super::{compile, hosts};
-use crate::health::{EventFile, Observation, Outliers, Report};
+use super::{ClusterNode, compile, hosts};
+use crate::health::{
+    Checked, Checks, EventFile, Observation, Outcome, Outliers, Report, SessionKey, Surroundings, Target, session,
+};
 use crate::process::Process;
+
+/// Changes of large clusters within this time are taken together: each costs a look at all endpoints.
+const GATHER: Duration = Duration::from_millis(10);
+/// A cluster of more endpoints is large.
+const LARGE: usize = 100;
 
 impl GraphManager {
     /// Opens the log of ejections, if there is to be one.
@@ -28,20 +36,75 @@ impl GraphManager {
     pub(super) fn follow_health(&mut self, name: &Arc<str>) {
         let Some(build) = self.clusters.get(name) else { return };
         let node = Arc::clone(&build.node);
-        if self.outliers.follow(&node, &self.runtime_snapshot, &self.process.stats) {
+        let mut changed = self.outliers.follow(&node, &self.runtime_snapshot, &self.process.stats);
+        changed |= self.with_checks(|checks, surroundings| checks.follow(&node, surroundings));
+        if changed {
             self.rebalance(name);
         }
         self.health_wake.notify_one();
     }
 
+    /// Begins to check the endpoints of a node that is not in use yet. Whether all of them have a result.
+    pub(super) fn prepare_checks(&mut self, node: &Arc<ClusterNode>) -> bool {
+        self.with_checks(|checks, surroundings| checks.prepare(node, surroundings))
+    }
+
+    fn with_checks<R>(&mut self, act: impl FnOnce(&mut Checks, &Surroundings<'_>) -> R) -> R {
+        let this = Weak::clone(&self.this);
+        let files = Arc::clone(&self.options.access_logs);
+        let surroundings = Surroundings {
+            start: &move |key, wait| session::start(Weak::clone(&this), key, wait),
+            registry: &self.process.stats,
+            open_log: &move |path: &PathBuf| match EventFile::open(path, &files) {
+                Ok(file) => Some(file),
+                Err(error) => {
+                    tracing::error!("health check event log: {}", explain(&error));
+                    None
+                }
+            },
+            runtime: &self.runtime_snapshot,
+        };
+        act(&mut self.checks, &surroundings)
+    }
+
+    /// A cluster is gone.
+    pub(super) fn forget_health(&mut self, name: &str) {
+        self.outliers.forget(name);
+        self.checks.forget(name);
+        self.drop_first_checks(name);
+    }
+
     /// Lets balancers know of marks that have changed.
-    fn rebalance(&mut self, name: &Arc<str>) {
+    pub(super) fn rebalance(&mut self, name: &Arc<str>) {
         let Some(build) = self.clusters.get_mut(name) else { return };
-        compile::rebalance(build);
+        let zones = self.local.of(&build.node.config);
+        compile::rebalance(build, zones);
         let node = Arc::clone(&build.node);
         self.show_membership(name);
         self.outliers.follow(&node, &self.runtime_snapshot, &self.process.stats);
+        self.with_checks(|checks, surroundings| checks.follow(&node, surroundings));
+        if node.config.close_connections_on_host_health_failure {
+            node.shared.health_changed.notify_waiters();
+        }
+        self.follow_local_cluster(name);
         self.changed();
+    }
+
+    /// The same, at once or together with more of its kind.
+    fn rebalance_soon(&mut self, name: &Arc<str>) {
+        let large = self.clusters.get(name).is_some_and(|build| build.node.hosts.hosts.len() > LARGE);
+        if !large {
+            return self.rebalance(name);
+        }
+        if self.unbalanced.is_empty() {
+            self.after(GATHER, |manager| {
+                for name in std::mem::take(&mut manager.unbalanced) {
+                    manager.rebalance(&name);
+                }
+                manager.proceed();
+            });
+        }
+        self.unbalanced.insert(Arc::clone(name));
     }
 
     /// Brings the membership gauges of a cluster up to date.
@@ -57,14 +120,50 @@ impl GraphManager {
         }
     }
 
+    /// A session is about to check an endpoint: whom; `None` if nobody wants to know any more.
+    pub(crate) fn begin_check(&mut self, key: &SessionKey) -> Option<Target> {
+        self.checks.begin(key, &self.runtime_snapshot)
+    }
+
+    /// A session has checked an endpoint. When to check it again; `None` if nobody wants to know any more.
+    pub(crate) fn end_check(&mut self, key: &SessionKey, checked: Checked) -> Option<Duration> {
+        let outcome = self.checks.end(key, checked, &self.runtime_snapshot)?;
+        let wait = outcome.wait;
+        self.act_on(&key.cluster, outcome);
+        Some(wait)
+    }
+
+    fn act_on(&mut self, cluster: &Arc<str>, outcome: Outcome) {
+        let Outcome { wait: _, mut changed, remove, healthy, complete } = outcome;
+        if let Some(host) = healthy {
+            changed |= self.outliers.checked_healthy(cluster, &host, Instant::now());
+        }
+        if complete {
+            self.first_checks_complete(cluster);
+        }
+        if remove {
+            self.rebuild_cluster(cluster);
+        } else if changed {
+            self.rebalance_soon(cluster);
+        }
+        if changed || remove || complete {
+            self.proceed();
+        }
+    }
+
     fn take_reports(&mut self, reports: Vec<Report>) {
         let now = Instant::now();
         for Report { cluster, host, what } in reports {
-            let changed = match what {
-                Observation::Outlier(outlier) => self.outliers.found(&cluster, &host, outlier, now),
-            };
-            if changed {
-                self.rebalance(&cluster);
+            match what {
+                Observation::Outlier(outlier) => {
+                    if self.outliers.found(&cluster, &host, outlier, now) {
+                        self.rebalance_soon(&cluster);
+                    }
+                }
+                Observation::ImmediateFailure => {
+                    let outcome = self.checks.fail_at_once(&cluster, &host);
+                    self.act_on(&cluster, outcome);
+                }
             }
         }
         self.proceed();
@@ -72,7 +171,7 @@ impl GraphManager {
 
     fn sweep_outliers(&mut self) {
         for cluster in self.outliers.sweep(Instant::now()) {
-            self.rebalance(&cluster);
+            self.rebalance_soon(&cluster);
         }
         self.proceed();
     }

@@ -9,9 +9,10 @@ use std::time::Instant;
 use outrigger_config::cluster::{
     Assignment, Cluster, LbMetadata, LbValue, Locality, LocalityBalancing, LocalityEndpoints,
 };
-use outrigger_policy::balance::{self, Facts, Health, HostIndex};
+use outrigger_policy::balance::{self, Callers, Facts, Health, HostIndex};
 
 use super::HostList;
+use super::zone::LocalZones;
 use crate::upstream::host::Host;
 
 /// Facts about hosts. What the cluster's policy does not ask for is not worked out.
@@ -23,20 +24,25 @@ pub struct HostFacts<'a> {
     weights: Vec<u32>,
     /// By host, in milliseconds of [`now`].
     began: Vec<u64>,
+    callers: Option<Callers>,
 }
 
 impl<'a> HostFacts<'a> {
-    /// About `hosts` of a cluster, which balancing sees as `view`, and which had the hosts `old` until now.
+    /// About `hosts` of a cluster, which balancing sees as `view`, and which had the hosts `old` until now. `zones` say
+    /// where the local cluster is, if zones count.
     pub fn new(
         cluster: &Cluster,
         endpoints: &'a [LocalityEndpoints],
         hosts: &'a [Arc<Host>],
         view: &[balance::Host],
         old: Option<&HostList>,
+        zones: Option<Option<&LocalZones>>,
     ) -> Self {
-        let mut facts = Self { hosts, localities: Vec::new(), weights: Vec::new(), began: Vec::new() };
-        if cluster.balancing.locality == LocalityBalancing::Weighted {
-            facts.number_localities(endpoints);
+        let mut facts = Self { hosts, localities: Vec::new(), weights: Vec::new(), began: Vec::new(), callers: None };
+        if cluster.balancing.locality == LocalityBalancing::Weighted || zones.is_some() {
+            let seen = facts.number_localities(endpoints);
+            let by_weight = matches!(cluster.balancing.locality, LocalityBalancing::ZoneAware(zone) if zone.by_weight);
+            facts.callers = zones.map(|zones| zones.map(|zones| zones.callers(&seen, by_weight)).unwrap_or_default());
         }
         if cluster.balancing.slow_start.is_some() {
             facts.began = ages(hosts, view, old);
@@ -44,12 +50,15 @@ impl<'a> HostFacts<'a> {
         facts
     }
 
-    fn number_localities(&mut self, endpoints: &'a [LocalityEndpoints]) {
+    /// Numbers the localities of all priorities; those of the highest one by number.
+    fn number_localities(&mut self, endpoints: &'a [LocalityEndpoints]) -> Vec<Option<&'a Locality>> {
+        let mut seen = Vec::new();
         let mut numbers: HashMap<(u32, &Locality), u32> = HashMap::new();
         let weights = &mut self.weights;
         let mut number = |priority: u32, locality: &'a Locality, weight: u32| {
             *numbers.entry((priority, locality)).or_insert_with(|| {
                 weights.push(weight);
+                seen.push((priority == 0).then_some(locality));
                 weights.len() as u32 - 1
             })
         };
@@ -58,6 +67,7 @@ impl<'a> HostFacts<'a> {
         }
         // Hosts that discovery does not name any more may be in localities that it does not name either.
         self.localities = self.hosts.iter().map(|host| number(host.priority, &host.locality, 0)).collect();
+        seen
     }
 
     fn host(&self, host: HostIndex) -> Option<&'a Arc<Host>> {
@@ -104,6 +114,10 @@ impl Facts for HostFacts<'_> {
 
     fn locality_weight(&self, locality: u32) -> u32 {
         self.weights.get(locality as usize).copied().unwrap_or(0)
+    }
+
+    fn callers(&self) -> Option<&Callers> {
+        self.callers.as_ref()
     }
 
     fn metadata(&self, host: HostIndex) -> Option<&LbMetadata> {

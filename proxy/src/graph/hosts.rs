@@ -13,6 +13,7 @@ use outrigger_policy::balance::{self, BalanceOptions, Health, HostSet, Policy};
 
 use super::HostList;
 use super::facts::{HostFacts, reads_metadata};
+use super::zone::LocalZones;
 use crate::health::HealthFlag;
 use crate::upstream::host::{Host, HostShared};
 
@@ -26,6 +27,8 @@ pub struct HostInputs<'a> {
     pub addresses: &'a dyn Fn(&str) -> Option<Arc<[IpAddr]>>,
     /// The hosts until now.
     pub old: Option<&'a HostList>,
+    /// Where the local cluster is, if zones count.
+    pub zones: Option<Option<&'a LocalZones>>,
 }
 
 impl HostInputs<'_> {
@@ -62,6 +65,10 @@ impl HostInputs<'_> {
                         (None, None) => Arc::new(self.newcomer(endpoint)),
                     };
                     shared.flags.set(HealthFlag::PendingRemoval, false);
+                    if endpoint.health_check.as_ref().is_some_and(|check| check.disabled) {
+                        shared.flags.set(HealthFlag::FailedActiveCheck, false);
+                        shared.flags.set(HealthFlag::PendingActiveCheck, false);
+                    }
                     let mut host = make(endpoint, address, *priority, &locality, shared);
                     host.health_check = endpoint.health_check.as_ref().filter(|_| checks).map(Arc::clone);
                     host.transport = self.cluster.transport_of(endpoint.transport.as_deref(), transport.as_deref());
@@ -145,7 +152,7 @@ impl HostInputs<'_> {
             panic_threshold: self.cluster.healthy_panic_threshold,
         };
         let view: Vec<balance::Host> = hosts.iter().map(|host| for_balance(host)).collect();
-        let facts = HostFacts::new(self.cluster, self.localities(), hosts, &view, self.old);
+        let facts = HostFacts::new(self.cluster, self.localities(), hosts, &view, self.old, self.zones);
         let inputs =
             balance::Inputs { hosts: &view, balance: options, options: &self.cluster.balancing, facts: &facts };
         Some(Arc::new(HostSet::build_with(&inputs)))
@@ -153,8 +160,16 @@ impl HostInputs<'_> {
 }
 
 fn make(endpoint: &Endpoint, address: Address, priority: u32, at: &Arc<Locality>, shared: Arc<HostShared>) -> Host {
-    let Endpoint { address: configured, additional_addresses, hostname, weight, health, metadata: _, transport: _, health_check: _ } =
-        endpoint;
+    let Endpoint {
+        address: configured,
+        additional_addresses,
+        hostname,
+        weight,
+        health,
+        metadata: _,
+        transport: _,
+        health_check: _,
+    } = endpoint;
     // The name that was resolved is the host's name unless it has one of its own.
     let hostname = match configured {
         EndpointAddress::Named { host, .. } if hostname.is_empty() => Arc::clone(host),
@@ -305,6 +320,7 @@ pub(super) mod tests {
                 max_headers_count: 100,
                 max_response_headers_bytes: 60 * 1024,
                 max_stream_duration: None,
+                error_matcher: None,
                 auto_sni: false,
                 auto_san_validation: false,
             },
@@ -317,6 +333,7 @@ pub(super) mod tests {
             max_requests_per_connection: None,
             ignore_health_on_host_removal: false,
             outlier_detection: None,
+            close_connections_on_host_health_failure: false,
             health_check: None,
         }
     }
@@ -336,7 +353,7 @@ pub(super) mod tests {
     fn build(cluster: &Cluster, assignment: &Assignment, old: Option<&HostList>, dns: &[&str]) -> HostList {
         let answer: Arc<[IpAddr]> = dns.iter().map(|ip| ip.parse().unwrap()).collect();
         let addresses = |_: &str| Some(Arc::clone(&answer));
-        HostInputs { cluster, assignment: Some(assignment), addresses: &addresses, old }.build()
+        HostInputs { cluster, assignment: Some(assignment), addresses: &addresses, old, zones: None }.build()
     }
 
     #[test]

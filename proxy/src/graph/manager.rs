@@ -17,7 +17,7 @@ use outrigger_config::address::Address;
 use outrigger_config::bootstrap::{Bootstrap, RuntimeLayerKind};
 use outrigger_config::cluster::{Cluster, Discovery, DnsOptions};
 use outrigger_config::listener::Listener;
-use outrigger_config::source::ConfigSource;
+use outrigger_config::source::{ConfigSource, SourceKind};
 use outrigger_config::tls::Secret;
 use outrigger_policy::route::RouteTable;
 use outrigger_xds::{Interest, ResourceKind, SourceKey, WatchId, XdsClient};
@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use super::compile::{self, ClusterBuild, ClusterInputs, CompileError, Extensions, ListenerBuild, Surroundings};
+use super::first_checks::FirstChecks;
 use super::history::{History, Record, Refusal};
 use super::need::Need;
 use super::resources::Resources;
@@ -34,10 +35,11 @@ use super::sources::Sources;
 use super::stats::{Stats, count};
 use super::unknown_fields::UnknownFieldRule;
 use super::warming::{Action, Phase, Warming};
+use super::zone::{LocalCluster, locality_of};
 use super::{Graph, RuntimeSnapshot};
 use crate::accesslog::{AccessLogManager, AccessLogger};
 use crate::cli::{DrainStrategy, UnknownDynamicFields};
-use crate::health::Outliers;
+use crate::health::{Checks, Outliers};
 use crate::process::Process;
 use crate::upstream::dns::Resolvers;
 use crate::worker::{Command, ListenSocket, Workers};
@@ -136,6 +138,12 @@ pub struct GraphManager {
     pub(super) runtime_snapshot: Arc<RuntimeSnapshot>,
     pub(super) resolvers: Resolvers,
     pub(super) outliers: Outliers,
+    pub(super) checks: Checks,
+    pub(super) first_checks: FirstChecks,
+    /// Clusters whose picks do not know of all marks of their endpoints yet.
+    pub(super) unbalanced: HashSet<Arc<str>>,
+    /// By which others are routed by zone.
+    pub(super) local: LocalCluster,
     /// Where their ejections are logged; taken when that is opened.
     pub(super) outlier_event_log: Option<PathBuf>,
     /// Wakes the task that looks after endpoint health.
@@ -176,12 +184,17 @@ impl GraphManager {
         let unknown_fields = UnknownFieldRule { policy: options.unknown_fields, stats: registry.scope("server.") };
         let (ads, rule) = (bootstrap.ads.clone(), unknown_fields.clone());
         let sources = Sources::new(Arc::clone(&process), ads, &bootstrap.clusters, rule);
+        let discovery = [&bootstrap.cds, &bootstrap.lds];
+        let streams = discovery.into_iter().flatten().any(|source| !matches!(source.kind, SourceKind::File(_)));
         let stats = Stats {
             listeners: registry.scope("listener_manager."),
             clusters: registry.scope("cluster_manager."),
-            lds: registry.scope("listener_manager.lds."),
-            cds: registry.scope("cluster_manager.cds."),
-            control_plane: registry.scope("control_plane."),
+            // Shown only where there is something to count.
+            lds: bootstrap.lds.as_ref().map(|_| registry.scope("listener_manager.lds.")).unwrap_or_default(),
+            cds: bootstrap.cds.as_ref().map(|_| registry.scope("cluster_manager.cds.")).unwrap_or_default(),
+            control_plane: (streams || bootstrap.ads.is_some())
+                .then(|| registry.scope("control_plane."))
+                .unwrap_or_default(),
             runtime: registry.scope("runtime."),
             ..Stats::default()
         };
@@ -215,6 +228,10 @@ impl GraphManager {
             runtime_snapshot: Arc::default(),
             resolvers: Resolvers::new(bootstrap.dns.unwrap_or_default()),
             outliers: Outliers::new(None),
+            checks: Checks::default(),
+            first_checks: FirstChecks::default(),
+            unbalanced: HashSet::new(),
+            local: LocalCluster::new(locality_of(&bootstrap.node), bootstrap.local_cluster_name),
             outlier_event_log: bootstrap.outlier_event_log,
             health_wake: Arc::default(),
             secret_files: HashMap::new(),
@@ -300,6 +317,7 @@ impl GraphManager {
     /// Does all that follows from what was offered and answered, and publishes once at the end.
     pub(super) fn proceed(&mut self) {
         loop {
+            self.begin_first_checks();
             let actions = self.warming.settle(Instant::now());
             if actions.is_empty() {
                 break;
@@ -337,6 +355,10 @@ impl GraphManager {
     }
 
     fn start_watch(&mut self, need: Need) {
+        if matches!(need, Need::Checks { .. }) {
+            // They begin once the endpoints are known.
+            return;
+        }
         let running = match (&need, self.specs.get(&need)) {
             (Need::Resource { kind, name, .. }, Some(Spec::Resource(source))) => match self.sources.resolve(source) {
                 Ok(source) => Some(Running::Xds(self.xds.watch(*kind, Interest::Name(name.to_string()), &source))),
@@ -379,10 +401,12 @@ impl GraphManager {
 
     /// Builds the node of a cluster anew; the old one stays if that fails.
     pub(super) fn rebuild_cluster(&mut self, name: &Arc<str>) {
+        self.renew_first_checks(name);
         let Some(config) = self.warming.cluster(name).and_then(|entry| entry.active()) else { return };
         let config = Arc::clone(&config.config);
+        let checked = self.take_checked(name, &config);
         let old = self.clusters.get(name);
-        match self.compile_cluster(&config, old) {
+        match self.compile_cluster(&config, checked.as_ref().or(old)) {
             Ok(build) => {
                 let changed = old.is_none_or(|old| !Arc::ptr_eq(&old.node, &build.node));
                 let moved = old.is_none_or(|old| !Arc::ptr_eq(&old.node.hosts, &build.node.hosts));
@@ -390,6 +414,7 @@ impl GraphManager {
                 self.dirty |= changed;
                 self.clusters.insert(Arc::clone(name), build);
                 self.follow_health(name);
+                self.follow_local_cluster(name);
                 if moved && let Some(stats) = self.stats.cluster.get(name) {
                     if resized {
                         stats.membership_change.increment();
@@ -418,7 +443,8 @@ impl GraphManager {
             self.resources.addresses.get(&need).cloned()
         };
         let secrets = |name: &Arc<str>, source: Option<&ConfigSource>| self.secret(name, source);
-        compile::cluster(ClusterInputs { config, assignment, addresses: &addresses, secrets: &secrets }, old)
+        let zones = self.local.of(config);
+        compile::cluster(ClusterInputs { config, assignment, addresses: &addresses, secrets: &secrets, zones }, old)
     }
 
     fn secret(&self, name: &Arc<str>, source: Option<&ConfigSource>) -> Option<Arc<Secret>> {
@@ -550,7 +576,7 @@ impl GraphManager {
         let clusters = self.clusters.iter().filter(|(_, build)| build.is_usable());
         let routes = self.warming.routes().filter_map(|(need, entry)| match need {
             Need::Resource { name, .. } => Some((Arc::clone(name), Arc::clone(entry.active()?))),
-            Need::Addresses { .. } => None,
+            Need::Addresses { .. } | Need::Checks { .. } => None,
         });
         let retired = self.retired_routes.iter().map(|(name, (table, _))| (Arc::clone(name), Arc::clone(table)));
         Graph {

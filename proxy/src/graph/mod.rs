@@ -8,8 +8,9 @@ mod balance_stats;
 mod breaker_stats;
 pub mod compile;
 mod drains;
-pub mod facts;
 mod endpoint_health;
+pub mod facts;
+mod first_checks;
 mod handle;
 pub mod history;
 mod hosts;
@@ -23,20 +24,21 @@ pub mod runtime_layers;
 mod sockets;
 mod sources;
 mod stats;
-mod transports;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tls_inputs;
+mod transports;
 mod unknown_fields;
 mod validate;
 mod warming;
 mod xds_handler;
+mod zone;
 
 pub use transports::Transports;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use outrigger_config::bootstrap::RuntimeValues;
@@ -183,6 +185,10 @@ pub struct ClusterShared {
     pub default_freed: Notify,
     /// The same for high priority.
     pub high_freed: Notify,
+    /// Tells sessions that want to know that the health of some endpoint has changed.
+    pub health_changed: Arc<Notify>,
+    /// There was a connection for traffic.
+    pub used: AtomicBool,
 }
 
 impl ClusterShared {
@@ -276,6 +282,12 @@ impl RuntimeSnapshot {
     /// The value of a flag in force.
     pub fn flag(&self, key: &str, default: bool) -> bool {
         self.values.get(key).and_then(|value| value.flag).unwrap_or(default)
+    }
+
+    /// The value of a key as a whole number; `None` for what is none, or is below zero.
+    pub fn integer(&self, key: &str) -> Option<u64> {
+        let number = self.values.get(key)?.number.filter(|number| *number >= 0.0)?;
+        Some(number as u64)
     }
 }
 

@@ -10,7 +10,7 @@ use outrigger_config::address::EndpointAddress;
 use outrigger_config::cluster::{Assignment, Cluster, Discovery, UpstreamTransport};
 use outrigger_config::http::RouteSource;
 use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig};
-use outrigger_config::route::{ClusterChoice, RouteAction, RouteConfiguration};
+use outrigger_config::route::{ClusterChoice, MirrorCluster, MirrorPolicy, RouteAction, RouteConfiguration};
 use outrigger_config::source::ConfigSource;
 use outrigger_config::tls::{CertificateSource, CommonTls, ValidationSource};
 use outrigger_xds::{ResourceKind, SourceKey};
@@ -34,6 +34,13 @@ pub enum Need {
         /// The host name.
         host: Arc<str>,
     },
+    /// The first result of the active checks of each endpoint.
+    Checks {
+        /// The cluster.
+        cluster: Arc<str>,
+        /// Which of its revisions.
+        revision: u64,
+    },
 }
 
 impl fmt::Display for Need {
@@ -41,6 +48,7 @@ impl fmt::Display for Need {
         match self {
             Self::Resource { kind, source, name } => write!(f, "{} {name:?} ({source})", kind.noun()),
             Self::Addresses { cluster, host } => write!(f, "addresses of {host:?} (cluster {cluster:?})"),
+            Self::Checks { cluster, revision: _ } => write!(f, "health checks of cluster {cluster:?}"),
         }
     }
 }
@@ -128,7 +136,8 @@ fn of_filter<'a>(
         | NetworkFilterConfig::Rbac(_)
         | NetworkFilterConfig::ConnectionLimit(_)
         | NetworkFilterConfig::LocalRateLimit(_)
-        | NetworkFilterConfig::SniCluster => {}
+        | NetworkFilterConfig::SniCluster
+        | NetworkFilterConfig::SetFilterState(_) => {}
         NetworkFilterConfig::Http(manager) => match &manager.routes {
             RouteSource::Inline(_) => {}
             RouteSource::Rds { name, source } => {
@@ -189,7 +198,8 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
         NetworkFilterConfig::Rbac(_)
         | NetworkFilterConfig::ConnectionLimit(_)
         | NetworkFilterConfig::LocalRateLimit(_)
-        | NetworkFilterConfig::SniCluster => {}
+        | NetworkFilterConfig::SniCluster
+        | NetworkFilterConfig::SetFilterState(_) => {}
         NetworkFilterConfig::Discovered(filter) => {
             if let Some(default) = &filter.default {
                 clusters_of_filter(default, names);
@@ -198,11 +208,15 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
     }
 }
 
-/// Clusters that routes name.
+/// Clusters that routes name, those that get copies among them.
 pub fn clusters_of_routes(routes: &RouteConfiguration) -> BTreeSet<Arc<str>> {
     let mut names = BTreeSet::new();
-    for route in routes.virtual_hosts.iter().flat_map(|host| &host.routes) {
+    let hosts = routes.virtual_hosts.iter();
+    mirrors(&routes.mirrors, &mut names);
+    hosts.clone().for_each(|host| mirrors(&host.mirrors, &mut names));
+    for route in hosts.flat_map(|host| &host.routes) {
         let RouteAction::Forward(forward) = &route.action else { continue };
+        mirrors(&forward.mirrors, &mut names);
         match &forward.cluster {
             ClusterChoice::Cluster(name) => drop(names.insert(Arc::clone(name))),
             ClusterChoice::Weighted(clusters) => names.extend(clusters.iter().map(|cluster| Arc::clone(&cluster.name))),
@@ -210,4 +224,12 @@ pub fn clusters_of_routes(routes: &RouteConfiguration) -> BTreeSet<Arc<str>> {
         }
     }
     names
+}
+
+fn mirrors(policies: &[MirrorPolicy], names: &mut BTreeSet<Arc<str>>) {
+    for policy in policies {
+        if let MirrorCluster::Name(name) = &policy.cluster {
+            names.insert(Arc::clone(name));
+        }
+    }
 }

@@ -53,6 +53,7 @@ impl GraphManager {
             }
         }
         self.compile_cluster(&config, self.clusters.get(&name)).map_err(|error| explain(&error))?;
+        requirements.extend(self.expect_first_checks(&config));
         self.take_specs(specs);
         let stats = &self.stats;
         match self.warming.cluster(&name) {
@@ -65,11 +66,16 @@ impl GraphManager {
         }
         let same_balancing = |latest: &Cluster| {
             std::mem::discriminant(&latest.load_balancing) == std::mem::discriminant(&config.load_balancing)
+                && latest.balancing.locality == config.balancing.locality
                 && latest.balancing.subsets.is_some() == config.balancing.subsets.is_some()
                 && latest.stat_name == config.stat_name
         };
         if latest.is_none_or(|latest| !same_balancing(&latest.config)) {
-            self.stats.balance.insert(Arc::clone(&name), BalanceStats::of(&config, &self.process.stats));
+            let by_zone = self.local.of(&config).is_some();
+            match BalanceStats::of(&config, by_zone, &self.process.stats) {
+                Some(stats) => self.stats.balance.insert(Arc::clone(&name), stats),
+                None => self.stats.balance.remove(&name),
+            };
         }
         if latest.is_none_or(|latest| latest.config.stat_name != config.stat_name) {
             let scope = self.process.stats.scope(&names::prefix("cluster", &config.stat_name));
@@ -95,7 +101,7 @@ impl GraphManager {
             self.stats.cluster.remove(name);
             self.stats.remaining.remove(name);
             self.stats.balance.remove(name);
-            self.outliers.forget(name);
+            self.forget_health(name);
             if let Some(timer) = self.merges.remove(name).and_then(|merge| merge.timer) {
                 timer.abort();
             }

@@ -78,14 +78,13 @@ impl TransportInputs {
 
     /// Makes the contexts.
     pub fn contexts(&self, cluster: &Cluster) -> Result<Transports, CompileError> {
-        let make = |(place, (transport, inputs)): (usize, (&UpstreamTransport, &Option<Option<TlsInputs>>))| {
-            match (transport, inputs) {
-                (UpstreamTransport::Tls(config), Some(Some(inputs))) => inputs
-                    .client(config)
-                    .map(Some)
-                    .map_err(|source| CompileError::Tls { place: field(place), source }),
-                _ => Ok(None),
+        let make = |(place, (transport, inputs)): (usize, (&UpstreamTransport, &Option<Option<TlsInputs>>))| match (
+            transport, inputs,
+        ) {
+            (UpstreamTransport::Tls(config), Some(Some(inputs))) => {
+                inputs.client(config).map(Some).map_err(|source| CompileError::Tls { place: field(place), source })
             }
+            _ => Ok(None),
         };
         let mut all = cluster.transports().zip(self.iter()).enumerate().map(make);
         let default = all.next().transpose()?.flatten();

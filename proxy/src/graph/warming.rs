@@ -368,6 +368,16 @@ impl<C, R, L> Warming<C, R, L> {
         names.chain(listeners.flat_map(|revision| &revision.clusters)).map(|name| &**name).collect()
     }
 
+    /// Whether a cluster's waiting revision waits for nothing else than `need`.
+    pub fn waits_only_for(&self, name: &str, need: &Need) -> bool {
+        let answered = |need: &Need| self.needs.states.get(need).is_some_and(|state| state.answered);
+        let waiting = self.clusters.entries.get(name).and_then(|entry| entry.warming.as_ref());
+        waiting.is_some_and(|revision| {
+            let mut others = revision.requirements.iter().filter(|requirement| requirement.need != *need);
+            others.all(|requirement| !requirement.wait || answered(&requirement.need))
+        })
+    }
+
     /// A cluster's revisions.
     pub fn cluster(&self, name: &str) -> Option<&Entry<C>> {
         self.clusters.entries.get(name)

@@ -76,7 +76,9 @@ fn line(settings: &HealthCheck, cluster: &str, host: &Host, event: CheckEvent, n
             });
         }
         CheckEvent::AddHealthy { first } => {
-            line.object("add_healthy_event", |event| drop(event.field("first_check", first)));
+            line.object("add_healthy_event", |event| {
+                event.field("first_check", first);
+            });
         }
         _ => {}
     }
@@ -88,8 +90,12 @@ fn line(settings: &HealthCheck, cluster: &str, host: &Host, event: CheckEvent, n
                 event.field("http_status_code", status);
             });
         }
-        CheckEvent::Degraded => drop(line.object("degraded_healthy_host", |_| {})),
-        CheckEvent::NoLongerDegraded => drop(line.object("no_longer_degraded_host", |_| {})),
+        CheckEvent::Degraded => {
+            line.object("degraded_healthy_host", |_| {});
+        }
+        CheckEvent::NoLongerDegraded => {
+            line.object("no_longer_degraded_host", |_| {});
+        }
         _ => {}
     }
     let at = &host.locality;
@@ -109,7 +115,7 @@ fn address(line: &mut EventLine, address: &Address) {
             line.field("resolver_name", "").field("ipv4_compat", false).field("network_namespace_filepath", "");
         }),
         Address::Pipe { path, mode } => line.object("pipe", |line| {
-            line.field("path", path.to_string_lossy().into_owned()).field("mode", mode.unwrap_or(0));
+            line.field("path", path.to_string_lossy().into_owned()).field("mode", *mode);
         }),
     };
 }

@@ -52,7 +52,7 @@ pub struct Surroundings<'a> {
 }
 
 /// What is to be done after a result.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The next check is due after this.
     pub wait: Duration,
@@ -222,17 +222,14 @@ impl CheckedCluster {
         for host in node.hosts.hosts.iter().filter(|host| !is_disabled(host)) {
             let id = key(&host.shared);
             there.insert(id);
-            let known = self.hosts.get(&id);
-            if known.is_some_and(|session| Arc::ptr_eq(&session.host, host)) {
-                continue;
-            }
             if let Some(session) = self.hosts.get_mut(&id).filter(|session| is_checked_alike(&session.host, host)) {
                 session.host = Arc::clone(host);
                 continue;
             }
-            let state = known.or_else(|| alike?.hosts.get(&id)).map(|session| session.state.clone());
-            let healthy = !host.shared.flags.has(HealthFlag::FailedActiveCheck);
-            let state = state.unwrap_or_else(|| CheckedHost::new(healthy));
+            let known = self.hosts.get(&id).or_else(|| alike?.hosts.get(&id));
+            let state = known.map(|session| session.state.clone());
+            let state =
+                state.unwrap_or_else(|| CheckedHost::new(!host.shared.flags.has(HealthFlag::FailedActiveCheck)));
             // Those that begin together are spread a little, so that they are not all due in the same moment ever after.
             let wait = match state.is_unchecked() {
                 true => initial_wait(&settings.intervals, limits, &mut random) + SPREAD * begun,
@@ -349,10 +346,7 @@ fn is_disabled(host: &Host) -> bool {
 }
 
 fn is_checked_alike(a: &Host, b: &Host) -> bool {
-    a.address == b.address
-        && a.health_check == b.health_check
-        && a.hostname == b.hostname
-        && a.transport == b.transport
+    a.address == b.address && a.health_check == b.health_check && a.hostname == b.hostname && a.transport == b.transport
 }
 
 fn limits(runtime: &RuntimeSnapshot) -> IntervalLimits {

@@ -1,18 +1,26 @@
-//! The health of endpoints: outlier detection by the results of requests.
+//! The health of endpoints: outlier detection by the results of requests, and active checks.
 //!
-//! What workers observe goes into atomics of the endpoint and, rarely, into a queue; the control thread decides, marks
-//! endpoints, and has the cluster's picks rebuilt. Never picks an endpoint.
+//! What workers observe goes into atomics of the endpoint and, rarely, into a queue. The control thread checks, decides,
+//! marks endpoints, and has the cluster's picks rebuilt. Never picks an endpoint.
 
+mod check_log;
+mod checks;
 mod event_file;
 mod event_line;
+mod failure;
 mod flags;
 pub mod observe;
 mod outlier_log;
 mod outliers;
+mod probe;
 mod reports;
+pub mod session;
 mod stats;
 
+pub use checks::{Checks, Outcome, SessionKey, Surroundings};
 pub use event_file::EventFile;
+pub use failure::failed;
 pub use flags::{HealthFlag, HealthFlags};
 pub use outliers::{OutlierState, Outliers, Shown};
+pub use probe::{Checked, Target};
 pub use reports::{Observation, Report, Reports};

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use outrigger_policy::outlier::{Findings, HostMonitor, Limits, Outlier};
+use outrigger_policy::outlier::{Findings, HostMonitor, Limits, Outlier, ResponseView, status_by};
 
 use super::flags::HealthFlag;
 use super::reports::{Observation, Report};
@@ -16,13 +16,31 @@ use crate::upstream::connect::ConnectError;
 
 /// The head of a response to a request. `grpc_status` stands in for the status code of a gRPC response without a body.
 pub fn response(process: &Process, host: &WorkerHost, status: u16, grpc_status: Option<u32>, headers: &Headers) {
+    if host.node.config.health_check.is_some()
+        && headers.get_by_name("x-envoy-immediate-health-check-fail").is_some()
+        && !host.host.shared.flags.has(HealthFlag::Excluded)
+    {
+        send(process, host, Observation::ImmediateFailure);
+    }
     let Some((limits, monitor)) = watched(host) else { return };
-    report(process, host, monitor.response(limits, grpc_status.map_or(status, http_status)));
+    let status = match &host.node.config.http.error_matcher {
+        Some(matcher) => status_by(matcher, status, &Head(headers)),
+        None => grpc_status.map_or(status, http_status),
+    };
+    report(process, host, monitor.response(limits, status));
     if limits.looks_for_degraded()
         && headers.contains(HeaderId::XEnvoyDegraded)
         && !host.host.shared.flags.has(HealthFlag::DegradedOutlierCheck)
     {
         send(process, host, Observation::Outlier(Outlier::Degraded));
+    }
+}
+
+struct Head<'a>(&'a Headers);
+
+impl ResponseView for Head<'_> {
+    fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.0.get_all_by_name(name)
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Report {
 pub enum Observation {
     /// A number in a row is complete, or a response says that the endpoint is degraded.
     Outlier(Outlier),
+    /// A response says that the endpoint's checks are to fail at once.
+    ImmediateFailure,
 }
 
 /// From workers to the control thread.

@@ -126,7 +126,7 @@ fn take_place(worker: &Rc<Worker>, node: &ListenerNode) -> Option<Place> {
 }
 
 /// The `<prefix>` of `listener.<prefix>.*`: given, or the address with its colons replaced as Envoy does.
-fn stat_prefix(node: &ListenerNode) -> Arc<str> {
+pub(crate) fn stat_prefix(node: &ListenerNode) -> Arc<str> {
     match (&node.config.stat_prefix, node.config.addresses.first()) {
         (Some(prefix), _) => Arc::clone(prefix),
         (None, Some(address)) => address.address.to_string().replace(':', "_").into(),

@@ -61,7 +61,9 @@ pub async fn serve(accepted: Accepted) {
     };
     match &chain.application {
         Application::Http(node) => http::manager::serve(worker, Arc::clone(node), io, info, registered).await,
-        Application::Tcp(node) => Box::pin(tcp::serve(worker, Arc::clone(node), io, info, registered, buffer_limit)).await,
+        Application::Tcp(node) => {
+            Box::pin(tcp::serve(worker, Arc::clone(node), io, info, registered, buffer_limit)).await
+        }
         Application::Missing => {}
     }
 }

@@ -17,9 +17,9 @@ scope! {
         downstream_pre_cx_active: Gauge,
         downstream_pre_cx_timeout: Counter,
         no_filter_chain_match: Counter,
-        no_certificate: Counter = "ssl.no_certificate",
-        ssl_connection_error: Counter = "ssl.connection_error",
-        ssl_fail_verify_error: Counter = "ssl.fail_verify_error",
-        ssl_handshake: Counter = "ssl.handshake",
+        no_certificate: UsedCounter = "ssl.no_certificate",
+        ssl_connection_error: UsedCounter = "ssl.connection_error",
+        ssl_fail_verify_error: UsedCounter = "ssl.fail_verify_error",
+        ssl_handshake: UsedCounter = "ssl.handshake",
     }
 }

@@ -5,23 +5,25 @@
 //! what a connection carries.
 
 mod limit;
-mod rbac;
 mod rate;
+mod rbac;
 mod refuse;
 mod stats;
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use outrigger_config::http::filters::FilterStateEntry;
 use outrigger_config::listener::NetworkFilterConfig;
-use outrigger_config::network::RuntimeFlag;
+use outrigger_config::network::{RuntimeFlag, SetFilterState};
 
-pub(crate) use rbac::ConnectionFacts;
 pub use rate::SharedBuckets;
+pub(crate) use rbac::ConnectionFacts;
 pub use refuse::refuse;
 pub use stats::NetworkStats;
 
+use crate::accesslog::{Facts, format};
 use crate::graph::RuntimeSnapshot;
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
 use crate::worker::Worker;
@@ -36,6 +38,8 @@ pub enum NetworkFilter {
     LocalRateLimit(rate::RateFilter),
     /// Makes the server name the cluster of the TCP proxy.
     SniCluster,
+    /// Leaves objects for the filters after it.
+    SetFilterState(Arc<SetFilterState>),
 }
 
 impl NetworkFilter {
@@ -50,9 +54,10 @@ impl NetworkFilter {
                 Some(Self::LocalRateLimit(rate::RateFilter::new(Arc::clone(config))))
             }
             NetworkFilterConfig::SniCluster => Some(Self::SniCluster),
-            NetworkFilterConfig::TcpProxy(_)
-            | NetworkFilterConfig::Http(_)
-            | NetworkFilterConfig::Discovered(_) => None,
+            NetworkFilterConfig::SetFilterState(config) => Some(Self::SetFilterState(Arc::clone(config))),
+            NetworkFilterConfig::TcpProxy(_) | NetworkFilterConfig::Http(_) | NetworkFilterConfig::Discovered(_) => {
+                None
+            }
         }
     }
 }
@@ -104,9 +109,26 @@ pub fn admit(worker: &Worker, filters: &[NetworkFilter], connection: &Connection
                     connection.filter_state.borrow_mut().insert(TCP_PROXY_CLUSTER.to_owned(), name.clone());
                 }
             }
+            NetworkFilter::SetFilterState(settings) => set_filter_state(worker, connection, settings),
         }
     }
     Ok(admission)
+}
+
+fn set_filter_state(worker: &Worker, connection: &ConnectionInfo, settings: &SetFilterState) {
+    for FilterStateEntry { key, value, omit_empty_values, skip_if_empty } in &settings.objects {
+        let mut info = StreamInfo::new(connection.start, None);
+        info.dynamic_metadata.clone_from(&connection.dynamic_metadata);
+        info.filter_state.clone_from(&connection.filter_state);
+        let mut text = Vec::new();
+        let write = if *omit_empty_values { format::write_header } else { format::write };
+        write(value, &Facts::new(&info, connection, &worker.process.clock, Instant::now()), &mut text);
+        if *skip_if_empty && text.is_empty() {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&text).into_owned();
+        connection.filter_state.borrow_mut().insert(String::from(&**key), text);
+    }
 }
 
 /// The object of the filter state that names the cluster of a TCP proxy.

@@ -34,7 +34,10 @@ impl Bucket {
 
 /// The buckets that several filters may use.
 #[derive(Default)]
-pub struct SharedBuckets(Mutex<HashMap<(Arc<str>, Settings), Weak<Bucket>>>);
+pub struct SharedBuckets(Mutex<Buckets>);
+
+/// By key and settings.
+type Buckets = HashMap<(Arc<str>, Settings), Weak<Bucket>>;
 
 impl SharedBuckets {
     fn get(&self, key: &Arc<str>, settings: Settings) -> Arc<Bucket> {

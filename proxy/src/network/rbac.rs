@@ -8,8 +8,7 @@ use std::sync::Arc;
 use outrigger_config::address::Address;
 use outrigger_config::rbac::{MetadataSource, NetworkRbac};
 use outrigger_config::tls::SanMatcher;
-use outrigger_policy::rbac::{Facts, NoRequest, Peer, decide};
-use serde_json::{Map, Value};
+use outrigger_policy::rbac::{Facts, LookAt, NoRequest, Peer, decide};
 
 use super::Refusal;
 use crate::rbac::{self, NETWORK_NAMESPACE};
@@ -38,7 +37,11 @@ impl RbacFilter {
         if let Some(shadow) = shadow {
             let decision = decide(shadow, &facts);
             let stats = worker.network.shadow.get(&worker.process.stats, &self.shadow_prefix);
-            if decision.allowed { stats.shadow_allowed.increment() } else { stats.shadow_denied.increment() }
+            if decision.allowed {
+                stats.shadow_allowed.increment()
+            } else {
+                stats.shadow_denied.increment()
+            }
             let mut metadata = connection.dynamic_metadata.borrow_mut();
             rbac::tell_shadow(&mut metadata, NETWORK_NAMESPACE, shadow_stat_prefix, &decision);
         }
@@ -106,12 +109,7 @@ impl Facts for ConnectionFacts<'_> {
         peer.is_some_and(|peer| peer_has_name(peer, matcher))
     }
 
-    fn metadata(
-        &self,
-        source: MetadataSource,
-        namespace: &str,
-        look: &mut dyn FnMut(Option<&Map<String, Value>>) -> bool,
-    ) -> bool {
+    fn metadata(&self, source: MetadataSource, namespace: &str, look: &mut LookAt<'_>) -> bool {
         match source {
             MetadataSource::Dynamic => look(self.0.dynamic_metadata.borrow().get(namespace)),
             // A connection has no route.

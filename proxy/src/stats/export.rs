@@ -14,7 +14,7 @@ use super::buckets::{Bounds, BucketMode};
 use super::json::JsonWriter;
 use super::prometheus::{PrometheusWriter, Series};
 use super::tags::{TagError, TagExtractor};
-use super::{Family, FamilyKind, Registry, names, text};
+use super::{Family, FamilyKind, Registry, Scope, names, text};
 
 /// A piece of output is about this large, in bytes.
 const PIECE_BYTES: usize = 32 * 1024;
@@ -139,9 +139,18 @@ enum Current {
     Series(std::vec::IntoIter<Series>),
 }
 
+/// Where stats are.
+pub trait Source {
+    /// Those in use.
+    fn registry(&self) -> &Registry;
+
+    /// Those that stand in the configuration, see [`super::Declared`].
+    fn declared(&self, visit: &mut dyn FnMut(&str, &dyn Scope));
+}
+
 /// Gives the output piece by piece.
-pub struct Export<R> {
-    registry: R,
+pub struct Export<S> {
+    source: S,
     settings: Rc<ExportSettings>,
     query: Query,
     readouts: Option<Vec<(String, String)>>,
@@ -156,11 +165,11 @@ pub struct Export<R> {
     finished: bool,
 }
 
-impl<R: AsRef<Registry>> Export<R> {
+impl<S: Source> Export<S> {
     /// The output of `query`; `readouts` are all text readouts by name.
-    pub fn new(registry: R, settings: Rc<ExportSettings>, query: Query, readouts: Vec<(String, String)>) -> Self {
+    pub fn new(source: S, settings: Rc<ExportSettings>, query: Query, readouts: Vec<(String, String)>) -> Self {
         let mut export = Self {
-            registry,
+            source,
             settings,
             query,
             readouts: Some(readouts),
@@ -217,7 +226,7 @@ impl<R: AsRef<Registry>> Export<R> {
     fn each_name(&self, visit: &mut dyn FnMut(&str)) {
         let visit = std::cell::RefCell::new(visit);
         // Wanting nothing, this only shows the names.
-        self.registry.as_ref().collect(&|name| {
+        self.collect(&|name| {
             if self.query.wants_name(&self.settings, name)
                 && let Ok(mut visit) = visit.try_borrow_mut()
             {
@@ -225,6 +234,13 @@ impl<R: AsRef<Registry>> Export<R> {
             }
             false
         });
+    }
+
+    fn collect(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<Family> {
+        if self.query.used_only {
+            return self.source.registry().collect(wanted);
+        }
+        self.source.registry().collect_with(&|visit| self.source.declared(visit), wanted)
     }
 
     fn gather(&self, batch: Batch) -> Current {
@@ -238,8 +254,7 @@ impl<R: AsRef<Registry>> Export<R> {
             // A stat that came after planning goes with the first group.
             Batch::Metrics(group) => self.groups.get(&hash(name)).copied().unwrap_or(0) == group,
         };
-        let mut families =
-            self.registry.as_ref().collect(&|name| in_batch(name) && self.query.wants_name(&self.settings, name));
+        let mut families = self.collect(&|name| in_batch(name) && self.query.wants_name(&self.settings, name));
         families.retain(|family| self.query.wants(family));
         let is_histogram = |family: &Family| matches!(family.kind, FamilyKind::Histogram(_));
         match batch {
@@ -296,7 +311,7 @@ impl<R: AsRef<Registry>> Export<R> {
     }
 }
 
-impl<R: AsRef<Registry>> Iterator for Export<R> {
+impl<S: Source> Iterator for Export<S> {
     type Item = String;
 
     fn next(&mut self) -> Option<String> {
@@ -345,10 +360,12 @@ mod tests {
 
     struct Shared(Registry);
 
-    impl AsRef<Registry> for Shared {
-        fn as_ref(&self) -> &Registry {
+    impl Source for Shared {
+        fn registry(&self) -> &Registry {
             &self.0
         }
+
+        fn declared(&self, _: &mut dyn FnMut(&str, &dyn Scope)) {}
     }
 
     fn query(format: Format) -> Query {
@@ -403,9 +420,13 @@ mod tests {
         query.kinds = Kinds::Counters;
         let shared = Rc::new(shared);
         struct Handle(Rc<Shared>);
-        impl AsRef<Registry> for Handle {
-            fn as_ref(&self) -> &Registry {
+        impl Source for Handle {
+            fn registry(&self) -> &Registry {
                 &self.0.0
+            }
+
+            fn declared(&self, visit: &mut dyn FnMut(&str, &dyn Scope)) {
+                visit("cluster.unused.", &Sample::default());
             }
         }
         let text = |query: &Query| -> String {
@@ -420,6 +441,9 @@ mod tests {
         scopes[1].upstream_cx_active.increment();
         scopes[1].upstream_cx_active.decrement();
         assert_eq!(text(&query), "cluster.c1.upstream_cx_active: 0\n");
+        query.used_only = false;
+        query.filter = Some((Regex::new("unused").unwrap(), Inverted::No));
+        assert_eq!(text(&query), "cluster.unused.upstream_cx_active: 0\n");
     }
 
     #[test]

@@ -137,7 +137,7 @@ mod tests {
     }
 
     fn families() -> Vec<Family> {
-        let histogram = |recorded: &[u64]| FamilyKind::Histogram(Box::new(values(recorded)));
+        let histogram = |recorded: &[u64]| FamilyKind::Histogram(values(recorded).into());
         let family = |name: &str, kind| Family { name: name.to_owned(), kind };
         vec![
             family("a", FamilyKind::Counter(3)),

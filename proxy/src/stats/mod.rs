@@ -6,6 +6,7 @@
 pub mod buckets;
 mod default_tags;
 pub mod export;
+mod histogram;
 pub mod json;
 pub mod names;
 pub mod prometheus;
@@ -13,7 +14,8 @@ mod registry;
 pub mod tags;
 pub mod text;
 
-pub use registry::{Family, FamilyKind, Registry};
+pub use histogram::Histogram;
+pub use registry::{Declared, Family, FamilyKind, Merged, Registry};
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -104,33 +106,39 @@ impl StatusCounters {
     }
 }
 
-/// A distribution of values, one per worker, made on first use.
+/// A [`Counter`] that is shown once it has counted: what depends on what happens, such as response classes.
 #[derive(Debug, Default)]
-pub struct Histogram(std::sync::Mutex<Option<Box<hdrhistogram::Histogram<u32>>>>);
+pub struct UsedCounter(Counter);
 
-impl Histogram {
-    /// Records one value, in the unit of its name.
-    pub fn record(&self, value: u64) {
-        // Uncontended but for the moment of a scrape: one compare-and-swap, no system call.
-        let mut guard = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let histogram = guard.get_or_insert_with(|| {
-            // Two digits over an auto-resized range start small. 2 is within the allowed 0..=5, so this cannot fail.
-            let mut histogram = hdrhistogram::Histogram::new(2).expect("two significant digits are allowed");
-            histogram.auto(true);
-            Box::new(histogram)
-        });
-        // Only a value beyond what auto-resize can hold fails; such a value carries no information.
-        let _ = histogram.record(value);
+impl std::ops::Deref for UsedCounter {
+    type Target = Counter;
+
+    fn deref(&self) -> &Counter {
+        &self.0
     }
+}
 
-    /// Adds what was recorded to `into`.
-    pub fn merge(&self, into: &mut hdrhistogram::Histogram<u64>) {
-        let guard = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(histogram) = guard.as_deref() {
-            for value in histogram.iter_recorded() {
-                let _ = into.record_n(value.value_iterated_to(), u64::from(value.count_at_value()));
-            }
-        }
+/// A [`Gauge`] that is shown once it was written.
+#[derive(Debug, Default)]
+pub struct UsedGauge(Gauge);
+
+impl std::ops::Deref for UsedGauge {
+    type Target = Gauge;
+
+    fn deref(&self) -> &Gauge {
+        &self.0
+    }
+}
+
+/// A [`Histogram`] that is shown once a value was recorded.
+#[derive(Debug, Default)]
+pub struct UsedHistogram(Histogram);
+
+impl std::ops::Deref for UsedHistogram {
+    type Target = Histogram;
+
+    fn deref(&self) -> &Histogram {
+        &self.0
     }
 }
 
@@ -144,6 +152,8 @@ pub enum Metric<'a> {
     StatusCounters(&'a StatusCounters),
     /// A histogram.
     Histogram(&'a Histogram),
+    /// One that is shown only once it is used, and is not.
+    Hidden,
 }
 
 /// A struct of metrics, made by [`scope!`].
@@ -179,6 +189,24 @@ impl AsMetric for StatusCounters {
 impl AsMetric for Histogram {
     fn as_metric(&self) -> Metric<'_> {
         Metric::Histogram(self)
+    }
+}
+
+impl AsMetric for UsedCounter {
+    fn as_metric(&self) -> Metric<'_> {
+        if self.value() == 0 { Metric::Hidden } else { self.0.as_metric() }
+    }
+}
+
+impl AsMetric for UsedGauge {
+    fn as_metric(&self) -> Metric<'_> {
+        if self.written().is_none() { Metric::Hidden } else { self.0.as_metric() }
+    }
+}
+
+impl AsMetric for UsedHistogram {
+    fn as_metric(&self) -> Metric<'_> {
+        if self.is_empty() { Metric::Hidden } else { self.0.as_metric() }
     }
 }
 

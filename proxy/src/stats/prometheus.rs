@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_histogram_has_buckets_or_quantiles_and_totals() {
-        let histogram = || FamilyKind::Histogram(Box::new(values(&[0, 3, 7])));
+        let histogram = || FamilyKind::Histogram(values(&[0, 3, 7]).into());
         let buckets = text(vec![("cluster.x.upstream_rq_time", histogram())], BucketMode::Cumulative);
         assert!(buckets.starts_with("# TYPE envoy_cluster_upstream_rq_time histogram\n"));
         for line in [

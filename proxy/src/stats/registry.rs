@@ -4,9 +4,10 @@
 //! never on the request path.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::{Metric, Scope};
+use super::buckets::Values;
+use super::{Histogram, Metric, Scope};
 
 /// All scopes of the process.
 #[derive(Default)]
@@ -35,8 +36,46 @@ pub enum FamilyKind {
     /// Sum of gauges; `None` if none of them was ever written.
     Gauge(Option<i64>),
     /// Merged histogram.
-    Histogram(Box<hdrhistogram::Histogram<u64>>),
+    Histogram(Merged),
 }
+
+/// Histograms added up. Takes no memory while there are no values, since many are shown that never get any.
+#[derive(Default)]
+pub struct Merged(Option<Box<Values>>);
+
+impl Merged {
+    fn add(&mut self, histogram: &Histogram) {
+        if !histogram.is_empty() {
+            histogram.merge(self.0.get_or_insert_with(|| Box::new(no_values())));
+        }
+    }
+}
+
+impl From<Values> for Merged {
+    fn from(values: Values) -> Self {
+        Self(Some(Box::new(values)))
+    }
+}
+
+impl std::ops::Deref for Merged {
+    type Target = Values;
+
+    fn deref(&self) -> &Values {
+        static NONE: LazyLock<Values> = LazyLock::new(no_values);
+        self.0.as_deref().unwrap_or(&NONE)
+    }
+}
+
+fn no_values() -> Values {
+    // Two digits are within the allowed 0..=5, so this cannot fail.
+    let mut values = Values::new(2).expect("two significant digits are allowed");
+    values.auto(true);
+    values
+}
+
+/// Shows each scope that stands in the configuration, with its prefix: its stats exist from the start, but nothing is
+/// kept of them before they are used.
+pub type Declared<'a> = &'a dyn Fn(&mut dyn FnMut(&str, &dyn Scope));
 
 impl Registry {
     /// Makes an instance of a scope under `prefix` (with its final dot). It counts as long as the `Arc` lives.
@@ -55,6 +94,11 @@ impl Registry {
 
     /// All stats whose full name passes `wanted`, sorted by name.
     pub fn collect(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<Family> {
+        self.collect_with(&|_| {}, wanted)
+    }
+
+    /// As [`Self::collect`], with those that are declared.
+    pub fn collect_with(&self, declared: Declared<'_>, wanted: &dyn Fn(&str) -> bool) -> Vec<Family> {
         let mut all: BTreeMap<String, FamilyKind> = BTreeMap::new();
         let mut scopes = self.lock();
         scopes.retain(|_, entries| {
@@ -63,13 +107,13 @@ impl Registry {
         });
         for (prefix, entries) in scopes.iter() {
             for entry in entries {
-                let Some(scope) = entry.scope.upgrade() else { continue };
-                let mut position = 0;
-                scope.visit(&mut |name, metric| {
-                    collect_one(&mut all, prefix, name, &metric, &entry.baseline, &mut position, wanted);
-                });
+                if let Some(scope) = entry.scope.upgrade() {
+                    add_scope(&mut all, prefix, &*scope, &entry.baseline, wanted);
+                }
             }
         }
+        drop(scopes);
+        declared(&mut |prefix, scope| add_scope(&mut all, prefix, scope, &[], wanted));
         all.into_iter().map(|(name, kind)| Family { name, kind }).collect()
     }
 
@@ -87,7 +131,7 @@ impl Registry {
                     }
                     baseline.extend(values);
                 }
-                Metric::Gauge(_) | Metric::Histogram(_) => {}
+                Metric::Gauge(_) | Metric::Histogram(_) | Metric::Hidden => baseline.push(0),
             });
             entry.baseline = baseline;
         }
@@ -98,61 +142,67 @@ impl Registry {
     }
 }
 
-fn collect_one(
+fn add_scope(
     all: &mut BTreeMap<String, FamilyKind>,
     prefix: &str,
-    name: &str,
-    metric: &Metric<'_>,
+    scope: &dyn Scope,
     baseline: &[u64],
-    position: &mut usize,
     wanted: &dyn Fn(&str) -> bool,
 ) {
-    let mut since_reset = |value: u64| {
-        let before = baseline.get(*position).copied().unwrap_or(0);
-        *position += 1;
-        value.wrapping_sub(before)
-    };
-    let mut add_counter = |name: String, value: u64| {
-        if wanted(&name)
-            && let FamilyKind::Counter(sum) = all.entry(name).or_insert(FamilyKind::Counter(0))
-        {
-            *sum += value;
-        }
-    };
-    match metric {
-        Metric::Counter(value) => add_counter(format!("{prefix}{name}"), since_reset(*value)),
-        Metric::StatusCounters(counters) => {
-            let start = *position;
-            *position += 500;
-            for (code, count) in counters.values() {
-                let before = baseline.get(start + usize::from(code) - 100).copied().unwrap_or(0);
-                add_counter(format!("{prefix}{name}_{code}"), count.wrapping_sub(before));
-            }
-        }
-        Metric::Gauge(value) => {
-            let name = format!("{prefix}{name}");
-            if wanted(&name)
-                && let FamilyKind::Gauge(sum) = all.entry(name).or_insert(FamilyKind::Gauge(None))
-                && let Some(value) = value
-            {
-                *sum = Some(sum.unwrap_or(0) + value);
-            }
-        }
-        Metric::Histogram(histogram) => {
-            let name = format!("{prefix}{name}");
-            if wanted(&name) {
-                let empty = || {
-                    // Two digits are within the allowed 0..=5, so this cannot fail.
-                    let mut merged = hdrhistogram::Histogram::new(2).expect("two significant digits are allowed");
-                    merged.auto(true);
-                    FamilyKind::Histogram(Box::new(merged))
-                };
-                if let FamilyKind::Histogram(merged) = all.entry(name).or_insert_with(empty) {
-                    histogram.merge(merged);
+    let mut position = 0;
+    let mut full = String::from(prefix);
+    scope.visit(&mut |name, metric| {
+        full.truncate(prefix.len());
+        full.push_str(name);
+        let before = |position: usize| baseline.get(position).copied().unwrap_or(0);
+        let at = position;
+        position += 1;
+        match metric {
+            Metric::Counter(value) => add_counter(all, &full, value.wrapping_sub(before(at)), wanted),
+            Metric::StatusCounters(counters) => {
+                position = at + 500;
+                for (code, count) in counters.values() {
+                    let since = count.wrapping_sub(before(at + usize::from(code) - 100));
+                    add_counter(all, &format!("{full}_{code}"), since, wanted);
                 }
             }
+            Metric::Gauge(value) => {
+                if let Some(FamilyKind::Gauge(sum)) = family(all, &full, wanted, || FamilyKind::Gauge(None))
+                    && let Some(value) = value
+                {
+                    *sum = Some(sum.unwrap_or(0) + value);
+                }
+            }
+            Metric::Histogram(histogram) => {
+                let empty = || FamilyKind::Histogram(Merged::default());
+                if let Some(FamilyKind::Histogram(merged)) = family(all, &full, wanted, empty) {
+                    merged.add(histogram);
+                }
+            }
+            Metric::Hidden => {}
         }
+    });
+}
+
+fn add_counter(all: &mut BTreeMap<String, FamilyKind>, name: &str, value: u64, wanted: &dyn Fn(&str) -> bool) {
+    if let Some(FamilyKind::Counter(sum)) = family(all, name, wanted, || FamilyKind::Counter(0)) {
+        *sum += value;
     }
+}
+
+fn family<'a>(
+    all: &'a mut BTreeMap<String, FamilyKind>,
+    name: &str,
+    wanted: &dyn Fn(&str) -> bool,
+    empty: impl FnOnce() -> FamilyKind,
+) -> Option<&'a mut FamilyKind> {
+    if !wanted(name) {
+        return None;
+    }
+    if !all.contains_key(name) {
+        all.insert(name.to_owned(), empty());
+    }
+    all.get_mut(name)
 }
 
 #[cfg(test)]
@@ -164,12 +214,15 @@ mod tests {
         struct Sample { requests: Counter, active: Gauge, upstream_rq: StatusCounters, time: Histogram }
     }
 
-    fn text(registry: &Registry) -> Vec<String> {
-        let show = |family: Family| match family.kind {
+    fn show(family: Family) -> String {
+        match family.kind {
             FamilyKind::Counter(value) => format!("{}: {value}", family.name),
             FamilyKind::Gauge(value) => format!("{}: {}", family.name, value.unwrap_or(0)),
             FamilyKind::Histogram(histogram) => format!("{}: {} values", family.name, histogram.len()),
-        };
+        }
+    }
+
+    fn text(registry: &Registry) -> Vec<String> {
         registry.collect(&|_| true).into_iter().map(show).collect()
     }
 
@@ -190,5 +243,44 @@ mod tests {
         assert_eq!(text(&registry), ["a.active: 1", "a.requests: 1", "a.time: 1 values", "a.upstream_rq_204: 1"]);
         drop((one, two));
         assert!(text(&registry).is_empty());
+    }
+
+    scope! {
+        struct Mixed { time: Histogram, rq_5xx: UsedCounter, peak: UsedGauge, wait: UsedHistogram, requests: Counter }
+    }
+
+    #[test]
+    fn what_is_shown_when_used_appears_then_and_is_reset_like_others() {
+        let registry = Registry::default();
+        let scope = registry.scope::<Mixed>("a.");
+        assert_eq!(text(&registry), ["a.requests: 0", "a.time: 0 values"]);
+        registry.reset_counters();
+        scope.wait.record(1);
+        scope.peak.set(0);
+        scope.rq_5xx.add(3);
+        scope.requests.increment();
+        let used = ["a.peak: 0", "a.requests: 1", "a.rq_5xx: 3", "a.time: 0 values", "a.wait: 1 values"];
+        assert_eq!(text(&registry), used);
+        registry.reset_counters();
+        scope.rq_5xx.increment();
+        assert_eq!(text(&registry)[1..3], ["a.requests: 0", "a.rq_5xx: 1"]);
+    }
+
+    #[test]
+    fn declared_stats_are_shown_as_zero_until_there_is_more() {
+        let registry = Registry::default();
+        let scope = registry.scope::<Sample>("a.");
+        scope.requests.increment();
+        let shown = |wanted: &dyn Fn(&str) -> bool| -> Vec<String> {
+            let empty = Sample::default();
+            let declared =
+                |visit: &mut dyn FnMut(&str, &dyn Scope)| ["a.", "b."].iter().for_each(|at| visit(at, &empty));
+            registry.collect_with(&declared, wanted).into_iter().map(show).collect()
+        };
+        assert_eq!(
+            shown(&|_| true),
+            ["a.active: 0", "a.requests: 1", "a.time: 0 values", "b.active: 0", "b.requests: 0", "b.time: 0 values"]
+        );
+        assert_eq!(shown(&|name| name == "b.requests"), ["b.requests: 0"]);
     }
 }

@@ -84,7 +84,7 @@ mod tests {
     }
 
     fn histogram(recorded: &[u64]) -> FamilyKind {
-        FamilyKind::Histogram(Box::new(values(recorded)))
+        FamilyKind::Histogram(values(recorded).into())
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,7 +24,7 @@ use super::relay::{End, Relay, Side};
 use super::stats::TcpStats;
 use crate::accesslog::{Facts, LogType};
 use crate::graph::TcpNode;
-use crate::health::observe;
+use crate::health::{failed, observe};
 use crate::network::{Refusal, TCP_PROXY_CLUSTER};
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
@@ -87,6 +88,8 @@ enum Interrupt {
     Duration,
     /// The drain of its filter chain is over.
     Drained,
+    /// Its endpoint has failed, and the cluster wants its sessions to end then.
+    EndpointFailed,
 }
 
 struct Session {
@@ -218,6 +221,7 @@ impl Session {
         let mut relay = Relay::new(downstream, upstream, limit);
         let mut meter = Meter { session: self, active: &active, up: Traffic::default(), down: Traffic::default() };
         self.restart_idle_time();
+        let mut failure = self.endpoint_failure(active.counted.host());
         let outcome = poll_fn(|cx| {
             let end = relay.poll(cx, &self.worker.buffers);
             if meter.update(relay.up(), relay.down()) {
@@ -225,7 +229,12 @@ impl Session {
             }
             match end {
                 Poll::Ready(end) => Poll::Ready(Ok(end)),
-                Poll::Pending => self.poll_interrupted(cx).map(Err),
+                Poll::Pending => match &mut failure {
+                    Some(failure) if failure.as_mut().poll(cx).is_ready() => {
+                        Poll::Ready(Err(Interrupt::EndpointFailed))
+                    }
+                    _ => self.poll_interrupted(cx).map(Err),
+                },
             }
         })
         .await;
@@ -259,6 +268,15 @@ impl Session {
         usize::try_from(cluster.min(self.listener_buffer_limit)).unwrap_or(usize::MAX)
     }
 
+    /// Ready when the endpoint fails, if the cluster wants its sessions to end then.
+    fn endpoint_failure(&self, host: &WorkerHost) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+        let node = &host.node;
+        let wanted = node.config.close_connections_on_host_health_failure;
+        wanted.then(|| -> Pin<Box<dyn Future<Output = ()>>> {
+            Box::pin(failed(Arc::clone(&host.host.shared), Arc::clone(&node.shared.health_changed)))
+        })
+    }
+
     fn restart_idle_time(&self) {
         if let Some(timeout) = self.node.config.idle_timeout {
             self.deadlines.set(Limit::Idle, Some(Instant::now() + timeout));
@@ -288,7 +306,7 @@ impl Session {
                 self.stats.max_downstream_connection_duration.increment();
                 self.info.flag(ResponseFlag::DurationTimeout);
             }
-            Interrupt::Drained => {}
+            Interrupt::Drained | Interrupt::EndpointFailed => {}
         }
     }
 

@@ -4,7 +4,7 @@
 //! connections (see `pool`).
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,10 +17,11 @@ use outrigger_policy::balance::{HostIndex, HostSet, Load, Picker, Wanted};
 use outrigger_policy::breaker::Breaker;
 use tokio::sync::Notify;
 
+use super::choice_stats::ChoiceStats;
 use super::host::{Host, HostShared, HostStats};
 use super::stats::ClusterStats;
 use super::{h1, h2};
-use crate::graph::{ClusterNode, facts};
+use crate::graph::{ClusterNode, HostList, facts};
 use crate::http::h2::stats::Http2Stats;
 use crate::stats::names;
 use crate::worker::Worker;
@@ -36,6 +37,7 @@ pub struct WorkerCluster {
     /// This worker's share of its stats.
     pub stats: Arc<ClusterStats>,
     http2_stats: OnceCell<Arc<Http2Stats>>,
+    choices: ChoiceStats,
     node: RefCell<Arc<ClusterNode>>,
     picker: RefCell<Option<Picker>>,
     hosts: RefCell<Vec<Option<Rc<WorkerHost>>>>,
@@ -153,6 +155,7 @@ impl WorkerCluster {
         Self {
             stats,
             http2_stats: OnceCell::new(),
+            choices: ChoiceStats::default(),
             node: RefCell::new(Arc::clone(node)),
             picker: RefCell::new(picker(worker, node.hosts.balance.as_ref())),
             hosts: RefCell::new(vec![None; node.hosts.hosts.len()]),
@@ -189,8 +192,8 @@ impl WorkerCluster {
             return;
         }
         let old = self.node.replace(Arc::clone(node));
-        let same_connections = Arc::ptr_eq(&old.config, &node.config)
-            && old.tls.same(&node.tls);
+        let parts = node.config.balancing.close_connections_on_change && !same_members(&old.hosts, &node.hosts);
+        let same_connections = !parts && Arc::ptr_eq(&old.config, &node.config) && old.tls.same(&node.tls);
         let mut known: HashMap<*const HostShared, Rc<WorkerHost>> = HashMap::new();
         for host in self.hosts.borrow_mut().drain(..).flatten() {
             if same_connections {
@@ -257,6 +260,8 @@ impl WorkerCluster {
         if pick.panic {
             self.stats.lb_healthy_panic.increment();
         }
+        let prefix = || names::prefix("cluster", &node.config.stat_name);
+        self.choices.count(&pick, &worker.process.stats, prefix);
         let host = node.hosts.hosts.get(position(pick.host))?;
         let mut hosts = self.hosts.borrow_mut();
         let slot = hosts.get_mut(position(pick.host))?;
@@ -304,6 +309,12 @@ impl WorkerCluster {
             });
         }
     }
+}
+
+/// Whether no endpoint has come or gone.
+fn same_members(old: &HostList, new: &HostList) -> bool {
+    let members = |list: &HostList| list.hosts.iter().map(|host| Arc::as_ptr(&host.shared)).collect::<HashSet<_>>();
+    old.hosts.len() == new.hosts.len() && members(old) == members(new)
 }
 
 /// Requests in flight from this worker.

@@ -122,11 +122,7 @@ impl Drop for Counted {
 ///
 /// A worker without any connection to the endpoint is let through even at the cluster's limit, as otherwise workers that
 /// came late would starve.
-pub fn take_place(
-    cluster: &Rc<WorkerCluster>,
-    host: &Rc<WorkerHost>,
-    priority: Priority,
-) -> Result<Counted, Full> {
+pub fn take_place(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>, priority: Priority) -> Result<Counted, Full> {
     let (breaker, thresholds) = cluster.limits(priority);
     let per_host = cluster.node().config.circuit_breakers.per_host_max_connections;
     let shared = &host.host.shared.connections;
@@ -149,6 +145,9 @@ pub fn take_place(
     host.stats.cx_total.increment();
     cluster.stats.upstream_cx_active.increment();
     cluster.stats.upstream_cx_total.increment();
+    if !host.node.shared.used.load(Ordering::Relaxed) {
+        host.node.shared.used.store(true, Ordering::Relaxed);
+    }
     Ok(Counted {
         cluster: Rc::clone(cluster),
         host: Rc::clone(host),

@@ -206,7 +206,8 @@ async fn open(address: &Address, cluster: &Cluster) -> io::Result<Connection> {
     }
 }
 
-async fn open_tcp(address: SocketAddr, source: Option<SocketAddr>) -> io::Result<TcpStream> {
+/// A TCP connection, from `source` if it is given.
+pub(crate) async fn open_tcp(address: SocketAddr, source: Option<SocketAddr>) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
     // A source of the other family cannot be used for this destination.

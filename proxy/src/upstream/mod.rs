@@ -1,6 +1,7 @@
 //! Upstream: endpoints, pools of connections, and the ways to connect.
 
 pub mod call_metadata;
+pub mod choice_stats;
 pub mod clusters;
 pub mod connect;
 pub mod dial;

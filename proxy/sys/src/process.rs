@@ -30,6 +30,24 @@ pub fn trim_heap() {
     unsafe { libmimalloc_sys::mi_collect(true) }
 }
 
+/// Does work that frees much more than it keeps, so that what it keeps costs little: memory goes back to the system as
+/// soon as it is free. Later it would be taken again for something that fills only a part of it, and all of it would stay
+/// resident. That needs a system call for each freed page, so it is for the start, while there is one thread.
+pub fn trimming<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: reads a number of the allocator's.
+    let usual = unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
+    // SAFETY: writes that number, which the allocator reads when it frees pages; no other thread does so at this time,
+    // and any value would be good.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) };
+    let done = work();
+    // SAFETY: as above.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, usual) };
+    done
+}
+
+/// `mi_option_purge_delay`, in milliseconds: after this time, free memory goes back to the system.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
 /// Memory in use, from `/proc/self/statm`.
 pub fn memory() -> io::Result<Memory> {
     let statm = fs::read_to_string("/proc/self/statm")?;
@@ -71,6 +89,15 @@ fn unreadable(path: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trimming_is_for_the_time_of_some_work_only() {
+        // SAFETY: as in `trimming`; the tests of this crate do not set options elsewhere.
+        let delay = || unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
+        let usual = delay();
+        assert!(usual > 1, "{usual} ms is not the delay of a purge");
+        assert_eq!((trimming(delay), delay()), (0, usual));
+    }
 
     #[test]
     fn memory_is_counted_in_bytes() {

@@ -27,7 +27,11 @@ async fn a_limit_on_connections_at_a_time() {
     };
     let listeners = [
         listener("limited", &[chain("limited", &[limit(", delay: 0.3s")], "")], ""),
-        listener("off", &[chain("off", &[limit(", runtime_enabled: { default_value: false, runtime_key: a.key }")], "")], ""),
+        listener(
+            "switched",
+            &[chain("switched", &[limit(", runtime_enabled: { default_value: false, runtime_key: a.key }")], "")],
+            "",
+        ),
     ];
     let text = bootstrap(&listeners, &[cluster("peer", &[peer.port()])]);
     let proxy = workloads.start(proxy::program(), &text).await;
@@ -45,7 +49,7 @@ async fn a_limit_on_connections_at_a_time() {
     drop((second, third));
     proxy.wait_stat("connection_limit.limit.active_connections", |count| count == 0).await;
 
-    let address = proxy.listener("off").await;
+    let address = proxy.listener("switched").await;
     let many = [echoing(address).await, echoing(address).await, echoing(address).await];
     drop(many);
     proxy.admin_post("/runtime_modify?a.key=true").await;
@@ -69,7 +73,9 @@ async fn a_limit_on_connections_in_a_time() {
     let text = bootstrap(&listeners, &[cluster("peer", &[peer.port()])]);
     let proxy = workloads.start(proxy::program(), &text).await;
     let (alone, a, b) = (proxy.listener("alone").await, proxy.listener("a").await, proxy.listener("b").await);
-    for (address, allowed) in [(alone, true), (alone, true), (alone, false), (a, true), (b, true), (a, false), (b, false)] {
+    for (address, allowed) in
+        [(alone, true), (alone, true), (alone, false), (a, true), (b, true), (a, false), (b, false)]
+    {
         assert_eq!(workloads.is_echoed(address, Client::Plain).await, allowed);
     }
     assert_eq!(proxy.stat("local_rate_limit.rate.rate_limited").await, 3);
@@ -89,4 +95,31 @@ async fn the_server_name_is_the_cluster() {
     let proxy = workloads.start(proxy::program(), &bootstrap(&[listener], &clusters)).await;
     assert!(workloads.is_echoed(proxy.listener("tls").await, Client::Anonymous).await);
     assert_eq!((server.accepted(), other.accepted()), (1, 0));
+}
+
+#[tokio::test]
+async fn rules_see_what_filters_before_them_have_left() {
+    let (peer, other) = (Peer::start(Conduct::Echo).await, Peer::start(Conduct::CloseAtOnce).await);
+    let workloads = Workloads::new();
+    let objects = |name: &str| {
+        filter(
+            "set_filter_state.v3.Config",
+            &format!(
+                "on_new_connection: [{{ object_key: envoy.tcp_proxy.cluster, format_string: {{ text_format_source: \
+                 {{ inline_string: second }} }} }}, {{ object_key: who, factory_key: envoy.string, format_string: \
+                 {{ text_format_source: {{ inline_string: '%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%-{name}' }} }} }}]"
+            ),
+        )
+    };
+    let rules = super::rbac(
+        "state",
+        "rules: { policies: { p: { permissions: [{ any: true }], principals: [{ filter_state: { key: who, string_match: \
+         { exact: 127.0.0.1-one } } }] } } }",
+    );
+    let one = |name: &str| listener(name, &[chain(name, &[objects(name), rules.clone()], "")], "");
+    let clusters = [cluster("peer", &[other.port()]), cluster("second", &[peer.port()])];
+    let proxy = workloads.start(proxy::program(), &bootstrap(&[one("one"), one("two")], &clusters)).await;
+    assert!(workloads.is_echoed(proxy.listener("one").await, Client::Plain).await);
+    assert!(!workloads.is_echoed(proxy.listener("two").await, Client::Plain).await);
+    assert_eq!(other.accepted(), 0);
 }

@@ -1,5 +1,7 @@
 //! Who may connect and who may ask: rules by certificate, address and port, as meshes write them.
 
+mod discovered;
+mod http;
 mod limits;
 mod mesh;
 mod verdicts;

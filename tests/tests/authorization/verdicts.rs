@@ -22,9 +22,8 @@ fn cases() -> Vec<(&'static str, String)> {
     let permission = |wire: &str| allow(wire, "{ any: true }");
     let principal = |wire: &str| allow("{ any: true }", wire);
     let name = |matcher: &str| principal(&format!("{{ authenticated: {{ principal_name: {{ {matcher} }} }} }}"));
-    let network = |kind: &str, network: &str| {
-        principal(&format!("{{ {kind}: {{ address_prefix: {network}, prefix_len: 8 }} }}"))
-    };
+    let network =
+        |kind: &str, network: &str| principal(&format!("{{ {kind}: {{ address_prefix: {network}, prefix_len: 8 }} }}"));
     let mtls = |fields: &str| {
         principal(&format!(
             "{{ custom: {{ name: m, typed_config: {{ '@type': \
@@ -146,9 +145,11 @@ async fn see(proxy: &Proxy, workloads: &Workloads, names: &[&str]) -> Seen {
             seen.insert(format!("{name}: {client:?}"), if passed { "passed" } else { "refused" }.to_owned());
             connections += 1;
         }
-        for counter in ["allowed", "denied", "shadow_allowed", "shadow_denied"] {
-            let value = proxy.stat(&format!("{name}.rbac.{counter}")).await;
-            seen.insert(format!("{name}: {counter}"), value.to_string());
+    }
+    for line in proxy.admin("/stats").await.text().lines().filter(|line| line.contains(".rbac.")) {
+        // Counters that were never used are not always there.
+        if let Some((name, value)) = line.split_once(": ").filter(|(_, value)| *value != "0") {
+            seen.insert(name.to_owned(), value.to_owned());
         }
     }
     let mut lines = proxy.lines("log.txt", connections).await;
@@ -185,5 +186,7 @@ async fn verdicts_are_those_of_envoy() {
         .map(|(key, value)| format!("{key}\n  Envoy: {value}\n  here: {:?}", ours.get(key)))
         .collect();
     assert!(differing.is_empty(), "{}", differing.join("\n"));
-    assert_eq!(ours.len(), theirs.len());
+    let more: Vec<&String> = ours.keys().filter(|key| !theirs.contains_key(*key)).collect();
+    assert!(more.is_empty(), "{more:?}");
+    assert!(theirs.values().filter(|value| *value == "passed").count() > 80);
 }

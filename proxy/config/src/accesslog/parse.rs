@@ -200,9 +200,9 @@ fn json_value(context: &Context<'_>, at: &FieldPath<'_>, wire: Value) -> Parsed<
             JsonFormat::Text(Format::parse_with_environment(context.environment(), at, &text)?)
         }
         Some(Kind::StructValue(wire)) => JsonFormat::Object(json_object(context, at, wire)?),
-        Some(Kind::ListValue(ListValue { values })) => JsonFormat::List(
-            wire::each(at, values, |at, value| json_value(context, at, value))?,
-        ),
+        Some(Kind::ListValue(ListValue { values })) => {
+            JsonFormat::List(wire::each(at, values, |at, value| json_value(context, at, value))?)
+        }
     })
 }
 

@@ -10,7 +10,7 @@ use outrigger_api::pb::envoy::config::endpoint::v3 as pb;
 
 use super::health_check::endpoint_check;
 use super::transport::transport_metadata;
-use super::{Assignment, Endpoint, LbMetadata, lb_metadata, HealthStatus, Locality, LocalityEndpoints};
+use super::{Assignment, Endpoint, HealthStatus, LbMetadata, Locality, LocalityEndpoints, lb_metadata};
 use crate::address::{Address, EndpointAddress};
 use crate::address_parse::{address, endpoint_address};
 use crate::context::Context;

@@ -11,6 +11,7 @@ use outrigger_api::pb::envoy::config::endpoint::v3::endpoint;
 use outrigger_api::pb::envoy::extensions::health_check::event_sinks::file::v3 as file;
 use outrigger_api::pb::google::protobuf::{Duration as WireDuration, UInt32Value};
 
+use super::LbMetadata;
 use super::health_check_probe::{Probe, probe};
 use crate::address::Address;
 use crate::address_parse;
@@ -34,6 +35,8 @@ pub struct HealthCheck {
     pub reuse_connection: bool,
     /// Checks go to this port unless the endpoint names another.
     pub alt_port: Option<u16>,
+    /// Chooses the transport of checks, instead of what an endpoint says of itself.
+    pub transport_criteria: Option<LbMetadata>,
     /// What is offered by ALPN; what the cluster offers if empty.
     pub alpn: Vec<String>,
     /// What is sent and expected.
@@ -128,9 +131,10 @@ fn health_check(context: &Context<'_>, at: &FieldPath<'_>, wire: core::HealthChe
         implemented: timeout, interval, initial_jitter, interval_jitter, interval_jitter_percent, unhealthy_threshold,
             healthy_threshold, alt_port, reuse_connection, no_traffic_interval, no_traffic_healthy_interval,
             unhealthy_interval, unhealthy_edge_interval, healthy_edge_interval, event_log_path, event_logger,
-            always_log_health_check_failures, always_log_health_check_success, tls_options, health_checker;
+            always_log_health_check_failures, always_log_health_check_success, tls_options, health_checker,
+            transport_socket_match_criteria;
         no_effect: ;
-        unsupported: event_service, transport_socket_match_criteria;
+        unsupported: event_service;
     });
     let required = |field, value: Option<WireDuration>| match value {
         None => Err(at.field(field).reject("is required")),
@@ -177,6 +181,7 @@ fn health_check(context: &Context<'_>, at: &FieldPath<'_>, wire: core::HealthChe
         healthy_threshold: threshold("healthy_threshold", healthy_threshold)?,
         reuse_connection: reuse_connection.is_none_or(|flag| flag.value),
         alt_port: port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0),
+        transport_criteria: transport_socket_match_criteria.map(LbMetadata::from),
         alpn,
         probe: probe(at, health_checker)?,
         event_logs: event_logs(context, at, event_log_path, event_logger)?,

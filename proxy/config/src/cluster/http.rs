@@ -12,6 +12,7 @@ use outrigger_api::pb::envoy::extensions::upstreams::http::v3 as pb;
 use outrigger_api::pb::google::protobuf::{Any, UInt32Value};
 use pb::http_protocol_options::{AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig};
 
+use super::error_matcher::error_matcher;
 use super::{UpstreamHttp, UpstreamProtocol};
 use crate::context::Context;
 use crate::decide::decide;
@@ -126,6 +127,7 @@ fn together(common: &CommonHttpOptions, protocol: Protocol, names: AutoNames) ->
         max_headers_count: common.max_headers_count.unwrap_or(DEFAULT_MAX_HEADERS),
         max_response_headers_bytes: common.max_response_headers_bytes.unwrap_or(DEFAULT_MAX_HEADER_BYTES),
         max_stream_duration: common.max_stream_duration,
+        error_matcher: None,
         auto_sni: names.sni,
         auto_san_validation: names.san_validation,
     }
@@ -161,9 +163,9 @@ fn http_protocol_options(
 ) -> Parsed<(CommonHttpOptions, UpstreamHttp)> {
     decide!(wire, at, pb::HttpProtocolOptions as "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" {
         implemented: common_http_protocol_options, upstream_http_protocol_options, http_filters,
-            upstream_protocol_options;
+            upstream_protocol_options, outlier_detection;
         no_effect: hash_policy = "no consistent-hash policy is supported, and a cluster with one is rejected";
-        unsupported: header_validation_config, outlier_detection, request_mirror_policies, retry_policy;
+        unsupported: header_validation_config, request_mirror_policies, retry_policy;
     });
     check_filters(context, &at.field("http_filters"), http_filters)?;
     let common = common_http_options(&at.field("common_http_protocol_options"), common_http_protocol_options)?;
@@ -178,7 +180,10 @@ fn http_protocol_options(
             return Err(at.reject("needs one of explicit_http_config, use_downstream_protocol_config, auto_config"));
         }
     };
-    let http = together(&common, protocol, names);
+    let mut http = together(&common, protocol, names);
+    if let Some(wire) = outlier_detection {
+        http.error_matcher = Some(error_matcher(&at.field("outlier_detection"), wire)?);
+    }
     Ok((common, http))
 }
 

@@ -6,15 +6,16 @@ mod balancing;
 mod discovery;
 mod dns;
 mod endpoints;
+mod error_matcher;
 mod health_check;
 mod health_check_probe;
 mod http;
 mod limits;
 mod outlier;
 mod parse;
-mod transport;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,15 +27,16 @@ use crate::listener::{SocketOption, TcpKeepalive};
 use crate::source::ConfigSource;
 use crate::units::Percent;
 
+pub(crate) use balancing::lb_metadata;
 pub use balancing::{
     BalancingOptions, Consistent, Fallback, HashFunction, LbMetadata, LbValue, LoadBalancing, LocalityBalancing,
     SelectorFallback, SlowStart, SubsetOptions, SubsetSelector, ZoneAware,
 };
-pub(crate) use balancing::lb_metadata;
+pub use error_matcher::ErrorMatcher;
 pub use health_check::{CheckIntervals, EndpointCheck, HealthCheck};
 pub use health_check_probe::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProxyProtocolVersion, TcpProbe};
-pub use transport::{TransportMatch, UpstreamTransport};
 pub use outlier::{Consecutive, Ejection, FailurePercentage, OutlierDetection, SuccessRate};
+pub use transport::{TransportMatch, UpstreamTransport};
 
 /// A cluster, checked.
 #[derive(Clone, Debug)]
@@ -75,6 +77,8 @@ pub struct Cluster {
     pub ignore_health_on_host_removal: bool,
     /// How endpoints that do worse than others are found; not at all when `None`.
     pub outlier_detection: Option<OutlierDetection>,
+    /// TCP sessions with an endpoint end when checks or outlier detection fail it.
+    pub close_connections_on_host_health_failure: bool,
     /// How endpoints are checked; not at all when `None`.
     pub health_check: Option<HealthCheck>,
 }
@@ -196,6 +200,8 @@ pub struct UpstreamHttp {
     pub max_response_headers_bytes: u32,
     /// Limit on the age of a stream.
     pub max_stream_duration: Option<Duration>,
+    /// What outlier detection takes for an error; 5xx when `None`.
+    pub error_matcher: Option<ErrorMatcher>,
     /// SNI is the request's host.
     pub auto_sni: bool,
     /// The certificate must be valid for the request's host.

@@ -44,10 +44,9 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
             upstream_bind_config, common_lb_config, transport_socket, transport_socket_matches, protocol_selection,
             upstream_connection_options, ignore_health_on_host_removal, load_balancing_policy, upstream_config,
             cluster_discovery_type, lb_config, lb_subset_config, outlier_detection,
-            health_checks;
+            health_checks, close_connections_on_host_health_failure;
         no_effect: stats_matcher = "the bootstrap's stats matcher holds for all clusters",
             metadata = "no filter reads it",
-            close_connections_on_host_health_failure = "no health check or outlier detection can fail an endpoint",
             lrs_report_endpoint_metrics = "load reports are not sent",
             track_timeout_budgets = "these stats are not kept",
             track_cluster_stats = "these stats are not kept";
@@ -146,6 +145,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         update_merge_window,
         max_requests_per_connection,
         ignore_health_on_host_removal,
+        close_connections_on_host_health_failure,
         health_check: self::health_checks(context, &at.field("health_checks"), health_checks)?,
         outlier_detection: match outlier_detection {
             None => None,

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{AddressPart, Format, FormatPart, GrpcStatusForm, MetadataOf, Operator};
+use super::{AddressPart, FilterStateForm, Format, FormatPart, GrpcStatusForm, MetadataOf, Operator};
 use crate::context::Environment;
 use crate::http::header_mutations::header_name;
 use crate::rejection::{FieldPath, Parsed};
@@ -108,7 +108,17 @@ impl<'a> Command<'a> {
             "METADATA" => self.metadata(at)?,
             "FILTER_STATE" => {
                 let parameters = self.required(at)?;
-                Operator::FilterState { key: parameters.split(':').next().unwrap_or(parameters).into() }
+                let (key, form) = parameters.split_once(':').unwrap_or((parameters, "TYPED"));
+                let form = match form.split_once(':').unwrap_or((form, "")) {
+                    ("TYPED", "") => FilterStateForm::Typed,
+                    ("PLAIN", "") => FilterStateForm::Plain,
+                    ("FIELD", field) if !field.is_empty() => FilterStateForm::Field(field.into()),
+                    _ => {
+                        let reason = "is not known, expected PLAIN, TYPED or FIELD:name";
+                        return Err(at.reject(format!("FILTER_STATE({parameters}): {form:?} {reason}")));
+                    }
+                };
+                Operator::FilterState { key: key.into(), form }
             }
             "ENVIRONMENT" => match environment {
                 Some(environment) => {
@@ -314,7 +324,14 @@ mod tests {
         {
             assert_eq!(only(text).0, of_host);
         }
-        assert_eq!(only("%FILTER_STATE(k:PLAIN)%").0, Operator::FilterState { key: "k".into() });
+        for (text, form) in [
+            ("%FILTER_STATE(k)%", FilterStateForm::Typed),
+            ("%FILTER_STATE(k:TYPED)%", FilterStateForm::Typed),
+            ("%FILTER_STATE(k:PLAIN)%", FilterStateForm::Plain),
+            ("%FILTER_STATE(k:FIELD:f)%", FilterStateForm::Field("f".into())),
+        ] {
+            assert_eq!(only(text).0, Operator::FilterState { key: "k".into(), form });
+        }
     }
 
     #[test]
@@ -334,6 +351,10 @@ mod tests {
             ("%START_TIME:4%", "START_TIME takes no length"),
             ("%GRPC_STATUS(foo)%", "GRPC_STATUS(foo) is not known, expected CAMEL_STRING, SNAKE_STRING or NUMBER"),
             ("%METADATA(X:a)%", "METADATA(X:a): \"X\" is not a known type of metadata"),
+            (
+                "%FILTER_STATE(k:JSON)%",
+                "FILTER_STATE(k:JSON): \"JSON\" is not known, expected PLAIN, TYPED or FIELD:name",
+            ),
             ("%ENVIRONMENT(HOME)%", "the operator ENVIRONMENT is not supported here"),
         ] {
             assert_eq!(parse(text).unwrap_err(), expected);

@@ -120,8 +120,7 @@ fn a_connection_manager_with_discovered_routes() {
 #[test]
 fn each_bad_connection_manager_is_refused_by_path() {
     let base = |filters: &str| read(&format!("stat_prefix: s, {ROUTES}, http_filters: [{filters}]"));
-    let other =
-        "{name: b, typed_config: {\"@type\": type.googleapis.com/envoy.config.core.v3.Locality}}";
+    let other = "{name: b, typed_config: {\"@type\": type.googleapis.com/envoy.config.core.v3.Locality}}";
     let cases = [
         (read(&format!("{ROUTES}, http_filters: [{ROUTER}]")), ".stat_prefix: must not be empty"),
         (read(&format!("stat_prefix: s, http_filters: [{ROUTER}]")), ": needs one of rds, route_config"),

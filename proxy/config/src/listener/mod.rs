@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use crate::accesslog::AccessLog;
 use crate::address::Address;
 use crate::http::HttpConnectionManager;
-use crate::network::{ConnectionLimit, LocalRateLimit};
+use crate::network::{ConnectionLimit, LocalRateLimit, SetFilterState};
 use crate::rbac::NetworkRbac;
 use crate::source::ConfigSource;
 use crate::tcp::TcpProxy;
@@ -303,6 +303,8 @@ pub enum NetworkFilterConfig {
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Makes the server name that the client asked for the cluster of the TCP proxy.
     SniCluster,
+    /// Leaves objects for the filters after it.
+    SetFilterState(Arc<SetFilterState>),
     /// Comes by extension config discovery.
     Discovered(Arc<DiscoveredFilter>),
 }

@@ -12,7 +12,7 @@ use super::{DiscoveredFilter, NetworkFilter, NetworkFilterConfig};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::HttpConnectionManager;
-use crate::network::{ConnectionLimit, LocalRateLimit, sni_cluster};
+use crate::network::{ConnectionLimit, LocalRateLimit, SetFilterState, sni_cluster};
 use crate::rbac::NetworkRbac;
 use crate::rejection::{FieldPath, Parsed};
 use crate::tcp::TcpProxy;
@@ -31,7 +31,9 @@ pub(super) fn network_filters(
         let filter = NetworkFilter::parse(context, &at, wire)?;
         match (filter.config.is_terminal(), index == last) {
             (true, false) => {
-                return Err(at.reject(format!("the terminal filter {:?} must be the last one of its chain", filter.name)));
+                return Err(
+                    at.reject(format!("the terminal filter {:?} must be the last one of its chain", filter.name))
+                );
             }
             (false, true) => {
                 return Err(at.reject(format!(
@@ -99,12 +101,13 @@ impl NetworkFilterConfig {
             CONNECTION_LIMIT => {
                 Ok(Self::ConnectionLimit(Arc::new(ConnectionLimit::parse(at, wire::decode(at, &any)?)?)))
             }
-            LOCAL_RATE_LIMIT => {
-                Ok(Self::LocalRateLimit(Arc::new(LocalRateLimit::parse(at, wire::decode(at, &any)?)?)))
-            }
+            LOCAL_RATE_LIMIT => Ok(Self::LocalRateLimit(Arc::new(LocalRateLimit::parse(at, wire::decode(at, &any)?)?))),
             SNI_CLUSTER => {
                 sni_cluster(wire::decode(at, &any)?);
                 Ok(Self::SniCluster)
+            }
+            SET_FILTER_STATE => {
+                Ok(Self::SetFilterState(Arc::new(SetFilterState::parse(context, at, wire::decode(at, &any)?)?)))
             }
             _ => Err(at.reject(format!("the network filter {:?} is not supported", any.type_url))),
         }
@@ -114,7 +117,11 @@ impl NetworkFilterConfig {
     pub fn is_terminal(&self) -> bool {
         match self {
             Self::TcpProxy(_) | Self::Http(_) => true,
-            Self::Rbac(_) | Self::ConnectionLimit(_) | Self::LocalRateLimit(_) | Self::SniCluster => false,
+            Self::Rbac(_)
+            | Self::ConnectionLimit(_)
+            | Self::LocalRateLimit(_)
+            | Self::SniCluster
+            | Self::SetFilterState(_) => false,
             Self::Discovered(filter) => filter.type_urls.iter().all(|url| TERMINAL.contains(&message_name(url))),
         }
     }
@@ -128,6 +135,7 @@ impl NetworkFilterConfig {
             Self::ConnectionLimit(_) => Some(CONNECTION_LIMIT),
             Self::LocalRateLimit(_) => Some(LOCAL_RATE_LIMIT),
             Self::SniCluster => Some(SNI_CLUSTER),
+            Self::SetFilterState(_) => Some(SET_FILTER_STATE),
             Self::Discovered(_) => None,
         }
     }
@@ -196,5 +204,6 @@ const RBAC: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
 const CONNECTION_LIMIT: &str = "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
 const LOCAL_RATE_LIMIT: &str = "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit";
 const SNI_CLUSTER: &str = "envoy.extensions.filters.network.sni_cluster.v3.SniCluster";
+const SET_FILTER_STATE: &str = "envoy.extensions.filters.network.set_filter_state.v3.Config";
 const TERMINAL: [&str; 2] = [TCP_PROXY, HTTP_CONNECTION_MANAGER];
-const OTHERS: [&str; 4] = [RBAC, CONNECTION_LIMIT, LOCAL_RATE_LIMIT, SNI_CLUSTER];
+const OTHERS: [&str; 5] = [RBAC, CONNECTION_LIMIT, LOCAL_RATE_LIMIT, SNI_CLUSTER, SET_FILTER_STATE];

@@ -211,8 +211,24 @@ mod tests {
     #[test]
     fn bad_templates_are_refused() {
         for template in [
-            "foo", "", "//a", "/a//b", "/**/*", "/**/**", "/{a", "/{1a}", "/{}", "/{a}/{a}", "/{a=}", "/{a=*b}", "/a*",
-            "/*a*", "/{abcdefghijklmnopq}", "/{a}/{b}/{c}/{d}/{e}/{f}", "/a b", "/{a=**}/{b}",
+            "foo",
+            "",
+            "//a",
+            "/a//b",
+            "/**/*",
+            "/**/**",
+            "/{a",
+            "/{1a}",
+            "/{}",
+            "/{a}/{a}",
+            "/{a=}",
+            "/{a=*b}",
+            "/a*",
+            "/*a*",
+            "/{abcdefghijklmnopq}",
+            "/{a}/{b}/{c}/{d}/{e}/{f}",
+            "/a b",
+            "/{a=**}/{b}",
         ] {
             assert!(UriTemplate::compile(template).is_err(), "{template}");
         }

@@ -95,7 +95,9 @@ impl ValueMatcher {
         Ok(match match_pattern {
             Some(MatchPattern::NullMatch(_)) => Self::Null,
             Some(MatchPattern::DoubleMatch(wire)) => number(&at.field("double_match"), wire)?,
-            Some(MatchPattern::StringMatch(wire)) => Self::String(wire::string_matcher(&at.field("string_match"), wire)?),
+            Some(MatchPattern::StringMatch(wire)) => {
+                Self::String(wire::string_matcher(&at.field("string_match"), wire)?)
+            }
             Some(MatchPattern::BoolMatch(wanted)) => Self::Bool(wanted),
             Some(MatchPattern::PresentMatch(wanted)) => Self::Present(wanted),
             Some(MatchPattern::ListMatch(wire)) => {
@@ -265,9 +267,13 @@ mod tests {
             value: ValueMatcher::String(exact("c")),
             invert,
         };
-        for (path, found) in
-            [(&["a", "b"][..], true), (&["a"], false), (&["a", "b", "c"], false), (&["a", "l", "b"], false), (&["z"], false)]
-        {
+        for (path, found) in [
+            (&["a", "b"][..], true),
+            (&["a"], false),
+            (&["a", "b", "c"], false),
+            (&["a", "l", "b"], false),
+            (&["z"], false),
+        ] {
             assert_eq!(matcher(path, false).matches(namespace), found, "{path:?}");
             assert_eq!(matcher(path, true).matches(namespace), !found, "{path:?}");
         }

@@ -1,4 +1,5 @@
-//! Network filters that stand before the terminal one and are small: limits on connections, and the cluster by SNI.
+//! Network filters that stand before the terminal one and are small: limits on connections, the cluster by SNI, objects of
+//! the filter state.
 //!
 //! Owns their checked models and how they are read. Never counts a connection.
 
@@ -8,10 +9,13 @@ use std::time::Duration;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::extensions::filters::network::connection_limit::v3 as limit;
 use outrigger_api::pb::envoy::extensions::filters::network::local_ratelimit::v3 as rate;
+use outrigger_api::pb::envoy::extensions::filters::network::set_filter_state::v3 as state;
 use outrigger_api::pb::envoy::extensions::filters::network::sni_cluster::v3 as sni;
 use outrigger_api::pb::envoy::r#type::v3 as types;
 
+use crate::context::Context;
 use crate::decide::decide;
+use crate::http::filters::{FilterStateEntry, filter_state_entry};
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
@@ -135,6 +139,34 @@ impl LocalRateLimit {
             enabled: enabled(at, runtime_enabled)?,
             share_key: Some(share_key).filter(|key| !key.is_empty()).map(Arc::from),
         })
+    }
+}
+
+/// Source: `envoy.extensions.filters.network.set_filter_state.v3.Config`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetFilterState {
+    /// Set in this order. What is to be set when the connection is new, after its handshake and with its first bytes is
+    /// all known at one time here.
+    pub objects: Vec<FilterStateEntry>,
+}
+
+impl SetFilterState {
+    /// Reads the message at `at`.
+    pub(crate) fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: state::Config) -> Parsed<Self> {
+        decide!(wire, at, state::Config as "envoy.extensions.filters.network.set_filter_state.v3.Config" {
+            implemented: on_new_connection, on_downstream_tls_handshake, on_downstream_data;
+            no_effect: ;
+            unsupported: ;
+        });
+        let mut objects = Vec::new();
+        for (field, wire) in [
+            ("on_new_connection", on_new_connection),
+            ("on_downstream_tls_handshake", on_downstream_tls_handshake),
+            ("on_downstream_data", on_downstream_data),
+        ] {
+            objects.extend(wire::each(&at.field(field), wire, |at, wire| filter_state_entry(context, at, wire))?);
+        }
+        Ok(Self { objects })
     }
 }
 

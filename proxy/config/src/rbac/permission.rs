@@ -42,9 +42,7 @@ impl Reader<'_> {
             })?),
             Rule::DestinationPortRange(range) => ports(&at.field("destination_port_range"), range)?,
             Rule::Metadata(wire) => Permission::Metadata(dynamic_metadata(&at.field("metadata"), wire)?),
-            Rule::SourcedMetadata(wire) => {
-                Permission::Metadata(sourced_metadata(&at.field("sourced_metadata"), wire)?)
-            }
+            Rule::SourcedMetadata(wire) => Permission::Metadata(sourced_metadata(&at.field("sourced_metadata"), wire)?),
             Rule::RequestedServerName(wire) => {
                 Permission::RequestedServerName(wire::string_matcher(&at.field("requested_server_name"), wire)?)
             }

@@ -130,7 +130,10 @@ fn every_permission_is_read() {
     for (wire, source) in [
         (format!("{{metadata: {{{value}}}}}"), MetadataSource::Dynamic),
         (format!("{{sourced_metadata: {{metadata_matcher: {{{value}}}}}}}"), MetadataSource::Dynamic),
-        (format!("{{sourced_metadata: {{metadata_matcher: {{{value}}}, metadata_source: ROUTE}}}}"), MetadataSource::Route),
+        (
+            format!("{{sourced_metadata: {{metadata_matcher: {{{value}}}, metadata_source: ROUTE}}}}"),
+            MetadataSource::Route,
+        ),
     ] {
         let Permission::Metadata(got) = permission(&wire).unwrap() else { panic!("{wire}") };
         assert_eq!((got.source, &*got.matcher.filter, got.matcher.invert), (source, "f", true));
@@ -174,7 +177,8 @@ fn every_principal_is_read() {
     let expected = crate::tls::SanMatcher { kind: Some(SanKind::Uri), matcher: exact("u") };
     assert_eq!(got, Principal::MtlsAuthenticated(Some(expected)));
     assert!(refused(mtls("")).ends_with("typed_config: needs san_matcher or any_validated_client_certificate"));
-    let Principal::FilterState(got) = principal("{filter_state: {key: k, address_match: {ranges: [{address_prefix: '::1'}]}}}").unwrap()
+    let Principal::FilterState(got) =
+        principal("{filter_state: {key: k, address_match: {ranges: [{address_prefix: '::1'}]}}}").unwrap()
     else {
         panic!()
     };
@@ -197,7 +201,9 @@ fn what_could_not_be_enforced_is_refused() {
             "rules.policies[\"p\"].checked_condition: is not supported",
         ),
         (
-            network("rules: {audit_logging_options: {audit_condition: ON_DENY, logger_configs: [{is_optional: true}, {}]}}"),
+            network(
+                "rules: {audit_logging_options: {audit_condition: ON_DENY, logger_configs: [{is_optional: true}, {}]}}",
+            ),
             "rules.audit_logging_options.logger_configs[1].audit_logger: is not supported",
         ),
         (network("rules: {action: 7}"), "rules.action: 7 is not a known value"),
@@ -279,9 +285,8 @@ fn match_trees_by_maps_are_read() {
         let map = format!("{kind}: {{map: {{'80': {{{ACTION}}}, '443': {{{ACTION}}}}}}}");
         network(&format!("matcher: {{matcher_tree: {{{port}, {map}}}}}"))
     };
-    let keys = |map: &[(Box<str>, OnMatch<NamedAction>)]| {
-        map.iter().map(|(key, _)| key.to_string()).collect::<Vec<String>>()
-    };
+    let keys =
+        |map: &[(Box<str>, OnMatch<NamedAction>)]| map.iter().map(|(key, _)| key.to_string()).collect::<Vec<String>>();
     let got = by("exact_match_map").unwrap();
     let Some(Ask::Exact { input: Input::DestinationPort, map }) = &tree(got.enforced.as_ref()).0.ask else { panic!() };
     assert_eq!(keys(map), ["443", "80"]);
@@ -374,5 +379,13 @@ fn small_network_filters_are_read() {
         refused(rate("token_bucket: {max_tokens: 5, fill_interval: 0.01s}")),
         "token_bucket.fill_interval: 10ms is below 50ms"
     );
+    let state = filter(
+        "set_filter_state.v3.Config",
+        "on_new_connection: [{object_key: envoy.tcp_proxy.cluster, format_string: {text_format_source: {inline_string: c}}}], \
+         on_downstream_data: [{object_key: k, factory_key: envoy.string, format_string: {text_format_source: \
+         {inline_string: '%CONNECTION_ID%'}}}]",
+    );
+    let Ok(NetworkFilterConfig::SetFilterState(got)) = state else { panic!("{state:?}") };
+    assert_eq!(got.objects.iter().map(|object| &*object.key).collect::<Vec<_>>(), ["envoy.tcp_proxy.cluster", "k"]);
     assert!(matches!(filter("sni_cluster.v3.SniCluster", ""), Ok(NetworkFilterConfig::SniCluster)));
 }

@@ -11,9 +11,9 @@ use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::google::protobuf::Duration as WireDuration;
 
 use super::entry::RouteScope;
+use super::hash_policy::hash_policies;
 use super::mirror::mirror_policies;
 use super::parse::optional_plugin;
-use super::hash_policy::hash_policies;
 use super::retry::retry_policy;
 use super::rewrite::regex_rewrite;
 use super::{ClusterChoice, Forward, HostRewrite, MaxStreamDuration, Priority, WeightedCluster};

@@ -25,8 +25,8 @@ use crate::metadata::Namespaces;
 use crate::units::RuntimeFraction;
 
 pub(crate) use forward::priority;
-pub use hash_policy::{HashCookie, HashPolicy, HashSource};
 pub(crate) use hash_policy::hash_policies;
+pub use hash_policy::{HashCookie, HashPolicy, HashSource};
 pub(crate) use matches::header_matcher;
 pub use mirror::{MirrorCluster, MirrorHost, MirrorPolicy};
 pub(crate) use rewrite::regex_rewrite;

@@ -45,7 +45,8 @@ impl RouteConfiguration {
             optional_plugins: optional_plugins(&at.field("cluster_specifier_plugins"), cluster_specifier_plugins)?,
         };
         let hosts_at = at.field("virtual_hosts");
-        let virtual_hosts = wire::each(&hosts_at, virtual_hosts, |at, wire| virtual_host(&scope, at, wire).map(Arc::new))?;
+        let virtual_hosts =
+            wire::each(&hosts_at, virtual_hosts, |at, wire| virtual_host(&scope, at, wire).map(Arc::new))?;
         check_unique_domains(&hosts_at, &virtual_hosts)?;
         let internal_at = at.field("internal_only_headers");
         Ok(RouteConfiguration {

@@ -344,3 +344,6 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

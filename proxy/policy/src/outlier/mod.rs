@@ -5,6 +5,7 @@
 //! runtime values come as arguments. Never picks hosts (see `balance`), and never marks one: it says who is to be.
 
 mod detector;
+mod error;
 mod monitor;
 mod runtime;
 mod statistics;
@@ -12,6 +13,7 @@ mod statistics;
 mod tests;
 
 pub use detector::{Averages, Detector, Event, EventKind, Rates};
+pub use error::{ResponseView, status_by};
 pub use monitor::{Findings, HostMonitor, Limits, Window, Windows};
 pub use runtime::with_runtime;
 

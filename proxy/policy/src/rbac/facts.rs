@@ -13,6 +13,9 @@ use serde_json::{Map, Value};
 use crate::matcher::{Given, Inputs};
 use crate::route::RequestView;
 
+/// Looks at a namespace of metadata, and answers a question about it.
+pub type LookAt<'a> = dyn FnMut(Option<&Map<String, Value>>) -> bool + 'a;
+
 /// The facts of a connection, and of a request if there is one.
 pub trait Facts {
     /// How a request is seen; [`NoRequest`] for connections.
@@ -35,12 +38,7 @@ pub trait Facts {
     fn has_name(&self, matcher: &SanMatcher) -> bool;
     /// Asks `look` about a namespace of metadata, which is `None` if there is no such namespace. False, without asking,
     /// if there is no route that metadata could come from.
-    fn metadata(
-        &self,
-        source: MetadataSource,
-        namespace: &str,
-        look: &mut dyn FnMut(Option<&Map<String, Value>>) -> bool,
-    ) -> bool;
+    fn metadata(&self, source: MetadataSource, namespace: &str, look: &mut LookAt<'_>) -> bool;
     /// Asks `look` about an object of the filter state.
     fn filter_state(&self, key: &str, look: &mut dyn FnMut(Option<&str>) -> bool) -> bool;
 }

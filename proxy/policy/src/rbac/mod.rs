@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use outrigger_config::rbac::{Action, Engine, Rules};
 
-pub use facts::{Facts, NoRequest, Peer};
+pub use facts::{Facts, LookAt, NoRequest, Peer};
 
 use crate::matcher;
 use facts::InputsOf;

@@ -14,10 +14,10 @@ use outrigger_config::rbac::{
 use outrigger_config::route::{HeaderMatch, HeaderMatcher};
 use outrigger_config::tls::{SanKind, SanMatcher};
 use proptest::prelude::*;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::rules::{identifies, permits};
-use super::{Decision, Facts, Nearest, Part, Peer, decide, nearest};
+use super::{Decision, Facts, LookAt, Nearest, Part, Peer, decide, nearest};
 use crate::route::RequestView;
 
 #[derive(Debug, Default)]
@@ -130,12 +130,7 @@ impl Facts for Sample {
         names.iter().any(|name| matcher.matcher.matches(name.as_bytes()))
     }
 
-    fn metadata(
-        &self,
-        source: MetadataSource,
-        namespace: &str,
-        look: &mut dyn FnMut(Option<&Map<String, Value>>) -> bool,
-    ) -> bool {
+    fn metadata(&self, source: MetadataSource, namespace: &str, look: &mut LookAt<'_>) -> bool {
         match source {
             MetadataSource::Dynamic => look(self.metadata.get(namespace).and_then(Value::as_object)),
             MetadataSource::Route => self.route && look(json!({"k": "of the route"}).as_object()),

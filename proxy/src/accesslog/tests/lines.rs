@@ -245,6 +245,51 @@ fn the_default_format() {
     );
 }
 
+#[test]
+fn what_filters_left_keeps_its_type() {
+    let sample = Sample::http();
+    let serde_json::Value::Object(values) =
+        serde_json::json!({"text": "a\"b", "number": 1.5, "flag": true, "null": null, "deep": {"list": [1, "x"]}})
+    else {
+        unreachable!("an object")
+    };
+    sample.info.dynamic_metadata.borrow_mut().insert("ns".to_owned(), values);
+    sample.info.filter_state.borrow_mut().insert("k".to_owned(), "a\"b".to_owned());
+    sample.connection.filter_state.borrow_mut().insert("c".to_owned(), "of the connection".to_owned());
+    sample.info.grpc_messages.set(Some((2, 0)));
+    for (operator, expected, in_json) in [
+        ("DYNAMIC_METADATA(ns:text)", "a\"b", "\"a\\\"b\""),
+        ("DYNAMIC_METADATA(ns:number)", "1.5", "1.5"),
+        ("DYNAMIC_METADATA(ns:flag)", "true", "true"),
+        ("DYNAMIC_METADATA(ns:null)", "-", "null"),
+        ("DYNAMIC_METADATA(ns:deep)", "{\"list\":[1,\"x\"]}", "{\"list\":[1,\"x\"]}"),
+        ("DYNAMIC_METADATA(ns:deep):5", "{\"lis", "\"{\\\"lis\""),
+        ("DYNAMIC_METADATA(ns:deep:list:x)", "-", "null"),
+        ("DYNAMIC_METADATA(other)", "-", "null"),
+        ("FILTER_STATE(k)", "\"a\\\"b\"", "\"a\\\"b\""),
+        ("FILTER_STATE(k:PLAIN)", "a\"b", "\"a\\\"b\""),
+        ("FILTER_STATE(k:FIELD:f)", "-", "null"),
+        ("FILTER_STATE(c:PLAIN)", "of the connection", "\"of the connection\""),
+        ("FILTER_STATE(z)", "-", "null"),
+        ("FILTER_STATE(envoy.filters.http.grpc_stats:PLAIN)", "2,0", "\"2,0\""),
+        (
+            "FILTER_STATE(envoy.filters.http.grpc_stats)",
+            "{\"requestMessageCount\":\"2\"}",
+            "{\"requestMessageCount\":\"2\"}",
+        ),
+    ] {
+        assert_eq!(text(&sample, &format!("%{operator}%")), expected, "{operator}");
+        let mut out = Vec::new();
+        json::write(
+            &[("v".to_owned(), JsonFormat::Text(format(&format!("%{operator}%"))))],
+            false,
+            &sample.facts(),
+            &mut out,
+        );
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{{\"v\":{in_json}}}\n"), "{operator}");
+    }
+}
+
 fn json_fields() -> Vec<(String, JsonFormat)> {
     let text = |template: &str| JsonFormat::Text(format(template));
     let object = |fields: Vec<(&str, JsonFormat)>| {

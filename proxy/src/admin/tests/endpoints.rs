@@ -282,6 +282,25 @@ fn stats_are_chosen_and_formatted_as_asked() {
 }
 
 #[test]
+fn stats_of_what_is_configured_are_there_before_they_are_used() {
+    run(async {
+        let fixture = Fixture::new();
+        fixture.publish(&["{name: a, alt_stat_name: s}"]);
+        let bound = fixture.serve();
+        let shown =
+            ask(&bound, "GET", r"/stats?filter=^cluster\.s\.(upstream_rq_(total|200|2xx|time)|ssl.*|.*_ms)$").await;
+        let lines = "cluster.s.upstream_rq_total: 0\n\
+             cluster.s.upstream_cx_connect_ms: No recorded values\n\
+             cluster.s.upstream_cx_length_ms: No recorded values\n";
+        assert_eq!(shown.body, lines);
+        let prometheus = ask(&bound, "GET", "/stats/prometheus?filter=upstream_rq_total").await.body;
+        assert!(prometheus.ends_with("envoy_cluster_upstream_rq_total{envoy_cluster_name=\"s\"} 0\n"), "{prometheus}");
+        assert_eq!(ask(&bound, "GET", "/stats?usedonly&filter=^cluster").await.body, "");
+        assert!(fixture.process.stats.collect(&|name| name.starts_with("cluster.s")).is_empty());
+    });
+}
+
+#[test]
 fn stats_that_do_not_exist_are_shown_by_no_form() {
     run(async {
         let prefix = StringMatcher::Prefix { value: "server".to_owned(), ignore_case: false };

@@ -90,7 +90,9 @@ mod tests {
         let framed = frame(&Answer { status: SERVING });
         assert_eq!(&framed[..], [0, 0, 0, 0, 2, 8, 1]);
         assert_eq!(answer(&framed).unwrap().status, SERVING);
-        for wrong in [&[][..], &[1, 0, 0, 0, 2, 8, 1], &[0, 0, 0, 0, 3, 8, 1], &[0, 255, 255, 255, 255], &[0, 0, 0, 0, 1, 8]] {
+        for wrong in
+            [&[][..], &[1, 0, 0, 0, 2, 8, 1], &[0, 0, 0, 0, 3, 8, 1], &[0, 255, 255, 255, 255], &[0, 0, 0, 0, 1, 8]]
+        {
             assert!(answer(wrong).is_none(), "{wrong:?}");
         }
         // A message of default values is empty.

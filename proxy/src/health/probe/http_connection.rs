@@ -139,7 +139,10 @@ pub(super) fn request(parts: RequestParts<'_>) -> Result<Request<Full<Bytes>>, h
 }
 
 /// Reads a body, and keeps its first `limit` bytes; `None` for all.
-pub(super) async fn read(mut body: Incoming, limit: Option<usize>) -> hyper::Result<(Vec<u8>, Option<http::HeaderMap>)> {
+pub(super) async fn read(
+    mut body: Incoming,
+    limit: Option<usize>,
+) -> hyper::Result<(Vec<u8>, Option<http::HeaderMap>)> {
     let mut kept = Vec::new();
     let mut trailers = None;
     while let Some(frame) = body.frame().await {

@@ -177,7 +177,8 @@ impl Injector {
             DelayTime::Header => number(DELAY, exchange)?,
         };
         let keys = &settings.runtime;
-        let milliseconds = downstream.number(&keys.delay_duration, "delay.fixed_duration_ms", milliseconds, exchange);
+        let milliseconds =
+            downstream.milliseconds(&keys.delay_duration, "delay.fixed_duration_ms", milliseconds, exchange);
         if milliseconds == 0 || !self.count(settings, exchange) {
             return None;
         }
@@ -231,7 +232,7 @@ impl Injector {
             return true;
         }
         let configured = settings.max_active_faults.map(u64::from);
-        let limit = exchange.runtime().number(&settings.runtime.max_active_faults).or(configured);
+        let limit = exchange.runtime().integer(&settings.runtime.max_active_faults).or(configured);
         if limit.is_some_and(|limit| self.active.0.load(Ordering::Relaxed) >= limit) {
             self.stats.faults_overflow.increment();
             return false;
@@ -281,13 +282,13 @@ fn answer(
     let keys = &settings.runtime;
     let mut reply = match (http, grpc) {
         (Some(status), _) => {
-            let status = downstream.number(&keys.abort_http_status, "abort.http_status", status, exchange);
+            let status = downstream.status(&keys.abort_http_status, "abort.http_status", status, exchange);
             // The runtime may say anything.
             let status = u16::try_from(status).ok().filter(|status| (200..600).contains(status)).unwrap_or(503);
             LocalReply::new(status, DETAILS)
         }
         (None, Some(status)) => {
-            let status = downstream.number(&keys.abort_grpc_status, "abort.grpc_status", status, exchange);
+            let status = downstream.status(&keys.abort_grpc_status, "abort.grpc_status", status, exchange);
             let mut reply = LocalReply::new(200, DETAILS);
             reply.grpc_status = u32::try_from(status).ok();
             reply
@@ -315,14 +316,21 @@ impl Downstream {
         }
     }
 
-    /// A number that `key` may override, and the key of this downstream cluster both.
-    fn number(&self, key: &str, own: &str, default: u64, exchange: &Exchange<'_, '_, '_>) -> u64 {
+    /// A status: by the key of this downstream cluster if the request names one, else by `key`.
+    fn status(&self, key: &str, own: &str, default: u64, exchange: &Exchange<'_, '_, '_>) -> u64 {
         let runtime = exchange.runtime();
-        let number = runtime.number(key).unwrap_or(default);
-        match &self.name {
-            Some(name) => runtime.number(&format!("fault.http.{name}.{own}")).unwrap_or(number),
-            None => number,
-        }
+        let number = match &self.name {
+            Some(name) => runtime.integer(&format!("fault.http.{name}.{own}")),
+            None => runtime.integer(key),
+        };
+        number.unwrap_or(default)
+    }
+
+    /// Milliseconds: by the key of this downstream cluster if the request names one and it is there, else by `key`.
+    fn milliseconds(&self, key: &str, own: &str, default: u64, exchange: &Exchange<'_, '_, '_>) -> u64 {
+        let runtime = exchange.runtime();
+        let own = self.name.as_ref().and_then(|name| runtime.integer(&format!("fault.http.{name}.{own}")));
+        own.or_else(|| runtime.integer(key)).unwrap_or(default)
     }
 }
 

@@ -143,18 +143,24 @@ impl HttpFilter for GrpcStats {
     }
 
     fn response(&self, exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
-        let Some(call) = exchange.known_state::<Call>() else { return Verdict::Continue };
-        let (stats, responses) = (call.stats.clone(), Rc::clone(&call.responses));
+        let response = exchange.response();
+        let is_grpc =
+            response.status == 200 && response.headers.get(HeaderId::ContentType).is_some_and(is_grpc_content_type);
+        let (stats, responses) = match exchange.known_state::<Call>() {
+            Some(call) => (call.stats.clone(), Rc::clone(&call.responses)),
+            // The messages of an answer are counted even if nobody has called.
+            None if is_grpc && self.settings.emit_filter_state => Default::default(),
+            None => return Verdict::Continue,
+        };
         let response = exchange.response();
         if let (Some(stats), Some(status)) = (&stats, response.headers.get(HeaderId::GrpcStatus)) {
             stats.outcome(status);
         }
-        let is_grpc =
-            response.status == 200 && response.headers.get(HeaderId::ContentType).is_some_and(is_grpc_content_type);
         if is_grpc {
             let counting = Counting::new(&responses, stats, |stats| &stats.common.response_message_count);
             exchange.observe_response(Box::new(counting));
-            exchange.state::<Call>().answered = true;
+            let call = exchange.state::<Call>();
+            (call.answered, call.responses) = (true, responses);
         }
         Verdict::Continue
     }

@@ -79,7 +79,8 @@ impl HttpFilter for HealthCheck {
                 cache.set(Said { status: response.status, degraded }, Instant::now(), *time);
             }
             response.headers.set_by_name("x-envoy-upstream-healthchecked-cluster", self.local_cluster.as_bytes());
-        } else if failed {
+        }
+        if failed {
             response.headers.set_by_name("x-envoy-immediate-health-check-fail", b"true");
         }
         Verdict::Continue

@@ -145,7 +145,6 @@ impl Filters {
                     maker.make(|maker| set_metadata::SetMetadata::new(settings, maker))
                 }
                 HttpFilterConfig::Rbac(config) => maker.make(|maker| rbac::Rbac::new(maker, Arc::clone(config))),
-                _ => continue, // I: goes with the last filter; here only so that others can compile meanwhile
             };
             filters.slots.push(Slot { name: Arc::clone(&config.name), disabled: config.disabled, filter });
         }

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use outrigger_config::http::RouteFilterConfig;
 use outrigger_config::rbac::{HttpRbac, MetadataSource};
 use outrigger_config::tls::SanMatcher;
-use outrigger_policy::rbac::{Decision, Facts, Peer, decide};
-use serde_json::{Map, Value};
+use outrigger_policy::rbac::{Decision, Facts, LookAt, Peer, decide};
 
 use super::{Exchange, HttpFilter, Maker, Verdict};
 use crate::http::manager::normalize::client_address;
@@ -164,12 +163,7 @@ impl Facts for RequestFacts<'_, '_, '_, '_> {
         self.connection.has_name(matcher)
     }
 
-    fn metadata(
-        &self,
-        source: MetadataSource,
-        namespace: &str,
-        look: &mut dyn FnMut(Option<&Map<String, Value>>) -> bool,
-    ) -> bool {
+    fn metadata(&self, source: MetadataSource, namespace: &str, look: &mut LookAt<'_>) -> bool {
         match source {
             MetadataSource::Dynamic => look(self.exchange.info().dynamic_metadata.borrow().get(namespace)),
             MetadataSource::Route => {

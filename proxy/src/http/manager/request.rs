@@ -408,6 +408,7 @@ pub async fn send_local(request: &mut Request<'_>, reply: LocalReply, chosen: Op
     }
     let connection = Rc::clone(request.connection);
     let mut filtered = None;
+    let mut chain = None;
     if !connection.filters.slots.is_empty() {
         let graph = Rc::clone(&request.graph);
         let mut choice = RouteChoice::of(&connection, &graph, chosen.copied());
@@ -417,7 +418,8 @@ pub async fn send_local(request: &mut Request<'_>, reply: LocalReply, chosen: Op
             request.downstream.abort(h2::Reason::CANCEL);
             return;
         }
-        if let Some(chain) = request.response_body.take().filter(|_| has_body) {
+        chain = request.response_body.take().filter(|_| has_body);
+        if let Some(chain) = &chain {
             let body = chain.apply(reply.body.to_vec());
             let mut text = [0; 20];
             let length = crate::http::h1::encode::decimal(body.len() as u64, &mut text);
@@ -434,8 +436,26 @@ pub async fn send_local(request: &mut Request<'_>, reply: LocalReply, chosen: Op
             return Poll::Ready(false);
         }
         while position < body.len() {
-            match request.downstream.poll_send(cx, Chunk::Slice(&body[position..])) {
-                Poll::Ready(Ok(count)) => position += count,
+            let left = &body[position..];
+            let allowed = match &chain {
+                None => Poll::Ready(left.len()),
+                Some(chain) => chain.poll_allowance(cx, left.len()),
+            };
+            let sent = match allowed {
+                Poll::Ready(allowed) => request.downstream.poll_send(cx, Chunk::Slice(&left[..allowed])),
+                Poll::Pending => {
+                    // What may go on goes now.
+                    let _ = request.downstream.poll_flush(cx);
+                    Poll::Pending
+                }
+            };
+            match sent {
+                Poll::Ready(Ok(count)) => {
+                    position += count;
+                    if let Some(chain) = &chain {
+                        chain.passed(count);
+                    }
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(false),
                 Poll::Pending if interrupted(request, cx) => return Poll::Ready(false),
                 Poll::Pending => return Poll::Pending,

@@ -134,7 +134,8 @@ fn reset_reply(reason: &str, more: Option<&str>, flag: ResponseFlag) -> LocalRep
         body.push_str(", transport failure reason: ");
         body.push_str(more);
     }
-    LocalReply::new(503, details).flag(flag).body(body.into_bytes())
+    let status = if flag == ResponseFlag::UpstreamProtocolError { 502 } else { 503 };
+    LocalReply::new(status, details).flag(flag).body(body.into_bytes())
 }
 
 /// What a connection that was closed by its peer while it was idle fails with.
@@ -437,7 +438,8 @@ pub async fn relay(
     cluster.stats.upstream_rq_time.record(now.saturating_duration_since(request.info.start).as_millis() as u64);
     let upgraded = request.response.status == 101;
     reply::finish_head(&connection, &mut request.response, true, now);
-    let end = !upgraded && stream.response_is_done() && !request.response_body.as_ref().is_some_and(BodyChain::changes_bytes);
+    let end =
+        !upgraded && stream.response_is_done() && !request.response_body.as_ref().is_some_and(BodyChain::changes_bytes);
     request.info.response_code.set(request.response.status);
     request.info.set_details("via_upstream");
     request.info.response_header_bytes.set(request.response.headers.byte_size() as u64);

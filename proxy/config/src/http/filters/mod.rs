@@ -31,6 +31,7 @@ pub use header_to_metadata::{EntryValue, HeaderToMetadata, MetadataEntry, Metada
 pub use health_check::{HealthCheck, HealthCheckMode};
 pub use route::{RouteFilter, RouteFilterConfig, RouteFilters};
 pub use router::Router;
+pub(crate) use set_filter_state::filter_state_entry;
 pub use set_filter_state::{FilterStateEntry, SetFilterState};
 pub use set_metadata::{MetadataValue, SetMetadata};
 

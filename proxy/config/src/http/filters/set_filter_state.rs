@@ -49,7 +49,8 @@ impl SetFilterState {
     }
 }
 
-fn filter_state_entry(
+/// Reads one object.
+pub(crate) fn filter_state_entry(
     context: &Context<'_>,
     at: &FieldPath<'_>,
     wire: common::FilterStateValue,

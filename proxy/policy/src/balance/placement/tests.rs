@@ -111,7 +111,9 @@ proptest! {
     #[test]
     fn shares_follow_the_weights(weights in proptest::collection::vec(1_u32..6, 1..12)) {
         let total: u32 = weights.iter().sum();
-        for (method, slack) in [(RING, 0.35), (TABLE, 0.08)] {
+        // A ring of many places, since their distances vary.
+        let large = Method::Ring { function: HashFunction::XxHash, minimum_size: 60_000, maximum_size: 1 << 20 };
+        for (method, slack) in [(large, 0.12), (TABLE, 0.08)] {
             let placement = Placement::build(method, &entries(&weights), None);
             let counts = counts(&placement, weights.len(), 40_000);
             for (count, weight) in counts.iter().zip(&weights) {
