@@ -30,7 +30,14 @@ const ENVOY_INCLUDES: &[&str] = &[
 ];
 
 /// Our own files: messages that no crate has.
-const OWN_PROTOS: &[&str] = &["udpa/type/v1/typed_struct.proto", "xds/type/v3/typed_struct.proto"];
+const OWN_PROTOS: &[&str] = &[
+    "envoy/tcp/metadataexchange/config/metadata_exchange.proto",
+    "io/istio/http/peer_metadata/config.proto",
+    "istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
+    "stats/config.proto",
+    "udpa/type/v1/typed_struct.proto",
+    "xds/type/v3/typed_struct.proto",
+];
 
 /// Number of the `udpa.annotations.sensitive` field option.
 const SENSITIVE_OPTION: u32 = 76_569_463;

@@ -31,3 +31,26 @@ pub mod udpa {
         include!(concat!(env!("OUT_DIR"), "/udpa.r#type.v1.rs"));
     }
 }
+
+/// Messages of Istio's own extensions.
+pub mod istio {
+    /// `istio.envoy.config.filter.http.alpn.v2alpha1`.
+    pub mod alpn {
+        include!(concat!(env!("OUT_DIR"), "/istio.envoy.config.filter.http.alpn.v2alpha1.rs"));
+    }
+
+    /// `envoy.tcp.metadataexchange.config`.
+    pub mod metadata_exchange {
+        include!(concat!(env!("OUT_DIR"), "/envoy.tcp.metadataexchange.config.rs"));
+    }
+
+    /// `io.istio.http.peer_metadata`.
+    pub mod peer_metadata {
+        include!(concat!(env!("OUT_DIR"), "/io.istio.http.peer_metadata.rs"));
+    }
+
+    /// `stats`.
+    pub mod stats {
+        include!(concat!(env!("OUT_DIR"), "/stats.rs"));
+    }
+}

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod graph;
 pub mod health;
 pub mod http;
+pub mod istio;
 pub mod lifecycle;
 pub mod listener;
 pub mod logging;

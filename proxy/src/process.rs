@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::graph::GraphCell;
 use crate::health::Reports;
 use crate::http::filter::SharedStates;
+use crate::istio::Workload;
 use crate::network::SharedBuckets;
 use crate::stats::Registry;
 use crate::stream::WallClock;
@@ -24,6 +25,8 @@ pub struct Process {
     pub node_id: String,
     /// `node.cluster`.
     pub node_cluster: String,
+    /// What a mesh is told about us.
+    pub workload: Workload,
     /// Limit on downstream connections of the whole process.
     pub max_downstream_connections: Option<u64>,
     /// Downstream connections now.

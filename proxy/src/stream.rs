@@ -287,6 +287,8 @@ response_flags! {
     UpstreamRetryLimitExceeded = "URX", "UpstreamRetryLimitExceeded";
     /// No such cluster.
     NoClusterFound = "NC", "NoClusterFound";
+    /// A filter has not been discovered.
+    NoFilterConfigFound = "NFCF", "NoFilterConfigFound";
     /// A duration limit was reached.
     DurationTimeout = "DT", "DurationTimeout";
     /// The client went away.

@@ -1,12 +1,15 @@
-//! Endpoints that fail are left out and come back: by the results of requests.
+//! Endpoints that fail are left out and come back: by the results of requests, and by active checks.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 
-use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster_with, http, routes};
-use outrigger_tests::{Proxy, Settings, eventually, h1};
+use control_plane_mock::MockControlPlane;
+use outrigger_tests::config::{
+    self, Xds, ads_bootstrap, all_to, bootstrap, chain, cluster_with, endpoints, http, resource, resources, routes,
+};
+use outrigger_tests::{Proxy, SOON, Settings, eventually, h1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
@@ -23,6 +26,8 @@ struct State {
     /// 0 closes the connection instead of answering.
     status: AtomicU16,
     requests: AtomicUsize,
+    /// Answers say that checks are to fail at once.
+    leaves: AtomicBool,
 }
 
 impl Drop for Endpoint {
@@ -35,7 +40,7 @@ impl Endpoint {
     async fn start(status: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State { status: status.into(), requests: AtomicUsize::new(0) });
+        let state = Arc::new(State { status: status.into(), ..State::default() });
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -71,7 +76,9 @@ async fn answer(mut stream: TcpStream, state: Arc<State>) -> io::Result<()> {
         match state.status.load(Ordering::SeqCst) {
             0 => return Ok(()),
             status => {
-                let head = format!("HTTP/1.1 {status} Told\r\ncontent-length: 0\r\n\r\n");
+                let leaves = state.leaves.load(Ordering::SeqCst);
+                let more = if leaves { "x-envoy-immediate-health-check-fail: true\r\n" } else { "" };
+                let head = format!("HTTP/1.1 {status} Told\r\n{more}content-length: 0\r\n\r\n");
                 stream.write_all(head.as_bytes()).await?;
             }
         }
@@ -431,4 +438,149 @@ async fn checks_go_to_another_port_and_skip_who_asks_for_that() {
     checked.set(500);
     wait_flags(&proxy, &traffic, "/failed_active_hc").await;
     assert_eq!(proxy.stat("cluster.c.membership_healthy").await, 1);
+}
+
+#[tokio::test]
+async fn what_counts_as_an_error_can_be_said() {
+    let (teapot, failing) = (Endpoint::start(418).await, Endpoint::start(500).await);
+    let options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let fields = format!(
+        ", outlier_detection: {{ consecutive_5xx: 3, interval: 100s, max_ejection_percent: 50 }}, \
+         typed_extension_protocol_options: {{ envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{ '@type': {options}, \
+         explicit_http_config: {{ http_protocol_options: {{}} }}, outlier_detection: {{ error_matcher: {{ \
+         http_response_headers_match: {{ headers: [{{ name: ':status', string_match: {{ exact: '418' }} }}] }} }} }} }} }}"
+    );
+    let (proxy, web) = proxy_to(&[&teapot, &failing], &fields, 1).await;
+    statuses(web, 8).await;
+    wait_flags(&proxy, &teapot, "/failed_outlier_check").await;
+    assert_eq!(flags(&proxy, &failing).await, "healthy");
+}
+
+#[tokio::test]
+async fn tcp_sessions_end_with_the_health_of_their_endpoint_when_asked_for() {
+    let (traffic, checked) = (Endpoint::start(200).await, Endpoint::start(200).await);
+    let cluster = format!(
+        "{{ name: c, type: STATIC, connect_timeout: 5s, close_connections_on_host_health_failure: true{}, \
+         load_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ \
+         socket_address: {{ address: 127.0.0.1, port_value: {} }} }}, \
+         health_check_config: {{ port_value: {} }} }} }}] }}] }} }}",
+        checks("http_health_check: { path: /healthz }"),
+        traffic.port(),
+        checked.port()
+    );
+    let listener = config::listener("tcp", &[chain(&config::tcp("c"), "")], "");
+    let proxy = Proxy::start(&bootstrap(&[listener], &[cluster])).await;
+    let mut client = h1::Client::connect(proxy.listener("tcp").await).await;
+    assert_eq!(client.request("GET", "/", &[], b"").await.status, 200);
+    checked.set(500);
+    client.ended().await;
+    assert_eq!(flags(&proxy, &traffic).await, "/failed_active_hc");
+}
+
+#[tokio::test]
+async fn a_response_can_take_its_endpoint_out_at_once() {
+    let (good, leaving) = (Endpoint::start(200).await, Endpoint::start(200).await);
+    let kind = "http_health_check: { path: /healthz }";
+    let slow = checks(kind).replace("interval: 0.1s", "interval: 100s");
+    let (proxy, web) = proxy_to(&[&good, &leaving], &slow, 1).await;
+    leaving.state.leaves.store(true, Ordering::SeqCst);
+    let flagged = "/failed_active_hc/excluded_via_immediate_hc_fail";
+    eventually(flagged, async || {
+        statuses(web, 2).await;
+        let seen = flags(&proxy, &leaving).await;
+        if seen == flagged { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    assert_eq!(proxy.stat("cluster.c.membership_excluded").await, 1);
+    assert_eq!(proxy.stat(&check_stat("passive_failure")).await, 1);
+    let requests = leaving.requests();
+    statuses(web, 10).await;
+    assert_eq!(leaving.requests(), requests);
+}
+
+/// A cluster `c` of discovered endpoints that are checked.
+fn discovered(fields: &str) -> String {
+    let kind = checks("http_health_check: { path: /healthz }").replace("$dir/events.log", "/dev/null");
+    let source = config::ADS;
+    format!(
+        "{{ name: c, type: EDS, connect_timeout: 5s, eds_cluster_config: {{ eds_config: {source} }}{kind}{fields} }}"
+    )
+}
+
+fn gone(proxy: &Proxy, endpoint: &Endpoint) -> impl Future<Output = ()> {
+    eventually("the endpoint is gone", async || match &*flags(proxy, endpoint).await {
+        "" => Ok(()),
+        seen => Err(seen.to_owned()),
+    })
+}
+
+#[tokio::test]
+async fn endpoints_that_discovery_forgot_stay_while_they_are_well() {
+    let (staying, leaving) = (Endpoint::start(200).await, Endpoint::start(200).await);
+    let both = endpoints("c", &[staying.port(), leaving.port()]);
+    let one = endpoints("c", &[staying.port()]);
+    let mock = MockControlPlane::start().await;
+    let listener = config::listener("web", &[chain(&http("web", &routes(&all_to("c"))), "")], "");
+    let push = |all: &[String]| mock.set_yaml(&resources(all)).unwrap();
+    push(&[resource("cds", &discovered("")), resource("eds", &both), resource("lds", &listener)]);
+    let proxy = Proxy::start(&ads_bootstrap(Xds::AdsDelta, mock.address().port())).await;
+    let web = proxy.listener("web").await;
+    wait_flags(&proxy, &leaving, "healthy").await;
+    push(&[resource("eds", &one)]);
+    wait_flags(&proxy, &leaving, "/pending_dynamic_removal").await;
+    let before = leaving.requests();
+    assert!(statuses(web, 10).await.iter().all(|status| *status == 200));
+    assert!(leaving.requests() > before);
+    // Discovery may change its mind.
+    push(&[resource("eds", &both)]);
+    wait_flags(&proxy, &leaving, "healthy").await;
+    push(&[resource("eds", &one)]);
+    wait_flags(&proxy, &leaving, "/pending_dynamic_removal").await;
+    leaving.set(503);
+    gone(&proxy, &leaving).await;
+    assert_eq!(proxy.stat("cluster.c.membership_total").await, 1);
+    assert!(statuses(web, 4).await.iter().all(|status| *status == 200));
+
+    leaving.set(200);
+    push(&[resource("cds", &discovered(", ignore_health_on_host_removal: true")), resource("eds", &both)]);
+    wait_flags(&proxy, &leaving, "healthy").await;
+    push(&[resource("eds", &one)]);
+    gone(&proxy, &leaving).await;
+}
+
+#[tokio::test]
+async fn a_changed_cluster_serves_once_its_endpoints_were_checked() {
+    let (old, new) = (Endpoint::start(200).await, Endpoint::start(0).await);
+    let mock = MockControlPlane::start().await;
+    let listener = config::listener("web", &[chain(&http("web", &routes(&all_to("c"))), "")], "");
+    let kind = checks("http_health_check: { path: /healthz }").replace("$dir/events.log", "/dev/null");
+    let cluster = |port: u16| resource("cds", &cluster_with("c", &[port], &kind));
+    mock.set_yaml(&resources(&[cluster(old.port()), resource("lds", &listener)])).unwrap();
+    let proxy = Proxy::start(&ads_bootstrap(Xds::AdsSotw, mock.address().port())).await;
+    let web = proxy.listener("web").await;
+    assert_eq!(flags(&proxy, &old).await, "healthy");
+    // Nobody answers the first check of the new one, so the old one serves until that is certain.
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let slow = Endpoint { address: silent.local_addr().unwrap(), state: Arc::default(), task: new.task.clone() };
+    mock.set_yaml(&resources(&[cluster(slow.port())])).unwrap();
+    mock.wait_ack("cds", SOON).await.unwrap();
+    let mut served = 0;
+    loop {
+        let seen = statuses(web, 1).await;
+        if flags(&proxy, &old).await != "healthy" {
+            break;
+        }
+        assert_eq!(seen, [200]);
+        served += 1;
+    }
+    assert!(served > 0, "it went on while the first checks of the new revision ran");
+    assert!(flags(&proxy, &slow).await.starts_with("/failed_active_hc"));
+    new.set(200);
+    mock.set_yaml(&resources(&[cluster(new.port())])).unwrap();
+    wait_flags(&proxy, &new, "healthy").await;
+    eventually("the new one serves", async || match statuses(web, 1).await[0] {
+        200 => Ok(()),
+        seen => Err(seen.to_string()),
+    })
+    .await;
 }

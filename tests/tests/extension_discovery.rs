@@ -1,9 +1,12 @@
-//! Network filters from a control plane (ECDS): they arrive, change, are refused and go, and connections follow.
+//! Network and HTTP filters from a control plane (ECDS): they arrive, change, are refused and go, and connections and requests
+//! follow.
 
 use control_plane_mock::MockControlPlane;
-use outrigger_tests::config::{self, ADS, Xds, ads_bootstrap, chain, cluster, resource, resources, tcp};
+use outrigger_tests::config::{
+    self, ADS, Xds, access_log_of, ads_bootstrap, all_to, chain, cluster, resource, resources, tcp,
+};
 use outrigger_tests::tcp::{Conduct, Peer};
-use outrigger_tests::{Proxy, SOON, Settings, eventually, within};
+use outrigger_tests::{Proxy, SOON, Settings, Upstream, eventually, h1, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -103,4 +106,118 @@ async fn a_default_serves_until_the_filter_arrives_and_again_when_it_is_gone() {
     greets(&proxy, "a").await;
     mock.remove("ecds", "filter");
     greets(&proxy, "b").await;
+}
+
+const MUTATION: &str = "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
+const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+
+/// A listener for HTTP whose filters are `mark`, discovered, and the router.
+fn http_listener(more: &str, router: &str) -> String {
+    let routes = config::routes(&all_to("up"));
+    let log = access_log_of("requests", "%RESPONSE_CODE% [%RESPONSE_FLAGS%]");
+    let manager = config::http("http", &format!("{routes}{log}")).replace(
+        "http_filters: [",
+        &format!(
+            "http_filters: [{{ name: mark, config_discovery: {{ config_source: {ADS}, type_urls: [{MUTATION}]{more} }} }}, "
+        ),
+    );
+    let fixed = format!("typed_config: {{ '@type': {ROUTER} }}");
+    assert!(manager.contains(&fixed), "{manager}");
+    resource("lds", &config::listener("http", &[chain(&manager.replace(&fixed, router), "")], ""))
+}
+
+const FIXED_ROUTER: &str =
+    "typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }";
+
+/// What a filter that adds a response header is configured by.
+fn marking(value: &str) -> String {
+    format!(
+        "'@type': {MUTATION}, mutations: {{ response_mutations: [{{ append: {{ header: {{ key: mark, value: {value} }} }} }}] }}"
+    )
+}
+
+fn mark(value: &str) -> String {
+    resource(
+        "envoy.config.core.v3.TypedExtensionConfig",
+        &format!("{{ name: mark, typed_config: {{ {} }} }}", marking(value)),
+    )
+}
+
+/// Asks on this connection until the answer has this status and mark. New filters hold for connections that are there.
+async fn answers(client: &mut h1::Client, status: u16, value: Option<&str>) {
+    let client = tokio::sync::Mutex::new(client);
+    eventually("the filters in force answer", async || {
+        let response = client.lock().await.get("/").await;
+        match (response.status, response.header("mark")) {
+            found if found == (status, value) => Ok(()),
+            found => Err(format!("{found:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_http_filter_arrives_changes_and_goes_for_connections_that_are_there() {
+    for how in [Xds::AdsDelta, Xds::AdsSotw] {
+        let upstream = Upstream::start("up").await;
+        let mock = MockControlPlane::start().await;
+        mock.set_yaml(&resources(&[resource("cds", &cluster("up", &[upstream.port()]))])).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let listener = http_listener("", FIXED_ROUTER).replace("$dir", directory.path().to_str().unwrap());
+        mock.set_yaml(&resources(&[listener])).unwrap();
+        mock.hold("ecds");
+        mock.set_yaml(&resources(&[mark("a")])).unwrap();
+        let settings = Settings { await_ready: false, ..Settings::default() };
+        let proxy = Proxy::start_in(directory, &ads_bootstrap(how, mock.address().port()), settings).await;
+        mock.wait_ack("lds", SOON).await.unwrap();
+        assert_eq!(proxy.admin("/ready").await.status, 503, "{how:?}");
+        mock.release("ecds");
+        proxy.wait_ready().await;
+        let mut client = h1::Client::connect(proxy.listener("http").await).await;
+        answers(&mut client, 200, Some("a")).await;
+        mock.set_yaml(&resources(&[mark("b")])).unwrap();
+        answers(&mut client, 200, Some("b")).await;
+
+        // One of another type is refused, and the last good one stays.
+        let wrong = mark("c").replace(MUTATION, "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors");
+        let wrong = wrong.split(", mutations").next().unwrap().to_owned() + " } }";
+        mock.set_yaml(&resources(&[wrong])).unwrap();
+        let prefix = "extension_config_discovery.http_filter.mark";
+        let rejected = if outrigger_tests::proxy::tests_envoy() { "config_fail" } else { "update_rejected" };
+        proxy.wait_stat(&format!("{prefix}.{rejected}"), |count| count == 1).await;
+        answers(&mut client, 200, Some("b")).await;
+
+        if how == Xds::AdsDelta {
+            mock.remove("ecds", "mark");
+            answers(&mut client, 500, None).await;
+            eventually("the answer is logged", async || {
+                let log = std::fs::read_to_string(proxy.file("requests")).unwrap_or_default();
+                if log.lines().any(|line| line == "500 [NFCF]") { Ok(()) } else { Err(log) }
+            })
+            .await;
+            mock.set_yaml(&resources(&[mark("d")])).unwrap();
+            answers(&mut client, 200, Some("d")).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_default_of_an_http_filter_serves_until_it_arrives_and_the_router_may_be_discovered() {
+    let upstream = Upstream::start("up").await;
+    let mock = MockControlPlane::start().await;
+    let default = format!(", apply_default_config_without_warming: true, default_config: {{ {} }}", marking("default"));
+    let router = format!(
+        "config_discovery: {{ config_source: {ADS}, type_urls: [{ROUTER}], default_config: {{ '@type': {ROUTER} }}, \
+         apply_default_config_without_warming: true }}"
+    );
+    mock.set_yaml(&resources(&[resource("cds", &cluster("up", &[upstream.port()]))])).unwrap();
+    let listener = http_listener(&default, &router).replace("$dir/requests", "/dev/null");
+    mock.set_yaml(&resources(&[listener])).unwrap();
+    let proxy = Proxy::start(&ads_bootstrap(Xds::AdsDelta, mock.address().port())).await;
+    let mut client = h1::Client::connect(proxy.listener("http").await).await;
+    answers(&mut client, 200, Some("default")).await;
+    mock.set_yaml(&resources(&[mark("a")])).unwrap();
+    answers(&mut client, 200, Some("a")).await;
+    mock.remove("ecds", "mark");
+    answers(&mut client, 200, Some("default")).await;
 }

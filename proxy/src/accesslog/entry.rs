@@ -230,6 +230,7 @@ fn response_flags(flags: ResponseFlags) -> data::ResponseFlags {
         duration_timeout: has(ResponseFlag::DurationTimeout),
         upstream_protocol_error: has(ResponseFlag::UpstreamProtocolError),
         no_cluster_found: has(ResponseFlag::NoClusterFound),
+        no_filter_config_found: has(ResponseFlag::NoFilterConfigFound),
         overload_manager: has(ResponseFlag::OverloadManagerTerminated),
         dns_resolution_failure: has(ResponseFlag::DnsResolutionFailed),
         downstream_remote_reset: has(ResponseFlag::DownstreamRemoteReset),

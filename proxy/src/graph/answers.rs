@@ -10,17 +10,18 @@ use std::time::{Duration, Instant};
 
 use outrigger_config::bootstrap::RuntimeValues;
 use outrigger_config::cluster::{Assignment, DnsOptions};
-use outrigger_config::listener::{DiscoveredFilter, NetworkFilterConfig};
+use outrigger_config::extension::Extension;
 use outrigger_config::route::RouteConfiguration;
 use outrigger_config::tls::{Secret, SecretKind};
 use outrigger_policy::route::RouteTable;
-use outrigger_xds::FileWatcher;
+use outrigger_xds::{FileWatcher, ResourceKind};
 use tokio::task::AbortHandle;
 
 use super::manager::GraphManager;
-use super::need::{self, Need};
+use super::need::{self, Need, WantedFilter};
 use super::offers::explain;
 use super::runtime_layers;
+use super::sources::SourceError;
 use super::stats::count;
 use super::tls_inputs::check_secret;
 use super::warming::User;
@@ -168,21 +169,15 @@ impl GraphManager {
     }
 
     /// A discovered filter. Its listeners are offered again, with whatever the filter needs in turn.
-    pub(super) fn take_extension(&mut self, need: &Need, filter: NetworkFilterConfig) -> Result<(), String> {
-        let type_name = filter.type_name().ok_or("a discovered filter cannot be discovered again")?;
+    pub(super) fn take_extension(&mut self, need: &Need, extension: Extension) -> Result<(), String> {
         for user in self.warming.users(need) {
             let User::Listener(name) = user else { continue };
-            let accepts = |filter: &DiscoveredFilter| {
-                filter.type_urls.iter().any(|url| outrigger_api::type_name(url) == type_name)
-            };
-            if let Some(wanted) = self.discovered_filter(&name, need).filter(|wanted| !accepts(wanted)) {
-                return Err(format!(
-                    "type {type_name} is not among the type_urls {:?} of listener {name:?}",
-                    wanted.type_urls
-                ));
+            if let Some(type_urls) = self.refusing_types(&name, need, &extension) {
+                let type_name = &extension.type_name;
+                return Err(format!("type {type_name} is not among the type_urls {type_urls:?} of listener {name:?}"));
             }
         }
-        let old = self.resources.extensions.insert(need.clone(), Arc::new(filter));
+        let old = self.resources.extensions.insert(need.clone(), Arc::new(extension));
         if let Err(error) = self.offer_users_again(need) {
             match old {
                 Some(old) => drop(self.resources.extensions.insert(need.clone(), old)),
@@ -196,7 +191,7 @@ impl GraphManager {
         Ok(())
     }
 
-    /// A discovered filter is gone: its default holds, or connections are closed.
+    /// A discovered filter is gone: its default holds, or connections are closed and requests are answered by a 500.
     pub(super) fn lose_extension(&mut self, need: &Need) {
         self.resources.extensions.remove(need);
         self.warming.answered(need);
@@ -214,13 +209,25 @@ impl GraphManager {
         Ok(())
     }
 
-    fn discovered_filter(&self, listener: &str, need: &Need) -> Option<Arc<DiscoveredFilter>> {
-        let Need::Resource { name, .. } = need else { return None };
+    /// The types that a listener accepts for this need, if what came is of none of them.
+    fn refusing_types(&self, listener: &str, need: &Need, extension: &Extension) -> Option<Vec<String>> {
         let config = &self.warming.listener(listener)?.latest()?.config;
-        need::chains(config).flat_map(|chain| &chain.filters).find_map(|filter| match &filter.config {
-            NetworkFilterConfig::Discovered(filter) if filter.name == *name => Some(Arc::clone(filter)),
-            _ => None,
-        })
+        let find = |wanted: WantedFilter<'_>| self.extension(wanted);
+        let mut wanted = need::discovered_filters(config, &find).into_iter();
+        let refuses = |wanted: &WantedFilter<'_>| {
+            self.extension_need(*wanted).is_ok_and(|other| other == *need) && !wanted.accepts(extension)
+        };
+        wanted.find(refuses).map(|wanted| wanted.type_urls().to_vec())
+    }
+
+    /// What came for a discovered filter.
+    pub(super) fn extension(&self, wanted: WantedFilter<'_>) -> Option<&Extension> {
+        self.resources.extensions.get(&self.extension_need(wanted).ok()?).map(Arc::as_ref)
+    }
+
+    /// The need that a discovered filter is.
+    pub(super) fn extension_need(&self, wanted: WantedFilter<'_>) -> Result<Need, SourceError> {
+        self.sources.need(ResourceKind::ExtensionConfig, wanted.name(), wanted.source())
     }
 
     /// Keeps the addresses of a host name up to date.

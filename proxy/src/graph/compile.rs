@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use outrigger_config::accesslog::AccessLog;
 use outrigger_config::cluster::{Assignment, Cluster, Discovery};
-use outrigger_config::http::RouteSource;
+use outrigger_config::extension::Extension;
+use outrigger_config::http::{HttpConnectionManager, HttpFilterConfig, RouteSource};
 use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig};
 use outrigger_policy::filter_chain::FilterChainIndex;
 use outrigger_policy::route::RouteTable;
 
 use super::facts;
 use super::hosts::HostInputs;
-use super::need::{self, Need};
+use super::need::{self, Need, WantedFilter};
 use super::tls_inputs::{FindSecret, SecretError, TlsInputs};
 use super::transports::TransportInputs;
 use super::zone::LocalZones;
@@ -64,7 +65,7 @@ pub enum CompileError {
 pub type OpenLog<'a> = dyn Fn(&Arc<AccessLog>) -> Result<Arc<AccessLogger>, AccessLogError> + 'a;
 
 /// Discovered filters of a listener, by need.
-pub type Extensions = HashMap<Need, Arc<NetworkFilterConfig>>;
+pub type Extensions = HashMap<Need, Arc<Extension>>;
 
 /// What compiling may look up.
 pub struct Surroundings<'a> {
@@ -73,7 +74,7 @@ pub struct Surroundings<'a> {
     /// Access loggers.
     pub open_log: &'a OpenLog<'a>,
     /// The need that a discovered filter is.
-    pub extension_need: &'a dyn Fn(&outrigger_config::listener::DiscoveredFilter) -> Option<Need>,
+    pub extension_need: &'a dyn Fn(WantedFilter<'_>) -> Option<Need>,
 }
 
 /// A listener's node with what it was made from.
@@ -116,13 +117,28 @@ impl Application {
     }
 }
 
+impl HttpNode {
+    /// The same, with other discovered filters.
+    fn with_discovered(&self, discovered: Vec<Option<Arc<Extension>>>) -> Self {
+        let Self { config, routes, access_logs, listener, discovered: _ } = self;
+        let routes = match routes {
+            Routes::Inline(table) => Routes::Inline(Arc::clone(table)),
+            Routes::Discovered(name) => Routes::Discovered(Arc::clone(name)),
+        };
+        let (config, listener) = (Arc::clone(config), Arc::clone(listener));
+        Self { config, routes, access_logs: access_logs.clone(), listener, discovered }
+    }
+}
+
 /// What a chain's node was made from, beside its configuration.
 #[derive(Clone)]
 struct ChainInputs {
     /// `None` for plain chains, `Some(None)` while secrets are missing.
     tls: Option<Option<TlsInputs>>,
     /// One for each filter: what was discovered in its place.
-    discovered: Vec<Option<Arc<NetworkFilterConfig>>>,
+    discovered: Vec<Option<Arc<Extension>>>,
+    /// One for each filter of the connection manager; empty if none of them is discovered.
+    http_discovered: Vec<Option<Arc<Extension>>>,
 }
 
 impl ChainInputs {
@@ -135,13 +151,21 @@ impl ChainInputs {
     }
 
     fn same_filters(&self, other: &Self) -> bool {
-        let same = |(a, b): (&Option<Arc<_>>, &Option<Arc<_>>)| match (a, b) {
-            (None, None) => true,
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            _ => false,
-        };
-        self.discovered.len() == other.discovered.len() && self.discovered.iter().zip(&other.discovered).all(same)
+        same_extensions(&self.discovered, &other.discovered)
     }
+
+    fn same_http_filters(&self, other: &Self) -> bool {
+        same_extensions(&self.http_discovered, &other.http_discovered)
+    }
+}
+
+fn same_extensions(ours: &[Option<Arc<Extension>>], others: &[Option<Arc<Extension>>]) -> bool {
+    let same = |(a, b): (&Option<Arc<_>>, &Option<Arc<_>>)| match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        _ => false,
+    };
+    ours.len() == others.len() && ours.iter().zip(others).all(same)
 }
 
 /// Makes filter chains that are the same in `olds` the very same, so that their nodes and connections are kept.
@@ -172,7 +196,8 @@ pub fn listener(
             Some(_) => format!("filter_chains[{position}]"),
             None => "default_filter_chain".to_owned(),
         };
-        let (node, input) = Chain { config: chain, place, extensions, surroundings }.build(olds)?;
+        let listener = &config.name;
+        let (node, input) = Chain { listener, config: chain, place, extensions, surroundings }.build(olds)?;
         nodes.push(node);
         inputs.push(input);
     }
@@ -186,6 +211,7 @@ pub fn listener(
 }
 
 struct Chain<'a> {
+    listener: &'a Arc<str>,
     config: &'a Arc<FilterChain>,
     place: String,
     extensions: &'a Extensions,
@@ -201,8 +227,12 @@ impl Chain<'_> {
                     .map_err(|source| CompileError::Secret { place: self.transport_place(), source })?,
             ),
         };
-        let discovered = self.config.filters.iter().map(|filter| self.discovered(&filter.config)).collect();
-        let inputs = ChainInputs { tls, discovered };
+        let discovered: Vec<_> = self.config.filters.iter().map(|filter| self.discovered(&filter.config)).collect();
+        let http_discovered = match self.resolved(&discovered).last() {
+            Some(Some(NetworkFilterConfig::Http(manager))) => self.http_discovered(manager),
+            _ => Vec::new(),
+        };
+        let inputs = ChainInputs { tls, discovered, http_discovered };
         let old = olds.iter().find_map(|old| {
             let mut known = old.node.chains.iter().zip(&old.inputs);
             known.find(|(node, _)| Arc::ptr_eq(&node.config, self.config))
@@ -210,6 +240,7 @@ impl Chain<'_> {
         if let Some((node, old)) = old
             && old.same_tls(&inputs)
             && old.same_filters(&inputs)
+            && old.same_http_filters(&inputs)
         {
             return Ok((Arc::clone(node), inputs));
         }
@@ -225,7 +256,13 @@ impl Chain<'_> {
             // A chain without its secrets must not speak plainly.
             _ if matches!(inputs.tls, Some(None)) => (Arc::default(), Application::Missing),
             Some((node, old)) if old.same_filters(&inputs) && !matches!(old.tls, Some(None)) => {
-                (Arc::clone(&node.filters), node.application.share())
+                let application = match &node.application {
+                    Application::Http(http) if !old.same_http_filters(&inputs) => {
+                        Application::Http(Arc::new(http.with_discovered(inputs.http_discovered.clone())))
+                    }
+                    application => application.share(),
+                };
+                (Arc::clone(&node.filters), application)
             }
             _ => self.filters(&inputs)?,
         };
@@ -239,31 +276,50 @@ impl Chain<'_> {
     }
 
     /// What was discovered for a filter.
-    fn discovered(&self, filter: &NetworkFilterConfig) -> Option<Arc<NetworkFilterConfig>> {
+    fn discovered(&self, filter: &NetworkFilterConfig) -> Option<Arc<Extension>> {
         let NetworkFilterConfig::Discovered(filter) = filter else { return None };
-        let need = (self.surroundings.extension_need)(filter)?;
-        self.extensions.get(&need).map(Arc::clone)
+        self.extension(WantedFilter::Network(filter))
+    }
+
+    fn http_discovered(&self, manager: &HttpConnectionManager) -> Vec<Option<Arc<Extension>>> {
+        let is_discovered = |config: &HttpFilterConfig| matches!(config, HttpFilterConfig::Discovered(_));
+        if !manager.filters.iter().any(|filter| is_discovered(&filter.config)) {
+            return Vec::new();
+        }
+        let found = manager.filters.iter().map(|filter| match &filter.config {
+            HttpFilterConfig::Discovered(filter) => self.extension(WantedFilter::Http(filter)),
+            _ => None,
+        });
+        found.collect()
+    }
+
+    fn extension(&self, wanted: WantedFilter<'_>) -> Option<Arc<Extension>> {
+        let need = (self.surroundings.extension_need)(wanted)?;
+        self.extensions.get(&need).filter(|found| wanted.accepts(found)).map(Arc::clone)
+    }
+
+    /// The filters as they hold; `None` for one that is missing.
+    fn resolved<'f>(&'f self, discovered: &'f [Option<Arc<Extension>>]) -> Vec<Option<&'f NetworkFilterConfig>> {
+        let known = self.config.filters.iter().zip(discovered).map(|(filter, discovered)| {
+            let NetworkFilterConfig::Discovered(wanted) = &filter.config else { return Some(&filter.config) };
+            let discovered = discovered.as_ref().and_then(|discovered| discovered.network.as_ref());
+            discovered.or(wanted.default.as_ref())
+        });
+        known.collect()
     }
 
     /// The filters in order, and the last one as the chain's application. Without one of them the others must not let
     /// anything through.
     fn filters(&self, inputs: &ChainInputs) -> Result<(Arc<[NetworkFilter]>, Application), CompileError> {
-        let known = self.config.filters.iter().zip(&inputs.discovered).map(|(filter, discovered)| {
-            match (&filter.config, discovered.as_deref()) {
-                (NetworkFilterConfig::Discovered(filter), None) => filter.default.as_ref(),
-                (NetworkFilterConfig::Discovered(_), discovered) => discovered,
-                (config, _) => Some(config),
-            }
-        });
-        let mut known: Vec<Option<&NetworkFilterConfig>> = known.collect();
+        let mut known = self.resolved(&inputs.discovered);
         let Some(last) = known.pop().flatten() else { return Ok((Arc::default(), Application::Missing)) };
         match known.into_iter().map(|config| NetworkFilter::build(config?)).collect::<Option<Arc<[_]>>>() {
-            Some(filters) => Ok((filters, self.application(last)?)),
+            Some(filters) => Ok((filters, self.application(last, inputs)?)),
             None => Ok((Arc::default(), Application::Missing)),
         }
     }
 
-    fn application(&self, filter: &NetworkFilterConfig) -> Result<Application, CompileError> {
+    fn application(&self, filter: &NetworkFilterConfig, inputs: &ChainInputs) -> Result<Application, CompileError> {
         let place = format!("{}.filters: access_log", self.place);
         match filter {
             NetworkFilterConfig::TcpProxy(config) => {
@@ -276,7 +332,9 @@ impl Chain<'_> {
                     RouteSource::Rds { name, source: _ } => Routes::Discovered(Arc::clone(name)),
                 };
                 let access_logs = logs(&config.access_logs, &place, self.surroundings)?;
-                Ok(Application::Http(Arc::new(HttpNode { config: Arc::clone(config), routes, access_logs })))
+                let (config, listener) = (Arc::clone(config), Arc::clone(self.listener));
+                let discovered = inputs.http_discovered.clone();
+                Ok(Application::Http(Arc::new(HttpNode { config, routes, access_logs, listener, discovered })))
             }
             // A discovered filter that is discovered again would never end, and only terminal ones end a chain.
             NetworkFilterConfig::Discovered(_)
@@ -284,7 +342,9 @@ impl Chain<'_> {
             | NetworkFilterConfig::ConnectionLimit(_)
             | NetworkFilterConfig::LocalRateLimit(_)
             | NetworkFilterConfig::SniCluster
-            | NetworkFilterConfig::SetFilterState(_) => Ok(Application::Missing),
+            | NetworkFilterConfig::SetFilterState(_)
+            | NetworkFilterConfig::MetadataExchange(_)
+            | NetworkFilterConfig::IstioStats(_) => Ok(Application::Missing),
         }
     }
 }

@@ -109,7 +109,7 @@ impl GraphManager {
             if let Err(error) = self.compile_listener(listener, &Default::default(), &[]) {
                 problems.push(problem(explain(&error)));
             }
-            for reference in super::need::of_listener(listener, &|_, _| None) {
+            for reference in super::need::of_listener(listener, &|_| None) {
                 if let Err(error) = self.sources.need_of(&reference) {
                     problems.push(problem(explain(&error)));
                 }

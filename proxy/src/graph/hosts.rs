@@ -335,6 +335,8 @@ pub(super) mod tests {
             outlier_detection: None,
             close_connections_on_host_health_failure: false,
             health_check: None,
+            istio: Default::default(),
+            metadata_exchange: None,
         }
     }
 

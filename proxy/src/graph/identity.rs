@@ -33,7 +33,7 @@ fn first_discovery(bootstrap: &Bootstrap) -> Option<String> {
     if let Some(cluster) = bootstrap.clusters.iter().find(|cluster| !need::of_cluster(cluster).is_empty()) {
         return Some(format!("cluster {:?}", cluster.name));
     }
-    let discovers = |listener: &_| !need::of_listener(listener, &|_, _| None).is_empty();
+    let discovers = |listener: &_| !need::of_listener(listener, &|_| None).is_empty();
     let listener = bootstrap.listeners.iter().find(|listener| discovers(listener.as_ref()))?;
     Some(format!("listener {:?}", listener.name))
 }

@@ -27,7 +27,7 @@ use tokio::task::AbortHandle;
 use super::compile::{self, ClusterBuild, ClusterInputs, CompileError, Extensions, ListenerBuild, Surroundings};
 use super::first_checks::FirstChecks;
 use super::history::{History, Record, Refusal};
-use super::need::Need;
+use super::need::{Need, WantedFilter};
 use super::resources::Resources;
 use super::runtime_layers::RuntimeLayers;
 use super::sockets::BoundSockets;
@@ -192,9 +192,11 @@ impl GraphManager {
             // Shown only where there is something to count.
             lds: bootstrap.lds.as_ref().map(|_| registry.scope("listener_manager.lds.")).unwrap_or_default(),
             cds: bootstrap.cds.as_ref().map(|_| registry.scope("cluster_manager.cds.")).unwrap_or_default(),
-            control_plane: (streams || bootstrap.ads.is_some())
-                .then(|| registry.scope("control_plane."))
-                .unwrap_or_default(),
+            control_plane: if streams || bootstrap.ads.is_some() {
+                registry.scope("control_plane.")
+            } else {
+                Arc::default()
+            },
             runtime: registry.scope("runtime."),
             ..Stats::default()
         };
@@ -465,9 +467,7 @@ impl GraphManager {
     ) -> Result<ListenerBuild, CompileError> {
         let secrets = |name: &Arc<str>, source: Option<&ConfigSource>| self.secret(name, source);
         let open = |log: &Arc<_>| AccessLogger::open(log, &self.options.access_logs).map(Arc::new);
-        let need = |filter: &outrigger_config::listener::DiscoveredFilter| {
-            self.sources.need(ResourceKind::ExtensionConfig, &filter.name, &filter.source).ok()
-        };
+        let need = |wanted: WantedFilter<'_>| self.extension_need(wanted).ok();
         let surroundings = Surroundings { secrets: &secrets, open_log: &open, extension_need: &need };
         compile::listener(config, extensions, olds, &surroundings)
     }

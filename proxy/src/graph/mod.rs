@@ -43,7 +43,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use outrigger_config::bootstrap::RuntimeValues;
 use outrigger_config::cluster::Cluster;
-use outrigger_config::http::HttpConnectionManager;
+use outrigger_config::extension::Extension;
+use outrigger_config::http::{HttpConnectionManager, HttpFilter, HttpFilterConfig};
 use outrigger_config::listener::{FilterChain, Listener};
 use outrigger_config::route::Priority;
 use outrigger_config::tcp::TcpProxy;
@@ -132,6 +133,34 @@ pub struct HttpNode {
     pub routes: Routes,
     /// For each request.
     pub access_logs: Vec<Arc<AccessLogger>>,
+    /// The listener that it is part of.
+    pub listener: Arc<str>,
+    /// What was discovered in the place of each filter; empty if none of them is discovered.
+    pub discovered: Vec<Option<Arc<Extension>>>,
+}
+
+impl HttpNode {
+    /// The filters in order. One that is missing stays [`HttpFilterConfig::Discovered`].
+    pub fn filters(&self) -> impl Iterator<Item = (&HttpFilter, &HttpFilterConfig)> {
+        self.config.filters.iter().enumerate().map(|(position, filter)| {
+            let HttpFilterConfig::Discovered(wanted) = &filter.config else { return (filter, &filter.config) };
+            let found = self.discovered.get(position).and_then(Option::as_deref);
+            let found = found.and_then(|found| found.http.as_ref()).or(wanted.default.as_ref());
+            (filter, found.unwrap_or(&filter.config))
+        })
+    }
+
+    /// The like one in `graph`, whose discovered filters may be others. `None` if it is gone, or discovers nothing.
+    pub fn current<'g>(&self, graph: &'g Graph) -> Option<&'g Arc<HttpNode>> {
+        if self.discovered.is_empty() {
+            return None;
+        }
+        let mut chains = graph.listeners.get(&self.listener)?.chains.iter();
+        chains.find_map(|chain| match &chain.application {
+            Application::Http(node) if Arc::ptr_eq(&node.config, &self.config) => Some(node),
+            _ => None,
+        })
+    }
 }
 
 /// Where the routes of a connection manager are.

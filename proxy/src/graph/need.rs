@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use outrigger_config::address::EndpointAddress;
 use outrigger_config::cluster::{Assignment, Cluster, Discovery, UpstreamTransport};
-use outrigger_config::http::RouteSource;
+use outrigger_config::extension::{DiscoveredFilter, Extension};
+use outrigger_config::http::{HttpFilterConfig, RouteSource};
 use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig};
 use outrigger_config::route::{ClusterChoice, MirrorCluster, MirrorPolicy, RouteAction, RouteConfiguration};
 use outrigger_config::source::ConfigSource;
@@ -108,53 +109,112 @@ fn named_hosts(assignment: &Assignment) -> BTreeSet<Arc<str>> {
     hosts.collect()
 }
 
-/// Discovered resources that a listener refers to. `discovered` gives what is known of discovered filters, which refer
-/// to further resources.
-pub fn of_listener<'a>(
-    listener: &'a Listener,
-    discovered: &dyn Fn(&Arc<str>, &ConfigSource) -> Option<&'a NetworkFilterConfig>,
-) -> Vec<Reference<'a>> {
+/// A filter that a listener discovers.
+#[derive(Clone, Copy, Debug)]
+pub enum WantedFilter<'a> {
+    /// Of a filter chain.
+    Network(&'a DiscoveredFilter<NetworkFilterConfig>),
+    /// Of a connection manager.
+    Http(&'a DiscoveredFilter<HttpFilterConfig>),
+}
+
+impl<'a> WantedFilter<'a> {
+    fn reference(self) -> Reference<'a> {
+        let kind = ResourceKind::ExtensionConfig;
+        let (name, source, wait) = match self {
+            Self::Network(filter) => (&filter.name, &filter.source, filter.waits()),
+            Self::Http(filter) => (&filter.name, &filter.source, filter.waits()),
+        };
+        Reference { kind, name, source, wait }
+    }
+
+    /// The name of the resource.
+    pub fn name(self) -> &'a Arc<str> {
+        self.reference().name
+    }
+
+    /// Where it comes from.
+    pub fn source(self) -> &'a ConfigSource {
+        self.reference().source
+    }
+
+    /// Type URLs that are accepted.
+    pub fn type_urls(self) -> &'a [String] {
+        match self {
+            Self::Network(filter) => &filter.type_urls,
+            Self::Http(filter) => &filter.type_urls,
+        }
+    }
+
+    /// Whether what came may take the place.
+    pub fn accepts(self, found: &Extension) -> bool {
+        match self {
+            Self::Network(filter) => found.network.is_some() && filter.accepts(&found.type_name),
+            Self::Http(filter) => found.http.is_some() && filter.accepts(&found.type_name),
+        }
+    }
+
+    /// Where the stats of its subscription stand.
+    pub fn stat_scope(self) -> &'static str {
+        match self {
+            Self::Network(_) => "extension_config_discovery.network_filter",
+            Self::Http(_) => "extension_config_discovery.http_filter",
+        }
+    }
+}
+
+/// What is known of a discovered filter.
+pub type FindExtension<'f, 'a> = dyn Fn(WantedFilter<'a>) -> Option<&'a Extension> + 'f;
+
+/// Discovered resources that a listener refers to. `find` gives what is known of discovered filters, which refer to
+/// further resources.
+pub fn of_listener<'a>(listener: &'a Listener, find: &FindExtension<'_, 'a>) -> Vec<Reference<'a>> {
     let mut references = Vec::new();
     for chain in chains(listener) {
         if let DownstreamTransport::Tls(tls) = &chain.transport {
             secrets(&tls.common, &mut references);
         }
-        for filter in &chain.filters {
-            of_filter(&filter.config, discovered, &mut references);
+    }
+    for filter in network_filters(listener, find) {
+        if let NetworkFilterConfig::Http(manager) = filter
+            && let RouteSource::Rds { name, source } = &manager.routes
+        {
+            references.push(Reference { kind: ResourceKind::RouteConfiguration, name, source, wait: true });
         }
     }
+    references.extend(discovered_filters(listener, find).into_iter().map(WantedFilter::reference));
     references
 }
 
-fn of_filter<'a>(
-    filter: &'a NetworkFilterConfig,
-    discovered: &dyn Fn(&Arc<str>, &ConfigSource) -> Option<&'a NetworkFilterConfig>,
-    references: &mut Vec<Reference<'a>>,
-) {
-    match filter {
-        NetworkFilterConfig::TcpProxy(_)
-        | NetworkFilterConfig::Rbac(_)
-        | NetworkFilterConfig::ConnectionLimit(_)
-        | NetworkFilterConfig::LocalRateLimit(_)
-        | NetworkFilterConfig::SniCluster
-        | NetworkFilterConfig::SetFilterState(_) => {}
-        NetworkFilterConfig::Http(manager) => match &manager.routes {
-            RouteSource::Inline(_) => {}
-            RouteSource::Rds { name, source } => {
-                references.push(Reference { kind: ResourceKind::RouteConfiguration, name, source, wait: true });
+/// Filters that a listener discovers, those in discovered connection managers among them.
+pub fn discovered_filters<'a>(listener: &'a Listener, find: &FindExtension<'_, 'a>) -> Vec<WantedFilter<'a>> {
+    let mut wanted = Vec::new();
+    for filter in network_filters(listener, find) {
+        match filter {
+            NetworkFilterConfig::Discovered(filter) => wanted.push(WantedFilter::Network(filter)),
+            NetworkFilterConfig::Http(manager) => {
+                wanted.extend(manager.filters.iter().filter_map(|filter| match &filter.config {
+                    HttpFilterConfig::Discovered(filter) => Some(WantedFilter::Http(filter)),
+                    _ => None,
+                }));
             }
-        },
-        NetworkFilterConfig::Discovered(filter) => {
-            let wait = !(filter.default.is_some() && filter.apply_default_without_warming);
-            let kind = ResourceKind::ExtensionConfig;
-            references.push(Reference { kind, name: &filter.name, source: &filter.source, wait });
-            if let Some(config) = discovered(&filter.name, &filter.source).or(filter.default.as_ref())
-                && !matches!(config, NetworkFilterConfig::Discovered(_))
-            {
-                of_filter(config, discovered, references);
-            }
+            _ => {}
         }
     }
+    wanted
+}
+
+/// All network filters of a listener, each discovered one followed by what holds in its place.
+fn network_filters<'a>(listener: &'a Listener, find: &FindExtension<'_, 'a>) -> Vec<&'a NetworkFilterConfig> {
+    let mut filters = Vec::new();
+    for filter in chains(listener).flat_map(|chain| &chain.filters) {
+        filters.push(&filter.config);
+        if let NetworkFilterConfig::Discovered(filter) = &filter.config {
+            let found = find(WantedFilter::Network(filter)).and_then(|found| found.network.as_ref());
+            filters.extend(found.or(filter.default.as_ref()));
+        }
+    }
+    filters
 }
 
 fn secrets<'a>(tls: &'a CommonTls, references: &mut Vec<Reference<'a>>) {
@@ -199,7 +259,9 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
         | NetworkFilterConfig::ConnectionLimit(_)
         | NetworkFilterConfig::LocalRateLimit(_)
         | NetworkFilterConfig::SniCluster
-        | NetworkFilterConfig::SetFilterState(_) => {}
+        | NetworkFilterConfig::SetFilterState(_)
+        | NetworkFilterConfig::MetadataExchange(_)
+        | NetworkFilterConfig::IstioStats(_) => {}
         NetworkFilterConfig::Discovered(filter) => {
             if let Some(default) = &filter.default {
                 clusters_of_filter(default, names);

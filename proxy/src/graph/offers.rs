@@ -10,14 +10,13 @@ use outrigger_config::cluster::{Cluster, Discovery};
 use outrigger_config::http::RouteSource;
 use outrigger_config::listener::{Listener, NetworkFilterConfig};
 use outrigger_config::route::RouteConfiguration;
-use outrigger_config::source::ConfigSource;
 use outrigger_xds::ResourceKind;
 
 use super::balance_stats::BalanceStats;
 use super::breaker_stats::Remaining;
 use super::compile::{self, Extensions, ListenerBuild};
 use super::manager::{ClusterRevision, GraphManager, ListenerRevision, Running, Spec};
-use super::need::{self, Need, Reference, Requirement};
+use super::need::{self, Need, Reference, Requirement, WantedFilter};
 use super::sockets::{self, BoundSockets};
 use super::stats::SubscriptionStats;
 use crate::stats::names;
@@ -116,14 +115,11 @@ impl GraphManager {
         self.check_addresses(&config)?;
         let extensions = self.extensions_of(&config)?;
         let (requirements, specs) = {
-            let discovered = |name: &Arc<str>, source: &ConfigSource| {
-                let need = self.sources.need(ResourceKind::ExtensionConfig, name, source).ok()?;
-                extensions.get(&need).map(Arc::as_ref)
-            };
-            self.requirements(&need::of_listener(&config, &discovered))?
+            let find = |wanted: WantedFilter<'_>| extensions.get(&self.extension_need(wanted).ok()?).map(Arc::as_ref);
+            self.requirements(&need::of_listener(&config, &find))?
         };
         let mut clusters = need::clusters_of_listener(&config);
-        for filter in extensions.values() {
+        for filter in extensions.values().filter_map(|extension| extension.network.as_ref()) {
             need::clusters_of_filter(filter, &mut clusters);
         }
         self.check_inline_routes(&config)?;
@@ -134,6 +130,7 @@ impl GraphManager {
         };
         self.take_specs(specs);
         self.count_routes(&config, &extensions);
+        self.count_extensions(&config);
         match self.warming.listener(&name) {
             Some(_) => self.stats.listeners.listener_modified.increment(),
             None => self.stats.listeners.listener_added.increment(),
@@ -247,13 +244,11 @@ impl GraphManager {
     /// What has been discovered of the filters of a listener.
     fn extensions_of(&self, config: &Listener) -> Result<Extensions, String> {
         let mut extensions = HashMap::new();
-        for filter in need::chains(config).flat_map(|chain| &chain.filters) {
-            if let NetworkFilterConfig::Discovered(filter) = &filter.config {
-                let need = self.sources.need(ResourceKind::ExtensionConfig, &filter.name, &filter.source);
-                let need = need.map_err(|error| explain(&error))?;
-                if let Some(found) = self.resources.extensions.get(&need) {
-                    extensions.insert(need, Arc::clone(found));
-                }
+        let find = |wanted: WantedFilter<'_>| self.extension(wanted);
+        for wanted in need::discovered_filters(config, &find) {
+            let need = self.extension_need(wanted).map_err(|error| explain(&error))?;
+            if let Some(found) = self.resources.extensions.get(&need) {
+                extensions.insert(need, Arc::clone(found));
             }
         }
         Ok(extensions)
@@ -287,21 +282,31 @@ impl GraphManager {
         }
     }
 
-    /// Makes the stats of secrets and extensions; those of routes are made for each connection manager.
+    /// Makes the stats of secrets; those of routes and filters are made for each user.
     fn count_subscription(&mut self, need: &Need) {
-        let Need::Resource { kind, name, .. } = need else { return };
-        let prefix = match kind {
-            ResourceKind::Secret => names::prefix("sds", name),
-            ResourceKind::ExtensionConfig => names::prefix("extension_config_discovery.network_filter", name),
-            _ => return,
-        };
-        self.count_under(need, &prefix);
+        if let Need::Resource { kind: ResourceKind::Secret, name, .. } = need {
+            self.count_under(need, &names::prefix("sds", name));
+        }
+    }
+
+    fn count_extensions(&mut self, config: &Listener) {
+        let find = |wanted: WantedFilter<'_>| self.extension(wanted);
+        let wanted = need::discovered_filters(config, &find).into_iter();
+        let found: Vec<(Need, String)> = wanted
+            .filter_map(|wanted| {
+                let prefix = names::prefix(wanted.stat_scope(), wanted.name());
+                Some((self.extension_need(wanted).ok()?, prefix))
+            })
+            .collect();
+        for (need, prefix) in found {
+            self.count_under(&need, &prefix);
+        }
     }
 
     fn count_routes(&mut self, config: &Listener, extensions: &Extensions) {
         let filters = need::chains(config).flat_map(|chain| &chain.filters).map(|filter| &filter.config);
         let mut found: Vec<(Need, String)> = Vec::new();
-        for filter in filters.chain(extensions.values().map(Arc::as_ref)) {
+        for filter in filters.chain(extensions.values().filter_map(|extension| extension.network.as_ref())) {
             if let NetworkFilterConfig::Http(manager) = filter
                 && let RouteSource::Rds { name, source } = &manager.routes
                 && let Ok(need) = self.sources.need(ResourceKind::RouteConfiguration, name, source)

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use outrigger_config::cluster::Assignment;
-use outrigger_config::listener::NetworkFilterConfig;
+use outrigger_config::extension::Extension;
 use outrigger_config::tls::{Secret, SecretKind, TlsCertificate, Validation};
 
 use super::need::Need;
@@ -21,7 +21,7 @@ pub struct Resources {
     /// Discovered secrets.
     pub secrets: HashMap<Need, Arc<Secret>>,
     /// Discovered filters.
-    pub extensions: HashMap<Need, Arc<NetworkFilterConfig>>,
+    pub extensions: HashMap<Need, Arc<Extension>>,
     /// Addresses of host names.
     pub addresses: HashMap<Need, Arc<[IpAddr]>>,
     /// Secrets of the bootstrap by name.

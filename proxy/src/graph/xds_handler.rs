@@ -19,7 +19,8 @@ use outrigger_api::pb::google::protobuf::Any;
 use outrigger_config::Context;
 use outrigger_config::bootstrap::runtime_layer;
 use outrigger_config::cluster::{Assignment, Cluster};
-use outrigger_config::listener::{Listener, NetworkFilterConfig};
+use outrigger_config::extension::Extension;
+use outrigger_config::listener::Listener;
 use outrigger_config::route::RouteConfiguration;
 use outrigger_config::tls::Secret;
 use outrigger_xds::{Handler, Rejection, ResourceKind, ResourceUpdate, SourceKey, Update};
@@ -138,8 +139,8 @@ impl GraphManager {
             }
             ResourceKind::ExtensionConfig => {
                 let extension = decode::<TypedExtensionConfig>(any)?;
-                let (_, filter) = NetworkFilterConfig::parse_extension(context, extension).map_err(words)?;
-                self.take_extension(&need, filter)
+                let extension = Extension::parse(context, extension).map_err(words)?;
+                self.take_extension(&need, extension)
             }
             ResourceKind::Runtime => {
                 let (_, values) = runtime_layer(context, decode::<Runtime>(any)?).map_err(words)?;

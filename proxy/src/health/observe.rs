@@ -85,7 +85,7 @@ pub fn timed_out(process: &Process, host: &WorkerHost) {
 
 fn watched(host: &WorkerHost) -> Option<(&Limits, &HostMonitor)> {
     let state = host.node.outlier.as_ref()?;
-    Some((&state.limits, &host.host.shared.monitor))
+    Some((&state.limits, host.host.shared.monitor()))
 }
 
 fn report(process: &Process, host: &WorkerHost, findings: Findings) {

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use outrigger_config::cluster::{Cluster, OutlierDetection};
-use outrigger_policy::outlier::{Averages, Detector, Event, EventKind, Limits, Origin, Outlier, Windows, with_runtime};
+use outrigger_policy::outlier::{
+    Averages, Detector, Event, EventKind, HostMonitor, Limits, Origin, Outlier, Windows, with_runtime,
+};
 
 use super::event_file::EventFile;
 use super::flags::HealthFlag;
@@ -108,7 +110,7 @@ impl Outliers {
             changed = self.forget(name) && forgive(&node.hosts);
             let prefix = format!("{}outlier_detection.", names::prefix("cluster", &node.config.stat_name));
             let watched = Watched {
-                configured: configured.clone(),
+                configured: (**configured).clone(),
                 state: Arc::clone(state),
                 detector: Detector::new(effective(configured, runtime)),
                 hosts: Arc::default(),
@@ -192,7 +194,7 @@ impl Outliers {
             _ => {
                 let event = watched.detector.found(key(host), outlier, now, &mut random);
                 if event.is_some() {
-                    host.monitor.found(outlier);
+                    host.monitor().found(outlier);
                 }
                 event
             }
@@ -226,7 +228,7 @@ impl Watched {
     fn sweep(&mut self, now: Instant, random: &Random) -> Vec<Event<usize>> {
         let mut observed: Vec<(usize, Windows)> = Vec::new();
         if self.detector.measures() {
-            let windows = |host: &Arc<Host>| (key(&host.shared), host.shared.monitor.take());
+            let windows = |host: &Arc<Host>| (key(&host.shared), take(&host.shared));
             observed.extend(self.hosts.hosts.iter().map(windows));
         }
         let events = self.detector.sweep(now, &observed, &mut || random.next() >> 11);
@@ -258,7 +260,7 @@ impl Watched {
             changed |= match event.kind {
                 EventKind::Ejected { enforced, .. } => enforced && flags.set(HealthFlag::FailedOutlierCheck, true),
                 EventKind::Unejected => {
-                    host.shared.monitor.forgive();
+                    host.shared.monitor().forgive();
                     flags.set(HealthFlag::FailedOutlierCheck, false)
                 }
                 EventKind::Degraded => flags.set(HealthFlag::DegradedOutlierCheck, true),
@@ -276,11 +278,18 @@ impl Watched {
     }
 }
 
+/// The results of an endpoint since the last time.
+fn take(host: &HostShared) -> Windows {
+    host.monitor_if_used().map(HostMonitor::take).unwrap_or_default()
+}
+
 /// Takes away the marks of outlier detection. Whether there were any.
 fn forgive(hosts: &HostList) -> bool {
     let mut changed = false;
     for host in &hosts.hosts {
-        host.shared.monitor.forgive();
+        if let Some(monitor) = host.shared.monitor_if_used() {
+            monitor.forgive();
+        }
         for flag in [HealthFlag::FailedOutlierCheck, HealthFlag::DegradedOutlierCheck] {
             changed |= host.shared.flags.set(flag, false);
         }

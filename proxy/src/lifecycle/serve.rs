@@ -22,6 +22,7 @@ use crate::admin::{self, AdminContext, AdminError};
 use crate::bootstrap::{Loaded, System};
 use crate::cli::{BUILD_VERSION, Mode, Options};
 use crate::graph::{GraphManager, ManagerOptions};
+use crate::istio::Workload;
 use crate::logging::LogControl;
 use crate::process::Process;
 use crate::stats::export::ExportSettings;
@@ -194,6 +195,7 @@ fn process(bootstrap: &Bootstrap) -> Process {
     let mut process = Process::default();
     process.node_id.clone_from(&bootstrap.node.id);
     process.node_cluster.clone_from(&bootstrap.node.cluster);
+    process.workload = Workload::of(&bootstrap.node);
     process.max_downstream_connections = bootstrap.max_downstream_connections;
     process
 }

@@ -59,6 +59,7 @@ pub async fn serve(accepted: Accepted) {
             return Box::pin(network::refuse(worker, chain, io, info, registered, refusal)).await;
         }
     };
+    let io = network::begin(&worker, &chain.filters, &info, io);
     match &chain.application {
         Application::Http(node) => http::manager::serve(worker, Arc::clone(node), io, info, registered).await,
         Application::Tcp(node) => {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outrigger_config::http::filters::FilterStateEntry;
+use outrigger_config::istio::{MetadataExchange, StandardMetrics};
 use outrigger_config::listener::NetworkFilterConfig;
 use outrigger_config::network::{RuntimeFlag, SetFilterState};
 
@@ -25,8 +26,10 @@ pub use stats::NetworkStats;
 
 use crate::accesslog::{Facts, format};
 use crate::graph::RuntimeSnapshot;
+use crate::istio;
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
 use crate::worker::Worker;
+use crate::worker::socket::Io;
 
 /// A filter that is not terminal, with what it keeps for all of its connections.
 pub enum NetworkFilter {
@@ -40,6 +43,10 @@ pub enum NetworkFilter {
     SniCluster,
     /// Leaves objects for the filters after it.
     SetFilterState(Arc<SetFilterState>),
+    /// Says who we are before the first byte of the application.
+    MetadataExchange(Arc<MetadataExchange>),
+    /// Does nothing.
+    Idle,
 }
 
 impl NetworkFilter {
@@ -55,6 +62,11 @@ impl NetworkFilter {
             }
             NetworkFilterConfig::SniCluster => Some(Self::SniCluster),
             NetworkFilterConfig::SetFilterState(config) => Some(Self::SetFilterState(Arc::clone(config))),
+            NetworkFilterConfig::MetadataExchange(config) => Some(Self::MetadataExchange(Arc::clone(config))),
+            NetworkFilterConfig::IstioStats(StandardMetrics) => {
+                istio::warn_of_missing_metrics();
+                Some(Self::Idle)
+            }
             NetworkFilterConfig::TcpProxy(_) | NetworkFilterConfig::Http(_) | NetworkFilterConfig::Discovered(_) => {
                 None
             }
@@ -110,9 +122,19 @@ pub fn admit(worker: &Worker, filters: &[NetworkFilter], connection: &Connection
                 }
             }
             NetworkFilter::SetFilterState(settings) => set_filter_state(worker, connection, settings),
+            NetworkFilter::MetadataExchange(_) | NetworkFilter::Idle => {}
         }
     }
     Ok(admission)
+}
+
+/// The stream of an admitted connection, on which the filters of its chain may say something first.
+pub fn begin(worker: &Worker, filters: &[NetworkFilter], connection: &ConnectionInfo, io: Io) -> Io {
+    let alpn = connection.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
+    filters.iter().fold(io, |io, filter| match filter {
+        NetworkFilter::MetadataExchange(settings) => istio::introduce(worker, settings, alpn, io),
+        _ => io,
+    })
 }
 
 fn set_filter_state(worker: &Worker, connection: &ConnectionInfo, settings: &SetFilterState) {

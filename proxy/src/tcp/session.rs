@@ -157,7 +157,7 @@ impl Session {
             match connect(&counted, None, None).await {
                 Ok(connected) => {
                     observe::connected(&host);
-                    return Some((connected.io, ActiveSession::new(counted)));
+                    return Some((connected.begin(&self.worker, &counted), ActiveSession::new(counted)));
                 }
                 Err(error) => {
                     observe::not_connected(&self.worker.process, &host, &error);
@@ -228,14 +228,15 @@ impl Session {
                 self.restart_idle_time();
             }
             match end {
-                Poll::Ready(end) => Poll::Ready(Ok(end)),
-                Poll::Pending => match &mut failure {
-                    Some(failure) if failure.as_mut().poll(cx).is_ready() => {
-                        Poll::Ready(Err(Interrupt::EndpointFailed))
-                    }
-                    _ => self.poll_interrupted(cx).map(Err),
-                },
+                Poll::Ready(end) => return Poll::Ready(Ok(end)),
+                Poll::Pending => {}
             }
+            if let Some(failure) = &mut failure
+                && failure.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(Err(Interrupt::EndpointFailed));
+            }
+            self.poll_interrupted(cx).map(Err)
         })
         .await;
         relay.stop(&self.worker.buffers);

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{Cluster, UpstreamTransport};
+use outrigger_config::http::filters::AlpnOffer;
 use outrigger_config::listener::SocketState;
 use outrigger_config::route::Priority;
 use outrigger_policy::breaker::{Permit, Resource};
@@ -21,7 +22,9 @@ use super::clusters::{WorkerCluster, WorkerHost};
 use super::host::Host;
 use super::stats::{ClusterStats, EndedBy};
 use crate::graph::ClusterShared;
+use crate::istio;
 use crate::tls::HandshakeFailure;
+use crate::worker::Worker;
 use crate::worker::socket::{Io, Socket, SocketKind};
 
 /// Why there is no connection.
@@ -69,12 +72,28 @@ pub struct Counted {
     limit: Arc<ClusterShared>,
     priority: Priority,
     permit: Option<Permit>,
+    /// What its handshake offers in place of the cluster's own list.
+    alpn: Option<AlpnOffer>,
 }
 
 impl Counted {
     /// Whose connection it is.
     pub fn host(&self) -> &Rc<WorkerHost> {
         &self.host
+    }
+
+    /// Sets what its handshake offers in place of the cluster's own list.
+    pub fn set_alpn(&mut self, offer: Option<&AlpnOffer>) {
+        self.alpn = offer.cloned();
+    }
+
+    /// Whether it is a connection for those who want this offer.
+    pub fn has_alpn(&self, offer: Option<&AlpnOffer>) -> bool {
+        match (&self.alpn, offer) {
+            (None, None) => true,
+            (Some(own), Some(offer)) => Arc::ptr_eq(own, offer) || own == offer,
+            (None, Some(_)) | (Some(_), None) => false,
+        }
     }
 
     /// Whose connection it is.
@@ -110,7 +129,7 @@ impl Drop for Counted {
         // Whoever is told looks at once, maybe on another thread: the place has to be free by then.
         self.permit = None;
         self.limit.freed(self.priority).notify_one();
-        self.host.host.shared.freed.notify_one();
+        self.host.host.shared.freed().notify_one();
         if self.host.connections.get() == 0 {
             // Now this worker may have one beyond the limit.
             self.host.released.notify_one();
@@ -156,6 +175,7 @@ pub fn take_place(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>, priority: 
         limit: Arc::clone(&cluster.node().shared),
         priority,
         permit: Some(permit),
+        alpn: None,
     })
 }
 
@@ -165,6 +185,16 @@ pub struct Connected {
     pub io: Io,
     /// ALPN, if TLS negotiated one.
     pub alpn: Option<Vec<u8>>,
+}
+
+impl Connected {
+    /// The stream, on which the cluster's filters may say something first.
+    pub fn begin(self, worker: &Worker, counted: &Counted) -> Io {
+        match &counted.host().node.config.metadata_exchange {
+            Some(settings) => istio::introduce(worker, settings, self.alpn.as_deref(), self.io),
+            None => self.io,
+        }
+    }
 }
 
 /// Connects to the endpoint of `counted`, within the cluster's `connect_timeout`.

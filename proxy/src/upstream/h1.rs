@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use outrigger_config::cluster::UpstreamHttp;
+use outrigger_config::http::filters::AlpnOffer;
 
 use super::connect::Counted;
 use super::stats::EndedBy;
@@ -47,6 +48,11 @@ impl Connection {
             in_use: Cell::new(false),
             accounted: Cell::new((0, 0)),
         }
+    }
+
+    /// Whether its handshake made this offer.
+    pub fn has_alpn(&self, offer: Option<&AlpnOffer>) -> bool {
+        self.counted.has_alpn(offer)
     }
 
     /// Whether another request may be sent on it, as far as is known without asking the system.

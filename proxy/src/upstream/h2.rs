@@ -6,24 +6,29 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use h2::PingPong;
 use h2::client::{ResponseFuture, SendRequest};
 use outrigger_config::cluster::UpstreamHttp;
+use outrigger_config::http::Http2Keepalive;
+use outrigger_config::http::filters::AlpnOffer;
 
 use super::connect::{ConnectError, Connected, Counted};
 use super::stats::EndedBy;
 use crate::http::h2::body::{ReceiveBody, SendBody, reset_by_peer, stream_error};
+use crate::http::h2::cork::{self, Cork, Corked};
 use crate::http::h2::stats::Http2Stats;
-use crate::http::h2::{convert, cork};
+use crate::http::h2::{convert, keepalive};
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{Chunk, StreamError};
 use crate::worker::Worker;
+use crate::worker::socket::Io;
 
 /// A connection that carries many requests.
 pub struct Connection {
@@ -75,48 +80,14 @@ impl Connection {
             local,
         });
         let pings = settings.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
-        let weak = Rc::downgrade(&connection);
-        let stats = std::sync::Arc::clone(&counted.cluster().stats);
-        tokio::task::spawn_local(async move {
-            // Everything that streams have written leaves together when the connection has nothing more to do.
-            let driven = poll_fn(|cx| {
-                let ended = Pin::new(&mut driver).poll(cx);
-                let sent = cork.poll_send(cx);
-                let (received, written) = cork.take_totals();
-                stats.upstream_cx_rx_bytes_total.add(received);
-                stats.upstream_cx_tx_bytes_total.add(written);
-                match sent {
-                    Poll::Ready(Err(_)) => Poll::Ready(Ok(())),
-                    _ => ended,
-                }
-            });
-            let ended = match pings {
-                Some((keepalive, pings)) => tokio::select! {
-                    ended = driven => ended,
-                    () = crate::http::h2::keepalive::watch(pings, keepalive) => {
-                        codec.keepalive_timeout.increment();
-                        Ok(())
-                    }
-                },
-                None => driven.await,
-            };
-            if let Err(error) = ended
-                && error.is_library()
-            {
-                counted.cluster().stats.upstream_cx_protocol_error.increment();
-                codec.rx_messaging_error.increment();
-            }
-            let by = if cork.is_lost() { EndedBy::Upstream } else { EndedBy::Us };
-            let connection = weak.upgrade();
-            counted.set_end(by, connection.as_ref().is_some_and(|connection| connection.active.get() > 0));
-            if let Some(connection) = connection {
-                connection.closed.set(true);
-                // The counts end with the last who holds it, and the socket should not outlive them by long.
-                let mut pooled = counted.host().multiplexed.borrow_mut();
-                pooled.retain(|other| !Rc::ptr_eq(other, &connection));
-            }
-        });
+        let task = Task { driver, cork, pings, counted, codec, connection: Rc::downgrade(&connection) };
+        tokio::task::spawn_local(task.run());
         Ok(connection)
+    }
+
+    /// Whether its handshake made this offer.
+    pub fn has_alpn(&self, offer: Option<&AlpnOffer>) -> bool {
+        self.counted.has_alpn(offer)
     }
 
     /// Whether another request may be sent on it now.
@@ -154,6 +125,63 @@ impl Connection {
             self.counted.cluster().stats.upstream_cx_idle_timeout.increment();
         }
         !expired && (!idle || self.has_room())
+    }
+}
+
+/// What drives a connection.
+struct Task {
+    driver: h2::client::Connection<Corked<Io>, Bytes>,
+    cork: Cork<Io>,
+    pings: Option<(Http2Keepalive, PingPong)>,
+    counted: Rc<Counted>,
+    codec: Arc<Http2Stats>,
+    connection: Weak<Connection>,
+}
+
+impl Task {
+    async fn run(self) {
+        let Self { mut driver, cork, pings, counted, codec, connection } = self;
+        let stats = &counted.cluster().stats;
+        // Everything that streams have written leaves together when the connection has nothing more to do.
+        let driven = poll_fn(|cx| {
+            let ended = Pin::new(&mut driver).poll(cx);
+            let sent = cork.poll_send(cx);
+            let (received, written) = cork.take_totals();
+            stats.upstream_cx_rx_bytes_total.add(received);
+            stats.upstream_cx_tx_bytes_total.add(written);
+            match sent {
+                Poll::Ready(Err(_)) => Poll::Ready(Ok(())),
+                _ => ended,
+            }
+        });
+        let mut silent = false;
+        let ended = match pings {
+            Some((keepalive, pings)) => tokio::select! {
+                ended = driven => ended,
+                () = keepalive::watch(pings, keepalive) => {
+                    codec.keepalive_timeout.increment();
+                    silent = true;
+                    Ok(())
+                }
+            },
+            None => driven.await,
+        };
+        if let Err(error) = ended
+            && error.is_library()
+        {
+            stats.upstream_cx_protocol_error.increment();
+            codec.rx_messaging_error.increment();
+        }
+        let by = if cork.is_lost() { EndedBy::Upstream } else { EndedBy::Us };
+        let connection = connection.upgrade();
+        // What ends by itself has no streams any more, whether or not they have noticed.
+        let cut = by == EndedBy::Upstream || silent;
+        counted.set_end(by, cut && connection.as_ref().is_some_and(|connection| connection.active.get() > 0));
+        if let Some(connection) = connection {
+            connection.closed.set(true);
+            // The counts end with the last who holds it, and the socket should not outlive them by long.
+            counted.host().multiplexed.borrow_mut().retain(|other| !Rc::ptr_eq(other, &connection));
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns its identity and the counters that outlive graph swaps. Never connects, and never chooses.
 
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{EndpointCheck, HealthStatus, LbMetadata, Locality};
@@ -46,20 +46,43 @@ pub struct Host {
 pub struct HostShared {
     /// Open connections over all workers, for the per-host limit. Written by all workers when they connect.
     pub connections: AtomicU32,
-    /// Tells one of those who wait for the per-host limit, on whatever worker, that a connection has ended.
-    pub freed: Notify,
     /// What checks and outlier detection have found. Written by the control thread.
     pub flags: HealthFlags,
-    /// Results that outlier detection looks at. Written by all workers.
-    pub monitor: HostMonitor,
+    used: OnceLock<Box<UsedHost>>,
+}
+
+/// What only endpoints need that are used, which most endpoints of a large mesh never are.
+#[derive(Debug, Default)]
+struct UsedHost {
+    freed: Notify,
+    monitor: HostMonitor,
     instances: Mutex<Vec<Weak<HostStats>>>,
 }
 
 impl HostShared {
+    fn used(&self) -> &UsedHost {
+        self.used.get_or_init(Box::default)
+    }
+
+    /// Tells one of those who wait for the per-host limit, on whatever worker, that a connection has ended.
+    pub fn freed(&self) -> &Notify {
+        &self.used().freed
+    }
+
+    /// Results that outlier detection looks at. Written by all workers.
+    pub fn monitor(&self) -> &HostMonitor {
+        &self.used().monitor
+    }
+
+    /// As [`Self::monitor`], unless there cannot be any results.
+    pub fn monitor_if_used(&self) -> Option<&HostMonitor> {
+        self.used.get().map(|used| &used.monitor)
+    }
+
     /// A worker's own counters for this endpoint, made on its first use of it.
     pub fn stats(&self) -> Arc<HostStats> {
         let stats = Arc::new(HostStats::default());
-        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut instances = self.used().instances.lock().unwrap_or_else(PoisonError::into_inner);
         instances.retain(|instance| instance.strong_count() > 0);
         instances.push(Arc::downgrade(&stats));
         stats
@@ -84,9 +107,9 @@ impl HostShared {
             });
         };
         add(&HostStats::default());
-        let instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        for stats in instances.iter().filter_map(Weak::upgrade) {
-            add(&stats);
+        if let Some(used) = self.used.get() {
+            let instances = used.instances.lock().unwrap_or_else(PoisonError::into_inner);
+            instances.iter().filter_map(Weak::upgrade).for_each(|stats| add(&stats));
         }
         totals
     }

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::cluster::UpstreamProtocol;
+use outrigger_config::cluster::{UpstreamProtocol, UpstreamTransport};
+use outrigger_config::http::filters::AlpnOffer;
 use outrigger_config::route::Priority;
 use outrigger_policy::breaker::Resource;
 use tokio::sync::Notify;
@@ -41,11 +42,18 @@ pub struct Wanted<'a> {
     pub host: &'a str,
     /// The connection will be upgraded, so it must be HTTP/1.
     pub upgrade: bool,
+    /// What its TLS connection must have offered, instead of the cluster's own list.
+    pub alpn: Option<&'a AlpnOffer>,
 }
 
 /// A stream on a connection that is there already: what most requests get, without waiting.
 pub fn ready(host: &Rc<WorkerHost>, wanted: Wanted<'_>) -> Option<UpstreamStream> {
-    ready_stream(host, protocol(host, wanted))
+    ready_stream(host, protocol(host, wanted), offer(host, wanted))
+}
+
+/// What tells connections of an endpoint apart; nothing where there is no handshake.
+fn offer<'a>(host: &WorkerHost, wanted: Wanted<'a>) -> Option<&'a AlpnOffer> {
+    wanted.alpn.filter(|_| host.node.tls.get(host.host.transport).is_some())
 }
 
 fn protocol(host: &WorkerHost, wanted: Wanted<'_>) -> UpstreamProtocol {
@@ -67,7 +75,7 @@ pub async fn acquire(
     host: &Rc<WorkerHost>,
     wanted: Wanted<'_>,
 ) -> Result<UpstreamStream, PoolError> {
-    let protocol = protocol(host, wanted);
+    let (protocol, offer) = (protocol(host, wanted), offer(host, wanted));
     let (breaker, thresholds) = cluster.limits(wanted.priority);
     let Some(_pending) = breaker.try_acquire_within(Resource::PendingRequest, &thresholds) else {
         cluster.stats.upstream_rq_pending_overflow.increment();
@@ -79,7 +87,7 @@ pub async fn acquire(
     let shared = Arc::clone(&cluster.node().shared);
     let mut told = Told(None);
     loop {
-        if let Some(stream) = ready_stream(host, protocol) {
+        if let Some(stream) = ready_stream(host, protocol, offer) {
             return Ok(stream);
         }
         if protocol != UpstreamProtocol::Http1 && host.connecting.get() {
@@ -93,8 +101,9 @@ pub async fn acquire(
             continue;
         }
         match connect::take_place(cluster, host, wanted.priority) {
-            Ok(counted) => {
+            Ok(mut counted) => {
                 told.0 = None;
+                counted.set_alpn(offer);
                 let opened = open(worker, host, counted, protocol, wanted).await;
                 if let Err(error) = &opened
                     && protocol != UpstreamProtocol::Http1
@@ -105,10 +114,12 @@ pub async fn acquire(
                 }
                 return opened;
             }
+            // Connections that cannot serve this request make room for one that can.
+            Err(_) if close_unfit(host, offer) => {}
             Err(full) => {
                 let freed = match full {
                     Full::Cluster => shared.freed(wanted.priority),
-                    Full::Host => &host.host.shared.freed,
+                    Full::Host => host.host.shared.freed(),
                 };
                 // Told of a place that somebody else was quicker to take, there is nothing to pass on.
                 told.0 = told.0.filter(|before| !std::ptr::eq(*before, freed));
@@ -183,17 +194,38 @@ impl Drop for Connecting {
     }
 }
 
-fn ready_stream(host: &Rc<WorkerHost>, protocol: UpstreamProtocol) -> Option<UpstreamStream> {
+/// Closes an idle connection with another offer, if there is one.
+fn close_unfit(host: &WorkerHost, offer: Option<&AlpnOffer>) -> bool {
+    let mut idle = host.idle.borrow_mut();
+    let unfit = idle.iter().position(|connection| !connection.has_alpn(offer)).map(|position| idle.remove(position));
+    drop(idle);
+    unfit.is_some()
+}
+
+/// The idle connection that was used last, of those with this offer.
+fn take_idle(host: &WorkerHost, offer: Option<&AlpnOffer>) -> Option<h1::Connection> {
+    let mut idle = host.idle.borrow_mut();
+    let position = idle.iter().rposition(|connection| connection.has_alpn(offer))?;
+    Some(idle.remove(position))
+}
+
+fn ready_stream(
+    host: &Rc<WorkerHost>,
+    protocol: UpstreamProtocol,
+    offer: Option<&AlpnOffer>,
+) -> Option<UpstreamStream> {
     let options = &host.node.config.http;
     if protocol != UpstreamProtocol::Http1 {
         let connections = host.multiplexed.borrow();
-        if let Some(connection) = connections.iter().find(|connection| connection.has_room()) {
+        if let Some(connection) =
+            connections.iter().find(|connection| connection.has_alpn(offer) && connection.has_room())
+        {
             return Some(UpstreamStream::H2(Box::new(h2::Stream::new(connection))));
         }
     }
     if protocol != UpstreamProtocol::Http2 {
         loop {
-            let connection = host.idle.borrow_mut().pop()?;
+            let connection = take_idle(host, offer)?;
             if connection.is_usable() {
                 return Some(UpstreamStream::H1(Box::new(h1::Stream::new(connection, options))));
             }
@@ -212,8 +244,8 @@ async fn open(
     let node = Arc::clone(&host.node);
     let _connecting = (protocol != UpstreamProtocol::Http1).then(|| Connecting::new(host));
     // Envoy offers what the pool speaks unless the context names its own list.
-    let alpn: Option<Vec<Vec<u8>>> = match &node.config.transport {
-        outrigger_config::cluster::UpstreamTransport::Tls(tls) if tls.common.alpn.is_empty() => Some(match protocol {
+    let own: Option<Vec<Vec<u8>>> = match node.config.transports().nth(host.host.transport) {
+        Some(UpstreamTransport::Tls(tls)) if tls.common.alpn.is_empty() => Some(match protocol {
             UpstreamProtocol::Http2 => vec![b"h2".to_vec()],
             UpstreamProtocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             UpstreamProtocol::Http1 | UpstreamProtocol::UseDownstream => Vec::new(),
@@ -221,7 +253,8 @@ async fn open(
         _ => None,
     };
     let sni = node.config.http.auto_sni.then_some(wanted.host).filter(|host| !host.is_empty());
-    let connected = connect::connect(&counted, alpn.as_deref(), sni).await?;
+    let alpn = offer(host, wanted).map(|offer| &**offer).or(own.as_deref());
+    let connected = connect::connect(&counted, alpn, sni).await?;
     let http2 = match protocol {
         UpstreamProtocol::Http2 => true,
         UpstreamProtocol::Auto => connected.alpn.as_deref() == Some(b"h2"),
@@ -237,7 +270,7 @@ async fn open(
         }
         return Ok(UpstreamStream::H2(Box::new(stream)));
     }
-    let link = Link::new(Rc::clone(worker), connected.io);
+    let link = Link::new(Rc::clone(worker), connected.begin(worker, &counted));
     let connection = h1::Connection::new(link, counted);
     Ok(UpstreamStream::H1(Box::new(h1::Stream::new(connection, &node.config.http))))
 }

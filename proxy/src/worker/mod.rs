@@ -73,6 +73,12 @@ impl Deref for GraphView {
     }
 }
 
+/// The type and the prefix of a scope.
+type ScopeKey = (TypeId, Box<str>);
+
+/// The filters of a connection manager that may be gone.
+type KnownFilters = (Weak<HttpNode>, Rc<Filters>);
+
 /// What the tasks of one worker share.
 pub struct Worker {
     /// 0 to the number of workers.
@@ -101,9 +107,9 @@ pub struct Worker {
     http2_stats: OnceCell<Arc<Http2Stats>>,
     tcp_stats: RefCell<HashMap<Arc<str>, Arc<TcpStats>>>,
     /// Other scopes, by their type and prefix; kept, since counters must not start again with each change of a filter.
-    scopes: RefCell<HashMap<(TypeId, Box<str>), Arc<dyn Any + Send + Sync>>>,
+    scopes: RefCell<HashMap<ScopeKey, Arc<dyn Any + Send + Sync>>>,
     /// By the address of the connection manager, which may not be reused while it is known here.
-    filters: RefCell<HashMap<*const HttpNode, (Weak<HttpNode>, Rc<Filters>)>>,
+    filters: RefCell<HashMap<*const HttpNode, KnownFilters>>,
 }
 
 impl Worker {

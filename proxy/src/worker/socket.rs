@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
+use crate::istio::Introduced;
+
 /// A connected socket.
 #[derive(Debug)]
 pub struct Socket {
@@ -139,6 +141,8 @@ pub enum Io {
     TlsServer(Box<server::TlsStream<Socket>>),
     /// We are the TLS client.
     TlsClient(Box<client::TlsStream<Socket>>),
+    /// Both sides say who they are first.
+    Introduced(Box<Introduced>),
 }
 
 impl Io {
@@ -148,6 +152,7 @@ impl Io {
             Io::Plain(socket) => socket,
             Io::TlsServer(tls) => tls.get_ref().0,
             Io::TlsClient(tls) => tls.get_ref().0,
+            Io::Introduced(introduced) => introduced.socket(),
         }
     }
 }
@@ -158,6 +163,7 @@ macro_rules! each {
             Io::Plain($io) => $call,
             Io::TlsServer($io) => $call,
             Io::TlsClient($io) => $call,
+            Io::Introduced($io) => $call,
         }
     };
 }

@@ -292,7 +292,10 @@ mod tests {
     fn an_http_check_asks_for_a_path_and_expects_200() {
         let Probe::Http(probe) = read("http_health_check: {path: /ok}").unwrap() else { panic!() };
         assert_eq!((probe.method, &*probe.path, &*probe.host, probe.http2), ("GET", "/ok", "", false));
-        assert_eq!((probe.expected, probe.retriable, probe.response_buffer_size), (vec![200..201], vec![], 1024));
+        assert_eq!(
+            (probe.expected, probe.retriable, probe.response_buffer_size),
+            (std::iter::once(200..201).collect::<Vec<_>>(), vec![], 1024)
+        );
         let Probe::Http(probe) = read(
             "http_health_check: {path: /ok, host: a.b, method: POST, send: {text: 00fF}, receive: [{binary: b2s=}], \
              response_buffer_size: 0, expected_statuses: [{start: 200, end: 300}, {start: 404, end: 405}], \
@@ -304,7 +307,10 @@ mod tests {
             panic!()
         };
         assert_eq!((probe.send, probe.receive, probe.response_buffer_size), (vec![0, 255], vec![b"ok".to_vec()], 0));
-        assert_eq!((probe.expected, probe.retriable), (vec![200..300, 404..405], vec![500..600]));
+        assert_eq!(
+            (probe.expected, probe.retriable),
+            (vec![200..300, 404..405], std::iter::once(500..600).collect::<Vec<_>>())
+        );
         assert_eq!(probe.headers, [ProbeHeader { name: "x-a".into(), value: "b".into() }]);
         assert_eq!(probe.headers_to_remove, ["user-agent".into()]);
         assert!(probe.http2 && probe.service_name.unwrap().matches(b"local"));

@@ -23,6 +23,7 @@ use std::time::Duration;
 use crate::address::{Address, EndpointAddress};
 use crate::dns::DnsResolver;
 use crate::http::{Http1Options, Http2Options};
+use crate::istio::{ClusterHints, MetadataExchange};
 use crate::listener::{SocketOption, TcpKeepalive};
 use crate::source::ConfigSource;
 use crate::units::Percent;
@@ -66,7 +67,7 @@ pub struct Cluster {
     /// SO_KEEPALIVE of its connections.
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Source address of its connections.
-    pub bind: Option<BindConfig>,
+    pub bind: Option<Box<BindConfig>>,
     /// Share of healthy endpoints under which all are used; 50 % unless given, 0 never.
     pub healthy_panic_threshold: Percent,
     /// Endpoint updates within this time are applied at once; 1 s unless given, zero for at once.
@@ -76,11 +77,15 @@ pub struct Cluster {
     /// Endpoints that discovery removed go at once even if health checks like them.
     pub ignore_health_on_host_removal: bool,
     /// How endpoints that do worse than others are found; not at all when `None`.
-    pub outlier_detection: Option<OutlierDetection>,
+    pub outlier_detection: Option<Box<OutlierDetection>>,
     /// TCP sessions with an endpoint end when checks or outlier detection fail it.
     pub close_connections_on_host_health_failure: bool,
     /// How endpoints are checked; not at all when `None`.
-    pub health_check: Option<HealthCheck>,
+    pub health_check: Option<Box<HealthCheck>>,
+    /// What Istio says about it.
+    pub istio: ClusterHints,
+    /// Proxied TCP connections that negotiate its protocol begin with it.
+    pub metadata_exchange: Option<Arc<MetadataExchange>>,
 }
 
 /// Where a cluster's endpoints come from.

@@ -20,6 +20,7 @@ use super::{Cluster, Discovery, LoadBalancing, UpstreamProtocol, UpstreamTranspo
 use crate::address_parse::{bind_config, tcp_keepalive};
 use crate::context::Context;
 use crate::decide::decide;
+use crate::istio::{ClusterHints, upstream_filters};
 use crate::listener::TcpKeepalive;
 use crate::rejection::{FieldPath, Parsed};
 use crate::tls::upstream_transport_socket;
@@ -44,14 +45,13 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
             upstream_bind_config, common_lb_config, transport_socket, transport_socket_matches, protocol_selection,
             upstream_connection_options, ignore_health_on_host_removal, load_balancing_policy, upstream_config,
             cluster_discovery_type, lb_config, lb_subset_config, outlier_detection,
-            health_checks, close_connections_on_host_health_failure;
+            health_checks, metadata, filters, close_connections_on_host_health_failure;
         no_effect: stats_matcher = "the bootstrap's stats matcher holds for all clusters",
-            metadata = "no filter reads it",
             lrs_report_endpoint_metrics = "load reports are not sent",
             track_timeout_budgets = "these stats are not kept",
             track_cluster_stats = "these stats are not kept";
         unsupported: transport_socket_matcher, per_connection_buffer_high_watermark_timeout,
-            filters, lrs_server, preconnect_policy,
+            lrs_server, preconnect_policy,
             connection_pool_per_downstream_connection, queuing_policies;
     });
     if name.is_empty() {
@@ -139,17 +139,19 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         },
         bind: match upstream_bind_config {
             None => None,
-            Some(config) => Some(bind_config(&at.field("upstream_bind_config"), config)?),
+            Some(config) => Some(Box::new(bind_config(&at.field("upstream_bind_config"), config)?)),
         },
         healthy_panic_threshold,
         update_merge_window,
         max_requests_per_connection,
         ignore_health_on_host_removal,
         close_connections_on_host_health_failure,
-        health_check: self::health_checks(context, &at.field("health_checks"), health_checks)?,
+        istio: ClusterHints::read(metadata.as_ref()),
+        metadata_exchange: upstream_filters(context, &at.field("filters"), filters)?,
+        health_check: self::health_checks(context, &at.field("health_checks"), health_checks)?.map(Box::new),
         outlier_detection: match outlier_detection {
             None => None,
-            Some(wire) => Some(self::outlier_detection(&at.field("outlier_detection"), wire)?),
+            Some(wire) => Some(Box::new(self::outlier_detection(&at.field("outlier_detection"), wire)?)),
         },
     })
 }

@@ -342,7 +342,7 @@ fn clusters_that_are_refused() {
               tcp_health_check: {}}, {}]",
             "health_checks: several health checks for one cluster are not supported",
         ),
-        ("filters: [{name: x}]", "filters: is not supported"),
+        ("filters: [{name: x}]", "filters[0].typed_config: is required"),
         ("wait_for_warm_on_init: false", "wait_for_warm_on_init: false is not supported"),
         ("type: EDS", "eds_cluster_config: is required for a cluster of type EDS"),
         ("type: EDS, eds_cluster_config: {}", "eds_cluster_config.eds_config: is required"),

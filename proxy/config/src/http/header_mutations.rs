@@ -40,8 +40,8 @@ pub(crate) fn header_mutations(
     if to_add.len() > MAX_ADDITIONS {
         return Err(add_at.reject(format!("has {} entries, expected up to {MAX_ADDITIONS}", to_add.len())));
     }
-    let add = wire::each(&add_at, to_add, header_addition)?;
-    let remove = wire::each(&remove_at, to_remove, |at, name| mutable_header_name(at, &name, "removed"))?;
+    let add = wire::each(add_at, to_add, header_addition)?;
+    let remove = wire::each(remove_at, to_remove, |at, name| mutable_header_name(at, &name, "removed"))?;
     Ok(HeaderMutations { remove, add })
 }
 

@@ -118,8 +118,33 @@ fn a_connection_manager_with_discovered_routes() {
 }
 
 #[test]
+fn filters_may_be_discovered_the_router_too() {
+    let got = read(&format!(
+        "stat_prefix: s, {ROUTES}, http_filters: [{{name: c, config_discovery: {{config_source: {{ads: {{}}}}, type_urls: \
+         [a/b.C, {CORS}], default_config: {{'@type': {CORS}}}, apply_default_config_without_warming: true}}}}, {{name: \
+         unknown, is_optional: true, config_discovery: {{type_urls: [a/b.C]}}}}, {{name: r, config_discovery: \
+         {{config_source: {{ads: {{}}}}, type_urls: [{ROUTER_TYPE}]}}}}]"
+    ));
+    let filters = &got.unwrap().filters;
+    let [HttpFilterConfig::Discovered(cors), HttpFilterConfig::Discovered(router)] =
+        [&filters[0].config, &filters[1].config]
+    else {
+        panic!("{filters:?}")
+    };
+    assert!(matches!(cors.default, Some(HttpFilterConfig::Cors)) && !cors.waits());
+    assert!(cors.accepts("envoy.extensions.filters.http.cors.v3.Cors") && !cors.accepts("b.D"));
+    assert!(router.default.is_none() && router.waits());
+    assert_eq!((filters.len(), &*cors.name, &*router.name), (2, "c", "r"));
+}
+
+const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
+const ROUTER_TYPE: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+
+#[test]
 fn each_bad_connection_manager_is_refused_by_path() {
     let base = |filters: &str| read(&format!("stat_prefix: s, {ROUTES}, http_filters: [{filters}]"));
+    let discovered =
+        |fields: &str| format!("{{name: x, config_discovery: {{config_source: {{ads: {{}}}}, {fields}}}}}, {ROUTER}");
     let other = "{name: b, typed_config: {\"@type\": type.googleapis.com/envoy.config.core.v3.Locality}}";
     let cases = [
         (read(&format!("{ROUTES}, http_filters: [{ROUTER}]")), ".stat_prefix: must not be empty"),
@@ -157,7 +182,25 @@ fn each_bad_connection_manager_is_refused_by_path() {
         (base("{name: envoy.filters.http.router}"), ".http_filters[0].typed_config: is required"),
         (
             base(&format!("{{name: x, config_discovery: {{}}}}, {ROUTER}")),
-            ".http_filters[0].config_discovery: is not supported",
+            ".http_filters[0].config_discovery.config_source: is required",
+        ),
+        (
+            base(&discovered("type_urls: [a/b.C]")),
+            ".http_filters[0].config_discovery.type_urls: none of the HTTP filters [\"a/b.C\"] is supported",
+        ),
+        (
+            base(&discovered(&format!("type_urls: [{CORS}, {ROUTER_TYPE}]"))),
+            ".http_filters[0].config_discovery.type_urls: terminal and other filters must not stand in one list",
+        ),
+        (
+            base(&discovered(&format!("type_urls: [{CORS}], default_config: {{'@type': {ROUTER_TYPE}}}"))),
+            &format!(
+                ".http_filters[0].config_discovery.default_config: has type {ROUTER_TYPE:?}, which is not in type_urls"
+            ),
+        ),
+        (
+            base(&discovered(&format!("type_urls: [{ROUTER_TYPE}]"))),
+            ".http_filters[1]: stands after the terminal filter \"x\"",
         ),
         (with("codec_type: HTTP3"), ".codec_type: HTTP3 is not supported"),
         (with("codec_type: 9"), ".codec_type: 9 is not a known value"),

@@ -18,10 +18,11 @@ use ipnet::IpNet;
 
 use crate::accesslog::AccessLog;
 use crate::address::Address;
+use crate::extension::DiscoveredFilter;
 use crate::http::HttpConnectionManager;
+use crate::istio::{MetadataExchange, StandardMetrics};
 use crate::network::{ConnectionLimit, LocalRateLimit, SetFilterState};
 use crate::rbac::NetworkRbac;
-use crate::source::ConfigSource;
 use crate::tcp::TcpProxy;
 use crate::tls::DownstreamTls;
 
@@ -305,23 +306,12 @@ pub enum NetworkFilterConfig {
     SniCluster,
     /// Leaves objects for the filters after it.
     SetFilterState(Arc<SetFilterState>),
+    /// Says who we are before the first byte of the application.
+    MetadataExchange(Arc<MetadataExchange>),
+    /// Reports the standard metrics of a mesh.
+    IstioStats(StandardMetrics),
     /// Comes by extension config discovery.
-    Discovered(Arc<DiscoveredFilter>),
-}
-
-/// Source: `envoy.config.core.v3.ExtensionConfigSource` of a network filter.
-#[derive(Debug)]
-pub struct DiscoveredFilter {
-    /// The name of the TypedExtensionConfig resource.
-    pub name: Arc<str>,
-    /// Where it comes from.
-    pub source: ConfigSource,
-    /// Used until (or instead of) the discovered one.
-    pub default: Option<NetworkFilterConfig>,
-    /// Use the default without waiting for discovery.
-    pub apply_default_without_warming: bool,
-    /// Type URLs (of the inner config) that are accepted; others are refused.
-    pub type_urls: Vec<String>,
+    Discovered(Arc<DiscoveredFilter<NetworkFilterConfig>>),
 }
 
 /// What is known of a new connection when its filter chain is chosen.

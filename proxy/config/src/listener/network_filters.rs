@@ -4,19 +4,20 @@
 
 use std::sync::Arc;
 
-use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::config::listener::v3 as pb;
 use outrigger_api::pb::google::protobuf::Any;
 
-use super::{DiscoveredFilter, NetworkFilter, NetworkFilterConfig};
+use super::{NetworkFilter, NetworkFilterConfig};
 use crate::context::Context;
 use crate::decide::decide;
+use crate::extension::{DiscoveredFilter, Kind, message_name};
 use crate::http::HttpConnectionManager;
+use crate::istio::{MetadataExchange, StandardMetrics};
 use crate::network::{ConnectionLimit, LocalRateLimit, SetFilterState, sni_cluster};
 use crate::rbac::NetworkRbac;
 use crate::rejection::{FieldPath, Parsed};
 use crate::tcp::TcpProxy;
-use crate::{source, wire};
+use crate::wire;
 
 /// Reads the filters of a chain: the last one is terminal, and no other.
 pub(super) fn network_filters(
@@ -65,7 +66,7 @@ impl NetworkFilter {
             }
             Some(pb::filter::ConfigType::ConfigDiscovery(wire)) => {
                 let field = at.field("config_discovery");
-                let discovered = DiscoveredFilter::parse(context, &field, Arc::clone(&name), wire)?;
+                let discovered = DiscoveredFilter::parse(context, &field, Arc::clone(&name), wire, &KIND)?;
                 NetworkFilterConfig::Discovered(Arc::new(discovered))
             }
             None => return Err(at.field("typed_config").reject("is required")),
@@ -75,22 +76,12 @@ impl NetworkFilter {
 }
 
 impl NetworkFilterConfig {
-    /// Reads a resource of extension config discovery: its name and the filter.
-    pub fn parse_extension(context: &Context<'_>, wire: core::TypedExtensionConfig) -> Parsed<(Arc<str>, Self)> {
-        let core::TypedExtensionConfig { name, typed_config } = wire;
-        let root = FieldPath::resource("extension config", &name);
-        if name.is_empty() {
-            return Err(root.field("name").reject("must not be empty"));
-        }
-        let at = root.field("typed_config");
-        let Some(any) = typed_config else {
-            return Err(at.reject("is required"));
-        };
-        let config = Self::parse(context, &at, any)?;
-        Ok((name.into(), config))
+    /// Whether a message of this name is one of the network filters.
+    pub(crate) fn exists(type_name: &str) -> bool {
+        TERMINAL.contains(&type_name) || OTHERS.contains(&type_name)
     }
 
-    fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: Any) -> Parsed<Self> {
+    pub(crate) fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: Any) -> Parsed<Self> {
         let any = wire::extension(context, at, wire)?;
         match wire::type_name(&any) {
             TCP_PROXY => Ok(Self::TcpProxy(Arc::new(TcpProxy::parse(context, at, wire::decode(at, &any)?)?))),
@@ -109,6 +100,10 @@ impl NetworkFilterConfig {
             SET_FILTER_STATE => {
                 Ok(Self::SetFilterState(Arc::new(SetFilterState::parse(context, at, wire::decode(at, &any)?)?)))
             }
+            MetadataExchange::TYPE_NAME => {
+                Ok(Self::MetadataExchange(Arc::new(MetadataExchange::parse(at, wire::decode(at, &any)?)?)))
+            }
+            ISTIO_STATS => Ok(Self::IstioStats(StandardMetrics::read(wire::decode(at, &any)?))),
             _ => Err(at.reject(format!("the network filter {:?} is not supported", any.type_url))),
         }
     }
@@ -121,81 +116,29 @@ impl NetworkFilterConfig {
             | Self::ConnectionLimit(_)
             | Self::LocalRateLimit(_)
             | Self::SniCluster
-            | Self::SetFilterState(_) => false,
+            | Self::SetFilterState(_)
+            | Self::MetadataExchange(_)
+            | Self::IstioStats(_) => false,
             Self::Discovered(filter) => filter.type_urls.iter().all(|url| TERMINAL.contains(&message_name(url))),
         }
     }
-
-    /// The name of its message; `None` for one that has to be discovered first.
-    pub fn type_name(&self) -> Option<&'static str> {
-        match self {
-            Self::TcpProxy(_) => Some(TCP_PROXY),
-            Self::Http(_) => Some(HTTP_CONNECTION_MANAGER),
-            Self::Rbac(_) => Some(RBAC),
-            Self::ConnectionLimit(_) => Some(CONNECTION_LIMIT),
-            Self::LocalRateLimit(_) => Some(LOCAL_RATE_LIMIT),
-            Self::SniCluster => Some(SNI_CLUSTER),
-            Self::SetFilterState(_) => Some(SET_FILTER_STATE),
-            Self::Discovered(_) => None,
-        }
-    }
 }
 
-impl DiscoveredFilter {
-    fn parse(
-        context: &Context<'_>,
-        at: &FieldPath<'_>,
-        name: Arc<str>,
-        wire: core::ExtensionConfigSource,
-    ) -> Parsed<Self> {
-        decide!(wire, at, core::ExtensionConfigSource as "envoy.config.core.v3.ExtensionConfigSource" {
-            implemented: config_source, default_config, apply_default_config_without_warming, type_urls;
-            no_effect: ;
-            unsupported: ;
-        });
-        let Some(config_source) = config_source else {
-            return Err(at.field("config_source").reject("is required"));
-        };
-        let types = at.field("type_urls");
-        if type_urls.is_empty() {
-            return Err(types.reject("must not be empty"));
-        }
+/// Discovered network filters: either all of them end a chain, or none does.
+const KIND: Kind<NetworkFilterConfig> = Kind {
+    check_types: |_, at, type_urls| {
         for (index, url) in type_urls.iter().enumerate() {
-            let known = |url: &str| TERMINAL.contains(&message_name(url)) || OTHERS.contains(&message_name(url));
-            if !known(url) {
-                return Err(types.item(index).reject(format!("the network filter {url:?} is not supported")));
+            if !NetworkFilterConfig::exists(message_name(url)) {
+                return Err(at.item(index).reject(format!("the network filter {url:?} is not supported")));
             }
             if TERMINAL.contains(&message_name(url)) != TERMINAL.contains(&message_name(&type_urls[0])) {
-                return Err(types.item(index).reject("terminal and other filters must not stand in one list"));
+                return Err(at.item(index).reject("terminal and other filters must not stand in one list"));
             }
         }
-        let default = match default_config {
-            Some(any) => {
-                let field = at.field("default_config");
-                let any = wire::extension(context, &field, any)?;
-                if !type_urls.iter().any(|url| message_name(url) == wire::type_name(&any)) {
-                    return Err(field.reject(format!("has type {:?}, which is not in type_urls", any.type_url)));
-                }
-                Some(NetworkFilterConfig::parse(context, &field, any)?)
-            }
-            None if apply_default_config_without_warming => {
-                return Err(at.field("apply_default_config_without_warming").reject("needs default_config"));
-            }
-            None => None,
-        };
-        Ok(Self {
-            name,
-            source: source::config_source(context, &at.field("config_source"), config_source)?,
-            default,
-            apply_default_without_warming: apply_default_config_without_warming,
-            type_urls,
-        })
-    }
-}
-
-fn message_name(type_url: &str) -> &str {
-    type_url.rsplit('/').next().unwrap_or_default()
-}
+        Ok(())
+    },
+    read: NetworkFilterConfig::parse,
+};
 
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const HTTP_CONNECTION_MANAGER: &str =
@@ -206,4 +149,6 @@ const LOCAL_RATE_LIMIT: &str = "envoy.extensions.filters.network.local_ratelimit
 const SNI_CLUSTER: &str = "envoy.extensions.filters.network.sni_cluster.v3.SniCluster";
 const SET_FILTER_STATE: &str = "envoy.extensions.filters.network.set_filter_state.v3.Config";
 const TERMINAL: [&str; 2] = [TCP_PROXY, HTTP_CONNECTION_MANAGER];
-const OTHERS: [&str; 5] = [RBAC, CONNECTION_LIMIT, LOCAL_RATE_LIMIT, SNI_CLUSTER, SET_FILTER_STATE];
+const ISTIO_STATS: &str = "stats.PluginConfig";
+const OTHERS: [&str; 7] =
+    [RBAC, CONNECTION_LIMIT, LOCAL_RATE_LIMIT, SNI_CLUSTER, SET_FILTER_STATE, MetadataExchange::TYPE_NAME, ISTIO_STATS];

@@ -410,18 +410,19 @@ fn a_discovered_filter_names_its_types_and_default() {
 
 #[test]
 fn an_extension_resource_is_a_named_filter() {
+    use crate::extension::Extension;
     use outrigger_api::pb::envoy::config::core::v3::TypedExtensionConfig;
     let context = Context::new(&NoEnvironment);
     let yaml =
         format!("{{name: ext, typed_config: {}}}", TCP.split_once("typed_config: ").unwrap().1.trim_end_matches('}'));
     let wire: TypedExtensionConfig =
         Schema::load().parse_yaml(&format!("{yaml}}}"), UnknownFields::Reject).unwrap().message;
-    let (name, filter) = NetworkFilterConfig::parse_extension(&context, wire).unwrap();
-    assert_eq!(&*name, "ext");
-    assert!(matches!(filter, NetworkFilterConfig::TcpProxy(_)));
+    let extension = Extension::parse(&context, wire).unwrap();
+    assert_eq!(&*extension.type_name, "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy");
+    assert!(matches!((extension.network, extension.http), (Some(NetworkFilterConfig::TcpProxy(_)), None)));
     let empty = TypedExtensionConfig { name: "ext".into(), typed_config: None };
     assert_eq!(
-        NetworkFilterConfig::parse_extension(&context, empty).unwrap_err().to_string(),
+        Extension::parse(&context, empty).unwrap_err().to_string(),
         "extension config \"ext\": typed_config: is required"
     );
 }

@@ -91,8 +91,11 @@ pub(crate) fn api_source(context: &Context<'_>, at: &FieldPath<'_>, wire: core::
     })
 }
 
+/// A token's file, header and prefix.
+type Token<'a> = (&'a PathBuf, &'a str, &'a str);
+
 /// What is sent with each call.
-fn credentials(service: &GrpcService) -> (&[(String, String)], Option<(&PathBuf, &str, &str)>) {
+fn credentials(service: &GrpcService) -> (&[(String, String)], Option<Token<'_>>) {
     let GrpcService { target, timeout: _, initial_metadata } = service;
     let token = match target {
         GrpcTarget::Uri { token_file, token_header, token_prefix, target: _, tls: _, max_receive_message_bytes: _ } => {

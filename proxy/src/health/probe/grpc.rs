@@ -4,13 +4,12 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use outrigger_config::cluster::{GrpcProbe, HealthCheck};
+use outrigger_config::cluster::{GrpcProbe, HealthCheck, ProbeHeader};
 use outrigger_policy::health::{CheckResult, FailureKind};
 use prost::Message;
 
-use super::http::is_secure;
-use super::http_connection::{RequestParts, exchange, host_name, read, request};
-use super::{Checked, Ended, Kept, Target};
+use super::http_request::{RequestParts, host_name, is_secure};
+use super::{Checked, Ended, HttpVersion, Kept, Target, exchange};
 
 /// `grpc.health.v1.HealthCheckRequest`.
 #[derive(Clone, PartialEq, Message)]
@@ -28,29 +27,28 @@ struct Answer {
 }
 
 pub(super) async fn check(target: &Target, settings: &HealthCheck, probe: &GrpcProbe, kept: Kept) -> Ended {
-    let mut request = request(RequestParts {
+    let mut headers = probe.metadata.clone();
+    for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
+        headers.push(ProbeHeader { name: name.into(), value: value.into() });
+    }
+    let parts = RequestParts {
         method: "POST",
         path: "/grpc.health.v1.Health/Check",
         host: host_name(target, &probe.authority),
-        headers: &probe.metadata,
-        http2: true,
+        headers: &headers,
+        removed: &[],
         secure: is_secure(target),
         body: frame(&Question { service: probe.service_name.clone() }),
-    })?;
-    let headers = request.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/grpc"));
-    headers.insert(http::header::TE, http::HeaderValue::from_static("trailers"));
-    let (connection, response) = exchange(target, settings, true, kept, &request).await?;
-    let (head, body) = response.into_parts();
-    let (body, trailers) = read(body, Some(MAX_ANSWER)).await?;
-    let serving = head.status == http::StatusCode::OK
-        && is_ok(&head.headers, trailers.as_ref())
-        && answer(&body).is_some_and(|answer| answer.status == SERVING);
+    };
+    let (found, kept) = exchange(target, settings, HttpVersion::Http2, kept, &parts, Some(MAX_ANSWER)).await?;
+    let serving = found.status == 200
+        && is_ok(&found.headers, found.trailers.as_ref())
+        && answer(&found.body).is_some_and(|answer| answer.status == SERVING);
     let checked = match serving {
-        true => Checked::of(CheckResult::Success { degraded: head.headers.contains_key("x-envoy-degraded") }),
+        true => Checked::of(CheckResult::Success { degraded: found.headers.contains_key("x-envoy-degraded") }),
         false => Checked::failure(FailureKind::Active),
     };
-    Ok((checked, connection.keep()))
+    Ok((checked, kept))
 }
 
 /// The status stands in the trailers, or in the head if there is nothing else.

@@ -4,43 +4,31 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use outrigger_config::cluster::{HealthCheck, HttpProbe, ProbeHeader, UpstreamTransport};
+use outrigger_config::cluster::{HealthCheck, HttpProbe};
 use outrigger_policy::health::{CheckResult, FailureKind, contains_in_order};
 
-use super::http_connection::{RequestParts, exchange, host_name, read, request};
-use super::{Checked, Ended, Kept, Target};
+use super::http_request::{RequestParts, host_name, is_secure};
+use super::{Answer, Checked, Ended, HttpVersion, Kept, Target, exchange};
 
 pub(super) async fn check(target: &Target, settings: &HealthCheck, probe: &HttpProbe, kept: Kept) -> Ended {
-    let mut request = request(RequestParts {
+    let parts = RequestParts {
         method: probe.method,
         path: &probe.path,
         host: host_name(target, &probe.host),
         headers: &probe.headers,
-        http2: probe.http2,
+        removed: &probe.headers_to_remove,
         secure: is_secure(target),
         body: Bytes::from(probe.send.clone()),
-    })?;
-    for name in &probe.headers_to_remove {
-        // Those that are configured stay: removal comes before additions.
-        if !probe.headers.iter().any(|ProbeHeader { name: added, .. }| added == name) {
-            request.headers_mut().remove(&**name);
-        }
-    }
-    let (connection, response) = exchange(target, settings, probe.http2, kept, &request).await?;
-    let (head, body) = response.into_parts();
+    };
     let limit = match probe.response_buffer_size {
         _ if probe.receive.is_empty() => Some(0),
         0 => None,
         size => Some(usize::try_from(size).unwrap_or(usize::MAX)),
     };
-    let (body, _) = read(body, limit).await?;
-    let closes = head.headers.get(http::header::CONNECTION).is_some_and(|value| value == "close");
-    let kept = if closes { Kept::Nothing } else { connection.keep() };
-    Ok((judge(probe, head.status.as_u16(), &head.headers, &body, target.verify), kept))
-}
-
-pub(super) fn is_secure(target: &Target) -> bool {
-    matches!(target.node.config.transports().nth(target.host.transport), Some(UpstreamTransport::Tls(_)))
+    let version = if probe.http2 { HttpVersion::Http2 } else { HttpVersion::Http1 };
+    let (answer, kept) = exchange(target, settings, version, kept, &parts, limit).await?;
+    let Answer { status, headers, body, trailers: _ } = answer;
+    Ok((judge(probe, status, &headers, &body, target.verify), kept))
 }
 
 fn judge(probe: &HttpProbe, status: u16, headers: &HeaderMap, body: &[u8], verify: bool) -> Checked {
@@ -81,7 +69,7 @@ mod tests {
             response_buffer_size: 1024,
             headers: Vec::new(),
             headers_to_remove: Vec::new(),
-            expected: vec![200..300],
+            expected: std::iter::once(200..300).collect(),
             retriable: vec![200..201, 500..600],
             service_name: Some(StringMatcher::Prefix { value: "local".into(), ignore_case: false }),
             http2: false,

@@ -5,20 +5,25 @@
 mod connection;
 mod grpc;
 mod http;
-mod http_connection;
+mod http1;
+mod http2;
+mod http_request;
 mod proxy_header;
 mod tcp;
 
 use std::io;
 use std::sync::Arc;
 
-use outrigger_config::cluster::Probe;
+use outrigger_config::cluster::{HealthCheck, Probe};
 use outrigger_policy::health::{CheckResult, FailureKind};
+use outrigger_xds::connector::Connection;
 
 use crate::graph::ClusterNode;
 use crate::upstream::host::Host;
-use http_connection::HttpConnection;
-use tcp::TcpConnection;
+use ::http::HeaderMap;
+use connection::Offer;
+use http_request::RequestParts;
+use http2::Http2Connection;
 
 /// Whom to check.
 #[derive(Clone)]
@@ -82,8 +87,17 @@ pub struct Prober {
 enum Kept {
     #[default]
     Nothing,
-    Http(HttpConnection),
-    Tcp(TcpConnection),
+    /// Of HTTP/1.1 or TCP.
+    Plain(Connection),
+    Http2(Http2Connection),
+}
+
+/// What came back for a request.
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: Vec<u8>,
+    trailers: Option<HeaderMap>,
 }
 
 impl Prober {
@@ -119,3 +133,51 @@ impl Prober {
 
 /// The end of a check, with the connection if it is of further use.
 type Ended = Result<(Checked, Kept), ProbeError>;
+
+/// Sends a request on the kept connection, or on a new one if there is none or it has ended: that a connection has ended
+/// since the last check says nothing about a new one.
+async fn exchange(
+    target: &Target,
+    settings: &HealthCheck,
+    version: HttpVersion,
+    kept: Kept,
+    parts: &RequestParts<'_>,
+    limit: Option<usize>,
+) -> Result<(Answer, Kept), ProbeError> {
+    match version {
+        HttpVersion::Http1 => {
+            let request = http1::request_bytes(parts);
+            let is_head = parts.method == "HEAD";
+            let again = |connection: Option<Connection>| connection.map_or(Kept::Nothing, Kept::Plain);
+            if let Kept::Plain(connection) = kept
+                && let Ok((answer, connection)) = http1::exchange(connection, &request, is_head, limit).await
+            {
+                return Ok((answer, again(connection)));
+            }
+            let connection = connection::open(target, settings, Offer::Nothing).await?.stream;
+            let (answer, connection) = http1::exchange(connection, &request, is_head, limit).await?;
+            Ok((answer, again(connection)))
+        }
+        HttpVersion::Http2 => {
+            let request = parts.http2()?;
+            let again = |connection: Http2Connection| {
+                if connection.is_closed() { Kept::Nothing } else { Kept::Http2(connection) }
+            };
+            if let Kept::Http2(mut connection) = kept
+                && let Ok(answer) = connection.exchange(request.clone(), limit).await
+            {
+                return Ok((answer, again(connection)));
+            }
+            let mut connection = Http2Connection::open(target, settings).await?;
+            let answer = connection.exchange(request, limit).await?;
+            Ok((answer, again(connection)))
+        }
+    }
+}
+
+/// Which version a check speaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum HttpVersion {
+    Http1,
+    Http2,
+}

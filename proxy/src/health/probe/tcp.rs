@@ -13,9 +13,6 @@ use super::connection::{self, Offer, Opened};
 use super::proxy_header::header;
 use super::{Checked, Ended, Kept, ProbeError, Target};
 
-/// A connection on which bytes have come as they should.
-pub(super) struct TcpConnection(Connection);
-
 pub(super) async fn check(target: &Target, settings: &HealthCheck, probe: &TcpProbe, kept: Kept) -> Ended {
     if probe.receive.is_empty() {
         // Only a new connection shows that there can be one.
@@ -24,14 +21,14 @@ pub(super) async fn check(target: &Target, settings: &HealthCheck, probe: &TcpPr
         connection.flush().await?;
         return Ok((Checked::success(), Kept::Nothing));
     }
-    if let Kept::Tcp(TcpConnection(mut connection)) = kept
+    if let Kept::Plain(mut connection) = kept
         && exchange(&mut connection, probe).await.is_ok()
     {
-        return Ok((Checked::success(), Kept::Tcp(TcpConnection(connection))));
+        return Ok((Checked::success(), Kept::Plain(connection)));
     }
     let mut connection = connect(target, settings, probe).await?;
     exchange(&mut connection, probe).await?;
-    Ok((Checked::success(), Kept::Tcp(TcpConnection(connection))))
+    Ok((Checked::success(), Kept::Plain(connection)))
 }
 
 async fn connect(target: &Target, settings: &HealthCheck, probe: &TcpProbe) -> Result<Connection, ProbeError> {

@@ -28,7 +28,7 @@ pub enum Turn {
 
 /// Asks all filters about the request.
 pub async fn requests(request: &mut Request<'_>, route: &mut RouteChoice<'_>) -> Turn {
-    let count = request.connection.filters.slots.len();
+    let count = request.filters.slots.len();
     for slot in 0..count {
         let verdict = {
             let mut exchange = Exchange::new(request, route, slot, false);
@@ -47,7 +47,7 @@ pub async fn requests(request: &mut Request<'_>, route: &mut RouteChoice<'_>) ->
 
 /// Asks all filters about the response, in the opposite order. `local` says that it is an answer of our own.
 pub async fn responses(request: &mut Request<'_>, route: &mut RouteChoice<'_>, local: bool) -> Turn {
-    let count = request.connection.filters.slots.len();
+    let count = request.filters.slots.len();
     for slot in (0..count).rev() {
         let verdict = {
             let mut exchange = Exchange::new(request, route, slot, local);
@@ -66,7 +66,7 @@ pub async fn responses(request: &mut Request<'_>, route: &mut RouteChoice<'_>, l
 
 /// Tells all filters that the request is over.
 pub fn ends(request: &mut Request<'_>, route: &mut RouteChoice<'_>) {
-    let count = request.connection.filters.slots.len();
+    let count = request.filters.slots.len();
     for slot in (0..count).rev() {
         let mut exchange = Exchange::new(request, route, slot, false);
         exchange.ask(|filter, exchange| {

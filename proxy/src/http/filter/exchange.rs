@@ -223,7 +223,7 @@ impl<'a, 'r, 'g> Exchange<'a, 'r, 'g> {
     }
 
     fn slot(&self) -> &Slot {
-        &self.request.connection.filters.slots[self.slot]
+        &self.request.filters.slots[self.slot]
     }
 
     /// The settings of this filter on the most specific level that has any.
@@ -303,7 +303,7 @@ impl<'a, 'r, 'g> Exchange<'a, 'r, 'g> {
     }
 
     pub(super) fn ask(&mut self, question: impl FnOnce(&dyn super::HttpFilter, &mut Self) -> Verdict) -> Verdict {
-        let connection = Rc::clone(self.request.connection);
-        question(&*connection.filters.slots[self.slot].filter, self)
+        let filters = Rc::clone(&self.request.filters);
+        question(&*filters.slots[self.slot].filter, self)
     }
 }

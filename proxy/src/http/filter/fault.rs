@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -44,7 +45,7 @@ scope! {
 /// The filter.
 pub struct Fault {
     settings: Arc<Settings>,
-    injector: Arc<Injector>,
+    injector: Rc<Injector>,
 }
 
 /// What injected faults are counted in, for all settings of one filter.
@@ -99,7 +100,7 @@ impl Fault {
             prefix,
             downstreams: RefCell::default(),
         };
-        Self { settings: Arc::clone(settings), injector: Arc::new(injector) }
+        Self { settings: Arc::clone(settings), injector: Rc::new(injector) }
     }
 }
 
@@ -127,7 +128,7 @@ impl HttpFilter for Fault {
         match injector.delay(&settings, &downstream, exchange) {
             None => injector.abort(&settings, &downstream, exchange),
             Some(delay) => {
-                let injector = Arc::clone(injector);
+                let injector = Rc::clone(injector);
                 Verdict::wait(tokio::time::sleep(delay), move |(), exchange| {
                     injector.abort(&settings, &downstream, exchange)
                 })

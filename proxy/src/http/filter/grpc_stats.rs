@@ -64,9 +64,12 @@ impl CallStats {
 /// The filter.
 pub struct GrpcStats {
     settings: Arc<Settings>,
-    /// By the cluster's stat name, then by path; the empty path stands for calls that are not told apart.
-    known: RefCell<HashMap<Arc<str>, HashMap<Box<str>, Arc<CallStats>>>>,
+    /// By the cluster's stat name.
+    known: RefCell<HashMap<Arc<str>, ByPath>>,
 }
+
+/// The stats of a cluster's calls; the empty path stands for calls that are not told apart.
+type ByPath = HashMap<Box<str>, Arc<CallStats>>;
 
 /// Methods of a cluster with stats of their own: paths come from clients, so there is a limit to them.
 const MAX_METHODS: usize = 4096;

@@ -15,6 +15,9 @@ mod grpc_stats;
 mod header_mutation;
 mod header_to_metadata;
 mod health_check;
+mod istio_alpn;
+mod missing;
+mod peer_metadata;
 mod rbac;
 mod set_filter_state;
 mod set_metadata;
@@ -27,6 +30,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::http::{HttpFilterConfig, Router};
+use outrigger_config::istio::StandardMetrics;
 
 pub use body::{BodyChain, BodyFilter, BodyObserver, BodyPace};
 pub use chain::{Turn, ends, requests, responses};
@@ -35,6 +39,7 @@ pub use shared::SharedStates;
 
 use crate::graph::HttpNode;
 use crate::http::manager::reply::LocalReply;
+use crate::istio;
 use crate::worker::Worker;
 
 /// One filter of a chain, in one worker.
@@ -118,12 +123,13 @@ impl Filters {
     pub fn build(worker: &Rc<Worker>, node: &HttpNode) -> Self {
         let maker = Maker { worker, stat_prefix: &node.config.stat_prefix };
         let mut filters = Self { slots: Vec::new(), router: Arc::default() };
-        for config in &node.config.filters {
-            let filter = match &config.config {
+        for (config, settings) in node.filters() {
+            let filter = match settings {
                 HttpFilterConfig::Router(router) => {
                     filters.router = Arc::clone(router);
                     continue;
                 }
+                HttpFilterConfig::Discovered(_) => maker.make(|_| missing::Missing),
                 HttpFilterConfig::Buffer(settings) => maker.make(|_| buffer::Buffer::new(*settings)),
                 HttpFilterConfig::Cors => maker.make(cors::Cors::new),
                 HttpFilterConfig::Csrf(policy) => maker.make(|maker| csrf::Csrf::new(policy, maker)),
@@ -137,6 +143,14 @@ impl Filters {
                 }
                 HttpFilterConfig::HealthCheck(settings) => {
                     maker.make(|maker| health_check::HealthCheck::new(settings, maker))
+                }
+                HttpFilterConfig::IstioAlpn(settings) => maker.make(|_| istio_alpn::IstioAlpn::new(settings)),
+                HttpFilterConfig::IstioStats(StandardMetrics) => {
+                    istio::warn_of_missing_metrics();
+                    continue;
+                }
+                HttpFilterConfig::PeerMetadata(settings) => {
+                    maker.make(|maker| peer_metadata::PeerMetadata::new(settings, maker))
                 }
                 HttpFilterConfig::SetFilterState(settings) => {
                     maker.make(|_| set_filter_state::SetFilterState::new(settings))

@@ -41,8 +41,7 @@ pub struct HttpConnection {
     pub stats: Arc<HttpStats>,
     /// Where drains are heard of.
     pub registered: Registered,
-    /// What its requests pass through.
-    pub filters: Rc<Filters>,
+    filters: Rc<Filters>,
 }
 
 impl HttpConnection {
@@ -51,6 +50,14 @@ impl HttpConnection {
         match &self.node.routes {
             Routes::Inline(table) => Some(table),
             Routes::Discovered(name) => graph.routes.get(name),
+        }
+    }
+
+    /// What a request passes through that begins now. Discovered filters may have changed since the connection was made.
+    pub fn filters(&self, graph: &GraphView) -> Rc<Filters> {
+        match self.node.current(graph) {
+            Some(node) => self.worker.filters(node),
+            None => Rc::clone(&self.filters),
         }
     }
 

@@ -80,7 +80,6 @@ impl LocalReply {
 /// gRPC status for an HTTP status. Source: gRPC's "HTTP to gRPC Status Code Mapping", with 429 and 503 as unavailable.
 pub fn grpc_status(status: u16) -> u32 {
     match status {
-        200 => 0,
         400 => 13,
         401 => 16,
         403 => 7,

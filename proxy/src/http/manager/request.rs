@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use outrigger_config::format::Format;
+use outrigger_config::http::filters::AlpnOffer;
 use outrigger_config::route::{DirectResponse, Redirect, RequireTls, Route, RouteAction, VirtualHost, WeightedCluster};
 use outrigger_policy::route::{RequestView, RouteTable, redirect_location};
 
@@ -20,7 +21,7 @@ use super::normalize;
 use super::reply::{self, LocalReply};
 use crate::accesslog::format;
 use crate::accesslog::{Facts, LogType};
-use crate::http::filter::{self, BodyChain, FilterStates, RouteChoice, Turn};
+use crate::http::filter::{self, BodyChain, FilterStates, Filters, RouteChoice, Turn};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{RequestHead, ResponseHead};
@@ -54,8 +55,12 @@ pub struct Request<'a> {
     pub local_reply_body: Cow<'static, [u8]>,
     /// How long nothing may move: the connection manager's limit, or the route's.
     pub idle_timeout: Option<Duration>,
+    /// What it passes through.
+    pub filters: Rc<Filters>,
     /// What filters keep for it.
     pub filter_states: FilterStates,
+    /// What the TLS connection that carries it upstream offers, if a filter says so.
+    pub alpn: Option<AlpnOffer>,
     /// Filters of the request body.
     pub request_body: Option<Rc<BodyChain>>,
     /// Filters of the response body.
@@ -186,9 +191,11 @@ fn begin<'a>(
 ) -> Request<'a> {
     connection.stats.downstream_rq_total.increment();
     connection.stats.downstream_rq_active.increment();
+    let graph = connection.worker.graph();
     Request {
         connection,
-        graph: connection.worker.graph(),
+        filters: connection.filters(&graph),
+        graph,
         head,
         response: connection.worker.heads.take_response(),
         trailers: None,
@@ -199,6 +206,7 @@ fn begin<'a>(
         local_reply_body: Cow::Borrowed(b""),
         idle_timeout: connection.node.config.stream_idle_timeout,
         filter_states: FilterStates::default(),
+        alpn: None,
         request_body: None,
         response_body: None,
     }
@@ -214,7 +222,7 @@ fn end(mut request: Request<'_>) {
     if request.info.response_code.get() != 0 {
         stats.response(request.info.response_code.get());
     }
-    if !connection.filters.slots.is_empty() {
+    if !request.filters.slots.is_empty() {
         let graph = Rc::clone(&request.graph);
         filter::ends(&mut request, &mut RouteChoice::of(connection, &graph, None));
     }
@@ -235,7 +243,7 @@ async fn route(request: &mut Request<'_>) {
     let graph = Rc::clone(&request.graph);
     let connection = Rc::clone(request.connection);
     let mut choice = RouteChoice::new(&connection, &graph, request);
-    if !connection.filters.slots.is_empty() {
+    if !request.filters.slots.is_empty() {
         let turn = filter::requests(request, &mut choice).await;
         name_route(request, choice.chosen.as_ref());
         match turn {
@@ -409,7 +417,7 @@ pub async fn send_local(request: &mut Request<'_>, reply: LocalReply, chosen: Op
     let connection = Rc::clone(request.connection);
     let mut filtered = None;
     let mut chain = None;
-    if !connection.filters.slots.is_empty() {
+    if !request.filters.slots.is_empty() {
         let graph = Rc::clone(&request.graph);
         let mut choice = RouteChoice::of(&connection, &graph, chosen.copied());
         // An answer that would replace this one has no place: this is one already.

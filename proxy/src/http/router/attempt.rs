@@ -278,6 +278,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
             downstream: request.head.version,
             host: bare,
             upgrade: !request.head.protocol().is_empty(),
+            alpn: request.alpn.as_ref(),
         };
         if let Some(stream) = pool::ready(self.host, wanted) {
             return Ok(stream);

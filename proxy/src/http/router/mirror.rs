@@ -20,7 +20,7 @@ use outrigger_policy::route::fraction_holds;
 use super::attempt::Active;
 use super::count_response;
 use crate::graph::ClusterNode;
-use crate::http::filter::BodyFilter;
+use crate::http::filter::BodyObserver;
 use crate::http::h1::parse::Framing;
 use crate::http::headers::Headers;
 use crate::http::manager::request::{Chosen, Request};
@@ -56,7 +56,7 @@ pub fn begin(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward) {
             body.borrow_mut().end(None);
         } else {
             let tee = Box::new(Tee { body: Rc::clone(&body) });
-            request.request_body.get_or_insert_with(Rc::default).push(tee);
+            request.request_body.get_or_insert_with(Rc::default).observe(tee);
         }
         let copy = Copy { worker: Rc::clone(&worker), node, head, framing: request.framing, body: Body(body) };
         let limit = action.timeout.unwrap_or(LONGEST);
@@ -128,7 +128,7 @@ impl Copy {
         let _active = Active::new(&cluster, &host);
         let name = self.head.authority_str();
         let bare = name.rsplit_once(':').filter(|(name, _)| !name.contains(':')).map_or(name, |(name, _)| name);
-        let wanted = pool::Wanted { priority, downstream: self.head.version, host: bare, upgrade: false };
+        let wanted = pool::Wanted { priority, downstream: self.head.version, host: bare, upgrade: false, alpn: None };
         let stream = match pool::ready(&host, wanted) {
             Some(stream) => stream,
             None => match Box::pin(pool::acquire(&self.worker, &cluster, &host, wanted)).await {
@@ -195,13 +195,13 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn add(&mut self, part: Vec<u8>) {
+    fn add(&mut self, part: &[u8]) {
         self.bytes += part.len();
         self.broken |= self.bytes > WAITING_BYTES;
         if self.broken {
             self.parts.clear();
         } else {
-            self.parts.push_back(part);
+            self.parts.push_back(part.to_vec());
         }
         self.wake();
     }
@@ -219,20 +219,18 @@ impl Waiting {
     }
 }
 
-/// Hands a request body on as it passes, and keeps a copy.
+/// Keeps a copy of a request body as it passes.
 struct Tee {
     body: Rc<RefCell<Waiting>>,
 }
 
-impl BodyFilter for Tee {
-    fn data(&mut self, input: Vec<u8>) -> Vec<u8> {
-        self.body.borrow_mut().add(input.clone());
-        input
+impl BodyObserver for Tee {
+    fn data(&mut self, bytes: &[u8]) {
+        self.body.borrow_mut().add(bytes);
     }
 
-    fn end(&mut self, trailers: &mut Option<Headers>) -> Vec<u8> {
+    fn end(&mut self, trailers: &mut Option<Headers>) {
         self.body.borrow_mut().end(trailers.clone());
-        Vec::new()
     }
 }
 
@@ -310,14 +308,14 @@ mod tests {
         let body = Body(Rc::clone(&waiting));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(body.poll_data(&mut cx).is_pending());
-        assert_eq!(tee.data(b"abc".to_vec()), b"abc");
+        tee.data(b"abc");
         assert!(matches!(body.poll_data(&mut cx), Poll::Ready(Ok(true))));
         body.consume(1);
         assert_eq!(body.with_data(|chunk| chunk.bytes().to_vec()), b"bc");
         body.consume(2);
         assert!(body.poll_data(&mut cx).is_pending());
         for _ in 0..=WAITING_BYTES / 65_536 {
-            tee.data(vec![0; 65_536]);
+            tee.data(&[0; 65_536]);
         }
         assert!(matches!(body.poll_data(&mut cx), Poll::Ready(Err(StreamError::Closed))));
     }

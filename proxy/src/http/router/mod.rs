@@ -303,7 +303,7 @@ impl Forwarding<'_, '_> {
     /// Shows the response to the filters; something if it does not leave as it is.
     async fn filter_response(&mut self) -> Option<Turn> {
         let connection = Rc::clone(self.request.connection);
-        if connection.filters.slots.is_empty() {
+        if self.request.filters.slots.is_empty() {
             return None;
         }
         let graph = Rc::clone(&self.request.graph);

@@ -23,7 +23,7 @@ use crate::upstream::clusters::WorkerHost;
 
 /// Whether the router filter was told to add no `x-envoy-*` headers.
 pub fn suppresses_envoy_headers(request: &Request<'_>) -> bool {
-    request.connection.filters.router.suppress_envoy_headers
+    request.filters.router.suppress_envoy_headers
 }
 
 /// Rewrites the head for the upstream.

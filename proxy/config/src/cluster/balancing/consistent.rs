@@ -177,7 +177,8 @@ fn checked_table_size(at: &FieldPath<'_>, wire: Option<UInt64Value>) -> Parsed<u
 }
 
 fn is_prime(number: u32) -> bool {
-    number >= 2 && (2..).take_while(|factor| u64::from(*factor).pow(2) <= u64::from(number)).all(|f| number % f != 0)
+    number >= 2
+        && (2..).take_while(|factor| u64::from(*factor).pow(2) <= u64::from(number)).all(|f| !number.is_multiple_of(f))
 }
 
 fn balance_factor(at: &FieldPath<'_>, wire: Option<UInt32Value>) -> Parsed<Option<u32>> {

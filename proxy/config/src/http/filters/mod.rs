@@ -2,6 +2,7 @@
 //!
 //! Owns which types exist and their order in a chain; each type is read in a file of its own. Never runs filters.
 
+mod alpn;
 mod buffer;
 mod cors;
 mod csrf;
@@ -10,6 +11,7 @@ mod grpc_stats;
 mod header_mutation;
 mod header_to_metadata;
 mod health_check;
+mod peer_metadata;
 mod route;
 mod router;
 mod set_filter_state;
@@ -21,6 +23,7 @@ use std::sync::Arc;
 use outrigger_api::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use outrigger_api::pb::google::protobuf::Any;
 
+pub use alpn::{AlpnOffer, AlpnOverride};
 pub use buffer::Buffer;
 pub use cors::CorsPolicy;
 pub use csrf::CsrfPolicy;
@@ -29,6 +32,7 @@ pub use grpc_stats::{GrpcMethods, GrpcStats};
 pub use header_mutation::{HeaderMutation, Mutation, Mutations, QueryMutation};
 pub use header_to_metadata::{EntryValue, HeaderToMetadata, MetadataEntry, MetadataRule, MetadataSource, ValueKind};
 pub use health_check::{HealthCheck, HealthCheckMode};
+pub use peer_metadata::PeerMetadata;
 pub use route::{RouteFilter, RouteFilterConfig, RouteFilters};
 pub use router::Router;
 pub(crate) use set_filter_state::filter_state_entry;
@@ -37,6 +41,8 @@ pub use set_metadata::{MetadataValue, SetMetadata};
 
 use crate::context::Context;
 use crate::decide::decide;
+use crate::extension::{DiscoveredFilter, Kind, message_name};
+use crate::istio::StandardMetrics;
 use crate::rbac::HttpRbac;
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
@@ -71,12 +77,20 @@ pub enum HttpFilterConfig {
     HeaderToMetadata(Arc<HeaderToMetadata>),
     /// Answers health checks.
     HealthCheck(Arc<HealthCheck>),
+    /// Decides what the TLS connection of a request offers.
+    IstioAlpn(Arc<AlpnOverride>),
+    /// Reports the standard metrics of a mesh.
+    IstioStats(StandardMetrics),
+    /// Tells workloads of a mesh who the other side is.
+    PeerMetadata(Arc<PeerMetadata>),
     /// Lets through what its rules allow.
     Rbac(Arc<HttpRbac>),
     /// Sets objects of the filter state.
     SetFilterState(Arc<SetFilterState>),
     /// Sets dynamic metadata.
     SetMetadata(Arc<SetMetadata>),
+    /// Comes by extension config discovery.
+    Discovered(Arc<DiscoveredFilter<HttpFilterConfig>>),
     /// Terminal: sends the request upstream.
     Router(Arc<Router>),
 }
@@ -111,13 +125,18 @@ pub(super) fn http_filters(
 }
 
 impl HttpFilterConfig {
-    /// Whether it answers or forwards every request, so that nothing can follow.
+    /// Whether it answers or forwards every request, so that nothing can follow. A discovered filter is what its types are.
     pub fn is_terminal(&self) -> bool {
-        matches!(self, Self::Router(_))
+        match self {
+            Self::Router(_) => true,
+            // Its types are either all terminal, or none is.
+            Self::Discovered(filter) => filter.accepts(ROUTER),
+            _ => false,
+        }
     }
 
     /// Reads the configuration of a filter; `None` for a type that does not exist here.
-    fn parse(context: &Context<'_>, at: &FieldPath<'_>, any: &Any) -> Parsed<Option<Self>> {
+    pub(crate) fn parse(context: &Context<'_>, at: &FieldPath<'_>, any: &Any) -> Parsed<Option<Self>> {
         Ok(Some(match wire::type_name(any) {
             "envoy.extensions.filters.http.cors.v3.Cors" => {
                 cors::nothing(wire::decode(at, any)?);
@@ -147,19 +166,51 @@ impl HttpFilterConfig {
             "envoy.extensions.filters.http.health_check.v3.HealthCheck" => {
                 Self::HealthCheck(Arc::new(HealthCheck::parse(at, wire::decode(at, any)?)?))
             }
+            "io.istio.http.peer_metadata.Config" => {
+                Self::PeerMetadata(Arc::new(PeerMetadata::parse(at, wire::decode(at, any)?)?))
+            }
+            "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig" => {
+                Self::IstioAlpn(Arc::new(AlpnOverride::parse(at, wire::decode(at, any)?)?))
+            }
+            "stats.PluginConfig" => Self::IstioStats(StandardMetrics::read(wire::decode(at, any)?)),
             "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
                 Self::SetFilterState(Arc::new(SetFilterState::parse(context, at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.set_metadata.v3.Config" => {
                 Self::SetMetadata(Arc::new(SetMetadata::parse(at, wire::decode(at, any)?)?))
             }
-            "envoy.extensions.filters.http.router.v3.Router" => {
-                Self::Router(Arc::new(Router::parse(context, at, wire::decode(at, any)?)?))
-            }
+            ROUTER => Self::Router(Arc::new(Router::parse(context, at, wire::decode(at, any)?)?)),
             _ => return Ok(None),
         }))
     }
 }
+
+/// Discovered HTTP filters: either all of them end a chain, or none does. Types that do not exist here never arrive, so
+/// they may stand beside one that does.
+const KIND: Kind<HttpFilterConfig> = Kind {
+    check_types: |context, at, type_urls| {
+        let mut known = type_urls.iter().filter(|url| exists(context, at, url)).map(|url| message_name(url));
+        let Some(first) = known.next() else {
+            return Err(at.reject(format!("none of the HTTP filters {type_urls:?} is supported")));
+        };
+        if known.any(|name| (name == ROUTER) != (first == ROUTER)) {
+            return Err(at.reject("terminal and other filters must not stand in one list"));
+        }
+        Ok(())
+    },
+    read: |context, at, any| match HttpFilterConfig::parse(context, at, &any)? {
+        Some(config) => Ok(config),
+        None => Err(at.reject(format!("the HTTP filter {:?} is not supported", any.type_url))),
+    },
+};
+
+/// Whether there is an HTTP filter of this type: its empty message is read or refused, never passed over.
+fn exists(context: &Context<'_>, at: &FieldPath<'_>, type_url: &str) -> bool {
+    let empty = Any { type_url: type_url.to_owned(), value: Vec::new() };
+    !matches!(HttpFilterConfig::parse(context, at, &empty), Ok(None))
+}
+
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// `None` for an optional filter that does not exist here.
 fn http_filter(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::HttpFilter) -> Parsed<Option<HttpFilter>> {
@@ -174,9 +225,14 @@ fn http_filter(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::HttpFilter) 
     let config = at.field("typed_config");
     let any = match config_type {
         Some(pb::http_filter::ConfigType::TypedConfig(any)) => any,
-        Some(pb::http_filter::ConfigType::ConfigDiscovery(_)) if is_optional => return Ok(None),
-        Some(pb::http_filter::ConfigType::ConfigDiscovery(_)) => {
-            return Err(at.field("config_discovery").unsupported());
+        Some(pb::http_filter::ConfigType::ConfigDiscovery(wire)) => {
+            let at = at.field("config_discovery");
+            if is_optional && !wire.type_urls.iter().any(|url| exists(context, &at, url)) {
+                return Ok(None);
+            }
+            let name: Arc<str> = name.into();
+            let discovered = DiscoveredFilter::parse(context, &at, Arc::clone(&name), wire, &KIND)?;
+            return Ok(Some(HttpFilter { name, config: HttpFilterConfig::Discovered(Arc::new(discovered)), disabled }));
         }
         None => return Err(config.reject("is required")),
     };

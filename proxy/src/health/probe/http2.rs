@@ -1,0 +1,78 @@
+//! HTTP/2 for checks: one request at a time.
+//!
+//! Owns the connection and its task. Never judges an answer.
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_config::cluster::HealthCheck;
+use tokio::task::AbortHandle;
+
+use super::connection::{self, Offer};
+use super::{Answer, ProbeError, Target};
+
+/// A connection that takes requests.
+pub(super) struct Http2Connection {
+    client: http2::SendRequest<Full<Bytes>>,
+    driver: AbortHandle,
+}
+
+impl Drop for Http2Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Runs what belongs to a connection on the thread that it was made on.
+#[derive(Clone, Copy)]
+struct OnThisThread;
+
+impl<F> hyper::rt::Executor<F> for OnThisThread
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+impl Http2Connection {
+    /// A new connection to `target`.
+    pub(super) async fn open(target: &Target, settings: &HealthCheck) -> Result<Self, ProbeError> {
+        let io = TokioIo::new(connection::open(target, settings, Offer::Http2).await?.stream);
+        let mut builder = http2::Builder::new(OnThisThread);
+        let (client, driver) = builder.timer(TokioTimer::new()).handshake(io).await?;
+        // How it ends is seen by the request that needs it.
+        let driver = tokio::task::spawn_local(async move { drop(driver.await) }).abort_handle();
+        Ok(Self { client, driver })
+    }
+
+    /// Sends a request and reads its answer, with the first `limit` bytes of the body (`None` for all).
+    pub(super) async fn exchange(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        limit: Option<usize>,
+    ) -> Result<Answer, ProbeError> {
+        self.client.ready().await?;
+        let (head, mut body) = self.client.send_request(request).await?.into_parts();
+        let (mut kept, mut trailers) = (Vec::new(), None);
+        while let Some(frame) = body.frame().await {
+            match frame?.into_data() {
+                Ok(data) => {
+                    let room = limit.map_or(data.len(), |limit| limit.saturating_sub(kept.len()).min(data.len()));
+                    kept.extend_from_slice(&data[..room]);
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: kept, trailers })
+    }
+
+    /// Whether it takes no more requests.
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+}
