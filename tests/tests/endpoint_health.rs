@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 
 use control_plane_mock::MockControlPlane;
+use outrigger_tests::certificates::Authority;
 use outrigger_tests::config::{
     self, Xds, ads_bootstrap, all_to, bootstrap, chain, cluster_with, endpoints, http, resource, resources, routes,
 };
-use outrigger_tests::{Proxy, SOON, Settings, eventually, h1};
+use outrigger_tests::{Proxy, Settings, Upstream, eventually, h1, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
@@ -563,18 +564,13 @@ async fn a_changed_cluster_serves_once_its_endpoints_were_checked() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let slow = Endpoint { address: silent.local_addr().unwrap(), state: Arc::default(), task: new.task.clone() };
     mock.set_yaml(&resources(&[cluster(slow.port())])).unwrap();
-    mock.wait_ack("cds", SOON).await.unwrap();
-    let mut served = 0;
-    loop {
-        let seen = statuses(web, 1).await;
-        if flags(&proxy, &old).await != "healthy" {
-            break;
-        }
-        assert_eq!(seen, [200]);
-        served += 1;
-    }
-    assert!(served > 0, "it went on while the first checks of the new revision ran");
-    assert!(flags(&proxy, &slow).await.starts_with("/failed_active_hc"));
+    let (_checked, _) = within("the new one is checked", silent.accept()).await.unwrap();
+    assert_eq!((&*flags(&proxy, &old).await, statuses(web, 1).await), ("healthy", vec![200]));
+    eventually("the check has failed", async || match flags(&proxy, &slow).await {
+        seen if seen.starts_with("/failed_active_hc") => Ok(()),
+        seen => Err(seen),
+    })
+    .await;
     new.set(200);
     mock.set_yaml(&resources(&[cluster(new.port())])).unwrap();
     wait_flags(&proxy, &new, "healthy").await;
@@ -583,4 +579,34 @@ async fn a_changed_cluster_serves_once_its_endpoints_were_checked() {
         seen => Err(seen.to_string()),
     })
     .await;
+}
+
+#[tokio::test]
+async fn checks_use_the_transport_and_the_version_that_they_are_told() {
+    let authority = Authority::new();
+    let trusted = Upstream::tls("trusted", authority.issue(&["up.example"]).server(&["h2"])).await;
+    let foreign = Upstream::tls("foreign", Authority::new().issue(&["up.example"]).server(&["h2"])).await;
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let tls = format!(
+        ", transport_socket: {{ name: tls, typed_config: {{ \
+         '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: up.example, \
+         common_tls_context: {{ validation_context: {{ trusted_ca: {{ filename: '{}' }} }} }} }} }}",
+        ca.display()
+    );
+    let kind = checks(
+        "tls_options: { alpn_protocols: [h2] }, http_health_check: { path: /healthz, codec_client_type: HTTP2 }",
+    );
+    let clusters = [cluster_with("c", &[trusted.port(), foreign.port()], &format!("{kind}{tls}"))];
+    let proxy = Proxy::start(&bootstrap(&[], &clusters)).await;
+    let flags_of = async |upstream: &Upstream| {
+        let prefix = format!("c::{}::health_flags::", upstream.address());
+        let page = proxy.admin("/clusters").await.text();
+        page.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_default().to_owned()
+    };
+    assert_eq!((&*flags_of(&trusted).await, &*flags_of(&foreign).await), ("healthy", "/failed_active_hc"));
+    let seen = trusted.wait("several checks", |counts| counts.requests > 3).await;
+    assert_eq!(seen.connections, 1, "one connection serves them all");
+    assert_eq!(foreign.counts().requests, 0);
 }

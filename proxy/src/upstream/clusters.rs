@@ -202,7 +202,14 @@ impl WorkerCluster {
                 host.retire();
             }
         }
-        let carried = node.hosts.hosts.iter().map(|host| known.remove(&Arc::as_ptr(&host.shared)));
+        let carried = node.hosts.hosts.iter().map(|host| {
+            let kept = known.remove(&Arc::as_ptr(&host.shared))?;
+            if kept.host.transport == host.transport {
+                return Some(kept);
+            }
+            kept.retire();
+            None
+        });
         *self.hosts.borrow_mut() = carried.collect();
         for host in known.into_values() {
             host.retire();

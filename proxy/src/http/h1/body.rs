@@ -59,7 +59,7 @@ impl BodyDecoder {
     /// For a body with this framing.
     pub fn new(framing: Framing) -> Self {
         let state = match framing {
-            Framing::None => State::Done,
+            Framing::None | Framing::Length(0) => State::Done,
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::start_of_chunk(),
             Framing::UntilClose => State::UntilClose,
@@ -260,6 +260,7 @@ mod tests {
     #[test]
     fn a_length_ends_where_it_says() {
         assert_eq!(feed(Framing::Length(3), b"abcGET", 2).unwrap(), (b"abc".to_vec(), 3, true));
+        assert_eq!(feed(Framing::Length(0), b"GET", 1).unwrap(), (Vec::new(), 0, true));
         assert_eq!(BodyDecoder::new(Framing::Length(3)).closed(), Err(BodyError::Incomplete));
         assert_eq!(BodyDecoder::new(Framing::UntilClose).closed(), Ok(()));
     }

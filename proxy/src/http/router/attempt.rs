@@ -227,7 +227,15 @@ impl<'a, 'r> Attempt<'a, 'r> {
         if self.request.info.request_end.get().is_some() {
             self.start_response_limits(Instant::now());
         }
-        let stream = self.acquire().await?;
+        let stream = match self.acquire().await {
+            Ok(stream) => stream,
+            Err(failure) => {
+                if matches!(failure, Failure::DownstreamGone(_)) {
+                    self.cluster.stats.upstream_rq_cancelled.increment();
+                }
+                return Err(failure);
+            }
+        };
         observe::reached(self.host);
         self.request.info.upstream_local.set(stream.local_address());
         self.request.info.upstream_version.set(Some(stream.version()));
@@ -539,12 +547,10 @@ fn broken(request: &mut Request<'_>, cluster: &WorkerCluster, host: &WorkerHost,
     let stats = &cluster.stats;
     let reason = match failure {
         Failure::DownstreamGone(gone) => {
-            stats.upstream_rq_cancelled.increment();
             record_gone(request, *gone);
             h2::Reason::CANCEL
         }
         Failure::DownstreamError(_) => {
-            stats.upstream_rq_cancelled.increment();
             request.info.flag(ResponseFlag::DownstreamProtocolError);
             request.info.set_details("http1.codec_error");
             h2::Reason::PROTOCOL_ERROR
@@ -563,6 +569,7 @@ fn broken(request: &mut Request<'_>, cluster: &WorkerCluster, host: &WorkerHost,
         }
         Failure::Reset { reason, flag, protocol, .. } => {
             observe(&request.connection.worker.process, host, failure);
+            request.connection.stats.rq_reset_after_downstream_response_started.increment();
             request.info.flag(*flag);
             let name = reason.replace(' ', "_");
             let details = match protocol {
@@ -578,6 +585,5 @@ fn broken(request: &mut Request<'_>, cluster: &WorkerCluster, host: &WorkerHost,
         }
     };
     host.stats.rq_error.increment();
-    request.connection.stats.rq_reset_after_downstream_response_started.increment();
     request.downstream.abort(reason);
 }

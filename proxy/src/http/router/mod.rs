@@ -323,9 +323,7 @@ impl Forwarding<'_, '_> {
     }
 
     async fn give_up(&mut self, failure: Failure) {
-        if let Failure::DownstreamGone(_) = failure {
-            self.cluster.stats.upstream_rq_cancelled.increment();
-        } else {
+        if !matches!(failure, Failure::DownstreamGone(_)) {
             count_local_reply(&self.cluster, failure.reply(self.request).status);
         }
         end(self.request, failure, Some(self.chosen)).await;
