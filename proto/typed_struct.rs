@@ -175,11 +175,11 @@ mod tests {
         assert!(unwrap_typed_struct(&pack(&Bootstrap::default()), &Schema::load()).unwrap().is_none());
         let unknown = any(json!({
             "@type": "type.googleapis.com/udpa.type.v1.TypedStruct",
-            "type_url": "type.googleapis.com/stats.PluginConfig",
+            "type_url": "type.googleapis.com/mesh.Unheard",
             "value": {},
         }));
         let error = unwrap_typed_struct(&unknown, &Schema::load()).unwrap_err();
-        assert_eq!(error.to_string(), "unknown message type type.googleapis.com/stats.PluginConfig");
+        assert_eq!(error.to_string(), "unknown message type type.googleapis.com/mesh.Unheard");
         assert_eq!(flatten_typed_structs(&unknown, &Schema::load()).unwrap(), unknown);
     }
 
