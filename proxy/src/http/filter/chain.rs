@@ -37,9 +37,14 @@ pub async fn requests(request: &mut Request<'_>, route: &mut RouteChoice<'_>) ->
             }
             exchange.ask(|filter, exchange| filter.request(exchange))
         };
-        match settle(request, route, slot, false, verdict).await {
-            Turn::Continue => {}
-            turn => return turn,
+        // Boxed: most filters are content at once, and requests should not pay for the size of waiting.
+        match verdict {
+            Verdict::Continue => {}
+            Verdict::Reply(reply) => return Turn::Reply(reply),
+            verdict => match Box::pin(settle(request, route, slot, false, verdict)).await {
+                Turn::Continue => {}
+                turn => return turn,
+            },
         }
     }
     Turn::Continue
@@ -56,9 +61,14 @@ pub async fn responses(request: &mut Request<'_>, route: &mut RouteChoice<'_>, l
             }
             exchange.ask(|filter, exchange| filter.response(exchange))
         };
-        match settle(request, route, slot, local, verdict).await {
-            Turn::Continue => {}
-            turn => return turn,
+        // Boxed: most filters are content at once, and requests should not pay for the size of waiting.
+        match verdict {
+            Verdict::Continue => {}
+            Verdict::Reply(reply) => return Turn::Reply(reply),
+            verdict => match Box::pin(settle(request, route, slot, local, verdict)).await {
+                Turn::Continue => {}
+                turn => return turn,
+            },
         }
     }
     Turn::Continue

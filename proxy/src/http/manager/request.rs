@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -388,7 +389,17 @@ fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> bool {
 }
 
 /// Sends a response of our own and records why.
-pub async fn send_local(request: &mut Request<'_>, reply: LocalReply, chosen: Option<&Chosen<'_>>) {
+///
+/// Boxed: forwarded requests, which are most, should not pay for its size.
+pub fn send_local<'a>(
+    request: &'a mut Request<'_>,
+    reply: LocalReply,
+    chosen: Option<&'a Chosen<'_>>,
+) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
+    Box::pin(send_local_now(request, reply, chosen))
+}
+
+async fn send_local_now(request: &mut Request<'_>, reply: LocalReply, chosen: Option<&Chosen<'_>>) {
     if let Some(flag) = reply.flag {
         request.info.flag(flag);
     }

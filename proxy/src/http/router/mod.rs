@@ -178,7 +178,9 @@ impl Forwarding<'_, '_> {
                         self.cluster.stats.upstream_rq_retry_success.increment();
                     }
                     self.response_head();
-                    if let Some(end) = self.filter_response().await {
+                    if !self.request.filters.slots.is_empty()
+                        && let Some(end) = self.filter_response().await
+                    {
                         drop(stream);
                         return self.end_by(end).await;
                     }
@@ -269,7 +271,7 @@ impl Forwarding<'_, '_> {
         self._retrying = Some(permit);
         self.retries += 1;
         self.tried.push(Arc::clone(&host.host));
-        wait(self.request, backoff).await
+        Box::pin(wait(self.request, backoff)).await
     }
 
     /// What the response head says on its way downstream.
@@ -303,9 +305,6 @@ impl Forwarding<'_, '_> {
     /// Shows the response to the filters; something if it does not leave as it is.
     async fn filter_response(&mut self) -> Option<Turn> {
         let connection = Rc::clone(self.request.connection);
-        if self.request.filters.slots.is_empty() {
-            return None;
-        }
         let graph = Rc::clone(&self.request.graph);
         let mut choice = RouteChoice::of(&connection, &graph, Some(*self.chosen));
         match filter::responses(self.request, &mut choice, false).await {
