@@ -34,6 +34,7 @@ const OWN_PROTOS: &[&str] = &[
     "envoy/tcp/metadataexchange/config/metadata_exchange.proto",
     "io/istio/http/peer_metadata/config.proto",
     "istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
+    "outrigger/upstream/v1/concurrency.proto",
     "stats/config.proto",
     "udpa/type/v1/typed_struct.proto",
     "xds/type/v3/typed_struct.proto",

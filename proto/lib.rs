@@ -54,3 +54,11 @@ pub mod istio {
         include!(concat!(env!("OUT_DIR"), "/stats.rs"));
     }
 }
+
+/// Messages of our own, for what the Envoy API has no field for.
+pub mod outrigger {
+    /// `outrigger.upstream.v1`.
+    pub mod upstream_v1 {
+        include!(concat!(env!("OUT_DIR"), "/outrigger.upstream.v1.rs"));
+    }
+}

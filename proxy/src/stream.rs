@@ -45,6 +45,14 @@ pub struct ConnectionInfo {
     pub filter_state: RefCell<BTreeMap<String, String>>,
 }
 
+impl ConnectionInfo {
+    /// Who the client's certificate says it is: its first URI name, or else its subject.
+    pub fn peer_name(&self) -> Option<&str> {
+        let peer = self.tls.as_ref()?.peer.as_deref()?;
+        Some(peer.uri_sans.first().unwrap_or(&peer.subject))
+    }
+}
+
 /// What a TLS handshake showed.
 #[derive(Clone, Debug, Default)]
 pub struct TlsInfo {

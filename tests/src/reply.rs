@@ -2,9 +2,11 @@
 //!
 //! Words of the header, separated by blanks: `status=503`, `bytes=1048576`, `empty`, `chunked`, `trailers`,
 //! `header=name:value`, `gate` (answer when the test opens the gate), `early` (answer before the body is read),
-//! `hang` (never answer), `reset` (break the connection or stream), `close` (close after the answer),
+//! `delay=50` (answer so many milliseconds later), `hang` (never answer), `reset` (break the connection or stream), `close` (close after the answer),
 //! `half` (break off in the middle of the body), `interim` (a 103 before it), `echo` (HTTP/2: send each piece of the body
 //! back as it comes).
+
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -48,6 +50,7 @@ pub struct Reply {
     pub trailers: bool,
     pub headers: Vec<(String, String)>,
     pub gate: bool,
+    pub delay: Option<Duration>,
     pub early: bool,
     pub hang: bool,
     pub reset: bool,
@@ -71,6 +74,7 @@ impl Reply {
             trailers: false,
             headers: Vec::new(),
             gate: false,
+            delay: None,
             early: false,
             hang: false,
             reset: false,
@@ -83,6 +87,11 @@ impl Reply {
             reply.obey(word);
         }
         reply
+    }
+
+    /// Whether the answer does not follow at once.
+    pub fn waits(&self) -> bool {
+        self.gate || self.hang || self.delay.is_some()
     }
 
     /// The body for a request.
@@ -109,6 +118,7 @@ impl Reply {
             "chunked" => self.chunked = true,
             "trailers" => self.trailers = true,
             "gate" => self.gate = true,
+            "delay" => self.delay = Some(Duration::from_millis(value.parse().expect("milliseconds"))),
             "early" => self.early = true,
             "hang" => self.hang = true,
             "reset" => self.reset = true,

@@ -56,6 +56,19 @@ impl Shared {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(seen.clone());
     }
 
+    /// Waits as ordered.
+    async fn wait_for(&self, reply: &Reply) {
+        if reply.hang {
+            std::future::pending::<()>().await;
+        }
+        if let Some(delay) = reply.delay {
+            tokio::time::sleep(delay).await;
+        }
+        if reply.gate {
+            self.pass_gate().await;
+        }
+    }
+
     async fn pass_gate(&self) {
         self.count(|counts| counts.waiting += 1);
         drop(self.gate.subscribe().wait_for(|open| *open).await);
@@ -247,15 +260,10 @@ async fn http1(mut reader: Reader, shared: &Arc<Shared>, number: usize) -> io::R
 
 /// Waits as ordered, but no longer than the peer stays.
 async fn wait1(reader: &mut Reader, shared: &Arc<Shared>, reply: &Reply) -> io::Result<()> {
-    if !reply.gate && !reply.hang {
+    if !reply.waits() {
         return Ok(());
     }
-    let wait = async {
-        if reply.hang {
-            std::future::pending::<()>().await;
-        }
-        shared.pass_gate().await;
-    };
+    let wait = shared.wait_for(reply);
     let mut byte = [0; 1];
     tokio::select! {
         () = wait => Ok(()),
@@ -367,15 +375,9 @@ async fn answer2(
         seen.trailers = stream.trailers().await?.map(|map| h2c::pairs(&map)).unwrap_or_default();
     }
     shared.remember(&seen);
-    if reply.gate || reply.hang {
-        let wait = async {
-            if reply.hang {
-                std::future::pending::<()>().await;
-            }
-            shared.pass_gate().await;
-        };
+    if reply.waits() {
         tokio::select! {
-            () = wait => {}
+            () = shared.wait_for(&reply) => {}
             reset = std::future::poll_fn(|context| respond.poll_reset(context)) => return reset.map(|_| ()),
         }
     }

@@ -11,6 +11,7 @@ mod hash;
 pub mod health;
 pub mod matcher;
 pub mod outlier;
+pub mod queue;
 pub mod rbac;
 pub mod retry;
 pub mod route;

@@ -163,6 +163,7 @@ pub fn host(port: u16) -> Arc<Host> {
         weight: 1,
         priority: 0,
         locality: Arc::new(Locality { region: String::new(), zone: String::new(), sub_zone: String::new() }),
+        max_requests: None,
         health: HealthStatus::Unknown,
         metadata: None,
         transport: 0,

@@ -165,6 +165,7 @@ fn make(endpoint: &Endpoint, address: Address, priority: u32, at: &Arc<Locality>
         additional_addresses,
         hostname,
         weight,
+        max_requests,
         health,
         metadata: _,
         transport: _,
@@ -180,6 +181,7 @@ fn make(endpoint: &Endpoint, address: Address, priority: u32, at: &Arc<Locality>
         additional_addresses: additional_addresses.clone(),
         hostname,
         weight: (*weight).max(1),
+        max_requests: *max_requests,
         priority,
         locality: Arc::clone(at),
         health: *health,
@@ -196,6 +198,7 @@ fn same(a: &Host, b: &Host) -> bool {
         additional_addresses,
         hostname,
         weight,
+        max_requests,
         priority,
         locality,
         health,
@@ -208,6 +211,7 @@ fn same(a: &Host, b: &Host) -> bool {
         && *additional_addresses == b.additional_addresses
         && *hostname == b.hostname
         && *weight == b.weight
+        && *max_requests == b.max_requests
         && *priority == b.priority
         && *locality == b.locality
         && *health == b.health
@@ -275,6 +279,7 @@ pub(super) mod tests {
             additional_addresses: Vec::new(),
             hostname: "".into(),
             weight: 1,
+            max_requests: None,
             health: HealthStatus::Unknown,
             metadata: None,
             transport: None,
@@ -311,6 +316,7 @@ pub(super) mod tests {
             load_balancing: LoadBalancing::RoundRobin,
             balancing: Default::default(),
             circuit_breakers: CircuitBreakers { default: thresholds, high: thresholds, per_host_max_connections: None },
+            concurrency: None,
             http: UpstreamHttp {
                 protocol: UpstreamProtocol::Http1,
                 http1: Default::default(),

@@ -555,6 +555,10 @@ impl GraphManager {
         if std::mem::take(&mut self.dirty) {
             self.generation += 1;
             self.process.graph.publish(Arc::new(self.graph()));
+            // Those who wait for an endpoint may be the only requests that their worker has.
+            for gate in self.clusters.values().filter_map(|build| build.node.shared.gate_if_used()) {
+                gate.kick();
+            }
         }
         // After the graph, in which workers look listeners up.
         for (name, id, sockets) in std::mem::take(&mut self.starts) {

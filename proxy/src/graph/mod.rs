@@ -37,8 +37,8 @@ mod zone;
 pub use transports::Transports;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use outrigger_config::bootstrap::RuntimeValues;
@@ -65,6 +65,7 @@ use crate::accesslog::AccessLogger;
 use crate::health::OutlierState;
 use crate::network::NetworkFilter;
 use crate::tls::ServerTls;
+use crate::upstream::gate::Gate;
 use crate::upstream::host::Host;
 
 /// Everything that traffic depends on, of one generation.
@@ -218,9 +219,20 @@ pub struct ClusterShared {
     pub health_changed: Arc<Notify>,
     /// There was a connection for traffic.
     pub used: AtomicBool,
+    gate: OnceLock<Arc<Gate>>,
 }
 
 impl ClusterShared {
+    /// Where requests are counted and wait, if the cluster limits them. Made on first use.
+    pub fn gate(&self) -> Arc<Gate> {
+        Arc::clone(self.gate.get_or_init(Arc::default))
+    }
+
+    /// As [`Self::gate`], unless no request has come to it.
+    pub fn gate_if_used(&self) -> Option<&Arc<Gate>> {
+        self.gate.get()
+    }
+
     /// What tells that a connection of this priority has ended.
     pub fn freed(&self, priority: Priority) -> &Notify {
         match priority {

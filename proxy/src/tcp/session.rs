@@ -5,8 +5,9 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,9 +15,9 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::Discovery;
+use outrigger_config::cluster::{Caller, Concurrency, Discovery, OriginalDstOptions};
 use outrigger_config::route::Priority;
-use outrigger_policy::balance::{HashView, Wanted, request_hash};
+use outrigger_policy::balance::{HashView, Wanted, request_hash, xx_hash};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::direction::Traffic;
@@ -27,8 +28,10 @@ use crate::graph::TcpNode;
 use crate::health::{failed, observe};
 use crate::network::{Refusal, TCP_PROXY_CLUSTER};
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
+use crate::upstream::admission::{Admitted, Refused, Seeker, Wish};
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::connect::{ConnectError, Counted, connect, take_place};
+use crate::upstream::gate::Place;
 use crate::upstream::host::Host;
 use crate::upstream::stats::EndedBy;
 use crate::worker::Worker;
@@ -135,18 +138,16 @@ impl Session {
 
     /// A connection to an endpoint, or `None` with the reason noted.
     async fn connect(&self) -> Option<(Io, ActiveSession)> {
-        let Some(cluster) = self.cluster() else {
+        let Some(mut cluster) = self.cluster() else {
             self.stats.downstream_cx_no_route.increment();
             self.info.flag(ResponseFlag::NoClusterFound);
             return None;
         };
         let mut tried: Vec<Arc<Host>> = Vec::new();
         for _ in 0..self.node.config.max_connect_attempts {
-            let Some(host) = self.host(&cluster, &tried) else {
-                cluster.stats.upstream_cx_none_healthy.increment();
-                self.info.flag(ResponseFlag::NoHealthyUpstream);
-                return None;
-            };
+            let (view, admitted) = self.admit(cluster, &tried).await;
+            cluster = view;
+            let Admitted { host, place } = admitted?;
             let Ok(counted) = take_place(&cluster, &host, Priority::Default) else {
                 self.info.flag(ResponseFlag::UpstreamOverflow);
                 return None;
@@ -157,7 +158,7 @@ impl Session {
             match connect(&counted, None, None).await {
                 Ok(connected) => {
                     observe::connected(&host);
-                    return Some((connected.begin(&self.worker, &counted), ActiveSession::new(counted)));
+                    return Some((connected.begin(&self.worker, &counted), ActiveSession::new(counted, place)));
                 }
                 Err(error) => {
                     observe::not_connected(&self.worker.process, &host, &error);
@@ -184,23 +185,72 @@ impl Session {
         Some(self.worker.clusters.get(&self.worker, node))
     }
 
-    /// An endpoint; one that was not tried, if there is any.
-    fn host(&self, cluster: &WorkerCluster, tried: &[Arc<Host>]) -> Option<Rc<WorkerHost>> {
+    /// An endpoint; one that was not tried, if there is any. Waits for a place where the cluster limits them. Gives the
+    /// newest view of the cluster back, and `None` with the reason noted.
+    async fn admit(&self, cluster: Rc<WorkerCluster>, tried: &[Arc<Host>]) -> (Rc<WorkerCluster>, Option<Admitted>) {
         let node = cluster.node();
-        let Discovery::OriginalDst(options) = &node.config.discovery else {
-            let config = &self.node.config;
-            let hash = request_hash(&config.hash_policy, &View(self), |_| String::new());
-            let wanted = Wanted { hash, metadata: config.metadata_match.as_deref(), ..Wanted::default() };
-            return cluster.pick(&self.worker, wanted, tried);
+        let config = &self.node.config;
+        let destination = match &node.config.discovery {
+            Discovery::OriginalDst(options) => match self.original_destination(options) {
+                Some(destination) => Some(destination),
+                None => return (Rc::clone(&cluster), self.refused(&cluster, &Refused::NoHost)),
+            },
+            _ => None,
         };
+        let hash = request_hash(&config.hash_policy, &View(self), |_| String::new());
+        let wanted = Wanted { hash, metadata: config.metadata_match.as_deref(), ..Wanted::default() };
+        let Some(options) = node.config.concurrency.as_deref() else {
+            let host = match destination {
+                Some(destination) => Some(cluster.destination(destination, Instant::now())),
+                None => cluster.pick(&self.worker, wanted, tried),
+            };
+            let admitted = host.map(|host| Admitted { host, place: None });
+            let admitted = admitted.or_else(|| self.refused(&cluster, &Refused::NoHost));
+            return (cluster, admitted);
+        };
+        let worker = &self.worker;
+        let mut seeker = Seeker { worker, cluster, wanted, tried, priority: Priority::Default, destination };
+        // Whatever else ends the session drops this.
+        let never = |_: &mut Context<'_>| Poll::<Infallible>::Pending;
+        let result = seeker.admit(options, || self.wish(options), never).await.result;
+        let cluster = seeker.cluster;
+        let admitted = result.map_or_else(|refused| self.refused(&cluster, &refused), Some);
+        (cluster, admitted)
+    }
+
+    fn wish(&self, options: &Concurrency) -> Wish {
+        let name = |name: &str| xx_hash(name.as_bytes());
+        let caller = match &options.fair {
+            Some(Caller::PeerIdentity) => self.connection.peer_name().map(name),
+            Some(Caller::SourceAddress) => self.connection.remote.ip().map(|address| name(&address.to_string())),
+            Some(Caller::Header(_)) | None => None,
+        };
+        Wish { class: options.class.default, offset_ms: 0, caller, timeout: options.queue_timeout }
+    }
+
+    fn refused(&self, cluster: &WorkerCluster, refused: &Refused<Infallible>) -> Option<Admitted> {
+        match refused {
+            Refused::NoHost => {
+                cluster.stats.upstream_cx_none_healthy.increment();
+                self.info.flag(ResponseFlag::NoHealthyUpstream);
+            }
+            Refused::Overflow | Refused::QueueFull | Refused::QueueTimeout => {
+                self.info.flag(ResponseFlag::UpstreamOverflow);
+            }
+            Refused::Interrupted(never) => match *never {},
+        }
+        None
+    }
+
+    /// Where the client wanted to go. The address of our own socket would lead back to us.
+    fn original_destination(&self, options: &OriginalDstOptions) -> Option<SocketAddr> {
         match &self.connection.local {
-            // The address of our own socket would lead back to us.
             Address::Ip(destination) if self.connection.local_restored => {
                 let mut destination = *destination;
                 if let Some(port) = options.upstream_port_override {
                     destination.set_port(port);
                 }
-                Some(cluster.destination(destination, Instant::now()))
+                Some(destination)
             }
             _ => None,
         }
@@ -349,17 +399,18 @@ impl HashView for View<'_> {
 /// A session that counts as a request of its endpoint, as long as it lives: balancers see it.
 struct ActiveSession {
     counted: Counted,
+    _place: Option<Place>,
 }
 
 impl ActiveSession {
-    fn new(counted: Counted) -> Self {
+    fn new(counted: Counted, place: Option<Place>) -> Self {
         let (host, cluster) = (counted.host(), counted.cluster());
         host.active.set(host.active.get() + 1);
         host.stats.rq_total.increment();
         host.stats.rq_active.increment();
         cluster.stats.upstream_rq_total.increment();
         cluster.stats.upstream_rq_active.increment();
-        Self { counted }
+        Self { counted, _place: place }
     }
 }
 

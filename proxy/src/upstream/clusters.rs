@@ -13,13 +13,13 @@ use std::time::Instant;
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{Discovery, OriginalDstOptions, Thresholds};
 use outrigger_config::route::Priority;
-use outrigger_policy::balance::{HostIndex, HostSet, Load, Picker, Wanted};
+use outrigger_policy::balance::{HostIndex, HostSet, Load, Pick, Picker, Wanted};
 use outrigger_policy::breaker::Breaker;
 use tokio::sync::Notify;
 
 use super::choice_stats::ChoiceStats;
 use super::host::{Host, HostShared, HostStats};
-use super::stats::ClusterStats;
+use super::stats::{ClusterStats, QueueStats};
 use super::{h1, h2};
 use crate::graph::{ClusterNode, HostList, facts};
 use crate::http::h2::stats::Http2Stats;
@@ -37,6 +37,7 @@ pub struct WorkerCluster {
     /// This worker's share of its stats.
     pub stats: Arc<ClusterStats>,
     http2_stats: OnceCell<Arc<Http2Stats>>,
+    queue_stats: OnceCell<Arc<QueueStats>>,
     choices: ChoiceStats,
     node: RefCell<Arc<ClusterNode>>,
     picker: RefCell<Option<Picker>>,
@@ -155,6 +156,7 @@ impl WorkerCluster {
         Self {
             stats,
             http2_stats: OnceCell::new(),
+            queue_stats: OnceCell::new(),
             choices: ChoiceStats::default(),
             node: RefCell::new(Arc::clone(node)),
             picker: RefCell::new(picker(worker, node.hosts.balance.as_ref())),
@@ -169,6 +171,15 @@ impl WorkerCluster {
             let cluster = names::prefix("cluster", &self.node.borrow().config.stat_name);
             worker.process.stats.scope(&format!("{cluster}http2."))
         })
+    }
+
+    /// This worker's share of its stats of waiting, which exist once somebody has waited.
+    pub fn queue_stats(&self, worker: &Worker) -> Arc<QueueStats> {
+        let stats = self.queue_stats.get_or_init(|| {
+            let cluster = names::prefix("cluster", &self.node.borrow().config.stat_name);
+            worker.process.stats.scope(&format!("{cluster}queue."))
+        });
+        Arc::clone(stats)
     }
 
     /// The node of the graph that this view follows.
@@ -219,6 +230,9 @@ impl WorkerCluster {
                 host.retire();
             }
         }
+        if let Some(gate) = node.shared.gate_if_used() {
+            gate.kick();
+        }
         // Limits may have been raised.
         for host in self.hosts.borrow().iter().flatten() {
             host.released.notify_waiters();
@@ -243,27 +257,26 @@ impl WorkerCluster {
     }
 
     /// Picks an endpoint. Those in `tried` are avoided as long as there are others.
-    pub fn pick(&self, worker: &Worker, mut wanted: Wanted<'_>, tried: &[Arc<Host>]) -> Option<Rc<WorkerHost>> {
+    pub fn pick(&self, worker: &Worker, wanted: Wanted<'_>, tried: &[Arc<Host>]) -> Option<Rc<WorkerHost>> {
+        let fresh = |_, host: &Host| !tried.iter().any(|tried| Arc::ptr_eq(&tried.shared, &host.shared));
+        let picked = self.pick_among(worker, wanted, fresh);
+        let picked =
+            picked.or_else(|| if tried.is_empty() { None } else { self.pick_among(worker, wanted, |_, _| true) });
+        picked.map(|(host, _)| host)
+    }
+
+    /// Picks one of those endpoints that are `allowed`.
+    pub fn pick_among(
+        &self,
+        worker: &Worker,
+        wanted: Wanted<'_>,
+        allowed: impl Fn(HostIndex, &Host) -> bool,
+    ) -> Option<(Rc<WorkerHost>, HostIndex)> {
         let node = self.node();
-        let mut picker = self.picker.borrow_mut();
-        let picker = picker.as_mut()?;
         let position = |index: HostIndex| index.0 as usize;
-        let pick = {
-            let hosts = self.hosts.borrow();
-            let load = WorkerLoad { hosts: &hosts, stats: &self.stats };
-            let tried = |index: HostIndex| {
-                node.hosts
-                    .hosts
-                    .get(position(index))
-                    .is_some_and(|host| tried.iter().any(|tried| Arc::ptr_eq(&tried.shared, &host.shared)))
-            };
-            let mut random = || worker.random.next();
-            if picker.hosts().wants_time() {
-                wanted.now = facts::now();
-            }
-            let pick = picker.pick_for(&wanted, &mut random, &load, tried);
-            pick.or_else(|| picker.pick_for(&wanted, &mut random, &load, |_| false))?
-        };
+        let pick = self.draw(worker, wanted, |index| {
+            node.hosts.hosts.get(position(index)).is_none_or(|host| !allowed(index, host))
+        })?;
         if pick.panic {
             self.stats.lb_healthy_panic.increment();
         }
@@ -272,7 +285,24 @@ impl WorkerCluster {
         let host = node.hosts.hosts.get(position(pick.host))?;
         let mut hosts = self.hosts.borrow_mut();
         let slot = hosts.get_mut(position(pick.host))?;
-        Some(Rc::clone(slot.get_or_insert_with(|| WorkerHost::new(Arc::clone(host), Arc::clone(&node)))))
+        let host = slot.get_or_insert_with(|| WorkerHost::new(Arc::clone(host), Arc::clone(&node)));
+        Some((Rc::clone(host), pick.host))
+    }
+
+    /// Whether there is an endpoint that could be picked. Counts nothing.
+    pub fn has_endpoint(&self, worker: &Worker, wanted: Wanted<'_>) -> bool {
+        self.draw(worker, wanted, |_| false).is_some()
+    }
+
+    fn draw(&self, worker: &Worker, mut wanted: Wanted<'_>, exclude: impl Fn(HostIndex) -> bool) -> Option<Pick> {
+        let mut picker = self.picker.borrow_mut();
+        let picker = picker.as_mut()?;
+        let hosts = self.hosts.borrow();
+        let load = WorkerLoad { hosts: &hosts, stats: &self.stats };
+        if picker.hosts().wants_time() {
+            wanted.now = facts::now();
+        }
+        picker.pick_for(&wanted, &mut || worker.random.next(), &load, exclude)
     }
 
     /// The endpoint of an original destination, made on first use.
@@ -284,6 +314,7 @@ impl WorkerCluster {
                 additional_addresses: Vec::new(),
                 hostname: "".into(),
                 weight: 1,
+                max_requests: None,
                 priority: 0,
                 locality: Arc::default(),
                 health: outrigger_config::cluster::HealthStatus::Unknown,
@@ -308,6 +339,10 @@ impl WorkerCluster {
             host.multiplexed.borrow_mut().retain(|connection| connection.keep(now, idle_timeout));
         }
         drop((hosts, destinations));
+        // Limits also move with time.
+        if let Some(gate) = self.node.borrow().shared.gate_if_used() {
+            gate.kick();
+        }
         if let Discovery::OriginalDst(OriginalDstOptions { cleanup_interval, .. }) = self.node.borrow().config.discovery
         {
             self.destinations.borrow_mut().retain(|_, host| {

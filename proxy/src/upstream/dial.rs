@@ -326,6 +326,7 @@ mod tests {
             additional_addresses: Vec::new(),
             hostname: "".into(),
             weight: 1,
+            max_requests: None,
             priority,
             locality: Arc::default(),
             health,

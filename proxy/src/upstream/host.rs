@@ -25,6 +25,8 @@ pub struct Host {
     pub hostname: Arc<str>,
     /// Share among its like; at least 1.
     pub weight: u32,
+    /// Requests that it takes at a time, where it says so itself.
+    pub max_requests: Option<u32>,
     /// 0 is the highest.
     pub priority: u32,
     /// Where it is.
@@ -46,6 +48,8 @@ pub struct Host {
 pub struct HostShared {
     /// Open connections over all workers, for the per-host limit. Written by all workers when they connect.
     pub connections: AtomicU32,
+    /// Requests in flight over all workers, counted where the cluster limits them. Written by all workers.
+    pub requests: AtomicU32,
     /// What checks and outlier detection have found. Written by the control thread.
     pub flags: HealthFlags,
     used: OnceLock<Box<UsedHost>>,

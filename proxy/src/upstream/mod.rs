@@ -1,12 +1,13 @@
 //! Upstream: endpoints, pools of connections, and the ways to connect.
 
+pub mod admission;
 pub mod call_metadata;
 pub mod choice_stats;
 pub mod clusters;
 pub mod connect;
 pub mod dial;
 pub mod dns;
-
+pub mod gate;
 pub mod h1;
 pub mod h2;
 pub mod host;

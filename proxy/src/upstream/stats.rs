@@ -2,6 +2,9 @@
 //!
 //! Owns the metrics' names. Never decides when they change.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use crate::scope;
 
 scope! {
@@ -67,6 +70,18 @@ scope! {
     }
 }
 
+scope! {
+    /// What limits over which requests wait add to `cluster.<name>.queue.*`.
+    pub struct QueueStats {
+        active: Gauge,
+        cancelled: Counter,
+        overflow: Counter,
+        timeout: Counter,
+        total: Counter,
+        wait_ms: Histogram,
+    }
+}
+
 /// Who ended a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum EndedBy {
@@ -74,6 +89,37 @@ pub enum EndedBy {
     Us,
     /// The endpoint did.
     Upstream,
+}
+
+/// Somebody who waits, as long as this lives.
+pub struct Queued {
+    stats: Arc<QueueStats>,
+    since: Instant,
+    settled: bool,
+}
+
+impl Queued {
+    /// One more.
+    pub fn new(stats: &Arc<QueueStats>, since: Instant) -> Self {
+        stats.total.increment();
+        stats.active.increment();
+        Self { stats: Arc::clone(stats), since, settled: false }
+    }
+
+    /// The wait came to its end; otherwise it counts as cancelled.
+    pub fn settle(&mut self) {
+        self.settled = true;
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.stats.active.decrement();
+        self.stats.wait_ms.record(self.since.elapsed().as_millis() as u64);
+        if !self.settled {
+            self.stats.cancelled.increment();
+        }
+    }
 }
 
 impl ClusterStats {

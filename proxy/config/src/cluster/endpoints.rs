@@ -8,6 +8,7 @@ use std::sync::Arc;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::config::endpoint::v3 as pb;
 
+use super::concurrency::endpoint_max_requests;
 use super::health_check::endpoint_check;
 use super::transport::transport_metadata;
 use super::{Assignment, Endpoint, HealthStatus, LbMetadata, Locality, LocalityEndpoints, lb_metadata};
@@ -142,6 +143,7 @@ fn endpoint(at: &FieldPath<'_>, wire: pb::LbEndpoint, kind: AddressKind) -> Pars
         Some(pb::lb_endpoint::HostIdentifier::EndpointName(_)) => return Err(at.field("endpoint_name").unsupported()),
         None => return Err(at.field("endpoint").reject("is required")),
     };
+    let max_requests = endpoint_max_requests(at, metadata.as_ref())?;
     let at = at.field("endpoint");
     decide!(wire, at, pb::Endpoint as "envoy.config.endpoint.v3.Endpoint" {
         implemented: address, hostname, additional_addresses, health_check_config;
@@ -158,6 +160,7 @@ fn endpoint(at: &FieldPath<'_>, wire: pb::LbEndpoint, kind: AddressKind) -> Pars
         address,
         additional_addresses: more_addresses(&at.field("additional_addresses"), additional_addresses, kind)?,
         weight: weight.unwrap_or(1),
+        max_requests,
         health,
         transport: transport_metadata(metadata.as_ref()),
         metadata: lb_metadata(metadata).map(Arc::new),

@@ -12,6 +12,7 @@ use outrigger_api::pb::envoy::extensions::upstreams::http::v3 as pb;
 use outrigger_api::pb::google::protobuf::{Any, UInt32Value};
 use pb::http_protocol_options::{AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig};
 
+use super::concurrency::{self, Concurrency};
 use super::error_matcher::error_matcher;
 use super::{UpstreamHttp, UpstreamProtocol};
 use crate::context::Context;
@@ -32,6 +33,14 @@ pub(super) struct HttpFields {
     pub max_requests_per_connection: Option<UInt32Value>,
 }
 
+/// What was read.
+pub(super) struct ReadHttp {
+    pub http: UpstreamHttp,
+    pub max_requests_per_connection: Option<u32>,
+    /// The other options that stand where those of HTTP do.
+    pub concurrency: Option<Concurrency>,
+}
+
 /// Which protocol, and its options.
 struct Protocol {
     protocol: UpstreamProtocol,
@@ -41,14 +50,12 @@ struct Protocol {
 
 /// Reads how HTTP is spoken towards the cluster `at`, and how many requests a connection takes. The extension, if
 /// given, replaces the older fields.
-pub(super) fn upstream_http(
-    context: &Context<'_>,
-    at: &FieldPath<'_>,
-    wire: HttpFields,
-) -> Parsed<(UpstreamHttp, Option<u32>)> {
+pub(super) fn upstream_http(context: &Context<'_>, at: &FieldPath<'_>, wire: HttpFields) -> Parsed<ReadHttp> {
     let HttpFields { typed, common, upstream, http1, http2, protocol_selection, max_requests_per_connection } = wire;
     let older_limit = max_requests_per_connection.map(|limit| limit.value).filter(|limit| *limit > 0);
-    let (common, http) = match typed_options(context, &at.field("typed_extension_protocol_options"), typed)? {
+    let TypedOptions { http, concurrency } =
+        typed_options(context, &at.field("typed_extension_protocol_options"), typed)?;
+    let (common, http) = match http {
         Some(read) => read,
         None => {
             let common = common_http_options(&at.field("common_http_protocol_options"), common)?;
@@ -62,7 +69,7 @@ pub(super) fn upstream_http(
         (Some(_), Some(_)) => Err(at
             .field("max_requests_per_connection")
             .reject("must not be set both here and in the HTTP protocol options")),
-        (older, newer) => Ok((http, newer.or(older))),
+        (older, newer) => Ok(ReadHttp { http, max_requests_per_connection: newer.or(older), concurrency }),
     }
 }
 
@@ -133,25 +140,35 @@ fn together(common: &CommonHttpOptions, protocol: Protocol, names: AutoNames) ->
     }
 }
 
-fn typed_options(
-    context: &Context<'_>,
-    at: &FieldPath<'_>,
-    wire: HashMap<String, Any>,
-) -> Parsed<Option<(CommonHttpOptions, UpstreamHttp)>> {
+#[derive(Default)]
+struct TypedOptions {
+    http: Option<(CommonHttpOptions, UpstreamHttp)>,
+    concurrency: Option<Concurrency>,
+}
+
+fn typed_options(context: &Context<'_>, at: &FieldPath<'_>, wire: HashMap<String, Any>) -> Parsed<TypedOptions> {
     // A map has no order, and the same input should always name the same entry.
     let mut entries: Vec<_> = wire.into_iter().collect();
     entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    let mut read = None;
+    let mut read = TypedOptions::default();
     for (key, wire) in entries {
         let at = at.key(&key);
         let wire = wire::extension(context, &at, wire)?;
-        if wire::type_name(&wire) != "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" {
-            return Err(at.reject(format!("{:?} is not supported", wire.type_url)));
+        match wire::type_name(&wire) {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" => {
+                if read.http.is_some() {
+                    return Err(at.reject("HttpProtocolOptions are there twice"));
+                }
+                read.http = Some(http_protocol_options(context, &at, wire::decode(&at, &wire)?)?);
+            }
+            concurrency::TYPE_NAME => {
+                if read.concurrency.is_some() {
+                    return Err(at.reject("ConcurrencyOptions are there twice"));
+                }
+                read.concurrency = Some(concurrency::parse(&at, wire::decode(&at, &wire)?)?);
+            }
+            _ => return Err(at.reject(format!("{:?} is not supported", wire.type_url))),
         }
-        if read.is_some() {
-            return Err(at.reject("HttpProtocolOptions are there twice"));
-        }
-        read = Some(http_protocol_options(context, &at, wire::decode(&at, &wire)?)?);
     }
     Ok(read)
 }

@@ -5,6 +5,7 @@
 use outrigger_api::pb::envoy::config::cluster::v3 as pb;
 use outrigger_api::pb::google::protobuf::UInt32Value;
 
+use super::concurrency::PerHost;
 use super::{CircuitBreakers, RetryBudget, Thresholds};
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
@@ -12,8 +13,8 @@ use crate::route::{Priority, priority};
 use crate::units::Percent;
 use crate::wire;
 
-/// Reads circuit breakers; of several thresholds for one priority the first counts.
-pub(super) fn circuit_breakers(at: &FieldPath<'_>, wire: pb::CircuitBreakers) -> Parsed<CircuitBreakers> {
+/// Reads circuit breakers, and the limits on single endpoints; of several thresholds for one priority the first counts.
+pub(super) fn circuit_breakers(at: &FieldPath<'_>, wire: pb::CircuitBreakers) -> Parsed<(CircuitBreakers, PerHost)> {
     decide!(wire, at, pb::CircuitBreakers as "envoy.config.cluster.v3.CircuitBreakers" {
         implemented: thresholds, per_host_thresholds;
         no_effect: ;
@@ -29,17 +30,19 @@ pub(super) fn circuit_breakers(at: &FieldPath<'_>, wire: pb::CircuitBreakers) ->
         };
         slot.get_or_insert(thresholds);
     }
-    let mut per_host_max_connections = None;
+    let mut per_host: Option<PerHost> = None;
     let per_host_at = at.field("per_host_thresholds");
     for (index, wire) in per_host_thresholds.into_iter().enumerate() {
-        let limit = per_host_limit(&per_host_at.item(index), wire)?;
-        per_host_max_connections = per_host_max_connections.or(limit);
+        let limits = per_host_limits(&per_host_at.item(index), wire)?;
+        per_host.get_or_insert(limits);
     }
-    Ok(CircuitBreakers {
+    let per_host = per_host.unwrap_or_default();
+    let breakers = CircuitBreakers {
         default: default.unwrap_or(DEFAULTS),
         high: high.unwrap_or(DEFAULTS),
-        per_host_max_connections,
-    })
+        per_host_max_connections: per_host.max_connections,
+    };
+    Ok((breakers, per_host))
 }
 
 fn thresholds(at: &FieldPath<'_>, wire: pb::circuit_breakers::Thresholds) -> Parsed<(Priority, Thresholds)> {
@@ -82,8 +85,8 @@ fn retry_budget(at: &FieldPath<'_>, wire: pb::circuit_breakers::thresholds::Retr
     })
 }
 
-/// Of the limits on a single endpoint only that on connections exists, in the API too.
-fn per_host_limit(at: &FieldPath<'_>, wire: pb::circuit_breakers::Thresholds) -> Parsed<Option<u32>> {
+/// The API knows only the limit on connections; that on requests, and how many may wait for the endpoint, are ours.
+fn per_host_limits(at: &FieldPath<'_>, wire: pb::circuit_breakers::Thresholds) -> Parsed<PerHost> {
     let pb::circuit_breakers::Thresholds {
         priority,
         max_connections,
@@ -95,8 +98,6 @@ fn per_host_limit(at: &FieldPath<'_>, wire: pb::circuit_breakers::Thresholds) ->
         max_connection_pools,
     } = wire;
     for (field, set) in [
-        ("max_pending_requests", max_pending_requests.is_some()),
-        ("max_requests", max_requests.is_some()),
         ("max_retries", max_retries.is_some()),
         ("retry_budget", retry_budget.is_some()),
         ("track_remaining", track_remaining),
@@ -107,7 +108,11 @@ fn per_host_limit(at: &FieldPath<'_>, wire: pb::circuit_breakers::Thresholds) ->
         }
     }
     match self::priority(&at.field("priority"), priority)? {
-        Priority::Default => Ok(max_connections.map(|limit| limit.value)),
+        Priority::Default => Ok(PerHost {
+            max_connections: max_connections.map(|limit| limit.value),
+            max_requests: max_requests.map(|limit| limit.value),
+            max_pending_requests: max_pending_requests.map(|limit| limit.value),
+        }),
         Priority::High => Err(at.field("priority").reject("HIGH is not supported in per_host_thresholds")),
     }
 }

@@ -3,6 +3,7 @@
 //! Owns the checked model. Never resolves, connects or balances.
 
 mod balancing;
+mod concurrency;
 mod discovery;
 mod dns;
 mod endpoints;
@@ -33,6 +34,8 @@ pub use balancing::{
     BalancingOptions, Consistent, Fallback, HashFunction, LbMetadata, LbValue, LoadBalancing, LocalityBalancing,
     SelectorFallback, SlowStart, SubsetOptions, SubsetSelector, ZoneAware,
 };
+pub(crate) use concurrency::queue_hints;
+pub use concurrency::{Caller, Concurrency, OverLimit, PriorityClass, QueueHints};
 pub use error_matcher::ErrorMatcher;
 pub use health_check::{CheckIntervals, EndpointCheck, HealthCheck};
 pub use health_check_probe::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProxyProtocolVersion, TcpProbe};
@@ -58,6 +61,8 @@ pub struct Cluster {
     pub balancing: BalancingOptions,
     /// Limits for default and high priority.
     pub circuit_breakers: CircuitBreakers,
+    /// Limits on requests in flight over which they wait; `None` where only breakers limit.
+    pub concurrency: Option<Box<Concurrency>>,
     /// HTTP towards its endpoints.
     pub http: UpstreamHttp,
     /// TLS, or none.
@@ -295,6 +300,8 @@ pub struct Endpoint {
     pub hostname: Arc<str>,
     /// 1 unless given.
     pub weight: u32,
+    /// Requests that it takes at a time, where it says so itself.
+    pub max_requests: Option<u32>,
     /// What discovery says.
     pub health: HealthStatus,
     /// What it says of itself for balancing (`envoy.lb`); endpoints that say the same share it.

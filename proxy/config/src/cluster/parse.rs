@@ -10,9 +10,10 @@ use outrigger_api::pb::envoy::config::core::v3::TypedExtensionConfig;
 use outrigger_api::pb::google::protobuf::BoolValue;
 
 use super::balancing::{BalancingFields, ReadBalancing, balancing};
+use super::concurrency::{Carriers, concurrency};
 use super::discovery::{DiscoveryFields, DnsFields, discovery};
 use super::health_check::health_checks;
-use super::http::{HttpFields, upstream_http};
+use super::http::{HttpFields, ReadHttp, upstream_http};
 use super::limits::circuit_breakers;
 use super::outlier::outlier_detection;
 use super::transport::transport_matches;
@@ -96,7 +97,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         None => UpstreamTransport::Raw,
         Some(socket) => upstream_transport_socket(context, &at.field("transport_socket"), socket)?,
     };
-    let (http, max_requests_per_connection) = upstream_http(
+    let ReadHttp { http, max_requests_per_connection, concurrency: typed } = upstream_http(
         context,
         at,
         HttpFields {
@@ -112,6 +113,9 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
     if http.protocol == UpstreamProtocol::Auto && matches!(transport, UpstreamTransport::Raw) {
         return Err(at.field("typed_extension_protocol_options").reject("auto_config needs a TLS transport_socket"));
     }
+    let (circuit_breakers, per_host) =
+        self::circuit_breakers(&at.field("circuit_breakers"), circuit_breakers.unwrap_or_default())?;
+    let concurrency = self::concurrency(context, at, Carriers { typed, metadata: metadata.as_ref(), per_host })?;
     let connect_at = at.field("connect_timeout");
     Ok(Cluster {
         stat_name: if alt_stat_name.is_empty() { name.as_str().into() } else { alt_stat_name.into() },
@@ -125,7 +129,8 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
             .map_or(DEFAULT_BUFFER_BYTES, |limit| limit.value),
         load_balancing: policy,
         balancing: options,
-        circuit_breakers: self::circuit_breakers(&at.field("circuit_breakers"), circuit_breakers.unwrap_or_default())?,
+        circuit_breakers,
+        concurrency: concurrency.map(Box::new),
         http,
         transport,
         transport_matches: self::transport_matches(

@@ -376,8 +376,8 @@ fn clusters_that_are_refused() {
               not supported",
         ),
         (
-            "circuit_breakers: {per_host_thresholds: [{max_requests: 1}]}",
-            "circuit_breakers.per_host_thresholds[0].max_requests: is not supported in per_host_thresholds",
+            "circuit_breakers: {per_host_thresholds: [{max_retries: 1}]}",
+            "circuit_breakers.per_host_thresholds[0].max_retries: is not supported in per_host_thresholds",
         ),
         (
             "http_protocol_options: {}, http2_protocol_options: {}",

@@ -11,6 +11,7 @@ use super::answer::{direct_response, redirect};
 use super::forward::forward;
 use super::matches::route_match;
 use super::{Route, RouteAction};
+use crate::cluster::queue_hints;
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::RouteFilters;
@@ -43,7 +44,10 @@ pub(super) fn route(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Ro
     use pb::route::Action;
     let action = match action {
         Some(Action::Route(action)) => match forward(scope, &at.field("route"), action)? {
-            Some(forward) => RouteAction::Forward(Box::new(forward)),
+            Some(mut forward) => {
+                forward.queue = queue_hints(at, metadata.as_ref())?;
+                RouteAction::Forward(Box::new(forward))
+            }
             None => return Ok(None),
         },
         Some(Action::Redirect(action)) => RouteAction::Redirect(Box::new(redirect(&at.field("redirect"), action)?)),

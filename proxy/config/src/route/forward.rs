@@ -74,6 +74,7 @@ pub(super) fn forward(
         upgrades: upgrades(&at.field("upgrade_configs"), upgrade_configs)?,
         hash_policy: hash_policies(&at.field("hash_policy"), hash_policy)?,
         metadata_match: metadata.map(Arc::new),
+        queue: None,
     }))
 }
 

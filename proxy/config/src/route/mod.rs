@@ -17,7 +17,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::LbMetadata;
+use crate::cluster::{LbMetadata, QueueHints};
 use crate::format::Format;
 use crate::http::{HeaderMutations, RouteFilters};
 use crate::matching::StringMatcher;
@@ -229,6 +229,8 @@ pub struct Forward {
     pub hash_policy: Arc<[HashPolicy]>,
     /// The subset of endpoints that is wanted.
     pub metadata_match: Option<Arc<LbMetadata>>,
+    /// What the route says about waiting for an endpoint.
+    pub queue: Option<Box<QueueHints>>,
 }
 
 /// Which cluster a request goes to.

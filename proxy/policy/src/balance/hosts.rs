@@ -230,6 +230,13 @@ impl HostSet {
         self.ramp.is_some()
     }
 
+    /// The part of its share that a host gets; 1 unless it is in slow start. `now` as in [`Wanted::now`].
+    ///
+    /// [`Wanted::now`]: super::Wanted::now
+    pub fn slow_start_part(&self, host: HostIndex, now: u64) -> f64 {
+        self.ramp.as_ref().filter(|ramp| ramp.lasts(now)).map_or(1.0, |ramp| ramp.part(host, now))
+    }
+
     /// When a host became fit, if there is slow start.
     pub fn began(&self, host: HostIndex) -> Option<u64> {
         self.ramp.as_ref()?.began(host)

@@ -34,6 +34,7 @@ pub(crate) fn forward(cluster: &str) -> Forward {
         upgrades: Vec::new(),
         hash_policy: Arc::default(),
         metadata_match: None,
+        queue: None,
     }
 }
 

@@ -221,6 +221,7 @@ fn node(cluster: Cluster) -> ClusterNode {
                     additional_addresses: Vec::new(),
                     hostname: Arc::clone(&endpoint.hostname),
                     weight: endpoint.weight,
+                    max_requests: None,
                     priority: at.priority,
                     locality: Arc::new(at.locality.clone()),
                     health: endpoint.health,

@@ -24,6 +24,7 @@ use crate::process::Process;
 use crate::stream::ResponseFlag;
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::connect::ConnectError;
+use crate::upstream::gate::Place;
 use crate::upstream::pool::{self, PoolError, Wanted};
 use crate::upstream::stream::UpstreamStream;
 use crate::worker::deadlines::Limit;
@@ -35,6 +36,10 @@ pub enum Failure {
     NoHost,
     /// A circuit breaker was open.
     Overflow,
+    /// A limit was reached, and as many requests waited as may.
+    QueueFull,
+    /// A limit was reached, and no place became free in time.
+    QueueTimeout,
     /// No connection; the reason, and whether time ran out.
     Connect { reason: String, timeout: bool },
     /// A used connection ended before it answered: its end crossed with the request.
@@ -65,6 +70,8 @@ impl Failure {
             Failure::Reset { .. } => Some(Outcome::Reset { request_sent: true }),
             Failure::Timeout(Limit::PerTry) => Some(Outcome::PerTryTimeout { request_sent: true }),
             Failure::NoHost
+            | Failure::QueueFull
+            | Failure::QueueTimeout
             | Failure::Timeout(_)
             | Failure::DownstreamGone(_)
             | Failure::DownstreamError(_)
@@ -82,6 +89,10 @@ impl Failure {
                 let mut reply = reset_reply("overflow", None, ResponseFlag::UpstreamOverflow);
                 reply.overloaded = true;
                 reply
+            }
+            Failure::QueueFull => queue_reply("upstream_queue_full", "too many requests wait for the upstream"),
+            Failure::QueueTimeout => {
+                queue_reply("upstream_queue_timeout", "no upstream had room for the request in time")
             }
             Failure::Connect { reason, timeout } => {
                 *request.info.upstream_failure.borrow_mut() = Some(reason.as_str().into());
@@ -101,6 +112,13 @@ impl Failure {
             Failure::Drained => LocalReply::new(503, "drain_time_exceeded").flag(ResponseFlag::LocalReset),
         }
     }
+}
+
+/// The request was never sent, which `x-envoy-overloaded` tells callers.
+fn queue_reply(details: &'static str, body: &'static str) -> LocalReply {
+    let mut reply = LocalReply::new(503, details).flag(ResponseFlag::UpstreamOverflow).body(body.as_bytes());
+    reply.overloaded = true;
+    reply
 }
 
 fn timeout_reply(limit: Limit) -> LocalReply {
@@ -178,6 +196,7 @@ pub struct Answered {
     stream: UpstreamStream,
     upload: Pump,
     _active: Active,
+    _place: Option<Place>,
 }
 
 /// Counts a request towards an endpoint.
@@ -214,8 +233,8 @@ impl<'a, 'r> Attempt<'a, 'r> {
         Self { request, cluster, host, action, timeouts, body }
     }
 
-    /// Drives the try until there is a response head in the request, or a failure.
-    pub async fn until_head(&mut self) -> Result<Answered, Failure> {
+    /// Drives the try until there is a response head in the request, or a failure. `place` is its place at the endpoint.
+    pub async fn until_head(&mut self, place: Option<Place>) -> Result<Answered, Failure> {
         let active = Active::new(self.cluster, self.host);
         let limits = self.request.deadlines;
         let start = self.request.info.start;
@@ -244,7 +263,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
         match result {
             Ok(()) => {
                 self.request.info.response_start.set(Some(Instant::now()));
-                Ok(Answered { stream, upload, _active: active })
+                Ok(Answered { stream, upload, _active: active, _place: place })
             }
             Err(failure) => {
                 self.record(&failure);
@@ -391,6 +410,8 @@ pub fn observe(process: &Process, host: &WorkerHost, failure: &Failure) {
         // The client's doing, or ours.
         Failure::NoHost
         | Failure::Overflow
+        | Failure::QueueFull
+        | Failure::QueueTimeout
         | Failure::Timeout(_)
         | Failure::DownstreamGone(_)
         | Failure::DownstreamError(_)
@@ -440,7 +461,7 @@ pub async fn relay(
     answered: Answered,
     body: &ReplayBody<'_>,
 ) {
-    let Answered { mut stream, mut upload, _active } = answered;
+    let Answered { mut stream, mut upload, _active, _place } = answered;
     let now = Instant::now();
     let connection = Rc::clone(request.connection);
     request.deadlines.set(Limit::PerTry, None);

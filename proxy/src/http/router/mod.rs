@@ -2,6 +2,7 @@
 //!
 //! Owns the tries: endpoint, connection, time limits, retries, and what is said when all fail. Never matches routes.
 
+mod admission;
 mod affinity;
 pub mod attempt;
 mod body;
@@ -28,6 +29,7 @@ use crate::http::filter::{self, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
 use crate::http::seam::BodySink;
 use crate::stream::ResponseFlag;
+use crate::upstream::admission::Admitted;
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::host::Host;
 use affinity::Affinity;
@@ -126,11 +128,16 @@ struct Forwarding<'a, 'r> {
 
 impl Forwarding<'_, '_> {
     async fn run(&mut self) {
-        let (breaker, thresholds) = self.cluster.limits(self.action.priority);
-        let Some(_permit) = breaker.try_acquire_within(Resource::Request, &thresholds) else {
-            self.cluster.stats.upstream_rq_active_overflow.increment();
-            return self.give_up(Failure::Overflow).await;
-        };
+        let mut _permit = None;
+        // Where requests may wait, each try takes its own.
+        if self.cluster.node().config.concurrency.is_none() {
+            let (breaker, thresholds) = self.cluster.limits(self.action.priority);
+            _permit = breaker.try_acquire_within(Resource::Request, &thresholds);
+            if _permit.is_none() {
+                self.cluster.stats.upstream_rq_active_overflow.increment();
+                return self.give_up(Failure::Overflow).await;
+            }
+        }
         let downstream = self.request.downstream;
         let keep = self.policy.is_some() || self.request.framing == crate::http::h1::parse::Framing::None;
         let body = ReplayBody::new(downstream, self.request.request_body.clone(), keep);
@@ -147,9 +154,14 @@ impl Forwarding<'_, '_> {
         let mut resends = 0;
         let mut resent_stale = false;
         loop {
-            let Some(host) = self.pick() else {
-                self.cluster.stats.upstream_cx_none_healthy.increment();
-                return self.give_up(Failure::NoHost).await;
+            let Admitted { host, place } = match self.admit().await {
+                Ok(admitted) => admitted,
+                Err(failure) => {
+                    if failure == Failure::NoHost {
+                        self.cluster.stats.upstream_cx_none_healthy.increment();
+                    }
+                    return self.give_up(failure).await;
+                }
             };
             self.request.info.attempts.set(self.request.info.attempts.get() + 1);
             *self.request.info.upstream_host.borrow_mut() = Some(Arc::clone(&host.host));
@@ -161,7 +173,7 @@ impl Forwarding<'_, '_> {
             self.cluster.stats.upstream_rq_total.increment();
             host.stats.rq_total.increment();
             let mut attempt = Attempt::new(self.request, &self.cluster, &host, self.action, &self.timeouts, &body);
-            let result = attempt.until_head().await;
+            let result = attempt.until_head(place).await;
             match result {
                 Ok(stream) => {
                     let status = self.request.response.status;

@@ -1,0 +1,132 @@
+//! What a request says about waiting for an endpoint, and what is told of its wait.
+//!
+//! Owns its class, its caller and its patience, read off route, headers and metadata. Never waits itself (see
+//! `upstream::admission`).
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use outrigger_config::cluster::{Caller, Concurrency, Discovery};
+use outrigger_config::route::Priority;
+use outrigger_policy::balance::xx_hash;
+
+use super::attempt::{self, Failure};
+use super::{Forwarding, prepare};
+use crate::http::manager::normalize;
+use crate::http::manager::request::Request;
+use crate::upstream::admission::{Admission, Admitted, Refused, Seeker, Waited, Wish};
+
+impl Forwarding<'_, '_> {
+    /// An endpoint for the next try. Waits for a place where the cluster limits them.
+    ///
+    /// # Errors
+    /// When there is no endpoint, or no place in time.
+    pub(super) async fn admit(&mut self) -> Result<Admitted, Failure> {
+        let node = self.cluster.node();
+        let Some(options) = node.config.concurrency.as_deref() else {
+            let host = self.pick().ok_or(Failure::NoHost)?;
+            return Ok(Admitted { host, place: None });
+        };
+        let destination = match &node.config.discovery {
+            Discovery::OriginalDst(options) => {
+                Some(prepare::original_destination(self.request, options).ok_or(Failure::NoHost)?)
+            }
+            _ => None,
+        };
+        let avoid = self.policy.as_ref().is_some_and(|policy| policy.avoid_previous_hosts);
+        let request = &*self.request;
+        let mut seeker = Seeker {
+            worker: &request.connection.worker,
+            cluster: Rc::clone(&self.cluster),
+            wanted: self.affinity.wanted(),
+            tried: if avoid { &self.tried } else { &[] },
+            priority: self.action.priority,
+            destination,
+        };
+        let interrupted = |cx: &mut std::task::Context<'_>| attempt::interrupted(request, cx);
+        let Admission { result, waited } = seeker.admit(options, || self.wish(options), interrupted).await;
+        let cluster = seeker.cluster;
+        if let Some(waited) = waited {
+            note(request, outcome(&result), waited);
+        }
+        self.cluster = cluster;
+        result.map_err(|refused| match refused {
+            Refused::NoHost => Failure::NoHost,
+            Refused::Overflow => {
+                self.cluster.stats.upstream_rq_active_overflow.increment();
+                Failure::Overflow
+            }
+            Refused::QueueFull => Failure::QueueFull,
+            Refused::QueueTimeout => Failure::QueueTimeout,
+            Refused::Interrupted(failure) => failure,
+        })
+    }
+
+    fn wish(&self, options: &Concurrency) -> Wish {
+        let request = &*self.request;
+        let hints = self.action.queue.as_deref().copied().unwrap_or_default();
+        let rules = &options.class;
+        let number = |header: &Option<String>| -> Option<i64> {
+            let value = request.head.headers.get_by_name(header.as_deref()?)?;
+            std::str::from_utf8(value).ok()?.trim().parse().ok()
+        };
+        let of_metadata = || -> Option<i64> {
+            let (namespace, key) = rules.metadata.as_ref()?;
+            let metadata = request.info.dynamic_metadata.borrow();
+            let value = metadata.get(namespace)?.get(key)?;
+            value.as_i64().or_else(|| value.as_str()?.parse().ok())
+        };
+        let in_range = |class: i64| i32::try_from(class).ok().filter(|class| (-MAX_CLASS..=MAX_CLASS).contains(class));
+        let class = number(&rules.header).and_then(in_range).or_else(|| of_metadata().and_then(in_range));
+        let class = class.or(hints.class).unwrap_or(match self.action.priority {
+            Priority::High => rules.of_high_priority(),
+            Priority::Default => rules.default,
+        });
+        let offset = number(&rules.offset_header).filter(|offset| (-MAX_OFFSET_MS..=MAX_OFFSET_MS).contains(offset));
+        Wish {
+            class,
+            offset_ms: offset.or(hints.offset_ms).unwrap_or(0),
+            caller: options.fair.as_ref().and_then(|caller| caller_of(request, caller)),
+            timeout: hints.timeout.or(options.queue_timeout),
+        }
+    }
+}
+
+fn caller_of(request: &Request<'_>, caller: &Caller) -> Option<u64> {
+    let connection = &request.connection;
+    match caller {
+        Caller::Header(name) => request.head.headers.get_by_name(name).map(xx_hash),
+        Caller::SourceAddress => {
+            let address = normalize::client_address(connection, &request.head)?;
+            Some(xx_hash(address.to_string().as_bytes()))
+        }
+        Caller::PeerIdentity => connection.info.peer_name().map(|name| xx_hash(name.as_bytes())),
+    }
+}
+
+fn outcome(result: &Result<Admitted, Refused<Failure>>) -> &'static str {
+    match result {
+        Ok(_) => "served",
+        Err(Refused::NoHost) => "no_endpoint",
+        Err(Refused::Overflow | Refused::QueueFull) => "full",
+        Err(Refused::QueueTimeout) => "timeout",
+        Err(Refused::Interrupted(_)) => "cancelled",
+    }
+}
+
+/// Leaves what became of the wait where access logs and filters find it: dynamic metadata under `outrigger.queue`.
+fn note(request: &Request<'_>, outcome: &str, waited: Waited) {
+    let Waited { since, class } = waited;
+    let mut metadata = request.info.dynamic_metadata.borrow_mut();
+    let queue = metadata.entry("outrigger.queue".to_owned()).or_default();
+    let earlier = queue.get("wait_ms").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let wait_ms = Instant::now().saturating_duration_since(since).as_millis() as u64;
+    queue.insert("wait_ms".to_owned(), earlier.saturating_add(wait_ms).into());
+    queue.insert("outcome".to_owned(), outcome.into());
+    queue.insert("class".to_owned(), class.into());
+}
+
+/// As far as classes go.
+const MAX_CLASS: i32 = 2047;
+/// As far as offsets go.
+const MAX_OFFSET_MS: i64 = 3_600_000;
