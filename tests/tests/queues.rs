@@ -434,3 +434,28 @@ async fn tcp_sessions_wait_too() {
     within("an answer to the second", second.read_exact(&mut answer)).await.unwrap();
     assert_eq!(&answer, b"two");
 }
+
+#[tokio::test]
+async fn the_admin_port_shows_who_has_places_and_who_waits() {
+    let upstream = Upstream::start("a").await;
+    let world = World::limited(&[&upstream], &limits("max_requests: 1")).await;
+    let first = world.send("/first", &[("x-reply", "gate")]);
+    upstream.wait("the first is there", |counts| counts.waiting == 1).await;
+    let second = world.send("/second", &[]);
+    world.waiting(1).await;
+    let text = world.proxy.admin("/clusters").await.text();
+    let address = upstream.address();
+    for line in [
+        "limited::queue::in_flight::1".to_owned(),
+        "limited::queue::waiting::1".to_owned(),
+        format!("limited::{address}::rq_in_flight::1"),
+        format!("limited::{address}::rq_limit::1"),
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
+    }
+    let json = world.proxy.admin("/clusters?format=json").await.json();
+    let stats = json["cluster_statuses"][0]["host_statuses"][0]["stats"].as_array().unwrap();
+    assert!(stats.iter().any(|stat| stat["name"] == "rq_limit" && stat["value"] == "1"), "{stats:?}");
+    upstream.open_gate();
+    all_good(vec![first, second]).await;
+}

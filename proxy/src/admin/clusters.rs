@@ -13,6 +13,7 @@ use outrigger_api::pb::envoy::config::core::v3::RoutingPriority;
 use outrigger_api::pb::envoy::r#type::v3::Percent;
 use outrigger_api::pb::google::protobuf::UInt32Value;
 use outrigger_config::cluster::{Discovery, Thresholds};
+use outrigger_policy::balance::HostIndex;
 use outrigger_policy::outlier::Averages;
 use outrigger_xds::ResourceKind;
 use regex::Regex;
@@ -23,7 +24,8 @@ use super::pretty::{Member, ObjectWriter, message};
 use super::request::Request;
 use super::response::{JSON, Response, TEXT};
 use crate::graph::ClusterNode;
-use crate::health::{HealthFlag, Shown};
+use crate::health::{HealthFlag, Shown as OutlierRates};
+use crate::upstream::admission::{Shown, shown_of};
 use crate::upstream::host::Host;
 
 /// All clusters, or those whose names match `filter`.
@@ -84,10 +86,26 @@ fn text(cluster: &ClusterNode, added_via_api: bool) -> String {
     {
         let _ = writeln!(out, "{name}::eds_service_name::{service_name}");
     }
-    for host in &cluster.hosts.hosts {
+    if let Some(gate) = cluster.shared.gate_if_used() {
+        let _ = writeln!(out, "{name}::queue::in_flight::{}", gate.in_flight());
+        let _ = writeln!(out, "{name}::queue::waiting::{}", gate.waiting());
+    }
+    for (index, host) in (0..).map(HostIndex).zip(&cluster.hosts.hosts) {
+        for (metric, value) in places(cluster, index, host) {
+            let _ = writeln!(out, "{name}::{}::{metric}::{value}", host.address);
+        }
         host_text(&mut out, name, host, shown.as_ref());
     }
     out
+}
+
+/// What is told of an endpoint whose requests are limited.
+fn places(cluster: &ClusterNode, index: HostIndex, host: &Host) -> Vec<(&'static str, i64)> {
+    let Some(Shown { in_flight, limit, waiting }) = shown_of(cluster, index, host) else { return Vec::new() };
+    let limit = limit.map(|limit| ("rq_limit", i64::from(limit)));
+    let mut metrics = vec![("rq_in_flight", i64::from(in_flight)), ("rq_queued", i64::from(waiting))];
+    metrics.extend(limit);
+    metrics
 }
 
 /// A number with six significant digits, as C's `%g` prints those of percentages.
@@ -100,11 +118,11 @@ fn significant(value: f64) -> String {
     }
 }
 
-fn rates(host: &Host, shown: Option<&Shown>) -> (Option<f64>, Option<f64>) {
+fn rates(host: &Host, shown: Option<&OutlierRates>) -> (Option<f64>, Option<f64>) {
     shown.map(|shown| shown.rates_of(&host.shared)).unwrap_or_default()
 }
 
-fn host_text(out: &mut String, cluster: &str, host: &Host, shown: Option<&Shown>) {
+fn host_text(out: &mut String, cluster: &str, host: &Host, shown: Option<&OutlierRates>) {
     let address = &host.address;
     let mut totals = host.shared.totals();
     totals.sort_by_key(|(name, _, _)| *name);
@@ -144,7 +162,11 @@ fn status(cluster: &ClusterNode, added_via_api: bool) -> pb::ClusterStatus {
         name: config.name.to_string(),
         added_via_api,
         success_rate_ejection_threshold: threshold_of(shown.as_ref().and_then(|shown| shown.external)),
-        host_statuses: cluster.hosts.hosts.iter().map(|host| host_status(host, shown.as_ref())).collect(),
+        host_statuses: (0..)
+            .map(HostIndex)
+            .zip(&cluster.hosts.hosts)
+            .map(|(index, host)| host_status(places(cluster, index, host), host, shown.as_ref()))
+            .collect(),
         local_origin_success_rate_ejection_threshold: threshold_of(shown.as_ref().and_then(|shown| shown.local)),
         circuit_breakers: Some(cluster_pb::CircuitBreakers {
             thresholds: vec![
@@ -189,7 +211,7 @@ fn health_status(host: &Host) -> pb::HostHealthStatus {
     }
 }
 
-fn host_status(host: &Host, shown: Option<&Shown>) -> pb::HostStatus {
+fn host_status(places: Vec<(&'static str, i64)>, host: &Host, shown: Option<&OutlierRates>) -> pb::HostStatus {
     let (external, local) = rates(host, shown);
     let metric = |(name, value, is_gauge): (&str, i64, bool)| {
         let kind = if is_gauge { pb::simple_metric::Type::Gauge } else { pb::simple_metric::Type::Counter };
@@ -198,7 +220,13 @@ fn host_status(host: &Host, shown: Option<&Shown>) -> pb::HostStatus {
     };
     pb::HostStatus {
         address: Some(address(&host.address)),
-        stats: host.shared.totals().into_iter().map(metric).collect(),
+        stats: host
+            .shared
+            .totals()
+            .into_iter()
+            .chain(places.into_iter().map(|(name, value)| (name, value, true)))
+            .map(metric)
+            .collect(),
         health_status: Some(health_status(host)),
         success_rate: percent(external),
         weight: host.weight,

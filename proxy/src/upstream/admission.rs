@@ -288,6 +288,27 @@ impl Seeker<'_> {
     }
 }
 
+/// How many requests an endpoint takes at this moment, and how many wait for it alone; `None` where nothing is counted.
+pub fn shown_of(node: &ClusterNode, index: HostIndex, host: &Host) -> Option<Shown> {
+    let gate = node.shared.gate_if_used().filter(|_| node.config.concurrency.is_some())?;
+    Some(Shown {
+        in_flight: host.shared.requests.load(Ordering::Relaxed),
+        limit: limit_of(node, gate, Some(index), host),
+        waiting: gate.waiting_at(&host.shared),
+    })
+}
+
+/// What can be told of an endpoint.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Shown {
+    /// Requests at it, over all workers.
+    pub in_flight: u32,
+    /// How many it takes; unlimited when `None`.
+    pub limit: Option<u32>,
+    /// How many wait for it and no other.
+    pub waiting: u32,
+}
+
 fn limit_of(node: &ClusterNode, gate: &Gate, index: Option<HostIndex>, host: &Host) -> Option<u32> {
     let options = node.config.concurrency.as_deref()?;
     let part = match (index, &node.hosts.balance) {

@@ -371,3 +371,6 @@ fn shown(kind: Option<&Kind>) -> String {
         Some(Kind::NullValue(_)) | None => "null".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use crate::context::{Context, Environment};
 use crate::rejection::Parsed;
 use crate::source::SourceKind;
 
-struct NoFiles;
+pub(super) struct NoFiles;
 
 impl Environment for NoFiles {
     fn read_file(&self, _: &Path) -> io::Result<Vec<u8>> {
@@ -27,7 +27,7 @@ impl Environment for NoFiles {
     }
 }
 
-fn read<M: prost::Message + prost::Name + Default>(yaml: &str) -> M {
+pub(super) fn read<M: prost::Message + prost::Name + Default>(yaml: &str) -> M {
     let parsed = Schema::load().parse_yaml::<M>(yaml, outrigger_api::ParseOptions::default());
     parsed.unwrap_or_else(|error| panic!("{error}\n{yaml}")).message
 }
