@@ -459,3 +459,22 @@ async fn the_admin_port_shows_who_has_places_and_who_waits() {
     upstream.open_gate();
     all_good(vec![first, second]).await;
 }
+
+#[tokio::test]
+async fn mirrored_copies_keep_to_the_limit_and_make_nobody_wait() {
+    let (upstream, shadow) = (Upstream::start("a").await, Upstream::start("shadow").await);
+    let clusters = [
+        config::cluster("limited", &[upstream.port()]),
+        cluster_with("shadow", &[shadow.port()], &limits("max_requests: 1")),
+    ];
+    let to = "{ match: { prefix: / }, route: { cluster: limited, request_mirror_policies: [{ cluster: shadow }] } }";
+    let world = World::start(&clusters, to).await;
+    let sent: Vec<_> = (0..5).map(|_| world.send("/", &[("x-reply", "gate")])).collect();
+    upstream.wait("all are there", |counts| counts.waiting == 5).await;
+    shadow.wait("one copy is there", |counts| counts.waiting == 1).await;
+    world.proxy.wait_stat("cluster.shadow.upstream_cx_none_healthy", |dropped| dropped == 4).await;
+    upstream.open_gate();
+    shadow.open_gate();
+    all_good(sent).await;
+    assert_eq!(shadow.counts().peak, 1);
+}

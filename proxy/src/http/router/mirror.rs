@@ -26,6 +26,7 @@ use crate::http::headers::Headers;
 use crate::http::manager::request::{Chosen, Request};
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{BodySource, Chunk, Pump, StreamError};
+use crate::upstream::admission::{Admitted, Seeker};
 use crate::upstream::pool;
 use crate::upstream::stream::UpstreamStream;
 use crate::worker::Worker;
@@ -110,16 +111,25 @@ struct Copy {
 impl Copy {
     async fn send(self, priority: Priority) {
         let cluster = self.worker.clusters.get(&self.worker, &self.node);
-        let (breaker, thresholds) = cluster.limits(priority);
-        let Some(_permit) = breaker.try_acquire_within(Resource::Request, &thresholds) else {
-            cluster.stats.upstream_rq_active_overflow.increment();
-            return;
-        };
         if matches!(self.node.config.discovery, Discovery::OriginalDst(_)) {
             // Where a connection was going is where its request goes; a copy has no other place to go.
             return;
         }
-        let Some(host) = cluster.pick(&self.worker, Wanted::default(), &[]) else {
+        let mut _permit = None;
+        let admitted = if self.node.config.concurrency.is_some() {
+            // A copy takes a place that is free, and never one that somebody waits for.
+            let (worker, wanted) = (&self.worker, Wanted::default());
+            Seeker { worker, cluster: Rc::clone(&cluster), wanted, tried: &[], priority, destination: None }.admit_now()
+        } else {
+            let (breaker, thresholds) = cluster.limits(priority);
+            _permit = breaker.try_acquire_within(Resource::Request, &thresholds);
+            if _permit.is_none() {
+                cluster.stats.upstream_rq_active_overflow.increment();
+                return;
+            }
+            cluster.pick(&self.worker, Wanted::default(), &[]).map(|host| Admitted { host, place: None })
+        };
+        let Some(Admitted { host, place: _place }) = admitted else {
             cluster.stats.upstream_cx_none_healthy.increment();
             return;
         };
