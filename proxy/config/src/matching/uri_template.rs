@@ -34,6 +34,16 @@ impl UriTemplate {
         &self.text
     }
 
+    /// What the variables enclose in a path that fits.
+    pub fn captures<'p>(&self, path: &'p str) -> Option<regex::Captures<'p>> {
+        self.regex.captures(path)
+    }
+
+    /// Whether there is a variable of this name.
+    pub fn has_variable(&self, name: &str) -> bool {
+        self.regex.capture_names().flatten().any(|known| known == name)
+    }
+
     /// Compiles a template; the error says what is wrong with it.
     pub fn compile(template: &str) -> Result<Self, String> {
         let pattern = pattern(template)?;
@@ -136,6 +146,8 @@ impl<'a> Scan<'a> {
             return Err(format!("the variable {name:?} stands there twice"));
         }
         self.names.push(name);
+        // Captured, for rewrites.
+        out.push_str(&format!("(?P<{name}>"));
         if self.names.len() > MAX_VARIABLES {
             return Err(format!("has more than {MAX_VARIABLES} variables"));
         }
@@ -152,7 +164,10 @@ impl<'a> Scan<'a> {
                     out.push('/');
                     rest = more;
                 }
-                None if rest.is_empty() => return Ok(()),
+                None if rest.is_empty() => {
+                    out.push(')');
+                    return Ok(());
+                }
                 None => return Err(format!("{rest:?} cannot follow a wildcard")),
             }
         }

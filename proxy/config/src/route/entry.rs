@@ -40,10 +40,10 @@ pub(super) fn route(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Ro
     let Some(matches) = r#match else {
         return Err(at.field("match").reject("is required"));
     };
-    let matches = route_match(&at.field("match"), matches)?;
+    let matches = route_match(scope.context, &at.field("match"), matches)?;
     use pb::route::Action;
     let action = match action {
-        Some(Action::Route(action)) => match forward(scope, &at.field("route"), action)? {
+        Some(Action::Route(action)) => match forward(scope, &at.field("route"), &matches.path, action)? {
             Some(mut forward) => {
                 forward.queue = queue_hints(at, metadata.as_ref())?;
                 RouteAction::Forward(Box::new(forward))

@@ -16,11 +16,12 @@ use super::mirror::mirror_policies;
 use super::parse::optional_plugin;
 use super::retry::retry_policy;
 use super::rewrite::regex_rewrite;
-use super::{ClusterChoice, Forward, HostRewrite, MaxStreamDuration, Priority, WeightedCluster};
+use super::{ClusterChoice, Forward, HostRewrite, MaxStreamDuration, PathMatch, Priority, WeightedCluster};
 use crate::cluster::{LbMetadata, lb_metadata};
 use crate::decide::decide;
 use crate::http::RouteFilters;
 use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
+use crate::matching::UriRewrite;
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
@@ -28,14 +29,16 @@ use crate::wire;
 pub(super) fn forward(
     scope: &RouteScope<'_, '_>,
     at: &FieldPath<'_>,
+    path: &PathMatch,
     wire: pb::RouteAction,
 ) -> Parsed<Option<Forward>> {
     decide!(wire, at, pb::RouteAction as "envoy.config.route.v3.RouteAction" {
         implemented: cluster_not_found_response_code, prefix_rewrite, regex_rewrite, append_x_forwarded_host,
             timeout, idle_timeout, retry_policy, priority, max_grpc_timeout, upgrade_configs, max_stream_duration,
-            cluster_specifier, host_rewrite_specifier, hash_policy, metadata_match, request_mirror_policies;
+            cluster_specifier, host_rewrite_specifier, hash_policy, metadata_match, request_mirror_policies,
+            path_rewrite_policy;
         no_effect: early_data_policy = "TLS early data is neither taken nor sent";
-        unsupported: path_rewrite_policy, path_rewrite, flush_timeout, retry_policy_typed_config,
+        unsupported: path_rewrite, flush_timeout, retry_policy_typed_config,
             rate_limits, include_vh_rate_limits, cors, grpc_timeout_offset,
             internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy;
     });
@@ -45,6 +48,20 @@ pub(super) fn forward(
         return Err(at.field("regex_rewrite").reject("must not be set together with prefix_rewrite"));
     }
     wire::header_value(&at.field("prefix_rewrite"), &prefix_rewrite)?;
+    let template_rewrite = match path_rewrite_policy {
+        None => None,
+        Some(_) if !prefix_rewrite.is_empty() || regex_rewrite.is_some() => {
+            let at = at.field("path_rewrite_policy");
+            return Err(at.reject("must not be set together with prefix_rewrite or regex_rewrite"));
+        }
+        Some(policy) => {
+            let template = match path {
+                PathMatch::Template(template) => Some(template),
+                _ => None,
+            };
+            Some(Box::new(UriRewrite::parse(scope.context, &at.field("path_rewrite_policy"), policy, template)?))
+        }
+    };
     Ok(Some(Forward {
         cluster,
         cluster_not_found_code: not_found_code(
@@ -74,6 +91,7 @@ pub(super) fn forward(
         upgrades: upgrades(&at.field("upgrade_configs"), upgrade_configs)?,
         hash_policy: hash_policies(&at.field("hash_policy"), hash_policy)?,
         metadata_match: metadata.map(Arc::new),
+        template_rewrite,
         queue: None,
     }))
 }

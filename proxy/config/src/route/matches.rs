@@ -5,24 +5,25 @@
 use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::envoy::r#type::v3::Int64Range;
 
-use super::{HeaderMatch, HeaderMatcher, PathMatch, QueryParameterMatcher, RouteMatch};
+use super::{CookieMatcher, HeaderMatch, HeaderMatcher, PathMatch, QueryParameterMatcher, RouteMatch};
+use crate::context::Context;
 use crate::decide::decide;
 use crate::http::header_mutations::header_name;
-use crate::matching::StringMatcher;
+use crate::matching::{StringMatcher, UriTemplate};
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
 /// Reads a route's match.
-pub(super) fn route_match(at: &FieldPath<'_>, wire: pb::RouteMatch) -> Parsed<RouteMatch> {
+pub(super) fn route_match(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::RouteMatch) -> Parsed<RouteMatch> {
     decide!(wire, at, pb::RouteMatch as "envoy.config.route.v3.RouteMatch" {
-        implemented: case_sensitive, runtime_fraction, headers, query_parameters, grpc, path_specifier;
+        implemented: case_sensitive, runtime_fraction, headers, query_parameters, grpc, path_specifier, cookies;
         no_effect: ;
-        unsupported: cookies, tls_context, dynamic_metadata, filter_state;
+        unsupported: tls_context, dynamic_metadata, filter_state;
     });
     let headers_at = at.field("headers");
     let parameters_at = at.field("query_parameters");
     Ok(RouteMatch {
-        path: path_match(at, path_specifier)?,
+        path: path_match(context, at, path_specifier)?,
         case_sensitive: case_sensitive.is_none_or(|flag| flag.value),
         headers: wire::each(&headers_at, headers, header_matcher)?,
         query_parameters: wire::each(&parameters_at, query_parameters, query_parameter_matcher)?,
@@ -31,10 +32,15 @@ pub(super) fn route_match(at: &FieldPath<'_>, wire: pb::RouteMatch) -> Parsed<Ro
             Some(fraction) => Some(wire::runtime_fraction(&at.field("runtime_fraction"), fraction)?),
         },
         grpc: grpc.is_some(),
+        cookies: wire::each(&at.field("cookies"), cookies, cookie_matcher)?,
     })
 }
 
-fn path_match(at: &FieldPath<'_>, wire: Option<pb::route_match::PathSpecifier>) -> Parsed<PathMatch> {
+fn path_match(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Option<pb::route_match::PathSpecifier>,
+) -> Parsed<PathMatch> {
     use pb::route_match::PathSpecifier;
     Ok(match wire {
         Some(PathSpecifier::Prefix(prefix)) => PathMatch::Prefix(prefix),
@@ -50,8 +56,12 @@ fn path_match(at: &FieldPath<'_>, wire: Option<pb::route_match::PathSpecifier>) 
             PathMatch::SeparatedPrefix(prefix)
         }
         Some(PathSpecifier::ConnectMatcher(_)) => return Err(at.field("connect_matcher").unsupported()),
-        Some(PathSpecifier::PathMatchPolicy(_)) => return Err(at.field("path_match_policy").unsupported()),
-        None => return Err(at.reject("needs one of prefix, path, safe_regex, path_separated_prefix")),
+        Some(PathSpecifier::PathMatchPolicy(policy)) => {
+            PathMatch::Template(UriTemplate::parse(context, &at.field("path_match_policy"), policy)?)
+        }
+        None => {
+            return Err(at.reject("needs one of prefix, path, safe_regex, path_separated_prefix, path_match_policy"));
+        }
     })
 }
 
@@ -114,6 +124,22 @@ fn query_parameter_matcher(at: &FieldPath<'_>, wire: pb::QueryParameterMatcher) 
         Some(Wire::StringMatch(matcher)) => Some(wire::string_matcher(&at.field("string_match"), matcher)?),
     };
     Ok(QueryParameterMatcher { name, value })
+}
+
+fn cookie_matcher(at: &FieldPath<'_>, wire: pb::CookieMatcher) -> Parsed<CookieMatcher> {
+    decide!(wire, at, pb::CookieMatcher as "envoy.config.route.v3.CookieMatcher" {
+        implemented: name, string_match, invert_match;
+        no_effect: ;
+        unsupported: ;
+    });
+    if name.is_empty() || name.len() > MAX_PARAMETER_BYTES {
+        return Err(at.field("name").reject(format!("has {} bytes, expected 1 to {MAX_PARAMETER_BYTES}", name.len())));
+    }
+    let Some(matcher) = string_match else {
+        return Err(at.field("string_match").reject("is required"));
+    };
+    let value = wire::string_matcher(&at.field("string_match"), matcher)?;
+    Ok(CookieMatcher { name, value, invert: invert_match })
 }
 
 fn not_empty(at: &FieldPath<'_>, value: String) -> Parsed<String> {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::cluster::{LbMetadata, QueueHints};
 use crate::format::Format;
 use crate::http::{HeaderMutations, RouteFilters};
-use crate::matching::StringMatcher;
+use crate::matching::{StringMatcher, UriRewrite, UriTemplate};
 use crate::metadata::Namespaces;
 use crate::units::RuntimeFraction;
 
@@ -131,6 +131,8 @@ pub struct RouteMatch {
     pub runtime_fraction: Option<RuntimeFraction>,
     /// Only gRPC requests.
     pub grpc: bool,
+    /// All must match.
+    pub cookies: Vec<CookieMatcher>,
 }
 
 /// How a route matches the path.
@@ -144,8 +146,21 @@ pub enum PathMatch {
     SeparatedPrefix(String),
     /// The whole path, RE2 syntax.
     Regex(regex::Regex),
+    /// The whole path, by template.
+    Template(UriTemplate),
     /// CONNECT requests only.
     Connect,
+}
+
+/// Source: `CookieMatcher`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CookieMatcher {
+    /// Case-sensitive.
+    pub name: String,
+    /// What the value of the first cookie of that name must be.
+    pub value: StringMatcher,
+    /// The opposite; a cookie that is absent does not match by itself.
+    pub invert: bool,
 }
 
 /// Source: `HeaderMatcher`.
@@ -229,6 +244,8 @@ pub struct Forward {
     pub hash_policy: Arc<[HashPolicy]>,
     /// The subset of endpoints that is wanted.
     pub metadata_match: Option<Arc<LbMetadata>>,
+    /// Replaces the path by a template.
+    pub template_rewrite: Option<Box<UriRewrite>>,
     /// What the route says about waiting for an endpoint.
     pub queue: Option<Box<QueueHints>>,
 }

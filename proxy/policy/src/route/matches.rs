@@ -3,7 +3,7 @@
 //! Owns what headers, query parameters and paths must look like. Never decides the order of routes.
 
 use outrigger_config::route::{
-    HeaderMatch, HeaderMatcher, PathMatch, QueryParameterMatcher, RouteMatch as RouteCriteria,
+    CookieMatcher, HeaderMatch, HeaderMatcher, PathMatch, QueryParameterMatcher, RouteMatch as RouteCriteria,
 };
 
 use super::{RequestView, RuntimeView, fraction_holds};
@@ -20,6 +20,7 @@ pub(super) fn route_matches(
     path_matches(criteria, request, path)
         && (!criteria.grpc || request.is_grpc())
         && criteria.headers.iter().all(|matcher| request_header_matches(matcher, request))
+        && criteria.cookies.iter().all(|matcher| cookie_matches(matcher, request))
         && criteria.query_parameters.iter().all(|matcher| query_matches(matcher, query))
         && criteria.runtime_fraction.as_ref().is_none_or(|fraction| fraction_holds(fraction, random, runtime))
 }
@@ -40,7 +41,20 @@ fn path_matches(criteria: &RouteCriteria, request: &impl RequestView, path: &str
             starts_with(prefix) && matches!(path.as_bytes().get(prefix.len()), None | Some(b'/'))
         }
         PathMatch::Regex(regex) => regex.is_match(path),
+        PathMatch::Template(template) => template.matches(path),
     }
+}
+
+/// Whether the first cookie of the name is as `matcher` wants it.
+fn cookie_matches(matcher: &CookieMatcher, request: &impl RequestView) -> bool {
+    let pairs = request.header("cookie").flat_map(|value| value.split(|byte| *byte == b';'));
+    let mut named = pairs.filter_map(|pair| {
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        let (name, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
+        let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+        (name == matcher.name.as_bytes()).then_some(quoted.unwrap_or(value))
+    });
+    named.next().is_some_and(|value| matcher.value.matches(value)) != matcher.invert
 }
 
 /// Whether a request's header is as `matcher` wants it.

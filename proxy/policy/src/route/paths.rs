@@ -56,6 +56,12 @@ impl PathIndex {
                     }
                     continue;
                 }
+                PathMatch::Template(template) => {
+                    let text = template.as_str();
+                    let literal = &text[..text.find(['{', '*']).unwrap_or(text.len())];
+                    prefixes.push((literal.to_owned(), position));
+                    continue;
+                }
                 PathMatch::Connect => {
                     others.push(position);
                     continue;

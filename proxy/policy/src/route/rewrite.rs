@@ -20,7 +20,10 @@ pub fn rewrite_path<'p>(forward: &Forward, criteria: &RouteCriteria, path: &'p s
     let rewritten = match (&forward.prefix_rewrite, &forward.regex_rewrite) {
         (Some(prefix), _) if !prefix.is_empty() => Some(replace_matched(criteria, path, prefix)),
         (_, Some(rewrite)) => rewrite_path_by_regex(rewrite, path),
-        _ => None,
+        _ => forward.template_rewrite.as_ref().and_then(|rewrite| {
+            let (only_path, _) = split_path(path);
+            Some(format!("{}{}", rewrite.rewrite(only_path)?, &path[only_path.len()..]))
+        }),
     };
     rewritten.map_or(Cow::Borrowed(path), Cow::Owned)
 }
@@ -35,7 +38,9 @@ pub fn rewrite_path_by_regex(rewrite: &RegexRewrite, path: &str) -> Option<Strin
 fn replace_matched(criteria: &RouteCriteria, path: &str, replacement: &str) -> String {
     let matched = match &criteria.path {
         PathMatch::Prefix(prefix) | PathMatch::SeparatedPrefix(prefix) => prefix.len(),
-        PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Connect => split_path(path).0.len(),
+        PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Template(_) | PathMatch::Connect => {
+            split_path(path).0.len()
+        }
     };
     format!("{replacement}{}", path.get(matched..).unwrap_or(""))
 }

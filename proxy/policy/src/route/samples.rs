@@ -13,6 +13,7 @@ pub(crate) fn criteria(path: PathMatch) -> RouteMatch {
         query_parameters: Vec::new(),
         runtime_fraction: None,
         grpc: false,
+        cookies: Vec::new(),
     }
 }
 
@@ -34,6 +35,7 @@ pub(crate) fn forward(cluster: &str) -> Forward {
         upgrades: Vec::new(),
         hash_policy: Arc::default(),
         metadata_match: None,
+        template_rewrite: None,
         queue: None,
     }
 }

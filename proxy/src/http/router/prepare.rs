@@ -56,7 +56,7 @@ pub fn request_head(
         mutate_for_cluster(request, weighted);
     }
     chosen.mutate_request(request);
-    if action.prefix_rewrite.is_some() || action.regex_rewrite.is_some() {
+    if action.prefix_rewrite.is_some() || action.regex_rewrite.is_some() || action.template_rewrite.is_some() {
         let path = match rewrite_path(action, &chosen.route.matches, request.head.path_str()) {
             Cow::Owned(path) => Some(path),
             Cow::Borrowed(_) => None,
