@@ -13,6 +13,7 @@ pub mod lifecycle;
 pub mod listener;
 pub mod logging;
 pub mod network;
+pub mod overload;
 pub mod process;
 pub mod rbac;
 pub mod stats;

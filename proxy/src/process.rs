@@ -9,6 +9,7 @@ use crate::health::Reports;
 use crate::http::filter::SharedStates;
 use crate::istio::Workload;
 use crate::network::SharedBuckets;
+use crate::overload::{ConnectionCounts, Overload};
 use crate::stats::Registry;
 use crate::stream::WallClock;
 
@@ -27,10 +28,14 @@ pub struct Process {
     pub node_cluster: String,
     /// What a mesh is told about us.
     pub workload: Workload,
+    /// What is done about overload.
+    pub overload: Overload,
     /// Limit on downstream connections of the whole process.
     pub max_downstream_connections: Option<u64>,
     /// Downstream connections now.
     pub downstream_connections: AtomicU64,
+    /// Downstream connections now, by listener.
+    pub listener_connections: ConnectionCounts,
     /// Token buckets that network filters share by a key.
     pub buckets: SharedBuckets,
     /// What workers notice about endpoints.

@@ -24,6 +24,7 @@ pub mod matcher;
 pub mod matching;
 pub mod metadata;
 pub mod network;
+pub mod overload;
 pub mod rbac;
 mod rejection;
 pub mod route;

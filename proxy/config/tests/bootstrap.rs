@@ -41,7 +41,7 @@ fn refused(yaml: &str, expected: &[&str]) {
 fn istio_starts() {
     let bootstrap = parse(include_str!("bootstraps/istio.yaml")).unwrap_or_else(|error| panic!("{error:#?}"));
     assert_eq!(bootstrap.node.id, "sidecar~10.3.3.3~billing-1.shop~shop.svc.cluster.local");
-    assert_eq!(bootstrap.max_downstream_connections, Some(2_147_483_647));
+    assert_eq!(bootstrap.overload.as_ref().unwrap().max_downstream_connections(), Some(2_147_483_647));
     assert_eq!(bootstrap.admin.as_ref().unwrap().address.to_string(), "127.0.0.1:15000");
     assert!(!bootstrap.stats.use_all_default_tags);
     assert!(matches!(&bootstrap.stats.matcher, StatsMatcher::Include(list) if list.len() == 4));
@@ -151,7 +151,7 @@ fn sections_that_are_refused() {
             "cluster_manager: {local_cluster_name: a}",
             "cluster_manager.local_cluster_name: \"a\" is not a static cluster",
         ),
-        ("overload_manager: {}", "overload_manager.resource_monitors: must not be empty"),
+        ("overload_manager: {actions: [{name: a}]}", "overload_manager.resource_monitors: must not be empty"),
         ("admin: {allow_paths: [{exact: /a}]}", "admin.allow_paths: is not supported"),
         ("stats_config: {stats_tags: [{fixed_value: a}]}", "stats_config.stats_tags[0].tag_name: must not be empty"),
         (

@@ -11,6 +11,7 @@ mod hash;
 pub mod health;
 pub mod matcher;
 pub mod outlier;
+pub mod overload;
 pub mod queue;
 pub mod rbac;
 pub mod retry;

@@ -278,6 +278,7 @@ pub(super) mod tests {
             drain_type: DrainType::Default,
             access_logs: Vec::new(),
             ignore_global_connection_limit: false,
+            bypass_overload_manager: false,
             exact_balance: false,
         }
     }

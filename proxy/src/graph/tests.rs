@@ -195,6 +195,7 @@ impl Started {
                 Command::StartListener { .. } => "start",
                 Command::StopListener { .. } => "stop",
                 Command::CheckDrains => "drains",
+                Command::ResumeAccepting | Command::RescaleTimers | Command::ShrinkHeap => "overload",
                 Command::Exit => "exit",
             });
         }

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use outrigger_config::bootstrap::{Admin, Bootstrap, StatsConfig};
+use outrigger_config::overload::OverloadManager;
 
 use super::channels::channel;
 use super::shutdown::shut_down;
@@ -24,6 +25,7 @@ use crate::cli::{BUILD_VERSION, Mode, Options};
 use crate::graph::{GraphManager, ManagerOptions};
 use crate::istio::Workload;
 use crate::logging::LogControl;
+use crate::overload::{self, Overload};
 use crate::process::Process;
 use crate::stats::export::ExportSettings;
 use crate::worker::topology::{Plan, Topology, plan};
@@ -75,6 +77,8 @@ async fn control(
     let (encoded, wire_node) = (prost::Message::encode_to_vec(&*message).into(), message.node.clone());
     let process = Arc::new(process(&bootstrap));
     let (workers, threads) = start_workers(&process, plan)?;
+    let overload = overload::start(&process, &workers, bootstrap.overload.as_ref(), Path::new("/"))
+        .map_err(|error| StartError::Refused(vec![error.to_string()]))?;
     let access_logs = Arc::new(AccessLogManager::new(flush_options(&options), &process.stats));
     let channels = Arc::clone(&process);
     access_logs.set_channels(bootstrap.node.clone(), move |service| channel(service, &channels));
@@ -105,6 +109,7 @@ async fn control(
         process,
         workers,
         manager,
+        overload,
         access_logs,
         stats,
         stop: StopRequests::default(),
@@ -196,7 +201,9 @@ fn process(bootstrap: &Bootstrap) -> Process {
     process.node_id.clone_from(&bootstrap.node.id);
     process.node_cluster.clone_from(&bootstrap.node.cluster);
     process.workload = Workload::of(&bootstrap.node);
-    process.max_downstream_connections = bootstrap.max_downstream_connections;
+    let overload = bootstrap.overload.as_ref();
+    process.overload = Overload::new(overload);
+    process.max_downstream_connections = overload.and_then(OverloadManager::max_downstream_connections);
     process
 }
 

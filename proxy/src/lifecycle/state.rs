@@ -18,6 +18,7 @@ use crate::accesslog::AccessLogManager;
 use crate::cli::{Options, REVISION};
 use crate::graph::{ManagerHandle, Readiness};
 use crate::logging::LogControl;
+use crate::overload::Control;
 use crate::process::Process;
 use crate::worker::Workers;
 
@@ -37,6 +38,7 @@ pub(super) struct Inner {
     pub process: Arc<Process>,
     pub workers: Workers,
     pub manager: ManagerHandle,
+    pub overload: Rc<Control>,
     pub access_logs: Arc<AccessLogManager>,
     pub stats: Arc<ServerStats>,
     pub stop: StopRequests,
@@ -169,6 +171,7 @@ impl State {
         stats.state.set(number(readiness));
         stats.uptime.set(gauge(self.uptime().as_secs()));
         stats.total_connections.set(gauge(self.0.process.downstream_connections.load(Ordering::Relaxed)));
+        self.0.overload.refresh_stats();
         if let Ok(memory) = outrigger_sys::process::memory() {
             // The allocator is not asked: what is resident and our own comes nearest to what it holds.
             let own = gauge(memory.resident.saturating_sub(memory.shared));

@@ -2,10 +2,12 @@
 //!
 //! Owns taking connections from the system and the limits on their number. Never reads from them.
 
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::ready;
 use std::time::{Duration, Instant};
 
 use outrigger_config::address::Address;
@@ -16,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use super::connection::{self, Accepted};
 use super::stats::ListenerStats;
 use crate::graph::ListenerNode;
+use crate::overload::{CONNECTIONS_PREFIX, Hook, RefusedStats, limits};
 use crate::upstream::connect::set_keepalive;
 use crate::worker::Worker;
 use crate::worker::socket::{Socket, SocketKind};
@@ -27,7 +30,11 @@ const REST: Duration = Duration::from_millis(50);
 pub async fn accept_tcp(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
     let local = socket.local_addr().ok();
     loop {
-        match socket.accept().await {
+        let accepted = poll_fn(|cx| {
+            ready!(worker.poll_accepting(&name, cx));
+            socket.poll_accept(cx)
+        });
+        match accepted.await {
             Ok((stream, peer)) => {
                 let Some(node) = node(&worker, &name) else { continue };
                 // What a client that is gone already makes fail here is met again when reading.
@@ -44,7 +51,11 @@ pub async fn accept_tcp(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener)
 /// Accepts Unix connections for the listener `name` until the task is aborted.
 pub async fn accept_unix(worker: Rc<Worker>, name: Arc<str>, socket: UnixListener) {
     loop {
-        match socket.accept().await {
+        let accepted = poll_fn(|cx| {
+            ready!(worker.poll_accepting(&name, cx));
+            socket.poll_accept(cx)
+        });
+        match accepted.await {
             Ok((stream, _)) => {
                 let Some(node) = node(&worker, &name) else { continue };
                 let pipe = node.config.addresses.iter().find_map(|address| match &address.address {
@@ -86,7 +97,8 @@ pub struct Place {
     worker: Rc<Worker>,
     stats: Arc<ListenerStats>,
     start: Instant,
-    counted: bool,
+    /// Connections of the listener.
+    listener: Arc<AtomicU64>,
 }
 
 impl Place {
@@ -101,28 +113,38 @@ impl Drop for Place {
         self.stats.downstream_cx_active.decrement();
         self.stats.downstream_cx_destroy.increment();
         self.stats.downstream_cx_length_ms.record(self.start.elapsed().as_millis() as u64);
-        if self.counted {
-            self.worker.process.downstream_connections.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.listener.fetch_sub(1, Ordering::Relaxed);
+        self.worker.process.downstream_connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Takes a place; `None` when the process has as many connections as it may.
+/// Takes a place; `None` when the process or the listener has as many connections as it may, or overload refuses it.
 fn take_place(worker: &Rc<Worker>, node: &ListenerNode) -> Option<Place> {
     let stats = worker.listener_stats(&stat_prefix(node));
     let process = &worker.process;
-    let limit = process.max_downstream_connections.filter(|_| !node.config.ignore_global_connection_limit);
-    let counted = !node.config.ignore_global_connection_limit;
-    if counted {
-        let within = |count: u64| limit.is_none_or(|limit| count < limit).then_some(count + 1);
-        if process.downstream_connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_err() {
-            stats.downstream_global_cx_overflow.increment();
-            return None;
+    let graph = worker.graph();
+    let ignored = node.config.ignore_global_connection_limit;
+    let limit = limits::of_process(process, &graph.runtime).filter(|_| !ignored);
+    if !limits::take_place(&process.downstream_connections, limit) {
+        stats.downstream_global_cx_overflow.increment();
+        if process.max_downstream_connections.is_some() {
+            worker.scope::<RefusedStats>(CONNECTIONS_PREFIX).failed_updates.increment();
         }
+        return None;
     }
-    stats.downstream_cx_total.increment();
-    stats.downstream_cx_active.increment();
-    Some(Place { worker: Rc::clone(worker), stats, start: Instant::now(), counted })
+    let bypasses = || node.config.bypass_overload_manager;
+    let listener = worker.listener_connections(&node.config.name);
+    if worker.is_overloaded(Hook::TcpAccept, bypasses) || worker.is_overloaded(Hook::RejectConnections, bypasses) {
+        stats.downstream_cx_overload_reject.increment();
+    } else if !limits::take_place(&listener, limits::of_listener(&node.config.name, &graph.runtime)) {
+        stats.downstream_cx_overflow.increment();
+    } else {
+        stats.downstream_cx_total.increment();
+        stats.downstream_cx_active.increment();
+        return Some(Place { worker: Rc::clone(worker), stats, start: Instant::now(), listener });
+    }
+    process.downstream_connections.fetch_sub(1, Ordering::Relaxed);
+    None
 }
 
 /// The `<prefix>` of `listener.<prefix>.*`: given, or the address with its colons replaced as Envoy does.

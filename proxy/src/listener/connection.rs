@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use outrigger_config::address::Address;
 use outrigger_config::listener::ConnectionFacts;
+use outrigger_config::overload::TimerKind;
 
 use super::accept::Place;
 use super::inspect::{self, Findings, Refused};
@@ -106,7 +107,7 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         return None;
     };
     let Accepted { worker, node, socket, local, remote, direct_remote, local_restored, start, place } = accepted;
-    let (io, tls) = secure(&chain, socket, &stats).await?;
+    let (io, tls) = secure(&worker, &node, &chain, socket, &stats).await?;
     let info = Rc::new(ConnectionInfo {
         id: worker.process.next_connection_id(),
         start,
@@ -163,12 +164,20 @@ fn choose(accepted: &Accepted, findings: &Findings) -> Option<Arc<ChainNode>> {
 }
 
 async fn secure(
+    worker: &Worker,
+    node: &ListenerNode,
     chain: &ChainNode,
     socket: Socket,
     stats: &crate::listener::stats::ListenerStats,
 ) -> Option<(Io, Option<TlsInfo>)> {
     let Some(tls) = &chain.tls else { return Some((Io::Plain(socket), None)) };
     let limit = chain.config.transport_connect_timeout.unwrap_or(HANDSHAKE_LIMIT);
+    let limit = match worker.process.overload.timers() {
+        Some(timers) if !node.config.bypass_overload_manager => {
+            timers.shortened(TimerKind::TransportSocketConnect, limit)
+        }
+        _ => limit,
+    };
     match tokio::time::timeout(limit, tls.accept(socket)).await {
         Ok(Ok((stream, info))) => {
             stats.ssl_handshake.increment();

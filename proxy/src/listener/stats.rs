@@ -9,6 +9,7 @@ scope! {
         downstream_cx_destroy: Counter,
         downstream_cx_length_ms: Histogram,
         downstream_cx_overflow: Counter,
+        downstream_cx_overload_reject: Counter,
         downstream_cx_total: Counter,
         downstream_cx_transport_socket_connect_timeout: Counter,
         downstream_global_cx_overflow: Counter,

@@ -27,6 +27,7 @@ use crate::accesslog::{Facts, LogType};
 use crate::graph::TcpNode;
 use crate::health::{failed, observe};
 use crate::network::{Refusal, TCP_PROXY_CLUSTER};
+use crate::overload::Hook;
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
 use crate::upstream::admission::{Admitted, Refused, Seeker, Wish};
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
@@ -148,6 +149,10 @@ impl Session {
             let (view, admitted) = self.admit(cluster, &tried).await;
             cluster = view;
             let Admitted { host, place } = admitted?;
+            if self.worker.is_overloaded(Hook::NewConnection, || false) {
+                self.info.flag(ResponseFlag::UpstreamOverflow);
+                return None;
+            }
             let Ok(counted) = take_place(&cluster, &host, Priority::Default) else {
                 self.info.flag(ResponseFlag::UpstreamOverflow);
                 return None;

@@ -18,12 +18,13 @@ use super::stream::UpstreamStream;
 use super::{h1, h2};
 use crate::http::h1::link::Link;
 use crate::http::message::Version;
+use crate::overload::Hook;
 use crate::worker::Worker;
 
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
-    /// Too many requests wait already.
+    /// Too many requests wait already, or overload forbids a new connection.
     #[error("too many pending requests")]
     PendingOverflow,
     /// No connection could be made.
@@ -99,6 +100,9 @@ pub async fn acquire(
                 return Err(ConnectError::Shared(failure.1.clone()).into());
             }
             continue;
+        }
+        if worker.is_overloaded(Hook::NewConnection, || false) {
+            return Err(PoolError::PendingOverflow);
         }
         match connect::take_place(cluster, host, wanted.priority) {
             Ok(mut counted) => {

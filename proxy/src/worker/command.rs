@@ -23,6 +23,12 @@ pub enum Command {
     },
     /// Some [`crate::graph::Draining`] changed: look after your connections.
     CheckDrains,
+    /// Accepting was paused, and is not any more.
+    ResumeAccepting,
+    /// The state of some timer in [`crate::overload::Timers`] changed: look after your tasks.
+    RescaleTimers,
+    /// Give free memory back to the system.
+    ShrinkHeap,
     /// End the thread at once.
     Exit,
 }

@@ -3,7 +3,7 @@
 //! Owns how a drain reaches connections that wait for something else. Never closes one: connections look at their filter
 //! chain's drain themselves when they are woken.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -36,6 +36,8 @@ pub struct Registered {
     slot: usize,
     draining: Arc<Draining>,
     patience: Patience,
+    /// It is asked to end by itself.
+    asked: Cell<bool>,
 }
 
 impl Connections {
@@ -73,7 +75,7 @@ impl Connections {
                 slots.wakers.len() - 1
             }
         };
-        Registered { list: Rc::clone(worker), slot, draining: Arc::clone(draining), patience }
+        Registered { list: Rc::clone(worker), slot, draining: Arc::clone(draining), patience, asked: Cell::new(false) }
     }
 }
 
@@ -83,9 +85,20 @@ impl Registered {
         &self.draining
     }
 
-    /// Whether the connection is asked to end by the drain of its filter chain.
+    /// Whether the connection is asked to end, by the drain of its filter chain or by itself.
     pub fn is_asked_to_end(&self) -> bool {
-        self.draining.asks(self.patience)
+        self.asked.get() || self.draining.asks(self.patience)
+    }
+
+    /// Asks this connection to end, and wakes its task.
+    pub fn ask_to_end(&self) {
+        self.asked.set(true);
+        let mut slots = self.list.connections.slots.borrow_mut();
+        if let Some(Some(entry)) = slots.wakers.get_mut(self.slot)
+            && let Some(waker) = entry.waker.take()
+        {
+            waker.wake();
+        }
     }
 
     /// Ready when the connection is asked to end; the task is woken when it is.

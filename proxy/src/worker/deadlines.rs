@@ -6,10 +6,14 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use outrigger_config::overload::TimerKind;
 use tokio::time::Sleep;
+
+use crate::overload::{Rescaled, Rescaling};
 
 /// What a limit is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -51,12 +55,27 @@ const KEPT: usize = 128;
 pub struct Deadlines {
     slots: [Cell<Option<Instant>>; LIMITS.len()],
     timer: RefCell<Option<Pin<Box<Sleep>>>>,
+    /// Where limits may become shorter while they run.
+    rescaled: Option<Box<Rescaled>>,
 }
 
 impl Deadlines {
     /// Sets or clears a limit.
     pub fn set(&self, limit: Limit, at: Option<Instant>) {
         self.slots[limit as usize].set(at);
+        if let (Some(rescaled), Some(timer)) = (&self.rescaled, timer_of(limit)) {
+            rescaled.forget(timer);
+        }
+    }
+
+    /// Sets or clears a limit that usually lasts for `usual`, and ends earlier where overload makes it shorter.
+    pub fn begin(&self, limit: Limit, since: Instant, usual: Option<Duration>) {
+        match (&self.rescaled, timer_of(limit), usual) {
+            (Some(rescaled), Some(timer), Some(usual)) => {
+                self.slots[limit as usize].set(Some(rescaled.begin(timer, since, usual)));
+            }
+            _ => self.set(limit, usual.map(|usual| since + usual)),
+        }
     }
 
     /// Whether a limit is set.
@@ -80,6 +99,13 @@ impl Deadlines {
 
     /// Ready with a limit whose time has come. It stays until it is set anew.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Limit> {
+        if let Some(rescaled) = &self.rescaled {
+            rescaled.refresh(cx, |timer, end| {
+                if let Some(limit) = LIMITS.into_iter().find(|limit| timer_of(*limit) == Some(timer)) {
+                    self.slots[limit as usize].set(Some(end));
+                }
+            });
+        }
         let Some(earliest) = self.slots.iter().filter_map(Cell::get).min() else { return Poll::Pending };
         let mut timer = self.timer.borrow_mut();
         let sleep = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(earliest.into())));
@@ -99,21 +125,57 @@ impl Deadlines {
     }
 }
 
+/// The timer that a limit is, for overload.
+fn timer_of(limit: Limit) -> Option<TimerKind> {
+    match limit {
+        Limit::Idle => Some(TimerKind::ConnectionIdle),
+        Limit::StreamIdle => Some(TimerKind::StreamIdle),
+        Limit::ConnectionDuration => Some(TimerKind::ConnectionMax),
+        _ => None,
+    }
+}
+
 /// A worker's free deadlines. Their timers stay armed, so that who takes one need not touch the runtime's timers: most
 /// tasks end long before their limits.
-#[derive(Debug, Default)]
-pub struct FreeDeadlines(RefCell<Vec<Deadlines>>);
+#[derive(Default)]
+pub struct FreeDeadlines {
+    free: RefCell<Vec<Deadlines>>,
+    rescaling: Option<Rc<Rescaling>>,
+}
 
 impl FreeDeadlines {
-    /// Deadlines without a limit.
+    /// None are free. `rescaling` is there if limits may become shorter.
+    pub fn new(rescaling: Option<Rc<Rescaling>>) -> Self {
+        Self { free: RefCell::default(), rescaling }
+    }
+
+    /// Whether limits may become shorter.
+    pub fn are_rescaled(&self) -> bool {
+        self.rescaling.is_some()
+    }
+
+    /// Limits have become shorter or longer: wakes the tasks whose they are.
+    pub fn rescale(&self) {
+        if let Some(rescaling) = &self.rescaling {
+            rescaling.changed();
+        }
+    }
+
+    /// Deadlines without a limit, which may be used for as long as they last.
+    pub fn fresh(&self) -> Deadlines {
+        let rescaled = self.rescaling.as_ref().map(|rescaling| Box::new(Rescaled::new(rescaling)));
+        Deadlines { rescaled, ..Deadlines::default() }
+    }
+
+    /// Deadlines without a limit, to be given back.
     pub fn take(&self) -> Deadlines {
-        self.0.borrow_mut().pop().unwrap_or_default()
+        self.free.borrow_mut().pop().unwrap_or_else(|| self.fresh())
     }
 
     /// Takes deadlines back.
     pub fn give(&self, deadlines: Deadlines) {
-        let mut free = self.0.borrow_mut();
-        if free.len() < KEPT {
+        let mut free = self.free.borrow_mut();
+        if free.len() < KEPT && deadlines.rescaled.is_some() == self.rescaling.is_some() {
             LIMITS.into_iter().for_each(|limit| deadlines.set(limit, None));
             free.push(deadlines);
         }
@@ -123,7 +185,6 @@ impl FreeDeadlines {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::time::Duration;
 
     use super::*;
 

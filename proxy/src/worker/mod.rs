@@ -20,7 +20,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
 
 pub use command::{Command, ListenSocket, Workers};
 
@@ -30,6 +32,7 @@ use crate::http::h2::stats::Http2Stats;
 use crate::http::manager::stats::HttpStats;
 use crate::listener::stats::ListenerStats;
 use crate::network::NetworkStats;
+use crate::overload::{Hook, Rescaling};
 use crate::process::Process;
 use crate::stats::{Scope, names};
 use crate::tcp::stats::TcpStats;
@@ -103,6 +106,9 @@ pub struct Worker {
     pub network: NetworkStats,
     view: RefCell<Rc<GraphView>>,
     listener_stats: RefCell<HashMap<Arc<str>, Arc<ListenerStats>>>,
+    listener_connections: RefCell<HashMap<Arc<str>, Arc<AtomicU64>>>,
+    /// Accept loops that are to be woken when they may go on.
+    paused: RefCell<Vec<Waker>>,
     http_stats: RefCell<HashMap<Arc<str>, Arc<HttpStats>>>,
     http2_stats: OnceCell<Arc<Http2Stats>>,
     tcp_stats: RefCell<HashMap<Arc<str>, Arc<TcpStats>>>,
@@ -116,6 +122,7 @@ impl Worker {
     /// A worker of this process.
     pub fn new(index: usize, process: Arc<Process>) -> Self {
         let graph = process.graph.load();
+        let rescaling = Rescaling::of(&process);
         Self {
             index,
             process,
@@ -123,12 +130,14 @@ impl Worker {
             random: Random::new(),
             clusters: WorkerClusters::default(),
             heads: heads::Heads::default(),
-            deadlines: deadlines::FreeDeadlines::default(),
+            deadlines: deadlines::FreeDeadlines::new(rescaling),
             date: date::Date::default(),
             connections: Connections::default(),
             network: NetworkStats::default(),
             view: RefCell::new(Rc::new(GraphView { graph, by_address: OnceCell::new() })),
             listener_stats: RefCell::default(),
+            listener_connections: RefCell::default(),
+            paused: RefCell::default(),
             http_stats: RefCell::default(),
             http2_stats: OnceCell::new(),
             tcp_stats: RefCell::default(),
@@ -166,6 +175,29 @@ impl Worker {
     pub fn listener_stats(&self, prefix: &Arc<str>) -> Arc<ListenerStats> {
         let make = || self.process.stats.scope(&names::prefix("listener", prefix));
         Arc::clone(self.listener_stats.borrow_mut().entry(Arc::clone(prefix)).or_insert_with(make))
+    }
+
+    /// Downstream connections of a listener, by its name; all workers count there.
+    pub fn listener_connections(&self, name: &Arc<str>) -> Arc<AtomicU64> {
+        let find = || self.process.listener_connections.of(name);
+        Arc::clone(self.listener_connections.borrow_mut().entry(Arc::clone(name)).or_insert_with(find))
+    }
+
+    /// Ready unless the accept loop of a listener has to pause; the task is woken when it has not any more.
+    pub fn poll_accepting(&self, listener: &str, cx: &Context<'_>) -> Poll<()> {
+        if !self.process.overload.may(Hook::StopConnections) || self.listener_bypasses(listener) {
+            return Poll::Ready(());
+        }
+        let mut paused = self.paused.borrow_mut();
+        if !paused.iter().any(|waker| waker.will_wake(cx.waker())) {
+            paused.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Wakes the accept loops that had to pause.
+    pub fn resume_accepting(&self) {
+        self.paused.take().into_iter().for_each(Waker::wake);
     }
 
     /// This worker's stats of a connection manager, by its stat prefix.

@@ -67,6 +67,9 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                     }
                 }
                 Some(Command::CheckDrains) => worker.connections.check_drains(),
+                Some(Command::ResumeAccepting) => worker.resume_accepting(),
+                Some(Command::RescaleTimers) => worker.deadlines.rescale(),
+                Some(Command::ShrinkHeap) => worker.shrink(),
                 Some(Command::Exit) | None => return,
             },
             _ = sweep.tick() => {

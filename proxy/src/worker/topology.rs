@@ -3,10 +3,10 @@
 //! Owns reading sysfs and the control groups into plain values, and (in [`plan`]) the decision which workers run where.
 //! Never starts a thread or binds one.
 
-mod cgroup;
+pub(crate) mod cgroup;
 mod cpu_list;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod plan;
 
 use std::collections::BTreeMap;

@@ -14,6 +14,7 @@ use crate::address::Address;
 use crate::cluster::{Assignment, BindConfig, Cluster};
 use crate::dns::DnsResolver;
 use crate::listener::{Listener, SocketOption};
+use crate::overload::OverloadManager;
 use crate::source::{ApiSource, ConfigSource};
 use crate::tls::Secret;
 
@@ -51,8 +52,8 @@ pub struct Bootstrap {
     pub stats: StatsConfig,
     /// Between flushes to sinks; 5 s unless given.
     pub stats_flush_interval: Duration,
-    /// Process-wide limit on downstream connections (`downstream_connections` resource monitor).
-    pub max_downstream_connections: Option<u64>,
+    /// How the process is protected from overload; `None` if nothing is said about that.
+    pub overload: Option<OverloadManager>,
     /// `cluster_manager.local_cluster_name`.
     pub local_cluster_name: Option<Arc<str>>,
     /// Where ejections by outlier detection are logged (`cluster_manager.outlier_detection.event_log_path`).

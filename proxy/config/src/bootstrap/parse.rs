@@ -15,6 +15,7 @@ use super::{Bootstrap, dynamic, process, runtime, stats};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::dns::{DnsResolver, dns_resolution, dns_resolver};
+use crate::overload::OverloadManager;
 use crate::rejection::{FieldPath, Parsed, Rejection};
 use crate::wire;
 
@@ -100,7 +101,8 @@ fn read(
     let stats = rejections.keep_or_default(stats);
     let stats_flush_interval = flush_interval(&at.field("stats_flush_interval"), stats_flush_interval);
     let admin = rejections.keep_or_default(process::admin(context, &at.field("admin"), admin));
-    let connections = process::max_downstream_connections(context, &at.field("overload_manager"), overload_manager);
+    let at_overload = at.field("overload_manager");
+    let overload = overload_manager.map(|wire| OverloadManager::parse(context, &at_overload, wire)).transpose();
     Ok(Bootstrap {
         node: node.unwrap_or_default(),
         listeners: statics.listeners,
@@ -113,7 +115,7 @@ fn read(
         runtime,
         stats,
         stats_flush_interval: rejections.keep_or_default(stats_flush_interval),
-        max_downstream_connections: rejections.keep_or_default(connections),
+        overload: rejections.keep_or_default(overload),
         local_cluster_name: manager.local_cluster_name,
         upstream_bind: manager.upstream_bind,
         outlier_event_log: manager.outlier_event_log,

@@ -1,18 +1,15 @@
-//! Readers of the parts of a bootstrap that concern the process as a whole: admin port, overload, log, extensions.
+//! Readers of the parts of a bootstrap that concern the process as a whole: admin port, log, extensions.
 //!
-//! Owns which of them are accepted. Never opens the admin port or counts connections.
+//! Owns which of them are accepted. Never opens the admin port.
 
 use outrigger_api::pb::envoy::config::accesslog::v3 as accesslog;
 use outrigger_api::pb::envoy::config::bootstrap::v3 as bootstrap;
 use outrigger_api::pb::envoy::config::bootstrap::v3::bootstrap::{ApplicationLogConfig, application_log_config};
 use outrigger_api::pb::envoy::config::core::v3 as core;
-use outrigger_api::pb::envoy::config::overload::v3 as overload;
 use outrigger_api::pb::envoy::config::trace::v3 as trace;
 use outrigger_api::pb::envoy::extensions::access_loggers::file::v3 as file;
-use outrigger_api::pb::envoy::extensions::resource_monitors::downstream_connections::v3 as downstream_connections;
 use outrigger_api::pb::google::protobuf::{Any, Struct, value::Kind};
 use prost::Message;
-use std::collections::HashSet;
 
 use super::{Admin, ApplicationLogFormat};
 use crate::accesslog::access_logs;
@@ -59,60 +56,6 @@ fn file_logger(path: String) -> accesslog::AccessLog {
         name: "envoy.access_loggers.file".into(),
         filter: None,
         config_type: Some(accesslog::access_log::ConfigType::TypedConfig(typed)),
-    }
-}
-
-/// The limit on downstream connections; other protections from overload do not exist.
-pub(super) fn max_downstream_connections(
-    context: &Context<'_>,
-    at: &FieldPath<'_>,
-    wire: Option<overload::OverloadManager>,
-) -> Parsed<Option<u64>> {
-    let Some(wire) = wire else { return Ok(None) };
-    decide!(wire, at, overload::OverloadManager as "envoy.config.overload.v3.OverloadManager" {
-        implemented: resource_monitors;
-        no_effect: refresh_interval = "connections are counted as they come",
-            buffer_factory_config = "memory is not accounted by stream";
-        unsupported: actions, loadshed_points;
-    });
-    let list = at.field("resource_monitors");
-    if resource_monitors.is_empty() {
-        return Err(list.reject("must not be empty"));
-    }
-    let mut names = HashSet::new();
-    let mut limit = None;
-    for (index, wire) in resource_monitors.into_iter().enumerate() {
-        let item = list.item(index);
-        limit = monitor(context, &item, &wire)?.or(limit);
-        if !names.insert(wire.name.clone()) {
-            return Err(item.field("name").reject(format!("{:?} is given twice", wire.name)));
-        }
-    }
-    Ok(limit)
-}
-
-fn monitor(context: &Context<'_>, at: &FieldPath<'_>, wire: &overload::ResourceMonitor) -> Parsed<Option<u64>> {
-    let overload::ResourceMonitor { name, config_type } = wire;
-    if name.is_empty() {
-        return Err(at.field("name").reject("must not be empty"));
-    }
-    let at = at.field("typed_config");
-    let Some(overload::resource_monitor::ConfigType::TypedConfig(any)) = config_type else {
-        return Err(at.reject("is required"));
-    };
-    let any = wire::extension(context, &at, any.clone())?;
-    match wire::type_name(&any) {
-        "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig" => {
-            let wire: downstream_connections::DownstreamConnectionsConfig = wire::decode(&at, &any)?;
-            let downstream_connections::DownstreamConnectionsConfig { max_active_downstream_connections: limit } = wire;
-            match u64::try_from(limit) {
-                Ok(limit) if limit > 0 => Ok(Some(limit)),
-                _ => Err(at.field("max_active_downstream_connections").reject(format!("{limit} must be above zero"))),
-            }
-        }
-        // Measures only; what would act on it is an action, and those are refused.
-        "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig" => Ok(None),
-        other => Err(at.reject(format!("{other:?} is not supported"))),
     }
 }
 

@@ -42,9 +42,8 @@ impl HttpConnectionManager {
                 forward_client_cert_details, set_current_client_cert_details, proxy_100_continue, upgrade_configs,
                 normalize_path, merge_slashes, path_with_escaped_slashes_action, request_id_extension,
                 local_reply_config, strip_matching_host_port, strip_port_mode, stream_error_on_invalid_http_message,
-                strip_trailing_host_dot, append_x_forwarded_port;
+                strip_trailing_host_dot, append_x_forwarded_port, append_local_overload;
             no_effect: http3_protocol_options = "HTTP/3 is not served",
-                append_local_overload = "there is no overload manager",
                 add_proxy_protocol_connection_state = "there is no filter state";
             unsupported: add_user_agent, http1_safe_max_connection_duration, stream_flush_timeout,
                 drain_timeout_jitter, access_log_flush_interval, flush_access_log_on_new_request,
@@ -124,6 +123,7 @@ impl HttpConnectionManager {
             strip_port: strip_port(at, strip_matching_host_port, strip_port_mode)?,
             strip_trailing_host_dot,
             append_x_forwarded_port,
+            append_local_overload,
             upgrades: upgrades(&at.field("upgrade_configs"), upgrade_configs)?,
         })
     }

@@ -103,6 +103,8 @@ pub struct HttpConnectionManager {
     pub strip_trailing_host_dot: bool,
     /// Adds x-forwarded-port.
     pub append_x_forwarded_port: bool,
+    /// Answers made because of overload carry `x-envoy-local-overloaded`.
+    pub append_local_overload: bool,
     /// Upgrades let through, lower case, such as `websocket`.
     pub upgrades: Vec<Upgrade>,
 }

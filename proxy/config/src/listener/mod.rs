@@ -71,8 +71,10 @@ pub struct Listener {
     pub drain_type: DrainType,
     /// Written when a connection ends; mostly for connections that no filter chain matched.
     pub access_logs: Vec<Arc<AccessLog>>,
-    /// Not counted against the process-wide connection limit.
+    /// Connections are accepted beyond the process-wide limit, too; they count.
     pub ignore_global_connection_limit: bool,
+    /// Nothing is done about overload here.
+    pub bypass_overload_manager: bool,
     /// Accepted connections are moved to the worker with the fewest.
     pub exact_balance: bool,
 }

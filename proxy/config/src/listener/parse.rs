@@ -30,11 +30,10 @@ impl Listener {
                 listener_filters_timeout, continue_on_listener_filters_timeout, transparent, freebind, socket_options,
                 tcp_fast_open_queue_length, traffic_direction, connection_balance_config, enable_reuse_port,
                 access_log, tcp_backlog_size, max_connections_to_accept_per_socket_event, bind_to_port,
-                ignore_global_conn_limit, tcp_keepalive, listener_specifier;
+                ignore_global_conn_limit, bypass_overload_manager, tcp_keepalive, listener_specifier;
             no_effect: stats_matcher = "all counters of a listener exist",
                 metadata = "nothing reads the metadata of a listener, METADATA(LISTENER:..) prints as absent",
-                reuse_port = "enable_reuse_port decides, and is on unless switched off",
-                bypass_overload_manager = "there is no overload manager";
+                reuse_port = "enable_reuse_port decides, and is on unless switched off";
             unsupported: fcds_config, filter_chain_matcher, per_connection_buffer_high_watermark_timeout,
                 udp_listener_config, api_listener, enable_mptcp;
         });
@@ -86,6 +85,7 @@ impl Listener {
             },
             access_logs: access_logs(context, &at.field("access_log"), access_log)?,
             ignore_global_connection_limit: ignore_global_conn_limit,
+            bypass_overload_manager,
             exact_balance: match connection_balance_config {
                 Some(wire) => exact_balance(&at.field("connection_balance_config"), wire)?,
                 None => false,

@@ -6,6 +6,7 @@
 pub mod downstream;
 pub mod mutate;
 pub mod normalize;
+pub mod overload;
 pub mod path;
 pub mod reply;
 pub mod request;

@@ -18,8 +18,8 @@ use outrigger_policy::route::{RequestView, RouteTable, redirect_location};
 use super::HttpConnection;
 use super::downstream::Downstream;
 use super::mutate::{self, Mutable};
-use super::normalize;
 use super::reply::{self, LocalReply};
+use super::{normalize, overload};
 use crate::accesslog::format;
 use crate::accesslog::{Facts, LogType};
 use crate::http::filter::{self, BodyChain, FilterStates, Filters, RouteChoice, Turn};
@@ -160,6 +160,10 @@ pub async fn serve(
     if framing == Framing::None {
         request.info.request_end.set(Some(request.info.start));
         deadlines.set(Limit::Request, None);
+    }
+    if let Some(reply) = overload::refusal(&mut request) {
+        send_local(&mut request, reply, None).await;
+        return end(request);
     }
     match normalize::prepare(connection, &mut request.head) {
         Ok(()) => route(&mut request).await,
@@ -447,6 +451,7 @@ async fn send_local_now(request: &mut Request<'_>, reply: LocalReply, chosen: Op
         }
     }
     reply::finish_head(&connection, &mut request.response, false, Instant::now());
+    overload::limit_keepalive(request);
     let sent = request.downstream.send_head(&request.response, !has_body);
     let body: &[u8] = if has_body { filtered.as_deref().unwrap_or(&reply.body) } else { b"" };
     let mut position = 0;

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use super::downstream::Downstream;
 use super::reply::LocalReply;
-use super::{HttpConnection, request, serve_h2};
+use super::{HttpConnection, overload, request, serve_h2};
 use crate::http::h1::link::Link;
 use crate::http::h1::parse::{Framing, HeadError, Limits, LookedAt, ParsedRequest, parse_request};
 use crate::http::h1::server::Exchange;
 use crate::http::message::{RequestHead, Version};
+use crate::overload::Hook;
 use crate::stream::{ResponseFlag, StreamInfo};
 use crate::worker::deadlines::{Deadlines, Limit};
 use crate::worker::socket::Io;
@@ -30,9 +31,10 @@ pub async fn serve(connection: Rc<HttpConnection>, io: Io) {
 /// Serves a connection whose first bytes say whether it is HTTP/1 or HTTP/2.
 pub async fn serve_sniffed(connection: Rc<HttpConnection>, io: Io) {
     let link = Link::new(Rc::clone(&connection.worker), io);
-    let deadlines = Deadlines::default();
-    deadlines.set(Limit::Idle, connection.node.config.idle_timeout.map(|limit| Instant::now() + limit));
-    deadlines.set(Limit::ConnectionDuration, ends_at(&connection));
+    let deadlines = connection.deadlines();
+    let config = &connection.node.config;
+    deadlines.begin(Limit::Idle, Instant::now(), config.idle_timeout);
+    deadlines.begin(Limit::ConnectionDuration, connection.info.start, config.max_connection_duration);
     loop {
         let begins = begins_with_preface(&link.input());
         match begins {
@@ -84,30 +86,35 @@ async fn serve_link(connection: Rc<HttpConnection>, link: Link) {
         allow_chunked_length: config.http1.allow_chunked_length,
         allow_custom_methods: config.http1.allow_custom_methods,
     };
-    let deadlines = Deadlines::default();
-    let ends_at = ends_at(&connection);
-    deadlines.set(Limit::ConnectionDuration, ends_at);
+    let deadlines = connection.deadlines();
+    let accepted = connection.info.start;
+    deadlines.begin(Limit::ConnectionDuration, accepted, config.max_connection_duration);
     let mut served = 0u32;
     let mut counted = (0, 0);
     loop {
-        deadlines.set(Limit::Idle, config.idle_timeout.map(|limit| Instant::now() + limit));
+        deadlines.begin(Limit::Idle, Instant::now(), config.idle_timeout);
         if link.input().is_empty() && !more_input(&connection, &link, &deadlines).await {
             return link.say_goodbye();
         }
         // A request in flight is not cut off by the connection's age: it ends the connection.
         deadlines.set(Limit::Idle, None);
         deadlines.set(Limit::ConnectionDuration, None);
+        if connection.closes_on_dispatch(served == 0) {
+            connection.stats.downstream_cx_destroy_local.increment();
+            Box::pin(linger(&connection, &link)).await;
+            return;
+        }
         served += 1;
         // The request's state is boxed, so that an idle connection does not pay for its size.
         let reusable = Box::pin(serve_request(&connection, &link, &limits, &deadlines, served)).await;
         deadlines.clear_request();
-        deadlines.set(Limit::ConnectionDuration, ends_at);
+        deadlines.begin(Limit::ConnectionDuration, accepted, config.max_connection_duration);
         let (read, written) = link.totals();
         connection.stats.downstream_cx_rx_bytes_total.add(read - counted.0);
         connection.stats.downstream_cx_tx_bytes_total.add(written - counted.1);
         counted = (read, written);
         if !reusable {
-            if ends_at.is_some_and(|end| Instant::now() >= end) {
+            if connection.ends_at().is_some_and(|end| Instant::now() >= end) {
                 connection.stats.downstream_cx_max_duration_reached.increment();
             }
             connection.stats.downstream_cx_destroy_local.increment();
@@ -115,11 +122,6 @@ async fn serve_link(connection: Rc<HttpConnection>, link: Link) {
             return;
         }
     }
-}
-
-/// When the connection is to take no more requests, by its age.
-fn ends_at(connection: &HttpConnection) -> Option<Instant> {
-    connection.node.config.max_connection_duration.map(|limit| connection.info.start + limit)
 }
 
 /// True when bytes of a request have come; false when the connection should end.
@@ -188,8 +190,12 @@ async fn serve_request(
 ) -> bool {
     let config = &connection.node.config;
     let start = Instant::now();
+    if let Some(reply) = overload::abort(connection) {
+        Box::pin(refuse(connection, link, limits, deadlines, reply)).await;
+        return false;
+    }
     deadlines.set(Limit::RequestHeaders, config.request_headers_timeout.map(|limit| start + limit));
-    deadlines.set(Limit::StreamIdle, config.stream_idle_timeout.map(|limit| start + limit));
+    deadlines.begin(Limit::StreamIdle, start, config.stream_idle_timeout);
     deadlines.set(Limit::Request, config.request_timeout.map(|limit| start + limit));
     let mut head = connection.worker.heads.take();
     let read = read_head(connection, link, limits, deadlines, &mut head).await;
@@ -209,8 +215,8 @@ async fn serve_request(
     }
     let last = config.max_requests_per_connection.is_some_and(|limit| served >= limit);
     let mut exchange = Exchange::new(link, &parsed, head.version, head.is_head(), &config.http1, *limits);
-    exchange.set_close_after(ends_at(connection));
-    if last || connection.registered.is_asked_to_end() {
+    exchange.set_close_after(connection.ends_at());
+    if last || connection.registered.is_asked_to_end() || connection.is_overloaded(Hook::GoAway) {
         exchange.set_close();
     }
     connection.stats.downstream_rq_http1_total.increment();

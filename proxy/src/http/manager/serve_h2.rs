@@ -18,14 +18,15 @@ use super::downstream::Downstream;
 use super::reply::LocalReply;
 use super::resets::Resets;
 use super::stats::HttpStats;
-use super::{HttpConnection, request};
+use super::{HttpConnection, overload, request};
 use crate::http::h1::parse::{Framing, decimal};
 use crate::http::h2::cork::{self, Cork, Corked};
 use crate::http::h2::server::{Ending, Exchange};
 use crate::http::h2::{convert, keepalive};
 use crate::http::headers::HeaderId;
+use crate::overload::Hook;
 use crate::stream::StreamInfo;
-use crate::worker::deadlines::{Deadlines, Limit};
+use crate::worker::deadlines::Limit;
 use crate::worker::socket::Io;
 
 /// Serves an HTTP/2 connection.
@@ -55,6 +56,10 @@ const RESETS_AT_ONCE: usize = 250;
 
 async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(connection: Rc<HttpConnection>, io: S) {
     let stats = &connection.stats;
+    if connection.is_overloaded(Hook::CreateCodec) {
+        stats.downstream_rq_overload_close.increment();
+        return overload::close(&connection, io).await;
+    }
     stats.downstream_cx_http2_total.increment();
     stats.downstream_cx_http2_active.increment();
     let config = &connection.node.config;
@@ -88,9 +93,8 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     let config = &connection.node.config;
     let codec = connection.worker.http2_stats();
     let streams = Rc::new(Streams::default());
-    let deadlines = Deadlines::default();
-    let accepted = connection.info.start;
-    deadlines.set(Limit::ConnectionDuration, config.max_connection_duration.map(|limit| accepted + limit));
+    let deadlines = connection.deadlines();
+    deadlines.begin(Limit::ConnectionDuration, connection.info.start, config.max_connection_duration);
     let mut closing = false;
     let mut flooded = false;
     let mut served = 0u32;
@@ -103,8 +107,7 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     });
     loop {
         let idle = streams.active.get() == 0;
-        let idle_at = config.idle_timeout.filter(|_| idle && !closing).map(|limit| Instant::now() + limit);
-        deadlines.set(Limit::Idle, idle_at);
+        deadlines.begin(Limit::Idle, Instant::now(), config.idle_timeout.filter(|_| idle && !closing));
         let mut changed = std::pin::pin!(streams.notify.notified());
         let event = poll_fn(|cx| {
             if let Poll::Ready(accepted) = driver.poll_accept(cx) {
@@ -146,6 +149,19 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                 }
                 if flooded {
                     continue;
+                }
+                if connection.closes_on_dispatch(false) {
+                    // Whatever comes after this is not served, and the connection ends when it has been said.
+                    flooded = true;
+                    connection.stats.downstream_cx_destroy_local.increment();
+                    codec.goaway_sent.increment();
+                    driver.abrupt_shutdown(h2::Reason::NO_ERROR);
+                    continue;
+                }
+                if !closing && connection.is_overloaded(Hook::GoAway) {
+                    closing = true;
+                    codec.goaway_sent.increment();
+                    driver.graceful_shutdown();
                 }
                 start_stream(connection, &streams, head, respond);
             }
@@ -243,8 +259,8 @@ fn start_stream(
         let expects = head.headers.get(HeaderId::Expect);
         let wants_continue = expects.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
         let config = &connection.node.config;
-        let deadlines = connection.worker.deadlines.take();
-        deadlines.set(Limit::StreamIdle, config.stream_idle_timeout.map(|limit| start + limit));
+        let deadlines = connection.stream_deadlines();
+        deadlines.begin(Limit::StreamIdle, start, config.stream_idle_timeout);
         deadlines.set(Limit::Request, config.request_timeout.map(|limit| start + limit));
         let info = StreamInfo::new(start, Some(head.version));
         info.request_header_bytes.set(head.headers.byte_size() as u64);

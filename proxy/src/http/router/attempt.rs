@@ -17,6 +17,7 @@ use crate::health::observe;
 use crate::http::filter::BodyChain;
 use crate::http::h1::parse::Framing;
 use crate::http::manager::downstream::Gone;
+use crate::http::manager::overload;
 use crate::http::manager::reply::{self, LocalReply};
 use crate::http::manager::request::Request;
 use crate::http::seam::{BodySink, Pump, PumpError, StreamError};
@@ -241,7 +242,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
         limits.set(Limit::StreamDuration, self.timeouts.stream.map(|limit| start + limit));
         if let Some(limit) = self.timeouts.idle {
             self.request.idle_timeout = Some(limit).filter(|limit| !limit.is_zero());
-            limits.set(Limit::StreamIdle, self.request.idle_timeout.map(|limit| Instant::now() + limit));
+            limits.begin(Limit::StreamIdle, Instant::now(), self.request.idle_timeout);
         }
         if self.request.info.request_end.get().is_some() {
             self.start_response_limits(Instant::now());
@@ -448,8 +449,8 @@ fn pump_up(
 
 /// Something moved: the stream is not idle.
 pub fn touch(request: &Request<'_>) {
-    if let Some(limit) = request.idle_timeout {
-        request.deadlines.set(Limit::StreamIdle, Some(Instant::now() + limit));
+    if request.idle_timeout.is_some() {
+        request.deadlines.begin(Limit::StreamIdle, Instant::now(), request.idle_timeout);
     }
 }
 
@@ -475,6 +476,8 @@ pub async fn relay(
     request.info.response_header_bytes.set(request.response.headers.byte_size() as u64);
     if connection.registered.is_asked_to_end() && !upgraded {
         request.downstream.set_close();
+    } else if !upgraded {
+        overload::limit_keepalive(request);
     }
     if request.downstream.send_head(&request.response, end).is_err() {
         request.info.flag(ResponseFlag::DownstreamConnectionTermination);

@@ -21,9 +21,9 @@ use outrigger_policy::breaker::{Permit, Resource};
 use outrigger_policy::retry::{self, Decision, GiveUp, Outcome};
 use outrigger_policy::route::{header_matches, request_header_matches};
 
-use super::manager::mutate;
 use super::manager::reply::LocalReply;
 use super::manager::request::{Chosen, Request, RequestSide, ResponseSide, send_local};
+use super::manager::{mutate, overload};
 use crate::health::observe;
 use crate::http::filter::{self, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
@@ -59,6 +59,9 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
     };
     let cluster = worker.clusters.get(&worker, node);
     *request.info.cluster.borrow_mut() = Some(Arc::clone(&node.config.stat_name));
+    if let Some(reply) = overload::router_refusal(request) {
+        return send_local(request, reply, Some(chosen)).await;
+    }
     let policy = retry_policy(request, chosen, action);
     let timeouts = Timeouts::of(request, action, policy.as_deref());
     let affinity = Affinity::of(request, action, weighted, node);

@@ -30,6 +30,12 @@ pub(super) fn read(root: &Path) -> Limits {
     limits
 }
 
+/// CPU time per time in CPUs, and the number of CPUs; `None` where there is no limit.
+pub(crate) fn cpu_limits(root: &Path) -> (Option<f64>, Option<usize>) {
+    let limits = read(root);
+    (limits.cpu_limit, limits.cpus.map(|cpus| cpus.len()))
+}
+
 impl Limits {
     /// A limit of an outer group holds for its inner groups, too: the smallest counts.
     fn restrict_time(&mut self, directory: &Path, read: fn(&Path) -> Option<f64>) {
@@ -43,7 +49,7 @@ impl Limits {
 ///
 /// `memberships` names groups by their path on the host, of which a container may see only the tail or nothing; so
 /// each ancestor up to the mount point is a candidate, and those that do not exist are skipped on reading.
-fn directories(mounts: &Path, memberships: &str, controller: &str) -> Vec<PathBuf> {
+pub(crate) fn directories(mounts: &Path, memberships: &str, controller: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut add = |mount: PathBuf, group: &str| {
         // `..` stands for groups outside of the cgroup namespace: not ours to read.

@@ -10,13 +10,13 @@ use super::Topology;
 use super::cpu_list::parse_cpu_list;
 
 /// A directory that stands for `/`, deleted when dropped.
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: PathBuf,
 }
 
 /// One CPU of a fake machine; lists are in the kernel's notation, `None` leaves the file out.
 #[derive(Clone, Default)]
-pub(super) struct FakeCpu {
+pub(crate) struct FakeCpu {
     pub siblings: Option<String>,
     pub l2: Option<String>,
     pub l3: Option<String>,
