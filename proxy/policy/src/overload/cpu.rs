@@ -22,18 +22,28 @@ pub struct CpuMeter {
 const WEIGHT: f64 = 0.05;
 
 impl CpuMeter {
-    /// Takes the clocks as they are now. Returns the smoothed share, within 0..=1; 0 at first.
+    /// Takes the clocks as they are now. Returns the smoothed share, within 0..=1; 0 at first. Clocks that have not moved
+    /// since the last look, for it was too short ago, tell nothing new.
     ///
     /// # Errors
-    /// When no time has passed, or the clocks went backward.
+    /// When there are no clocks, or they went backward.
     pub fn update(&mut self, now: CpuTimes) -> Result<f64, &'static str> {
-        let Some(last) = self.last.replace(now) else { return Ok(0.0) };
-        let (busy, available) = (now.busy - last.busy, now.available - last.available);
-        if busy < 0.0 || available <= 0.0 {
-            return Err("the clocks of CPU time did not go forward");
+        if now.available <= 0.0 {
+            return Err("there is no CPU time");
         }
-        let share = (busy / available).min(1.0);
-        self.smoothed = share * WEIGHT + self.smoothed * (1.0 - WEIGHT);
+        let last = self.last.unwrap_or(now);
+        let (busy, available) = (now.busy - last.busy, now.available - last.available);
+        if busy < 0.0 || available < 0.0 {
+            self.last = Some(now);
+            return Err("the clocks of CPU time went backward");
+        }
+        if self.last.is_none() || available > 0.0 {
+            self.last = Some(now);
+        }
+        if available > 0.0 {
+            let share = (busy / available).min(1.0);
+            self.smoothed = share * WEIGHT + self.smoothed * (1.0 - WEIGHT);
+        }
         Ok(self.smoothed)
     }
 }
@@ -54,7 +64,8 @@ mod tests {
             share = meter.update(now).unwrap();
         }
         assert!((0.99..=1.0).contains(&share), "{share}");
-        assert!(meter.update(now).is_err());
+        assert_eq!(meter.update(now), Ok(share));
+        assert!(meter.update(CpuTimes { busy: 0.0, available: 0.0 }).is_err());
         assert!(meter.update(CpuTimes { busy: 0.0, available: now.available + 10.0 }).is_err());
         assert!(meter.update(CpuTimes { busy: 0.0, available: now.available + 20.0 }).unwrap() < share);
     }

@@ -32,6 +32,7 @@ use crate::stream::ResponseFlag;
 use crate::upstream::admission::Admitted;
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::host::Host;
+use crate::worker::deadlines::Limit;
 use affinity::Affinity;
 use attempt::{Attempt, Failure};
 use body::ReplayBody;
@@ -350,6 +351,9 @@ pub async fn end(request: &mut Request<'_>, failure: Failure, chosen: Option<&Ch
         attempt::record_gone(request, gone);
         request.downstream.abort(h2::Reason::CANCEL);
         return;
+    }
+    if let Failure::Timeout(Limit::StreamIdle) = failure {
+        request.connection.stats.downstream_rq_idle_timeout.increment();
     }
     let reply = failure.reply(request);
     send_local(request, reply, chosen).await;
