@@ -167,7 +167,8 @@ impl State {
         let actions = plan.actions.into_iter().map(|action| {
             let OverloadAction { name, kind, triggers } = action;
             let stats: Arc<ActionStats> = scopes.scope(&prefix(&name));
-            (stats.active.set(0), stats.scale_percent.set(0));
+            stats.active.set(0);
+            stats.scale_percent.set(0);
             let shrinking = match kind {
                 OverloadActionKind::ShrinkHeap { interval } => {
                     Some(Shrinking { stats: scopes.scope(&prefix(&name)), interval, next: None })
@@ -303,4 +304,74 @@ impl Acting {
 
 fn percent(share: f64) -> i64 {
     (share * 100.0) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::topology::fixture::Tree;
+
+    #[test]
+    fn without_a_manager_the_limit_of_the_control_group_protects() {
+        let mut tree = Tree::new()
+            .file("proc/self/cgroup", "0::/\n")
+            .file("sys/fs/cgroup/memory.max", "1000\n")
+            .file("sys/fs/cgroup/memory.stat", "inactive_file 100\nactive_file 100\n");
+        let process = Arc::new(Process::default());
+        let mut plan = Plan::new(None, tree.path()).unwrap();
+        tree = tree.file("sys/fs/cgroup/memory.current", "500\n");
+        protection::add(&mut plan, None, tree.path());
+        let mut state = State::new(&process, &Workers::new(Vec::new()), plan, tree.path());
+        let name = format!("overload.{}.pressure", protection::MONITOR);
+        let mut seen = Vec::new();
+        // Cached files do not count, so 1179 of them are 979 and 1180 are 980.
+        for used in ["500", "1149", "1150", "1179", "1180", "900"] {
+            tree = tree.file("sys/fs/cgroup/memory.current", used);
+            state.refresh(Instant::now());
+            let families = process.stats.collect(&|family| family == name);
+            let percent = families.iter().find_map(|family| match family.kind {
+                crate::stats::FamilyKind::Gauge(value) => value,
+                _ => None,
+            });
+            let shrinking = state.actions[0].shrinking.as_ref().is_some_and(|shrinking| shrinking.next.is_some());
+            seen.push((percent.unwrap(), shrinking, process.overload.may(Hook::StopRequests)));
+        }
+        let expected = [
+            (30, false, false),
+            (94, false, false),
+            (95, true, false),
+            (97, true, false),
+            (98, true, true),
+            (70, false, false),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(state.actions[0].shrinking.as_ref().unwrap().stats.shrink_count.value(), 1);
+        assert!(process.overload.is_calm());
+    }
+
+    #[test]
+    fn a_resource_that_cannot_be_measured_keeps_its_last_pressure() {
+        use outrigger_config::overload::{MonitorKind, ResourceMonitor, Trigger, TriggerKind};
+        let tree = Tree::new().file("pressure", "1");
+        let path = tree.path().join("pressure");
+        let monitor = ResourceMonitor { name: "file".into(), kind: MonitorKind::Injected { path } };
+        let triggers = vec![Trigger { monitor: 0, kind: TriggerKind::Scaled { from: 0.5, to: 1.0 } }];
+        let config = OverloadManager {
+            refresh_interval: Duration::from_secs(1),
+            monitors: vec![monitor],
+            actions: Vec::new(),
+            load_shed_points: vec![LoadShedPoint { point: ShedPoint::DecodeHeaders, triggers }],
+        };
+        let process = Arc::new(Process::default());
+        let plan = Plan::new(Some(&config), tree.path()).unwrap();
+        let mut state = State::new(&process, &Workers::new(Vec::new()), plan, tree.path());
+        let mut tree = Some(tree);
+        for (content, percent, failed) in [("1", 100, 0), ("x", 100, 1), ("7", 100, 2), ("0.75", 50, 2), ("0", 0, 2)] {
+            tree = tree.map(|tree| tree.file("pressure", content));
+            state.refresh(Instant::now());
+            let WatchedStats::Measured(stats) = &state.monitors[0].stats else { panic!() };
+            assert_eq!((state.points[0].stats.scale_percent.value(), stats.failed_updates.value()), (percent, failed));
+            assert_eq!(process.overload.may(Hook::DecodeHeaders), percent > 0);
+        }
+    }
 }

@@ -79,8 +79,10 @@ impl Hook {
     }
 }
 
-/// What is done about overload now. The control thread writes, workers read.
+/// What is done about overload now. The control thread writes, workers read. It has a cache line of its own: what stands
+/// beside it is written with each connection.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct Overload {
     /// The bits of hooks with a chance above zero.
     active: AtomicU32,

@@ -1,7 +1,7 @@
 //! What a connection manager does about overload.
 //!
 //! Owns the answers to requests that are not served, and how connections end because of it. Never measures, and never
-//! decides when (see [`crate::overload`]).
+//! decides when (see [`crate::overload`]). While all is calm, a request pays for a look at one word at each point.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -58,7 +58,7 @@ async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(connection: Rc<HttpConn
     let stats = &connection.stats;
     if connection.is_overloaded(Hook::CreateCodec) {
         stats.downstream_rq_overload_close.increment();
-        return overload::close(&connection, io).await;
+        return Box::pin(overload::close(&connection, io)).await;
     }
     stats.downstream_cx_http2_total.increment();
     stats.downstream_cx_http2_active.increment();
