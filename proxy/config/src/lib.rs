@@ -25,6 +25,7 @@ pub mod matching;
 pub mod metadata;
 pub mod network;
 pub mod overload;
+pub mod rate_limit;
 pub mod rbac;
 mod rejection;
 pub mod route;

@@ -13,6 +13,7 @@ pub mod matcher;
 pub mod outlier;
 pub mod overload;
 pub mod queue;
+pub mod rate_limit;
 pub mod rbac;
 pub mod retry;
 pub mod route;

@@ -22,6 +22,7 @@ use crate::decide::decide;
 use crate::http::RouteFilters;
 use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
 use crate::matching::UriRewrite;
+use crate::rate_limit::{RateLimitPlace, rate_limits};
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
@@ -36,10 +37,9 @@ pub(super) fn forward(
         implemented: cluster_not_found_response_code, prefix_rewrite, regex_rewrite, append_x_forwarded_host,
             timeout, idle_timeout, retry_policy, priority, max_grpc_timeout, upgrade_configs, max_stream_duration,
             cluster_specifier, host_rewrite_specifier, hash_policy, metadata_match, request_mirror_policies,
-            path_rewrite_policy;
+            path_rewrite_policy, rate_limits, include_vh_rate_limits;
         no_effect: early_data_policy = "TLS early data is neither taken nor sent";
-        unsupported: path_rewrite, flush_timeout, retry_policy_typed_config,
-            rate_limits, include_vh_rate_limits, cors, grpc_timeout_offset,
+        unsupported: path_rewrite, flush_timeout, retry_policy_typed_config, cors, grpc_timeout_offset,
             internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy;
     });
     let metadata = lb_metadata(metadata_match);
@@ -93,6 +93,8 @@ pub(super) fn forward(
         metadata_match: metadata.map(Arc::new),
         template_rewrite,
         queue: None,
+        rate_limits: self::rate_limits(&at.field("rate_limits"), rate_limits, RateLimitPlace::Route)?,
+        include_virtual_host_rate_limits: include_vh_rate_limits.is_some_and(|flag| flag.value),
     }))
 }
 

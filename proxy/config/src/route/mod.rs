@@ -22,12 +22,13 @@ use crate::format::Format;
 use crate::http::{HeaderMutations, RouteFilters};
 use crate::matching::{StringMatcher, UriRewrite, UriTemplate};
 use crate::metadata::Namespaces;
+use crate::rate_limit::RateLimit;
 use crate::units::RuntimeFraction;
 
 pub(crate) use forward::priority;
 pub(crate) use hash_policy::hash_policies;
 pub use hash_policy::{HashCookie, HashPolicy, HashSource};
-pub(crate) use matches::header_matcher;
+pub(crate) use matches::{header_matcher, query_parameter_matcher};
 pub use mirror::{MirrorCluster, MirrorHost, MirrorPolicy};
 pub(crate) use rewrite::regex_rewrite;
 
@@ -79,6 +80,8 @@ pub struct VirtualHost {
     pub retry_policy: Option<Arc<RetryPolicy>>,
     /// Clusters that get copies, unless a more specific level has its own.
     pub mirrors: Vec<MirrorPolicy>,
+    /// What requests are counted by.
+    pub rate_limits: Box<[RateLimit]>,
     /// What is said of HTTP filters.
     pub filters: RouteFilters,
 }
@@ -248,6 +251,10 @@ pub struct Forward {
     pub template_rewrite: Option<Box<UriRewrite>>,
     /// What the route says about waiting for an endpoint.
     pub queue: Option<Box<QueueHints>>,
+    /// What requests are counted by.
+    pub rate_limits: Box<[RateLimit]>,
+    /// Those of the virtual host count as well.
+    pub include_virtual_host_rate_limits: bool,
 }
 
 /// Which cluster a request goes to.

@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::decide::decide;
 use crate::http::RouteFilters;
 use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
+use crate::rate_limit::{RateLimitPlace, rate_limits};
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
@@ -103,10 +104,11 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
     decide!(wire, at, pb::VirtualHost as "envoy.config.route.v3.VirtualHost" {
         implemented: name, domains, routes, require_tls, request_headers_to_add, request_headers_to_remove,
             response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
-            include_request_attempt_count, include_attempt_count_in_response, retry_policy, request_mirror_policies;
+            include_request_attempt_count, include_attempt_count_in_response, retry_policy, request_mirror_policies,
+            rate_limits;
         no_effect: virtual_clusters = "their stats are not kept",
             metadata = "no filter reads it";
-        unsupported: matcher, rate_limits, cors, retry_policy_typed_config, hedge_policy,
+        unsupported: matcher, cors, retry_policy_typed_config, hedge_policy,
             include_is_timeout_retry_header, per_request_buffer_limit_bytes, request_body_buffer_limit,
             route_specifiers;
     });
@@ -132,6 +134,7 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
             Some(policy) => Some(Arc::new(self::retry_policy(scope.context, &at.field("retry_policy"), policy)?)),
         },
         mirrors: mirror_policies(&at.field("request_mirror_policies"), request_mirror_policies)?,
+        rate_limits: self::rate_limits(&at.field("rate_limits"), rate_limits, RateLimitPlace::Route)?,
         filters: RouteFilters::parse(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?,
     })
 }

@@ -37,6 +37,8 @@ pub(crate) fn forward(cluster: &str) -> Forward {
         metadata_match: None,
         template_rewrite: None,
         queue: None,
+        rate_limits: Box::default(),
+        include_virtual_host_rate_limits: false,
     }
 }
 
@@ -76,6 +78,7 @@ pub(crate) fn virtual_host(name: &str, domains: &[&str], routes: Vec<Arc<Route>>
         include_attempt_count_in_response: false,
         retry_policy: None,
         mirrors: Vec::new(),
+        rate_limits: Box::default(),
         filters: RouteFilters::default(),
     })
 }

@@ -16,6 +16,7 @@ mod header_mutation;
 mod header_to_metadata;
 mod health_check;
 mod istio_alpn;
+mod local_ratelimit;
 mod missing;
 mod peer_metadata;
 mod rbac;
@@ -35,7 +36,7 @@ use outrigger_config::istio::StandardMetrics;
 pub use body::{BodyChain, BodyFilter, BodyObserver, BodyPace};
 pub use chain::{Turn, ends, requests, responses};
 pub use exchange::{Exchange, FilterStates, RouteChoice};
-pub use shared::SharedStates;
+pub use shared::{ConnectionStates, SettingsStates, SharedStates};
 
 use crate::graph::HttpNode;
 use crate::http::manager::reply::LocalReply;
@@ -148,6 +149,9 @@ impl Filters {
                 HttpFilterConfig::IstioStats(StandardMetrics) => {
                     istio::warn_of_missing_metrics();
                     continue;
+                }
+                HttpFilterConfig::LocalRateLimit(settings) => {
+                    maker.make(|maker| local_ratelimit::LocalRateLimit::new(settings, maker))
                 }
                 HttpFilterConfig::PeerMetadata(settings) => {
                     maker.make(|maker| peer_metadata::PeerMetadata::new(settings, maker))

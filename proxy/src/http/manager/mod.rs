@@ -23,7 +23,7 @@ use outrigger_config::http::Codec;
 use outrigger_policy::route::RouteTable;
 
 use crate::graph::{HttpNode, Routes};
-use crate::http::filter::Filters;
+use crate::http::filter::{ConnectionStates, Filters};
 use crate::stream::ConnectionInfo;
 use crate::worker::connections::Registered;
 use crate::worker::socket::Io;
@@ -42,6 +42,8 @@ pub struct HttpConnection {
     pub stats: Arc<HttpStats>,
     /// Where drains are heard of.
     pub registered: Registered,
+    /// What filters keep for all requests of it.
+    pub filter_states: ConnectionStates,
     filters: Rc<Filters>,
 }
 
@@ -129,7 +131,7 @@ pub async fn serve(worker: Rc<Worker>, node: Arc<HttpNode>, io: Io, info: Rc<Con
     }
     let _counted = Counted { stats: Arc::clone(&stats), start, secure };
     let filters = worker.filters(&node);
-    let connection = Rc::new(HttpConnection { worker, node, info, stats, registered, filters });
+    let connection = Rc::new(HttpConnection { worker, node, info, stats, registered, filter_states: ConnectionStates::default(), filters });
     let alpn = connection.info.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
     match (connection.node.config.codec, alpn) {
         // Boxed: HTTP/1 connections should not pay for the size of HTTP/2's state.

@@ -11,6 +11,7 @@ mod grpc_stats;
 mod header_mutation;
 mod header_to_metadata;
 mod health_check;
+mod local_ratelimit;
 mod peer_metadata;
 mod route;
 mod router;
@@ -32,6 +33,7 @@ pub use grpc_stats::{GrpcMethods, GrpcStats};
 pub use header_mutation::{HeaderMutation, Mutation, Mutations, QueryMutation};
 pub use header_to_metadata::{EntryValue, HeaderToMetadata, MetadataEntry, MetadataRule, MetadataSource, ValueKind};
 pub use health_check::{HealthCheck, HealthCheckMode};
+pub use local_ratelimit::{LocalDescriptor, LocalRateLimit, VirtualHostLimits};
 pub use peer_metadata::PeerMetadata;
 pub use route::{RouteFilter, RouteFilterConfig, RouteFilters};
 pub use router::Router;
@@ -81,6 +83,8 @@ pub enum HttpFilterConfig {
     IstioAlpn(Arc<AlpnOverride>),
     /// Reports the standard metrics of a mesh.
     IstioStats(StandardMetrics),
+    /// Limits requests in a time.
+    LocalRateLimit(Arc<LocalRateLimit>),
     /// Tells workloads of a mesh who the other side is.
     PeerMetadata(Arc<PeerMetadata>),
     /// Lets through what its rules allow.
@@ -165,6 +169,9 @@ impl HttpFilterConfig {
             }
             "envoy.extensions.filters.http.health_check.v3.HealthCheck" => {
                 Self::HealthCheck(Arc::new(HealthCheck::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
+                Self::LocalRateLimit(Arc::new(LocalRateLimit::parse(at, wire::decode(at, any)?)?))
             }
             "io.istio.http.peer_metadata.Config" => {
                 Self::PeerMetadata(Arc::new(PeerMetadata::parse(at, wire::decode(at, any)?)?))

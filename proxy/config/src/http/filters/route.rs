@@ -9,7 +9,7 @@ use std::sync::Arc;
 use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::google::protobuf::Any;
 
-use super::{Buffer, CorsPolicy, CsrfPolicy, Fault, HeaderToMetadata, Mutations, SetFilterState, SetMetadata};
+use super::{Buffer, CorsPolicy, CsrfPolicy, Fault, HeaderToMetadata, LocalRateLimit, Mutations, SetFilterState, SetMetadata};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rbac::HttpRbac;
@@ -44,6 +44,8 @@ pub enum RouteFilterConfig {
     HeaderMutation(Arc<Mutations>),
     /// For [`super::HttpFilterConfig::HeaderToMetadata`].
     HeaderToMetadata(Arc<HeaderToMetadata>),
+    /// For [`super::HttpFilterConfig::LocalRateLimit`], instead of its settings.
+    LocalRateLimit(Arc<LocalRateLimit>),
     /// For [`super::HttpFilterConfig::Rbac`]; `None` switches it off.
     Rbac(Option<Arc<HttpRbac>>),
     /// For [`super::HttpFilterConfig::SetFilterState`].
@@ -142,6 +144,9 @@ impl RouteFilterConfig {
             }
             "envoy.extensions.filters.http.header_to_metadata.v3.Config" => {
                 Self::HeaderToMetadata(Arc::new(HeaderToMetadata::parse(at, wire::decode(at, any)?, true)?))
+            }
+            "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
+                Self::LocalRateLimit(Arc::new(LocalRateLimit::parse_route(at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
                 Self::SetFilterState(Arc::new(SetFilterState::parse(context, at, wire::decode(at, any)?)?))
