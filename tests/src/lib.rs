@@ -14,6 +14,7 @@ pub mod programs;
 pub mod proxy;
 pub mod reply;
 pub mod response;
+pub mod side_by_side;
 pub mod tcp;
 pub mod upstream;
 

@@ -4,7 +4,7 @@
 //! `header=name:value`, `gate` (answer when the test opens the gate), `early` (answer before the body is read),
 //! `delay=50` (answer so many milliseconds later), `hang` (never answer), `reset` (break the connection or stream), `close` (close after the answer),
 //! `half` (break off in the middle of the body), `interim` (a 103 before it), `echo` (HTTP/2: send each piece of the body
-//! back as it comes).
+//! back as it comes), `gzip` (the body is compressed, and says so).
 
 use std::time::Duration;
 
@@ -58,6 +58,7 @@ pub struct Reply {
     pub half: bool,
     pub interim: bool,
     pub echo: bool,
+    pub gzip: bool,
 }
 
 impl Reply {
@@ -82,6 +83,7 @@ impl Reply {
             half: false,
             interim: false,
             echo: false,
+            gzip: false,
         };
         for word in response::find(headers, "x-reply").unwrap_or_default().split_whitespace() {
             reply.obey(word);
@@ -99,10 +101,11 @@ impl Reply {
         if self.empty {
             return Vec::new();
         }
-        match self.bytes {
+        let body = match self.bytes {
             Some(count) => pattern(count),
             None => report(upstream, seen),
-        }
+        };
+        if self.gzip { response::gzip(&body) } else { body }
     }
 
     fn obey(&mut self, word: &str) {
@@ -126,6 +129,7 @@ impl Reply {
             "half" => self.half = true,
             "interim" => self.interim = true,
             "echo" => self.echo = true,
+            "gzip" => self.gzip = true,
             other => panic!("x-reply: no such word: {other}"),
         }
     }

@@ -1,5 +1,7 @@
 //! A response as a client saw it, of either HTTP version.
 
+use std::io::{Read as _, Write as _};
+
 use serde_json::Value;
 
 /// A whole response.
@@ -33,6 +35,19 @@ impl Response {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// The body without its content encodings.
+    ///
+    /// # Panics
+    /// If it is not encoded as it says.
+    pub fn content(&self) -> Vec<u8> {
+        let mut content = self.body.clone();
+        let codings = self.header("content-encoding").unwrap_or_default();
+        for coding in codings.split(',').rev().map(str::trim).filter(|_| !self.body.is_empty()) {
+            content = decoded(coding, content);
+        }
+        content
+    }
+
     /// The body as JSON.
     ///
     /// # Panics
@@ -55,6 +70,28 @@ impl Response {
     pub fn served_by(&self) -> String {
         self.json()["upstream"].as_str().unwrap_or_default().to_owned()
     }
+}
+
+/// `content` without a content coding; as it is if the coding is not known.
+///
+/// # Panics
+/// If it is not encoded so.
+pub fn decoded(coding: &str, content: Vec<u8>) -> Vec<u8> {
+    let mut plain = Vec::new();
+    match coding {
+        "gzip" => drop(flate2::read::GzDecoder::new(&content[..]).read_to_end(&mut plain).expect("gzip")),
+        "br" => drop(brotli::Decompressor::new(&content[..], 4096).read_to_end(&mut plain).expect("brotli")),
+        "zstd" => plain = zstd::stream::decode_all(&content[..]).expect("zstd"),
+        _ => return content,
+    }
+    plain
+}
+
+/// `content` in gzip.
+pub fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(content).expect("memory");
+    encoder.finish().expect("memory")
 }
 
 /// The first value under a name, whatever its case.

@@ -3,17 +3,14 @@
 //!
 //! Needs `envoy` on the PATH (or `ENVOY_BIN`) and fails without it.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster, http2_cluster, routes};
-use outrigger_tests::{Proxy, Response, Settings, Upstream, h1, h2c, proxy};
+use outrigger_tests::side_by_side::{Case, Chain, Headers, Intended, Side, chain_of, compare, get, post};
+use outrigger_tests::{Proxy, Settings, Upstream, h1, proxy};
 
 /// Differences that are meant, by case and the thing that differs; each with its reason.
-const INTENDED: &[(&str, &str, &str)] = &[
+const INTENDED: Intended = &[
     (
         "*",
         "header x-forwarded-for: ",
@@ -25,28 +22,6 @@ const INTENDED: &[(&str, &str, &str)] = &[
     ("query: order", "target", "Envoy sorts parameters; we leave them where they are"),
     ("buffer: too much", "connection: close", "the body is read to its end, so the connection stays in step"),
 ];
-
-type Headers = &'static [(&'static str, &'static str)];
-
-/// One request.
-struct Case {
-    name: &'static str,
-    listener: &'static str,
-    method: &'static str,
-    target: &'static str,
-    headers: Headers,
-    body: &'static [u8],
-    /// By HTTP/2 alone, since it is gRPC.
-    grpc: bool,
-}
-
-const fn get(name: &'static str, listener: &'static str, target: &'static str, headers: Headers) -> Case {
-    Case { name, listener, method: "GET", target, headers, body: b"", grpc: false }
-}
-
-const fn post(name: &'static str, listener: &'static str, target: &'static str, headers: Headers) -> Case {
-    Case { name, listener, method: "POST", target, headers, body: b"0123456789", grpc: false }
-}
 
 const fn call(name: &'static str, target: &'static str, headers: Headers, body: &'static [u8]) -> Case {
     Case { name, listener: "grpc", method: "POST", target, headers, body, grpc: true }
@@ -180,25 +155,6 @@ const CASES: &[Case] = &[
     call("grpc: not a method", "/p", &[("content-type", "application/grpc"), ("x-reply", GRPC_OK)], b"\0\0\0\0\x01x"),
     call("grpc: no endpoint", "/empty.S/M", &[("content-type", "application/grpc")], b"\0\0\0\0\x01x"),
 ];
-
-/// Name, filters, and route entries besides the last one, which leads to cluster `one`; then what the log shows besides
-/// the outcome, and the prefix of the stats to be compared.
-struct Chain {
-    name: &'static str,
-    filters: &'static [(&'static str, &'static str, &'static str)],
-    routes: &'static str,
-    host: &'static str,
-    log: &'static str,
-    stats: &'static str,
-}
-
-const fn chain_of(
-    name: &'static str,
-    filters: &'static [(&'static str, &'static str, &'static str)],
-    routes: &'static str,
-) -> Chain {
-    Chain { name, filters, routes, host: "", log: "", stats: "" }
-}
 
 const CHAINS: &[Chain] = &[
     Chain {
@@ -449,39 +405,6 @@ const RULES: &str = "stat_prefix: sp, request_rules: [\
 const RUNTIME: &str = "layered_runtime: { layers: [{ name: static, static_layer: { my.percent: 100, \
     fault.http.abort.http_status: 419, fault.http.cl.abort.abort_percent: 100, fault.http.cl.abort.http_status: 420 } }] }\n";
 
-impl Chain {
-    fn listener(&self) -> String {
-        let types = "type.googleapis.com/envoy.extensions.filters.http";
-        let filter = |(name, message, settings): &(&str, &str, &str)| {
-            let comma = if settings.is_empty() { "" } else { ", " };
-            format!("{{ name: {name}, typed_config: {{ '@type': {types}.{message}{comma}{settings} }} }}, ")
-        };
-        let filters: String = self.filters.iter().map(filter).collect();
-        let routes = format!("{}{}", self.routes, all_to("one"));
-        let host = if self.host.is_empty() { String::new() } else { format!(", {}", self.host) };
-        let name = self.name;
-        let log = config::access_log_of(
-            &format!("{name}.log"),
-            &format!("%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%{}", self.log),
-        );
-        let manager = format!(
-            "{{ name: envoy.filters.network.http_connection_manager, typed_config: {{ \
-             '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, \
-             stat_prefix: {name}, http_filters: [{filters}{{ name: envoy.filters.http.router, typed_config: {{ \
-             '@type': {types}.router.v3.Router }} }}], http_protocol_options: {{ enable_trailers: true }}, \
-             route_config: {{ name: local, virtual_hosts: [{{ name: all, domains: ['*'], routes: [{routes}]{host} }}] }}{log} }} }}"
-        );
-        config::listener(name, &[chain(&manager.replace("$T/", &format!("{types}.")), "")], "")
-    }
-}
-
-/// One proxy of the two that are compared.
-struct Side {
-    proxy: Proxy,
-    listeners: BTreeMap<&'static str, SocketAddr>,
-    logged: BTreeMap<&'static str, usize>,
-}
-
 struct Upstreams {
     one: Upstream,
     two: Upstream,
@@ -504,121 +427,28 @@ impl Upstreams {
     }
 }
 
-impl Side {
-    async fn start(program: PathBuf, bootstrap: &str) -> Self {
-        let proxy = Proxy::start_with(bootstrap, Settings { program, ..Settings::default() }).await;
-        let mut listeners = BTreeMap::new();
-        for chain in CHAINS {
-            listeners.insert(chain.name, proxy.listener(chain.name).await);
-        }
-        Self { proxy, listeners, logged: BTreeMap::new() }
-    }
-
-    /// Everything observable of one case, as lines that can be compared.
-    async fn observe(&mut self, case: &Case) -> Vec<String> {
-        let address = self.listeners[case.listener];
-        let mut seen = Vec::new();
-        if !case.grpc {
-            let start = Instant::now();
-            let request = h1::Client::connect(address).await;
-            let response = { request }.request(case.method, case.target, case.headers, case.body).await;
-            self.describe("h1", &response, start.elapsed(), &mut seen);
-            seen.push(format!("h1: logged {}", self.last_line(case.listener).await));
-        }
-        let host = case.headers.iter().find(|(name, _)| *name == "host").map_or("example.com", |(_, value)| value);
-        let headers: Vec<_> = case.headers.iter().copied().filter(|(name, _)| *name != "host").collect();
-        let client = h2c::Client::connect(address).await.authority(host);
-        let start = Instant::now();
-        match client.try_request(case.method, case.target, &headers, case.body, &[]).await {
-            Ok(response) => self.describe("h2", &response, start.elapsed(), &mut seen),
-            Err(error) => seen.push(format!("h2: no response: {error}")),
-        }
-        seen.push(format!("h2: logged {}", self.last_line(case.listener).await));
-        seen
-    }
-
-    async fn last_line(&mut self, listener: &'static str) -> String {
-        let count = self.logged.entry(listener).or_default();
-        *count += 1;
-        self.proxy.lines(&format!("{listener}.log"), *count).await.pop().unwrap_or_default()
-    }
-
-    fn describe(&self, how: &str, response: &Response, took: Duration, seen: &mut Vec<String>) {
-        seen.push(format!("{how}: status {}, delayed {}", response.status, took >= Duration::from_millis(90)));
-        for (name, value) in &response.headers {
-            seen.push(format!("{how}: header {name}: {}", self.steady(name, value)));
-        }
-        for (name, value) in &response.trailers {
-            seen.push(format!("{how}: trailer {name}: {value}"));
-        }
-        match serde_json::from_slice::<serde_json::Value>(&response.body) {
-            Ok(report) if report["upstream"].is_string() => {
-                for field in ["upstream", "method", "target", "authority", "body", "trailers"] {
-                    seen.push(format!("{how}: upstream sees {field} {}", report[field]));
-                }
-                for pair in report["headers"].as_array().into_iter().flatten() {
-                    let (name, value) = (pair[0].as_str().unwrap_or_default(), pair[1].as_str().unwrap_or_default());
-                    seen.push(format!("{how}: upstream sees header {name}: {}", self.steady(name, value)));
-                }
-            }
-            _ => seen.push(format!("{how}: body {:?}", response.text())),
-        }
-        seen.sort();
-    }
-
-    /// A header value without what differs between any two runs.
-    fn steady(&self, name: &str, value: &str) -> String {
-        match name {
-            "date" => "<date>".to_owned(),
-            "x-request-id" if value.len() == 36 => "<uuid>".to_owned(),
-            "x-envoy-upstream-service-time" => "<ms>".to_owned(),
-            "content-length" if value.len() > 2 => "<length>".to_owned(),
-            _ => value.to_owned(),
-        }
-    }
-
-    /// Counters and gauges that are not 0, by prefix.
-    async fn stats(&self, prefix: &str) -> Vec<String> {
-        let page = self.proxy.admin("/stats").await.text();
-        let lines = page.lines().filter(|line| line.starts_with(prefix));
-        lines.filter(|line| !line.ends_with(": 0") && !line.contains("upstream_rq_time")).map(str::to_owned).collect()
-    }
-}
-
 #[tokio::test]
 async fn filters_do_what_envoys_do() {
     let upstreams = Upstreams::start().await;
     let bootstrap = upstreams.bootstrap();
-    let mut subject = Side::start(proxy::program(), &bootstrap).await;
-    let mut envoy = Side::start(proxy::envoy(), &bootstrap).await;
+    let mut subject = Side::start(proxy::program(), &bootstrap, CHAINS).await;
+    let mut envoy = Side::start(proxy::envoy(), &bootstrap, CHAINS).await;
     let only = std::env::var("ONLY_CASE").unwrap_or_default();
     let mut report = String::new();
     for case in CASES.iter().filter(|case| case.name.contains(&only)) {
-        compare(&mut report, case.name, envoy.observe(case).await, subject.observe(case).await);
+        compare(&mut report, INTENDED, case.name, envoy.observe(case).await, subject.observe(case).await);
     }
     for chain in CHAINS.iter().filter(|chain| !chain.stats.is_empty()) {
-        compare(&mut report, chain.stats, envoy.stats(chain.stats).await, subject.stats(chain.stats).await);
+        compare(&mut report, INTENDED, chain.stats, envoy.stats(chain.stats).await, subject.stats(chain.stats).await);
     }
     for side in [&subject, &envoy] {
         side.proxy.admin_post("/healthcheck/fail").await;
     }
     for (name, target) in [("health: both fail by order", "/hc"), ("health: both tell of it", "/other")] {
         let case = get(name, "health", target, &[]);
-        compare(&mut report, name, envoy.observe(&case).await, subject.observe(&case).await);
+        compare(&mut report, INTENDED, name, envoy.observe(&case).await, subject.observe(&case).await);
     }
     assert!(report.is_empty(), "not the same as with Envoy:\n{report}");
-}
-
-fn compare(report: &mut String, name: &str, expected: Vec<String>, seen: Vec<String>) {
-    let missing = expected.iter().filter(|line| !seen.contains(line)).map(|line| format!("  envoy: {line}"));
-    let extra = seen.iter().filter(|line| !expected.contains(line)).map(|line| format!("  ours:  {line}"));
-    let is_intended = |line: &str| {
-        INTENDED.iter().any(|(of, what, _reason)| (*of == "*" || name.starts_with(of)) && line.contains(what))
-    };
-    let different: Vec<String> = missing.chain(extra).filter(|line| !is_intended(line)).collect();
-    if !different.is_empty() {
-        writeln!(report, "{name}:\n{}", different.join("\n")).unwrap();
-    }
 }
 
 fn with_fault(settings: &str, more: &str) -> String {

@@ -4,6 +4,7 @@
 //! randomness. Indexes are built when the configuration changes, so that a decision costs little and does not allocate
 //! on the common path.
 
+pub mod accept_encoding;
 pub mod balance;
 pub mod breaker;
 pub mod filter_chain;

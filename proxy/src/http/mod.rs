@@ -1,5 +1,6 @@
 //! HTTP: engines, the seam between them and the pipeline, the connection manager and its filters.
 
+pub mod compression;
 pub mod filter;
 pub mod h1;
 pub mod h2;

@@ -156,7 +156,8 @@ fn set_filter_state(worker: &Worker, connection: &ConnectionInfo, settings: &Set
 /// The object of the filter state that names the cluster of a TCP proxy.
 pub const TCP_PROXY_CLUSTER: &str = "envoy.tcp_proxy.cluster";
 
-fn holds(flag: &RuntimeFlag, runtime: &RuntimeSnapshot) -> bool {
+/// Whether a flag is set, by the runtime or by itself.
+pub fn holds(flag: &RuntimeFlag, runtime: &RuntimeSnapshot) -> bool {
     let RuntimeFlag { default, runtime_key } = flag;
     if runtime_key.is_empty() { *default } else { runtime.flag(runtime_key, *default) }
 }

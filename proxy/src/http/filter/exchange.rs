@@ -155,6 +155,11 @@ impl<'a, 'r, 'g> Exchange<'a, 'r, 'g> {
         self.request.framing == Framing::None
     }
 
+    /// No body follows the response head.
+    pub fn response_has_no_body(&self) -> bool {
+        self.request.response_ended
+    }
+
     /// What is recorded of the request.
     pub fn info(&self) -> &StreamInfo {
         &self.request.info
@@ -262,6 +267,11 @@ impl<'a, 'r, 'g> Exchange<'a, 'r, 'g> {
     /// What this filter keeps for this request, if it has made any.
     pub fn known_state<S: 'static>(&mut self) -> Option<&mut S> {
         self.request.filter_states.0.get_mut(self.slot)?.as_mut()?.downcast_mut()
+    }
+
+    /// What filters of the whole chain keep of this type for this request, in the order of the chain.
+    pub fn states_of<S: 'static>(&self) -> impl Iterator<Item = &S> {
+        self.request.filter_states.0.iter().filter_map(|state| state.as_ref()?.downcast_ref())
     }
 
     /// Passes the request body through `filter`. Its length is unknown from now on.

@@ -165,7 +165,8 @@ fn refusal(settings: &Settings, told: Option<Told>, exchange: &mut Exchange<'_, 
         mutate::add(addition, &mut added);
     }
     let headers = added.headers;
-    let wait = told.filter(|_| settings.retry_after && settings.status == 429 && !exchange.head().is_grpc());
+    // Of a bucket that never has a token nobody can say when to come back.
+    let wait = told.filter(|told| settings.retry_after && settings.status == 429 && told.limit > 0);
     if let Some(told) = wait
         && headers.get_by_name("retry-after").is_none()
     {

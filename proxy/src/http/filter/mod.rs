@@ -7,8 +7,10 @@
 mod body;
 mod buffer;
 mod chain;
+mod compressor;
 mod cors;
 mod csrf;
+mod decompressor;
 mod exchange;
 mod fault;
 mod grpc_stats;
@@ -132,6 +134,12 @@ impl Filters {
                 }
                 HttpFilterConfig::Discovered(_) => maker.make(|_| missing::Missing),
                 HttpFilterConfig::Buffer(settings) => maker.make(|_| buffer::Buffer::new(*settings)),
+                HttpFilterConfig::Compressor(settings) => {
+                    maker.make(|maker| compressor::Compressor::new(settings, maker))
+                }
+                HttpFilterConfig::Decompressor(settings) => {
+                    maker.make(|maker| decompressor::Decompressor::new(settings, maker))
+                }
                 HttpFilterConfig::Cors => maker.make(cors::Cors::new),
                 HttpFilterConfig::Csrf(policy) => maker.make(|maker| csrf::Csrf::new(policy, maker)),
                 HttpFilterConfig::Fault(settings) => maker.make(|maker| fault::Fault::new(settings, maker)),

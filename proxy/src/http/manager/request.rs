@@ -42,6 +42,8 @@ pub struct Request<'a> {
     pub head: RequestHead,
     /// The head of its response.
     pub response: ResponseHead,
+    /// No body follows its head.
+    pub response_ended: bool,
     /// Trailers of the response.
     pub trailers: Option<Headers>,
     /// What is recorded of it.
@@ -203,6 +205,7 @@ fn begin<'a>(
         graph,
         head,
         response: connection.worker.heads.take_response(),
+        response_ended: false,
         trailers: None,
         info,
         framing,
@@ -424,6 +427,7 @@ async fn send_local_now(request: &mut Request<'_>, reply: LocalReply, chosen: Op
     }
     let grpc = request.head.is_grpc();
     let has_body = reply::head_of(&reply, grpc, &mut request.response) && !request.head.is_head();
+    request.response_ended = !has_body;
     request.local_reply_body = reply.body.clone();
     request.info.response_code.set(request.response.status);
     if let Some(chosen) = chosen {

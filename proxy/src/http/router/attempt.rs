@@ -200,6 +200,13 @@ pub struct Answered {
     _place: Option<Place>,
 }
 
+impl Answered {
+    /// No body follows the head.
+    pub fn has_no_body(&self) -> bool {
+        self.stream.response_is_done()
+    }
+}
+
 /// Counts a request towards an endpoint.
 pub struct Active(Rc<WorkerCluster>, Rc<WorkerHost>);
 

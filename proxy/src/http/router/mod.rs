@@ -194,6 +194,7 @@ impl Forwarding<'_, '_> {
                         self.cluster.stats.upstream_rq_retry_success.increment();
                     }
                     self.response_head();
+                    self.request.response_ended = stream.has_no_body();
                     if !self.request.filters.slots.is_empty()
                         && let Some(end) = self.filter_response().await
                     {

@@ -4,6 +4,7 @@
 
 mod alpn;
 mod buffer;
+mod compression;
 mod cors;
 mod csrf;
 mod fault;
@@ -26,6 +27,9 @@ use outrigger_api::pb::google::protobuf::Any;
 
 pub use alpn::{AlpnOffer, AlpnOverride};
 pub use buffer::Buffer;
+pub use compression::{
+    BrotliMode, Compressible, Compression, Compressor, CompressorOverride, ContentCoding, Decompressible, Decompressor, EtagRule,
+};
 pub use cors::CorsPolicy;
 pub use csrf::CsrfPolicy;
 pub use fault::{Abort, AbortStatus, DelayTime, Fault, FaultKeys, Injection, RateLimit};
@@ -65,10 +69,14 @@ pub struct HttpFilter {
 pub enum HttpFilterConfig {
     /// Collects whole requests before they go on.
     Buffer(Buffer),
+    /// Compresses bodies.
+    Compressor(Arc<Compressor>),
     /// Answers cross-origin questions of browsers; all of its settings stand in routes.
     Cors,
     /// Refuses requests that other sites forge.
     Csrf(Arc<CsrfPolicy>),
+    /// Decompresses bodies.
+    Decompressor(Arc<Decompressor>),
     /// Delays, aborts and slows down.
     Fault(Arc<Fault>),
     /// Counts gRPC calls and messages.
@@ -151,6 +159,12 @@ impl HttpFilterConfig {
             }
             "envoy.extensions.filters.http.buffer.v3.Buffer" => {
                 Self::Buffer(Buffer::parse(at, wire::decode(at, any)?)?)
+            }
+            "envoy.extensions.filters.http.compressor.v3.Compressor" => {
+                Self::Compressor(Arc::new(Compressor::parse(context, at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.decompressor.v3.Decompressor" => {
+                Self::Decompressor(Arc::new(Decompressor::parse(context, at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
                 Self::Csrf(Arc::new(CsrfPolicy::parse(at, wire::decode(at, any)?)?))

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::google::protobuf::Any;
 
-use super::{Buffer, CorsPolicy, CsrfPolicy, Fault, HeaderToMetadata, LocalRateLimit, Mutations, SetFilterState, SetMetadata};
+use super::{Buffer, CompressorOverride, CorsPolicy, CsrfPolicy, Fault, HeaderToMetadata, LocalRateLimit, Mutations, SetFilterState, SetMetadata};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rbac::HttpRbac;
@@ -34,6 +34,8 @@ pub struct RouteFilter {
 pub enum RouteFilterConfig {
     /// For [`super::HttpFilterConfig::Buffer`]; `None` switches it off.
     Buffer(Option<Buffer>),
+    /// For [`super::HttpFilterConfig::Compressor`].
+    Compressor(CompressorOverride),
     /// For [`super::HttpFilterConfig::Cors`].
     Cors(Arc<CorsPolicy>),
     /// For [`super::HttpFilterConfig::Csrf`].
@@ -132,6 +134,9 @@ impl RouteFilterConfig {
             }
             "envoy.extensions.filters.http.buffer.v3.BufferPerRoute" => {
                 Self::Buffer(Buffer::parse_route(at, wire::decode(at, any)?)?)
+            }
+            "envoy.extensions.filters.http.compressor.v3.CompressorPerRoute" => {
+                Self::Compressor(CompressorOverride::parse(at, wire::decode(at, any)?)?)
             }
             "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
                 Self::Csrf(Arc::new(CsrfPolicy::parse(at, wire::decode(at, any)?)?))
