@@ -221,4 +221,3 @@ pub fn compare(report: &mut String, intended: Intended, name: &str, expected: Ve
         writeln!(report, "{name}:\n{}", different.join("\n")).unwrap();
     }
 }
-

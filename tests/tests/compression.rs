@@ -14,7 +14,11 @@ const INTENDED: Intended = &[
         "for a client on loopback Envoy names an address of the machine; we name the client",
     ),
     ("*", "total_compressed_bytes", "two libraries make different bytes of the same content"),
-    ("http.plain.", "total_uncompressed_bytes", "reports tell the client's address, which may be longer by a character"),
+    (
+        "http.plain.",
+        "total_uncompressed_bytes",
+        "reports tell the client's address, which may be longer by a character",
+    ),
     ("direct response", "header transfer-encoding: chunked", "the whole answer is there, so its length is told"),
     ("direct response", "header content-length: ", "the whole answer is there, so its length is told"),
 ];
@@ -37,20 +41,35 @@ const CASES: &[Case] = &[
     asking("empty", "plain", "/", &[GZIP, ("x-reply", "empty")]),
     Case { method: "HEAD", ..asking("HEAD", "plain", "/", &[GZIP, ("x-reply", "bytes=1000")]) },
     asking("another type", "plain", "/", &[GZIP, ("x-reply", "bytes=1000 header=content-type:image/png")]),
-    asking("a type in another case", "plain", "/", &[GZIP, ("x-reply", "bytes=1000 header=content-type:Text/HTML;x=y")]),
+    asking(
+        "a type in another case",
+        "plain",
+        "/",
+        &[GZIP, ("x-reply", "bytes=1000 header=content-type:Text/HTML;x=y")],
+    ),
     asking("strong entity tag", "plain", "/", &[GZIP, ("x-reply", "bytes=1000 header=etag:\"abc\"")]),
     asking("weak entity tag", "plain", "/", &[GZIP, ("x-reply", "bytes=1000 header=etag:W/\"abc\"")]),
     asking("vary", "plain", "/", &[GZIP, ("x-reply", "bytes=1000 header=vary:Origin")]),
     asking("vary in another case", "plain", "/", &[GZIP, ("x-reply", "bytes=1000 header=vary:accept-encoding")]),
     asking("vary is there", "plain", "/", &[GZIP, ("x-reply", "bytes=1000 header=vary:Accept-Encoding")]),
-    asking("no transformation", "plain", "/", &[GZIP, ("x-reply", "bytes=1000 header=cache-control:public,No-Transform")]),
+    asking(
+        "no transformation",
+        "plain",
+        "/",
+        &[GZIP, ("x-reply", "bytes=1000 header=cache-control:public,No-Transform")],
+    ),
     asking("encoded already", "plain", "/", &[GZIP, ("x-reply", "bytes=1000 header=content-encoding:x-own")]),
     asking("no content", "plain", "/", &[GZIP, ("x-reply", "status=204 empty")]),
     asking("not modified", "plain", "/", &[GZIP, ("x-reply", "status=304 empty")]),
     asking("partial content", "plain", "/", &[GZIP, ("x-reply", "status=206 bytes=1000")]),
     asking("error", "plain", "/", &[GZIP, ("x-reply", "status=500 bytes=1000")]),
     asking("direct response", "plain", "/direct", &[GZIP]),
-    asking("accept: identity first", "plain", "/", &[("accept-encoding", "gzip;q=0.5, identity"), ("x-reply", "bytes=1000")]),
+    asking(
+        "accept: identity first",
+        "plain",
+        "/",
+        &[("accept-encoding", "gzip;q=0.5, identity"), ("x-reply", "bytes=1000")],
+    ),
     asking("accept: anything", "plain", "/", &[("accept-encoding", "*"), ("x-reply", "bytes=1000")]),
     asking("accept: anything else", "plain", "/", &[("accept-encoding", "gzip;q=0, *"), ("x-reply", "bytes=1000")]),
     asking("accept: another", "plain", "/", &[("accept-encoding", "br"), ("x-reply", "bytes=1000")]),
@@ -64,13 +83,28 @@ const CASES: &[Case] = &[
     asking("three: anything", "three", "/", &[("accept-encoding", "*"), ("x-reply", "bytes=1000")]),
     asking("three: anything but gzip", "three", "/", &[("accept-encoding", "gzip;q=0,*"), ("x-reply", "bytes=1000")]),
     asking("three: identity", "three", "/", &[("accept-encoding", "identity, gzip"), ("x-reply", "bytes=1000")]),
-    asking("preferred: the last", "preferred", "/", &[("accept-encoding", "gzip, br, zstd"), ("x-reply", "bytes=1000")]),
+    asking(
+        "preferred: the last",
+        "preferred",
+        "/",
+        &[("accept-encoding", "gzip, br, zstd"), ("x-reply", "bytes=1000")],
+    ),
     asking("preferred: anything", "preferred", "/", &[("accept-encoding", "*"), ("x-reply", "bytes=1000")]),
-    asking("preferred: the weight", "preferred", "/", &[("accept-encoding", "gzip;q=0.3, br;q=0.2"), ("x-reply", "bytes=1000")]),
+    asking(
+        "preferred: the weight",
+        "preferred",
+        "/",
+        &[("accept-encoding", "gzip;q=0.3, br;q=0.2"), ("x-reply", "bytes=1000")],
+    ),
     asking("strict: partial content", "strict", "/", &[GZIP, ("x-reply", "status=206 bytes=1000")]),
     asking("strict: an entity tag", "strict", "/", &[GZIP, ("x-reply", "bytes=1000 header=etag:W/\"a\"")]),
     asking("strict: what the upstream sees", "strict", "/", &[GZIP]),
-    asking("strict: own types", "strict", "/", &[GZIP, ("x-reply", "bytes=1000 header=content-type:application/x-own")]),
+    asking(
+        "strict: own types",
+        "strict",
+        "/",
+        &[GZIP, ("x-reply", "bytes=1000 header=content-type:application/x-own")],
+    ),
     asking("strict: not by default", "strict", "/", &[GZIP, ("x-reply", "bytes=1000 header=content-type:text/plain")]),
     asking("weaken", "weaken", "/", &[GZIP, ("x-reply", "bytes=1000 header=etag:\"abc\"")]),
     asking("off", "switched-off", "/", &[GZIP, ("x-reply", "bytes=1000")]),
@@ -83,8 +117,18 @@ const CASES: &[Case] = &[
     Case { body: LONG, ..post("request: another type", "requests", "/", &[("content-type", "image/png")]) },
     get("request: nothing", "requests", "/", &[]),
     asking("decompress", "inflate", "/", &[("x-reply", "bytes=1000 gzip header=content-encoding:gzip")]),
-    asking("decompress: one of two", "inflate", "/", &[("x-reply", "bytes=1000 gzip header=content-encoding:GZip,x-own")]),
-    asking("decompress: not the first", "inflate", "/", &[("x-reply", "bytes=1000 gzip header=content-encoding:x-own,gzip")]),
+    asking(
+        "decompress: one of two",
+        "inflate",
+        "/",
+        &[("x-reply", "bytes=1000 gzip header=content-encoding:GZip,x-own")],
+    ),
+    asking(
+        "decompress: not the first",
+        "inflate",
+        "/",
+        &[("x-reply", "bytes=1000 gzip header=content-encoding:x-own,gzip")],
+    ),
     asking(
         "decompress: no transformation",
         "inflate",
@@ -99,7 +143,10 @@ const CASES: &[Case] = &[
     ),
     asking("decompress: what the upstream sees", "inflate", "/", &[("accept-encoding", "br")]),
     asking("decompress: not told", "inflate-all", "/", &[("accept-encoding", "br")]),
-    Case { method: "HEAD", ..asking("decompress: HEAD", "inflate", "/", &[("x-reply", "bytes=1000 gzip header=content-encoding:gzip")]) },
+    Case {
+        method: "HEAD",
+        ..asking("decompress: HEAD", "inflate", "/", &[("x-reply", "bytes=1000 gzip header=content-encoding:gzip")])
+    },
     asking("decompress: empty", "inflate", "/", &[("x-reply", "empty header=content-encoding:gzip")]),
     Case { body: GZIPPED, ..post("decompress: request", "inflate", "/", &[("content-encoding", "gzip")]) },
     Case { body: GZIPPED, ..post("decompress: not the request", "inflate-all", "/", &[("content-encoding", "gzip")]) },
@@ -107,13 +154,18 @@ const CASES: &[Case] = &[
 
 const LONG: &[u8] = &[b'x'; 200];
 /// `hello hello hello hello`.
-const GZIPPED: &[u8] = &[
-    31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 203, 72, 205, 201, 201, 87, 200, 64, 39, 1, 227, 81, 61, 141, 23, 0, 0, 0,
-];
+const GZIPPED: &[u8] =
+    &[31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 203, 72, 205, 201, 201, 87, 200, 64, 39, 1, 227, 81, 61, 141, 23, 0, 0, 0];
 
 macro_rules! library {
     ($name:literal, $type:literal) => {
-        concat!("{ name: ", $name, ", typed_config: { '@type': type.googleapis.com/envoy.extensions.compression.", $type, " } }")
+        concat!(
+            "{ name: ",
+            $name,
+            ", typed_config: { '@type': type.googleapis.com/envoy.extensions.compression.",
+            $type,
+            " } }"
+        )
     };
 }
 
@@ -225,10 +277,7 @@ const CHAINS: &[Chain] = &[
             "",
         )
     },
-    Chain {
-        stats: "http.inflate.decompressor.",
-        ..chain_of("inflate", &[("d", DECOMPRESSOR, UNGZ)], "")
-    },
+    Chain { stats: "http.inflate.decompressor.", ..chain_of("inflate", &[("d", DECOMPRESSOR, UNGZ)], "") },
     Chain {
         stats: "http.inflate-all.decompressor.",
         ..chain_of(
@@ -256,19 +305,23 @@ async fn bodies_are_compressed_as_by_envoy() {
 }
 
 fn with_filters(filters: &str, cluster: &str) -> String {
-    let manager = config::http("web", &routes(&all_to(cluster))).replace("http_filters: [", &format!("http_filters: [{filters}, "));
+    let manager = config::http("web", &routes(&all_to(cluster)))
+        .replace("http_filters: [", &format!("http_filters: [{filters}, "));
     config::listener("web", &[chain(&manager, "")], "")
 }
 
 fn compressor() -> String {
-    format!("{{ name: c, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.{COMPRESSOR}, {GZ} }} }}")
+    format!(
+        "{{ name: c, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.{COMPRESSOR}, {GZ} }} }}"
+    )
 }
 
 #[tokio::test]
 async fn large_bodies_come_through_both_ways() {
     let upstream = Upstream::start("one").await;
-    let inflate =
-        format!("{{ name: d, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.{DECOMPRESSOR}, {UNGZ} }} }}");
+    let inflate = format!(
+        "{{ name: d, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.{DECOMPRESSOR}, {UNGZ} }} }}"
+    );
     for (cluster_name, cluster) in
         [("one", cluster("one", &[upstream.port()])), ("by-h2", http2_cluster("by-h2", &[upstream.port()]))]
     {

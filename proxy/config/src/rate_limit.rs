@@ -133,7 +133,11 @@ pub(crate) enum RateLimitPlace {
 }
 
 /// Reads a list of rate limits.
-pub(crate) fn rate_limits(at: &FieldPath<'_>, wire: Vec<pb::RateLimit>, place: RateLimitPlace) -> Parsed<Box<[RateLimit]>> {
+pub(crate) fn rate_limits(
+    at: &FieldPath<'_>,
+    wire: Vec<pb::RateLimit>,
+    place: RateLimitPlace,
+) -> Parsed<Box<[RateLimit]>> {
     wire::each(at, wire, |at, wire| rate_limit(at, wire, place)).map(Into::into)
 }
 
@@ -390,7 +394,8 @@ mod tests {
 
     fn read(wire: pb::RateLimit, place: RateLimitPlace) -> Result<RateLimit, String> {
         let root = FieldPath::resource("route configuration", "r");
-        let list = rate_limits(&root.field("rate_limits"), vec![wire], place).map_err(|rejection| rejection.to_string());
+        let list =
+            rate_limits(&root.field("rate_limits"), vec![wire], place).map_err(|rejection| rejection.to_string());
         list.map(|list| list[0].clone())
     }
 
@@ -430,7 +435,10 @@ mod tests {
             (hits(None, ""), "hits_addend: needs one of number, format"),
             (hits(Some(1), "%PROTOCOL%"), "hits_addend.format: must not be set together with number"),
             (hits(Some(2_000_000_000), ""), "hits_addend.number: 2000000000 is above 1000000000"),
-            (hits(None, "%PROTOCOL%%PROTOCOL%"), "hits_addend.format: \"%PROTOCOL%%PROTOCOL%\" must be one command operator"),
+            (
+                hits(None, "%PROTOCOL%%PROTOCOL%"),
+                "hits_addend.format: \"%PROTOCOL%%PROTOCOL%\" must be one command operator",
+            ),
             (
                 of(actions::ActionSpecifier::Metadata(by_index)),
                 "actions[0].metadata.metadata_key.path: places in lists are not supported, expected keys",

@@ -43,7 +43,8 @@ pub fn choose(accept_encoding: &str, offers: &[Offer]) -> Choice {
     let mut choice = (Choice::NotValid, 0.0);
     for (name, weight) in wanted {
         let offer = offers.iter().find(|offer| offer.coding == name);
-        let better = weight > choice.1 || weight == choice.1 && weight > 0.0 && offer.is_some_and(|offer| offer.choose_first);
+        let better =
+            weight > choice.1 || weight == choice.1 && weight > 0.0 && offer.is_some_and(|offer| offer.choose_first);
         if !better {
             continue;
         }
@@ -65,7 +66,9 @@ fn wish(element: &str) -> Option<(&str, f32)> {
         return None;
     }
     let weight = match parameters.split_once('=') {
-        Some((q, value)) if q.trim().eq_ignore_ascii_case("q") => value.trim().parse().ok().filter(|weight: &f32| !weight.is_nan())?,
+        Some((q, value)) if q.trim().eq_ignore_ascii_case("q") => {
+            value.trim().parse().ok().filter(|weight: &f32| !weight.is_nan())?
+        }
         _ => 1.0,
     };
     Some((name, weight))
@@ -107,13 +110,11 @@ mod tests {
 
     #[test]
     fn a_preferred_offer_wins_among_equals() {
-        let offers = [offer("gzip"), Offer { choose_first: true, ..offer("br") }, Offer { choose_first: true, ..offer("zstd") }];
-        for (accept, expected) in [
-            ("gzip, br, zstd", "zstd"),
-            ("zstd, br, gzip", "br"),
-            ("br, gzip", "br"),
-            ("gzip;q=0.3, br;q=0.2", "gzip"),
-        ] {
+        let offers =
+            [offer("gzip"), Offer { choose_first: true, ..offer("br") }, Offer { choose_first: true, ..offer("zstd") }];
+        for (accept, expected) in
+            [("gzip, br, zstd", "zstd"), ("zstd, br, gzip", "br"), ("br, gzip", "br"), ("gzip;q=0.3, br;q=0.2", "gzip")]
+        {
             assert_eq!(choose(accept, &offers), Choice::Named(expected), "{accept}");
         }
     }

@@ -26,7 +26,8 @@ impl Rate {
     pub fn new(settings: Settings) -> Self {
         let Settings { max_tokens, tokens_per_fill, fill_interval } = settings;
         let interval_ns = u64::try_from(fill_interval.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let of_years = u128::from(tokens_per_fill) * (YEARS.as_nanos() / u128::from(interval_ns)) + u128::from(max_tokens);
+        let of_years =
+            u128::from(tokens_per_fill) * (YEARS.as_nanos() / u128::from(interval_ns)) + u128::from(max_tokens);
         let shift = of_years.leading_zeros().saturating_sub(u64::BITS).min(MOST_SHIFT);
         Self { max_tokens: max_tokens.into(), tokens_per_fill: tokens_per_fill.into(), interval_ns, shift }
     }
@@ -194,7 +195,8 @@ mod tests {
 
     #[test]
     fn the_largest_rates_can_be_counted() {
-        let most = Settings { max_tokens: u32::MAX, tokens_per_fill: u32::MAX, fill_interval: Duration::from_millis(50) };
+        let most =
+            Settings { max_tokens: u32::MAX, tokens_per_fill: u32::MAX, fill_interval: Duration::from_millis(50) };
         let bucket = TokenBucket::new(most);
         for days in [0, 1, 365, 1000] {
             assert!(bucket.take(Duration::from_secs(days * 86_400)), "after {days} days");

@@ -107,7 +107,10 @@ pub(crate) fn header_matcher(at: &FieldPath<'_>, wire: pb::HeaderMatcher) -> Par
 }
 
 /// Reads a query parameter matcher.
-pub(crate) fn query_parameter_matcher(at: &FieldPath<'_>, wire: pb::QueryParameterMatcher) -> Parsed<QueryParameterMatcher> {
+pub(crate) fn query_parameter_matcher(
+    at: &FieldPath<'_>,
+    wire: pb::QueryParameterMatcher,
+) -> Parsed<QueryParameterMatcher> {
     decide!(wire, at, pb::QueryParameterMatcher as "envoy.config.route.v3.QueryParameterMatcher" {
         implemented: name, query_parameter_match_specifier;
         no_effect: ;

@@ -9,9 +9,7 @@ use ipnet::IpNet;
 use outrigger_config::format::Format;
 use outrigger_config::matching::lookup;
 use outrigger_config::metadata::MetadataMap;
-use outrigger_config::rate_limit::{
-    AddressAction, DescriptorAction, Hits, HitsNumber, MetadataAction, RateLimit,
-};
+use outrigger_config::rate_limit::{AddressAction, DescriptorAction, Hits, HitsNumber, MetadataAction, RateLimit};
 use outrigger_config::rbac::MetadataSource;
 use outrigger_config::route::QueryParameterMatcher;
 
@@ -370,7 +368,8 @@ mod tests {
     #[test]
     fn hits_may_come_from_the_request() {
         let hits = |number, negative| {
-            let limit = RateLimit { hits: Some(Hits { number, negative }), ..limit(vec![DescriptorAction::SourceCluster]) };
+            let limit =
+                RateLimit { hits: Some(Hits { number, negative }), ..limit(vec![DescriptorAction::SourceCluster]) };
             descriptor(&limit, &Request).map(|descriptor| descriptor.hits)
         };
         assert_eq!(hits(HitsNumber::Fixed(3), false), Some(3));

@@ -183,9 +183,11 @@ impl<'a, I: Iterator<Item = (&'a str, &'a str)>> std::hash::Hash for EntriesHash
 /// some.
 fn is_for(known: &LocalDescriptor, descriptor: &Descriptor<'_>) -> bool {
     known.entries.len() == descriptor.entries.len()
-        && known.entries.iter().zip(&descriptor.entries).all(|((key, value), (other, given))| {
-            **key == **other && (value.is_empty() || **value == **given)
-        })
+        && known
+            .entries
+            .iter()
+            .zip(&descriptor.entries)
+            .all(|((key, value), (other, given))| **key == **other && (value.is_empty() || **value == **given))
 }
 
 #[cfg(test)]

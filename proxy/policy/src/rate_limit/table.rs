@@ -35,7 +35,8 @@ impl BucketTable {
     /// A table for `capacity` keys, at least one.
     pub fn new(rate: Rate, capacity: usize) -> Self {
         let capacity = capacity.max(1);
-        let (ways, sets) = if capacity <= WAYS { (capacity, 1) } else { (WAYS, (capacity + capacity / 4).div_ceil(WAYS)) };
+        let (ways, sets) =
+            if capacity <= WAYS { (capacity, 1) } else { (WAYS, (capacity + capacity / 4).div_ceil(WAYS)) };
         let zeros = || (0..ways * sets).map(|_| AtomicU64::new(0)).collect::<Box<[_]>>();
         Self { rate, ways, sets, keys: zeros(), gone: zeros(), used: zeros() }
     }

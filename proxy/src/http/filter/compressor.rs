@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use outrigger_config::http::RouteFilterConfig;
-use outrigger_config::http::filters::{Compressible, Compression, Compressor as Settings, CompressorOverride, EtagRule};
+use outrigger_config::http::filters::{
+    Compressible, Compression, Compressor as Settings, CompressorOverride, EtagRule,
+};
 use outrigger_policy::accept_encoding::{Choice, Offer, choose};
 
 use super::body::BodyFilter;
@@ -171,8 +173,7 @@ impl HttpFilter for Compressor {
                 exchange.head_mut().headers.remove_by_name(ACCEPT_ENCODING);
             }
         }
-        let encoder =
-            if self.compresses_request(said, exchange) { self.encoder(&self.request) } else { None };
+        let encoder = if self.compresses_request(said, exchange) { self.encoder(&self.request) } else { None };
         match encoder {
             Some(encoder) => {
                 self.request.compressed.increment();

@@ -284,6 +284,12 @@ impl<'a, 'r, 'g> Exchange<'a, 'r, 'g> {
         }
     }
 
+    /// The request body may have another length than its head says.
+    pub fn forget_request_length(&mut self) {
+        self.request.framing = Framing::Chunked;
+        self.request.head.headers.remove(HeaderId::ContentLength);
+    }
+
     /// Lets `observer` look at the request body.
     pub fn observe_request(&mut self, observer: Box<dyn BodyObserver>) {
         self.request.request_body.get_or_insert_with(Rc::default).observe(observer);

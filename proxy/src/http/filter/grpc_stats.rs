@@ -122,7 +122,7 @@ impl GrpcStats {
 }
 
 /// The parts of `/service/method`.
-fn service_and_method(path: &str) -> Option<(&str, &str)> {
+pub(super) fn service_and_method(path: &str) -> Option<(&str, &str)> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     (!service.is_empty() && !method.is_empty() && !method.contains('/')).then_some((service, method))
 }
@@ -250,7 +250,8 @@ impl Messages {
 /// Source: gRPC over HTTP/2, Length-Prefixed-Message.
 const PREFIX_BYTES: usize = 5;
 
-const STATUSES: [&str; 17] =
+/// gRPC's statuses as text.
+pub(super) const STATUSES: [&str; 17] =
     ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"];
 
 #[cfg(test)]

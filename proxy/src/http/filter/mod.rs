@@ -14,6 +14,7 @@ mod decompressor;
 mod exchange;
 mod fault;
 mod grpc_stats;
+mod grpc_web;
 mod header_mutation;
 mod header_to_metadata;
 mod health_check;
@@ -144,6 +145,8 @@ impl Filters {
                 HttpFilterConfig::Csrf(policy) => maker.make(|maker| csrf::Csrf::new(policy, maker)),
                 HttpFilterConfig::Fault(settings) => maker.make(|maker| fault::Fault::new(settings, maker)),
                 HttpFilterConfig::GrpcStats(settings) => maker.make(|_| grpc_stats::GrpcStats::new(settings)),
+                HttpFilterConfig::GrpcWeb => maker.make(|_| grpc_web::GrpcWeb::default()),
+                HttpFilterConfig::OnDemand => continue,
                 HttpFilterConfig::HeaderMutation(settings) => {
                     maker.make(|_| header_mutation::HeaderMutation::new(settings))
                 }

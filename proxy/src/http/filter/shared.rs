@@ -72,9 +72,11 @@ impl ConnectionStates {
     pub fn get<S: Any + Send + Sync, T: Any>(&self, settings: &Arc<S>, make: impl FnOnce() -> T) -> Rc<T> {
         let mut states = self.0.get_or_init(Box::default).borrow_mut();
         let is_meant = |known: &Arc<dyn Any + Send + Sync>| Arc::as_ptr(known).addr() == Arc::as_ptr(settings).addr();
-        let known = states.iter().find_map(|(known, state)| {
-            if is_meant(known) { Rc::clone(state).downcast().ok() } else { None }
-        });
+        let known = states.iter().find_map(
+            |(known, state)| {
+                if is_meant(known) { Rc::clone(state).downcast().ok() } else { None }
+            },
+        );
         known.unwrap_or_else(|| {
             let made = Rc::new(make());
             states.push((Arc::clone(settings) as Arc<dyn Any + Send + Sync>, Rc::clone(&made) as Rc<dyn Any>));

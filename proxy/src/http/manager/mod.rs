@@ -131,7 +131,15 @@ pub async fn serve(worker: Rc<Worker>, node: Arc<HttpNode>, io: Io, info: Rc<Con
     }
     let _counted = Counted { stats: Arc::clone(&stats), start, secure };
     let filters = worker.filters(&node);
-    let connection = Rc::new(HttpConnection { worker, node, info, stats, registered, filter_states: ConnectionStates::default(), filters });
+    let connection = Rc::new(HttpConnection {
+        worker,
+        node,
+        info,
+        stats,
+        registered,
+        filter_states: ConnectionStates::default(),
+        filters,
+    });
     let alpn = connection.info.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
     match (connection.node.config.codec, alpn) {
         // Boxed: HTTP/1 connections should not pay for the size of HTTP/2's state.

@@ -123,7 +123,7 @@ pub fn head_of(reply: &LocalReply, grpc: bool, head: &mut ResponseHead) -> bool 
 }
 
 /// gRPC over HTTP/2: everything but printable ASCII, and the percent sign, is escaped in messages.
-fn percent_encoded(text: &[u8]) -> Vec<u8> {
+pub fn percent_encoded(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     for byte in text {
         if matches!(byte, b' '..=b'~') && *byte != b'%' {

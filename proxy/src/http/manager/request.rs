@@ -40,6 +40,8 @@ pub struct Request<'a> {
     pub graph: Rc<GraphView>,
     /// Its head; changed on the way to the upstream.
     pub head: RequestHead,
+    /// It came as a call of gRPC, so answers of our own are trailers.
+    pub came_as_grpc: bool,
     /// The head of its response.
     pub response: ResponseHead,
     /// No body follows its head.
@@ -203,6 +205,7 @@ fn begin<'a>(
         connection,
         filters: connection.filters(&graph),
         graph,
+        came_as_grpc: head.is_grpc(),
         head,
         response: connection.worker.heads.take_response(),
         response_ended: false,
@@ -425,7 +428,7 @@ async fn send_local_now(request: &mut Request<'_>, reply: LocalReply, chosen: Op
         // What the client still sends would be taken for its next request.
         request.downstream.set_close();
     }
-    let grpc = request.head.is_grpc();
+    let grpc = request.came_as_grpc;
     let has_body = reply::head_of(&reply, grpc, &mut request.response) && !request.head.is_head();
     request.response_ended = !has_body;
     request.local_reply_body = reply.body.clone();

@@ -214,12 +214,14 @@ impl Compressor {
                 (false, false) => EtagRule::Remove,
             },
             remove_accept_encoding: remove_accept_encoding_header,
-            uncompressible_statuses: wire::each(&statuses, uncompressible_response_codes, |at, code| {
-                match u16::try_from(code) {
+            uncompressible_statuses: wire::each(
+                &statuses,
+                uncompressible_response_codes,
+                |at, code| match u16::try_from(code) {
                     Ok(status @ 200..=599) => Ok(status),
                     _ => Err(at.reject(format!("{code} is not within 200 to 599"))),
-                }
-            })?,
+                },
+            )?,
             choose_first,
         })
     }
@@ -261,7 +263,8 @@ impl Decompressor {
         let library_at = at.field("decompressor_library");
         let (library_name, library) = extension(context, &library_at, decompressor_library)?;
         if !library_name.bytes().all(is_token_byte) {
-            let reason = format!("{library_name:?} is a part of a header's name, and has bytes that may not stand there");
+            let reason =
+                format!("{library_name:?} is a part of a header's name, and has bytes that may not stand there");
             return Err(library_at.field("name").reject(reason));
         }
         let (coding, max_ratio) = decompression(&library_at.field("typed_config"), &library)?;
@@ -346,7 +349,12 @@ fn compression(at: &FieldPath<'_>, any: &Any) -> Parsed<Compression> {
     }
 }
 
-fn bits(at: &FieldPath<'_>, wire: Option<UInt32Value>, range: std::ops::RangeInclusive<u32>, default: u8) -> Parsed<u8> {
+fn bits(
+    at: &FieldPath<'_>,
+    wire: Option<UInt32Value>,
+    range: std::ops::RangeInclusive<u32>,
+    default: u8,
+) -> Parsed<u8> {
     let bits = wire::number_within(at, wire, range)?;
     Ok(bits.and_then(|bits| u8::try_from(bits).ok()).unwrap_or(default))
 }

@@ -128,7 +128,10 @@ impl LocalRateLimit {
                 Ok(common::XRateLimitHeadersRfcVersion::Off) => false,
                 Ok(common::XRateLimitHeadersRfcVersion::DraftVersion03) => true,
                 Err(_) => {
-                    return Err(wire::unknown_enum(&at.field("enable_x_ratelimit_headers"), enable_x_ratelimit_headers));
+                    return Err(wire::unknown_enum(
+                        &at.field("enable_x_ratelimit_headers"),
+                        enable_x_ratelimit_headers,
+                    ));
                 }
             },
             virtual_host: match common::VhRateLimitsOptions::try_from(vh_rate_limits) {
@@ -269,8 +272,14 @@ mod tests {
                 pb::LocalRateLimit { token_bucket: bucket(20_000_000), ..settings() },
                 "token_bucket.fill_interval: 20ms is below 50ms",
             ),
-            (pb::LocalRateLimit { local_cluster_rate_limit: share, ..settings() }, "local_cluster_rate_limit: is not supported"),
-            (with(vec![descriptor("a"), descriptor("a")]), "descriptors[1].entries: are those of another descriptor too"),
+            (
+                pb::LocalRateLimit { local_cluster_rate_limit: share, ..settings() },
+                "local_cluster_rate_limit: is not supported",
+            ),
+            (
+                with(vec![descriptor("a"), descriptor("a")]),
+                "descriptors[1].entries: are those of another descriptor too",
+            ),
             (with(vec![descriptor("")]), "descriptors[0].entries[0].key: must not be empty"),
         ] {
             assert_eq!(read(wire).unwrap_err(), format!("listener \"l\": {expected}"));

@@ -13,6 +13,7 @@ mod header_mutation;
 mod header_to_metadata;
 mod health_check;
 mod local_ratelimit;
+mod on_demand;
 mod peer_metadata;
 mod route;
 mod router;
@@ -22,13 +23,15 @@ mod set_metadata;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use outrigger_api::pb::envoy::extensions::filters::http::grpc_web::v3 as grpc_web;
 use outrigger_api::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use outrigger_api::pb::google::protobuf::Any;
 
 pub use alpn::{AlpnOffer, AlpnOverride};
 pub use buffer::Buffer;
 pub use compression::{
-    BrotliMode, Compressible, Compression, Compressor, CompressorOverride, ContentCoding, Decompressible, Decompressor, EtagRule,
+    BrotliMode, Compressible, Compression, Compressor, CompressorOverride, ContentCoding, Decompressible, Decompressor,
+    EtagRule,
 };
 pub use cors::CorsPolicy;
 pub use csrf::CsrfPolicy;
@@ -81,6 +84,10 @@ pub enum HttpFilterConfig {
     Fault(Arc<Fault>),
     /// Counts gRPC calls and messages.
     GrpcStats(Arc<GrpcStats>),
+    /// Lets browsers call gRPC services.
+    GrpcWeb,
+    /// Would discover what requests need while they wait; does nothing without a source of clusters.
+    OnDemand,
     /// Changes headers, trailers and query parameters.
     HeaderMutation(Arc<HeaderMutation>),
     /// Copies headers into dynamic metadata.
@@ -174,6 +181,14 @@ impl HttpFilterConfig {
             }
             "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig" => {
                 Self::GrpcStats(Arc::new(GrpcStats::parse(wire::decode(at, any)?)))
+            }
+            "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb" => {
+                let grpc_web::GrpcWeb {} = wire::decode(at, any)?;
+                Self::GrpcWeb
+            }
+            "envoy.extensions.filters.http.on_demand.v3.OnDemand" => {
+                on_demand::nothing(at, wire::decode(at, any)?)?;
+                Self::OnDemand
             }
             "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation" => {
                 Self::HeaderMutation(Arc::new(HeaderMutation::parse(at, wire::decode(at, any)?)?))

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::google::protobuf::Any;
 
-use super::{Buffer, CompressorOverride, CorsPolicy, CsrfPolicy, Fault, HeaderToMetadata, LocalRateLimit, Mutations, SetFilterState, SetMetadata};
+use super::{
+    Buffer, CompressorOverride, CorsPolicy, CsrfPolicy, Fault, HeaderToMetadata, LocalRateLimit, Mutations,
+    SetFilterState, SetMetadata,
+};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rbac::HttpRbac;
