@@ -18,4 +18,5 @@ pub mod rate_limit;
 pub mod rbac;
 pub mod retry;
 pub mod route;
+pub mod session;
 pub mod token_bucket;

@@ -13,7 +13,7 @@ use std::time::Instant;
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{Discovery, OriginalDstOptions, Thresholds};
 use outrigger_config::route::Priority;
-use outrigger_policy::balance::{HostIndex, HostSet, Load, Pick, Picker, Wanted};
+use outrigger_policy::balance::{Health, HostIndex, HostSet, Load, Pick, Picker, Wanted};
 use outrigger_policy::breaker::Breaker;
 use tokio::sync::Notify;
 
@@ -44,6 +44,16 @@ pub struct WorkerCluster {
     hosts: RefCell<Vec<Option<Rc<WorkerHost>>>>,
     /// Hosts of original destinations.
     destinations: RefCell<HashMap<SocketAddr, Rc<WorkerHost>>>,
+}
+
+/// What there is at an address that a request asks for.
+pub enum Known {
+    /// An endpoint that may be used.
+    Usable(Rc<WorkerHost>),
+    /// An endpoint that is not healthy.
+    Unusable,
+    /// None.
+    Absent,
 }
 
 /// One endpoint on one worker.
@@ -287,6 +297,23 @@ impl WorkerCluster {
         let slot = hosts.get_mut(position(pick.host))?;
         let host = slot.get_or_insert_with(|| WorkerHost::new(Arc::clone(host), Arc::clone(&node)));
         Some((Rc::clone(host), pick.host))
+    }
+
+    /// The endpoint at this IP and port.
+    pub fn known(&self, address: &str) -> Known {
+        let Ok(address) = address.parse::<SocketAddr>() else { return Known::Absent };
+        let node = self.node();
+        let is_there = |host: &Arc<Host>| matches!(&host.address, Address::Ip(known) if *known == address);
+        let found = node.hosts.hosts.iter().enumerate().find(|(_, host)| is_there(host));
+        let Some((position, host)) = found else { return Known::Absent };
+        // Source: the default of `CommonLbConfig.override_host_status`.
+        if !matches!(host.shared.flags.health(host.health), Health::Healthy | Health::Degraded) {
+            return Known::Unusable;
+        }
+        let mut hosts = self.hosts.borrow_mut();
+        let Some(slot) = hosts.get_mut(position) else { return Known::Absent };
+        let host = slot.get_or_insert_with(|| WorkerHost::new(Arc::clone(host), Arc::clone(&node)));
+        Known::Usable(Rc::clone(host))
     }
 
     /// Whether there is an endpoint that could be picked. Counts nothing.

@@ -26,6 +26,7 @@ mod rbac;
 mod set_filter_state;
 mod set_metadata;
 mod shared;
+mod stateful_session;
 mod throttle;
 
 use std::future::Future;
@@ -40,6 +41,7 @@ pub use body::{BodyChain, BodyFilter, BodyObserver, BodyPace};
 pub use chain::{Turn, ends, requests, responses};
 pub use exchange::{Exchange, FilterStates, RouteChoice};
 pub use shared::{ConnectionStates, SettingsStates, SharedStates};
+pub use stateful_session::WantedHost;
 
 use crate::graph::HttpNode;
 use crate::http::manager::reply::LocalReply;
@@ -172,6 +174,9 @@ impl Filters {
                 }
                 HttpFilterConfig::SetMetadata(settings) => {
                     maker.make(|maker| set_metadata::SetMetadata::new(settings, maker))
+                }
+                HttpFilterConfig::StatefulSession(settings) => {
+                    maker.make(|maker| stateful_session::StatefulSession::new(settings, maker))
                 }
                 HttpFilterConfig::Rbac(config) => maker.make(|maker| rbac::Rbac::new(maker, Arc::clone(config))),
             };

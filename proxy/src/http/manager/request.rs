@@ -22,7 +22,7 @@ use super::reply::{self, LocalReply};
 use super::{normalize, overload};
 use crate::accesslog::format;
 use crate::accesslog::{Facts, LogType};
-use crate::http::filter::{self, BodyChain, FilterStates, Filters, RouteChoice, Turn};
+use crate::http::filter::{self, BodyChain, FilterStates, Filters, RouteChoice, Turn, WantedHost};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{RequestHead, ResponseHead};
@@ -66,6 +66,8 @@ pub struct Request<'a> {
     pub filter_states: FilterStates,
     /// What the TLS connection that carries it upstream offers, if a filter says so.
     pub alpn: Option<AlpnOffer>,
+    /// The endpoint that is tried first, if a filter says so.
+    pub wanted_host: Option<Rc<WantedHost>>,
     /// Filters of the request body.
     pub request_body: Option<Rc<BodyChain>>,
     /// Filters of the response body.
@@ -218,6 +220,7 @@ fn begin<'a>(
         idle_timeout: connection.node.config.stream_idle_timeout,
         filter_states: FilterStates::default(),
         alpn: None,
+        wanted_host: None,
         request_body: None,
         response_body: None,
     }

@@ -15,6 +15,7 @@ use super::{Forwarding, prepare};
 use crate::http::manager::normalize;
 use crate::http::manager::request::Request;
 use crate::upstream::admission::{Admission, Admitted, Refused, Seeker, Waited, Wish};
+use crate::upstream::clusters::{Known, WorkerHost};
 
 impl Forwarding<'_, '_> {
     /// An endpoint for the next try. Waits for a place where the cluster limits them.
@@ -22,6 +23,9 @@ impl Forwarding<'_, '_> {
     /// # Errors
     /// When there is no endpoint, or no place in time.
     pub(super) async fn admit(&mut self) -> Result<Admitted, Failure> {
+        if let Some(host) = self.wanted_host()? {
+            return Ok(Admitted { host, place: None });
+        }
         let node = self.cluster.node();
         let Some(options) = node.config.concurrency.as_deref() else {
             let host = self.pick().ok_or(Failure::NoHost)?;
@@ -60,6 +64,20 @@ impl Forwarding<'_, '_> {
             Refused::QueueTimeout => Failure::QueueTimeout,
             Refused::Interrupted(failure) => failure,
         })
+    }
+
+    /// The endpoint of the request's session, for its first try. It is taken whether or not there is a place: the state of a
+    /// session is nowhere else.
+    fn wanted_host(&self) -> Result<Option<Rc<WorkerHost>>, Failure> {
+        let Some(wanted) = self.request.wanted_host.as_ref().filter(|_| self.request.info.attempts.get() == 0) else {
+            return Ok(None);
+        };
+        match self.cluster.known(&wanted.address) {
+            Known::Usable(host) => Ok(Some(host)),
+            Known::Unusable if wanted.strict => Err(Failure::NoHost),
+            Known::Absent if wanted.strict => Err(Failure::NoWantedHost(wanted.not_found_status)),
+            Known::Unusable | Known::Absent => Ok(None),
+        }
     }
 
     fn wish(&self, options: &Concurrency) -> Wish {

@@ -83,7 +83,8 @@ fn cookie_value(request: &Request<'_>) -> String {
     format!("{:016x}", xx_hash(ends.as_bytes()))
 }
 
-fn set_cookie(cookie: &HashCookie, value: &str) -> String {
+/// The value of `set-cookie`.
+pub fn set_cookie(cookie: &HashCookie, value: &str) -> String {
     let HashCookie { name, ttl, path, attributes } = cookie;
     let mut text = format!("{name}=\"{value}\"");
     // Writing to a string does not fail.

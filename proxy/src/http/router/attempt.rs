@@ -35,6 +35,8 @@ use crate::worker::deadlines::Limit;
 pub enum Failure {
     /// No endpoint to try.
     NoHost,
+    /// The only endpoint that would do is not there; the status of the answer.
+    NoWantedHost(u16),
     /// A circuit breaker was open.
     Overflow,
     /// A limit was reached, and as many requests waited as may.
@@ -71,6 +73,7 @@ impl Failure {
             Failure::Reset { .. } => Some(Outcome::Reset { request_sent: true }),
             Failure::Timeout(Limit::PerTry) => Some(Outcome::PerTryTimeout { request_sent: true }),
             Failure::NoHost
+            | Failure::NoWantedHost(_)
             | Failure::QueueFull
             | Failure::QueueTimeout
             | Failure::Timeout(_)
@@ -83,6 +86,9 @@ impl Failure {
     /// The answer to the client.
     pub fn reply(&self, request: &Request<'_>) -> LocalReply {
         match self {
+            Failure::NoWantedHost(status) => LocalReply::new(*status, "no_healthy_upstream")
+                .flag(ResponseFlag::NoHealthyUpstream)
+                .body(&b"no healthy upstream"[..]),
             Failure::NoHost => LocalReply::new(503, "no_healthy_upstream")
                 .flag(ResponseFlag::NoHealthyUpstream)
                 .body(&b"no healthy upstream"[..]),
@@ -417,6 +423,7 @@ pub fn observe(process: &Process, host: &WorkerHost, failure: &Failure) {
         Failure::Timeout(Limit::PerTry | Limit::Route) => observe::timed_out(process, host),
         // The client's doing, or ours.
         Failure::NoHost
+        | Failure::NoWantedHost(_)
         | Failure::Overflow
         | Failure::QueueFull
         | Failure::QueueTimeout

@@ -3,7 +3,7 @@
 //! Owns the tries: endpoint, connection, time limits, retries, and what is said when all fail. Never matches routes.
 
 mod admission;
-mod affinity;
+pub mod affinity;
 pub mod attempt;
 mod body;
 mod mirror;

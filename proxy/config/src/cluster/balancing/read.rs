@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::cluster::v3 as pb;
-use outrigger_api::pb::envoy::config::core::v3::RuntimeDouble;
+use outrigger_api::pb::envoy::config::core::v3::{HealthStatus, RuntimeDouble};
 use outrigger_api::pb::google::protobuf::UInt32Value;
 use pb::cluster::LbConfig;
 
@@ -168,14 +168,30 @@ struct CommonBalancing {
     close_connections_on_host_set_change: bool,
 }
 
+/// Sessions keep to endpoints that are healthy, degraded or of unknown health, which is the default.
+fn check_override_status(at: &FieldPath<'_>, statuses: &[i32]) -> Parsed<()> {
+    use HealthStatus::{Degraded, Healthy, Unknown};
+    let expected = [Unknown, Healthy, Degraded].map(|status| status as i32);
+    if expected.iter().all(|status| statuses.contains(status))
+        && statuses.iter().all(|status| expected.contains(status))
+    {
+        return Ok(());
+    }
+    Err(at.field("statuses").reject("must be UNKNOWN, HEALTHY and DEGRADED, which is the default"))
+}
+
 fn common_balancing(at: &FieldPath<'_>, wire: Option<pb::cluster::CommonLbConfig>) -> Parsed<CommonBalancing> {
     let wire = wire.unwrap_or_default();
     decide!(wire, at, pb::cluster::CommonLbConfig as "envoy.config.cluster.v3.Cluster.CommonLbConfig" {
         implemented: healthy_panic_threshold, update_merge_window, locality_config_specifier,
-            consistent_hashing_lb_config, ignore_new_hosts_until_first_hc, close_connections_on_host_set_change;
-        no_effect: override_host_status = "no filter overrides the choice of endpoint";
+            consistent_hashing_lb_config, ignore_new_hosts_until_first_hc, close_connections_on_host_set_change,
+            override_host_status;
+        no_effect: ;
         unsupported: ;
     });
+    if let Some(wire) = override_host_status {
+        check_override_status(&at.field("override_host_status"), &wire.statuses)?;
+    }
     let threshold_at = at.field("healthy_panic_threshold");
     let healthy_panic_threshold = match healthy_panic_threshold {
         None => DEFAULT_PANIC_PERCENT,

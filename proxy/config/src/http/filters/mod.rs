@@ -19,6 +19,7 @@ mod route;
 mod router;
 mod set_filter_state;
 mod set_metadata;
+mod stateful_session;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ pub use router::Router;
 pub(crate) use set_filter_state::filter_state_entry;
 pub use set_filter_state::{FilterStateEntry, SetFilterState};
 pub use set_metadata::{MetadataValue, SetMetadata};
+
+pub use stateful_session::{SessionState, StatefulSession};
 
 use crate::context::Context;
 use crate::decide::decide;
@@ -108,6 +111,8 @@ pub enum HttpFilterConfig {
     SetFilterState(Arc<SetFilterState>),
     /// Sets dynamic metadata.
     SetMetadata(Arc<SetMetadata>),
+    /// Keeps sessions at their endpoints.
+    StatefulSession(Arc<StatefulSession>),
     /// Comes by extension config discovery.
     Discovered(Arc<DiscoveredFilter<HttpFilterConfig>>),
     /// Terminal: sends the request upstream.
@@ -214,6 +219,9 @@ impl HttpFilterConfig {
             }
             "envoy.extensions.filters.http.set_metadata.v3.Config" => {
                 Self::SetMetadata(Arc::new(SetMetadata::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.stateful_session.v3.StatefulSession" => {
+                Self::StatefulSession(Arc::new(StatefulSession::parse(context, at, wire::decode(at, any)?)?))
             }
             ROUTER => Self::Router(Arc::new(Router::parse(context, at, wire::decode(at, any)?)?)),
             _ => return Ok(None),

@@ -11,7 +11,7 @@ use outrigger_api::pb::google::protobuf::Any;
 
 use super::{
     Buffer, CompressorOverride, CorsPolicy, CsrfPolicy, Fault, HeaderToMetadata, LocalRateLimit, Mutations,
-    SetFilterState, SetMetadata,
+    SetFilterState, SetMetadata, StatefulSession,
 };
 use crate::context::Context;
 use crate::decide::decide;
@@ -57,6 +57,8 @@ pub enum RouteFilterConfig {
     SetFilterState(Arc<SetFilterState>),
     /// For [`super::HttpFilterConfig::SetMetadata`].
     SetMetadata(Arc<SetMetadata>),
+    /// For [`super::HttpFilterConfig::StatefulSession`], instead of its settings; `None` switches it off.
+    StatefulSession(Option<Arc<StatefulSession>>),
 }
 
 impl RouteFilters {
@@ -161,6 +163,10 @@ impl RouteFilterConfig {
             }
             "envoy.extensions.filters.http.set_metadata.v3.Config" => {
                 Self::SetMetadata(Arc::new(SetMetadata::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute" => {
+                let read = StatefulSession::parse_route(context, at, wire::decode(at, any)?)?;
+                Self::StatefulSession(read.map(Arc::new))
             }
             "envoy.extensions.filters.http.cors.v3.CorsPolicy" => {
                 Self::Cors(Arc::new(CorsPolicy::parse(at, wire::decode(at, any)?)?))
