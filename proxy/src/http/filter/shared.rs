@@ -36,7 +36,10 @@ impl SharedStates {
 }
 
 /// What one filter in one worker keeps for each of several settings: those of its chain, and those of routes.
-pub struct SettingsStates<S, T>(RefCell<HashMap<usize, (Weak<S>, Rc<T>)>>);
+pub struct SettingsStates<S, T>(RefCell<ByPlace<S, T>>);
+
+/// By where the settings are.
+type ByPlace<S, T> = HashMap<usize, (Weak<S>, Rc<T>)>;
 
 impl<S, T> Default for SettingsStates<S, T> {
     fn default() -> Self {
