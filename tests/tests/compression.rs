@@ -3,9 +3,11 @@
 //!
 //! Needs `envoy` on the PATH (or `ENVOY_BIN`) and fails without it.
 
+use std::io::Write as _;
+
 use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster, http2_cluster, routes};
 use outrigger_tests::side_by_side::{Case, Chain, Intended, chain_of, get, post, same};
-use outrigger_tests::{Proxy, Upstream, h1, reply};
+use outrigger_tests::{Proxy, Upstream, h1, h2c, reply, within};
 
 const INTENDED: Intended = &[
     (
@@ -343,4 +345,36 @@ async fn large_bodies_come_through_both_ways() {
         let response = client.request("POST", "/", &[("content-encoding", "gzip")], &compressed).await;
         assert_eq!(response.json()["body_sum"], reply::sum(&body).to_string());
     }
+}
+
+#[tokio::test]
+async fn each_piece_of_a_stream_can_be_read_before_the_next_one_is_there() {
+    let upstream = Upstream::start("one").await;
+    let listener = with_filters(&compressor(), "by-h2");
+    let clusters = [http2_cluster("by-h2", &[upstream.port()])];
+    let proxy = Proxy::start(&bootstrap(&[listener], &clusters)).await;
+    let client = h2c::Client::connect(proxy.listener("web").await).await;
+    let headers = [("accept-encoding", "gzip"), ("x-reply", "echo")];
+    let (response, mut upload) = client.open("POST", "/", &headers, false).await.unwrap();
+    let response = within("a head", response).await.unwrap();
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    let mut download = response.into_body();
+    let mut decoder = flate2::write::GzDecoder::new(Vec::new());
+    for piece in ["event: first\n\n", "event: second\n\n", "event: third\n\n"] {
+        h2c::send_all(&mut upload, piece.into(), false).await.unwrap();
+        let mut read = String::new();
+        while read.len() < piece.len() {
+            let data = within("a piece", download.data()).await.unwrap().unwrap();
+            download.flow_control().release_capacity(data.len()).unwrap();
+            decoder.write_all(&data).unwrap();
+            decoder.flush().unwrap();
+            read.push_str(std::str::from_utf8(&std::mem::take(decoder.get_mut())).unwrap());
+        }
+        assert_eq!(read, piece);
+    }
+    h2c::send_all(&mut upload, Default::default(), true).await.unwrap();
+    while let Some(data) = within("the end", download.data()).await {
+        decoder.write_all(&data.unwrap()).unwrap();
+    }
+    assert!(decoder.finish().unwrap().is_empty());
 }
