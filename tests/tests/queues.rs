@@ -478,3 +478,32 @@ async fn mirrored_copies_keep_to_the_limit_and_make_nobody_wait() {
     all_good(sent).await;
     assert_eq!(shadow.counts().peak, 1);
 }
+
+#[tokio::test]
+async fn a_session_waits_for_its_endpoint() {
+    let upstreams = [Upstream::start("a").await, Upstream::start("b").await];
+    let cluster = cluster_with("limited", &upstreams.each_ref().map(Upstream::port), &limits("max_requests: 1"));
+    let session = "{ name: envoy.filters.http.stateful_session, typed_config: { \
+        '@type': type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSession, session_state: { \
+        name: envoy.http.stateful_session.header, typed_config: { \
+        '@type': type.googleapis.com/envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState, \
+        name: x-session } } } }";
+    let router = "http_filters: [{ name: envoy.filters.http.router";
+    let manager =
+        http("web", &routes(&all_to("limited"))).replace(router, &router.replace('[', &format!("[{session}, ")));
+    let listener = config::listener("web", &[chain(&manager, "")], "");
+    let settings = Settings { concurrency: WORKERS, ..Settings::default() };
+    let proxy = Proxy::start_with(&bootstrap(&[listener], &[cluster]), settings).await;
+    let world = World { web: proxy.listener("web").await, proxy };
+    let begin = h1::get(world.web, "/").await;
+    let own = if begin.served_by() == "a" { &upstreams[0] } else { &upstreams[1] };
+    let key = begin.header("x-session").expect("a session").to_owned();
+    let first = world.send("/first", &[("x-session", &key), ("x-reply", "gate")]);
+    own.wait("the first is there", |counts| counts.waiting == 1).await;
+    let second = world.send("/second", &[("x-session", &key)]);
+    world.waiting(1).await;
+    own.open_gate();
+    assert_eq!(second.await.unwrap().served_by(), begin.served_by());
+    assert_eq!(first.await.unwrap().status, 200);
+    assert_eq!(own.counts().peak, 1);
+}

@@ -29,7 +29,7 @@ use crate::health::{failed, observe};
 use crate::network::{Refusal, TCP_PROXY_CLUSTER};
 use crate::overload::Hook;
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
-use crate::upstream::admission::{Admitted, Refused, Seeker, Wish};
+use crate::upstream::admission::{Admitted, OwnEndpoint, Refused, Seeker, Wish};
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::connect::{ConnectError, Counted, connect, take_place};
 use crate::upstream::gate::Place;
@@ -214,7 +214,8 @@ impl Session {
             return (cluster, admitted);
         };
         let worker = &self.worker;
-        let mut seeker = Seeker { worker, cluster, wanted, tried, priority: Priority::Default, destination };
+        let own = destination.map(OwnEndpoint::Destination);
+        let mut seeker = Seeker { worker, cluster, wanted, tried, priority: Priority::Default, own };
         // Whatever else ends the session drops this.
         let never = |_: &mut Context<'_>| Poll::<Infallible>::Pending;
         let result = seeker.admit(options, || self.wish(options), never).await.result;

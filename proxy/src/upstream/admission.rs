@@ -18,7 +18,7 @@ use outrigger_policy::balance::{HostIndex, Wanted};
 use outrigger_policy::breaker::Resource;
 use outrigger_policy::queue::{Discipline, Entry, Full, Lane, Load, Order, endpoint_limit};
 
-use super::clusters::{WorkerCluster, WorkerHost};
+use super::clusters::{Known, WorkerCluster, WorkerHost};
 use super::gate::{Gate, Place, Waiting, lane_of};
 use super::host::Host;
 use super::stats::Queued;
@@ -90,8 +90,17 @@ pub struct Seeker<'a> {
     pub tried: &'a [Arc<Host>],
     /// Which thresholds count.
     pub priority: Priority,
-    /// The one endpoint that will do, in clusters of original destinations.
-    pub destination: Option<SocketAddr>,
+    /// The one endpoint that will do, where that is not for the policy to say.
+    pub own: Option<OwnEndpoint>,
+}
+
+/// An endpoint that was chosen before.
+#[derive(Clone, Debug)]
+pub enum OwnEndpoint {
+    /// Where the client wanted to go.
+    Destination(SocketAddr),
+    /// Where the session of the request is. Any other will do once this one is gone.
+    Session(String),
 }
 
 /// Why a look found no place.
@@ -177,8 +186,16 @@ impl Seeker<'_> {
 
     /// The one endpoint that will do, where there is but one.
     fn own_endpoint(&self, node: &ClusterNode) -> Result<Option<Rc<WorkerHost>>, NoPlace> {
-        if let Some(destination) = self.destination {
-            return Ok(Some(self.cluster.destination(destination, Instant::now())));
+        match &self.own {
+            Some(OwnEndpoint::Destination(destination)) => {
+                return Ok(Some(self.cluster.destination(*destination, Instant::now())));
+            }
+            Some(OwnEndpoint::Session(address)) => {
+                if let Known::Usable(host) = self.cluster.known(address) {
+                    return Ok(Some(host));
+                }
+            }
+            None => {}
         }
         let by_hash = node.hosts.balance.as_ref().is_some_and(|balance| balance.wants_hash());
         let waits = node.config.concurrency.as_deref().is_some_and(|options| options.over_limit == OverLimit::Wait);

@@ -14,7 +14,7 @@ use super::attempt::{self, Failure};
 use super::{Forwarding, prepare};
 use crate::http::manager::normalize;
 use crate::http::manager::request::Request;
-use crate::upstream::admission::{Admission, Admitted, Refused, Seeker, Waited, Wish};
+use crate::upstream::admission::{Admission, Admitted, OwnEndpoint, Refused, Seeker, Waited, Wish};
 use crate::upstream::clusters::{Known, WorkerHost};
 
 impl Forwarding<'_, '_> {
@@ -23,19 +23,19 @@ impl Forwarding<'_, '_> {
     /// # Errors
     /// When there is no endpoint, or no place in time.
     pub(super) async fn admit(&mut self) -> Result<Admitted, Failure> {
-        if let Some(host) = self.wanted_host()? {
-            return Ok(Admitted { host, place: None });
-        }
+        let session = self.wanted_host()?;
         let node = self.cluster.node();
         let Some(options) = node.config.concurrency.as_deref() else {
-            let host = self.pick().ok_or(Failure::NoHost)?;
+            let host = session.or_else(|| self.pick()).ok_or(Failure::NoHost)?;
             return Ok(Admitted { host, place: None });
         };
-        let destination = match &node.config.discovery {
-            Discovery::OriginalDst(options) => {
-                Some(prepare::original_destination(self.request, options).ok_or(Failure::NoHost)?)
+        let own = match (&node.config.discovery, session) {
+            (_, Some(host)) => Some(OwnEndpoint::Session(host.host.address.to_string())),
+            (Discovery::OriginalDst(options), None) => {
+                let destination = prepare::original_destination(self.request, options).ok_or(Failure::NoHost)?;
+                Some(OwnEndpoint::Destination(destination))
             }
-            _ => None,
+            (_, None) => None,
         };
         let avoid = self.policy.as_ref().is_some_and(|policy| policy.avoid_previous_hosts);
         let request = &*self.request;
@@ -45,7 +45,7 @@ impl Forwarding<'_, '_> {
             wanted: self.affinity.wanted(),
             tried: if avoid { &self.tried } else { &[] },
             priority: self.action.priority,
-            destination,
+            own,
         };
         let interrupted = |cx: &mut std::task::Context<'_>| attempt::interrupted(request, cx);
         let Admission { result, waited } = seeker.admit(options, || self.wish(options), interrupted).await;
@@ -66,8 +66,7 @@ impl Forwarding<'_, '_> {
         })
     }
 
-    /// The endpoint of the request's session, for its first try. It is taken whether or not there is a place: the state of a
-    /// session is nowhere else.
+    /// The endpoint of the request's session, for its first try.
     fn wanted_host(&self) -> Result<Option<Rc<WorkerHost>>, Failure> {
         let Some(wanted) = self.request.wanted_host.as_ref().filter(|_| self.request.info.attempts.get() == 0) else {
             return Ok(None);
