@@ -12,6 +12,7 @@ use crate::network::SharedBuckets;
 use crate::overload::{ConnectionCounts, Overload};
 use crate::stats::Registry;
 use crate::stream::WallClock;
+use crate::upstream::dns_cache::DnsQuestions;
 
 /// Shared by all threads.
 #[derive(Default)]
@@ -38,6 +39,8 @@ pub struct Process {
     pub listener_connections: ConnectionCounts,
     /// Token buckets that network filters share by a key.
     pub buckets: SharedBuckets,
+    /// Names that workers want to have resolved.
+    pub dns: DnsQuestions,
     /// What workers notice about endpoints.
     pub reports: Reports,
     /// What HTTP filters of all workers share.

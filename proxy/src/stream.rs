@@ -13,6 +13,7 @@ use outrigger_config::address::Address;
 
 use crate::http::message::Version;
 use crate::upstream::host::Host;
+use crate::upstream::proxy_header::Tlv;
 
 /// A downstream connection.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct ConnectionInfo {
     pub tls: Option<TlsInfo>,
     /// Whether a listener filter restored `local`.
     pub local_restored: bool,
+    /// TLVs of its PROXY protocol header that a listener filter was told to keep.
+    pub proxy_tlvs: Option<Box<Vec<Tlv>>>,
     /// What network filters tell each other and the log: values by namespace.
     pub dynamic_metadata: RefCell<BTreeMap<String, serde_json::Map<String, serde_json::Value>>>,
     /// Named objects that network filters leave, as text. Requests see them too.

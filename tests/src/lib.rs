@@ -6,6 +6,7 @@
 
 pub mod certificates;
 pub mod config;
+pub mod dns;
 pub mod h1;
 pub mod h2c;
 pub mod load;

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 
 use crate::address::{Address, EndpointAddress};
-use crate::cluster::BindConfig;
+use crate::cluster::{BindConfig, SourceAddress};
 use crate::decide::decide;
 use crate::listener::{SocketOption, SocketOptionValue, SocketState, TcpKeepalive};
 use crate::rejection::{FieldPath, Parsed};
@@ -42,6 +42,11 @@ pub(crate) fn ip_socket_address(at: &FieldPath<'_>, wire: core::SocketAddress) -
         (EndpointAddress::Resolved(Address::Ip(address)), _) => Ok(address),
         (other, _) => Err(at.field("address").reject(format!("{:?} is not an IP address", other.to_string()))),
     }
+}
+
+/// The address of an endpoint as a socket address, which may be a host name.
+pub(crate) fn endpoint_socket_address(at: &FieldPath<'_>, wire: core::SocketAddress) -> Parsed<EndpointAddress> {
+    Ok(socket_address(at, wire)?.0)
 }
 
 /// A CIDR range; bits of the host part are cleared, and a length beyond the address's bits counts as all of them.
@@ -97,9 +102,10 @@ pub(crate) fn tcp_keepalive(at: &FieldPath<'_>, wire: core::TcpKeepalive) -> Par
 /// Where upstream connections come from.
 pub(crate) fn bind_config(at: &FieldPath<'_>, wire: core::BindConfig) -> Parsed<BindConfig> {
     decide!(wire, at, core::BindConfig as "envoy.config.core.v3.BindConfig" {
-        implemented: source_address, freebind, socket_options, local_address_selector, extra_source_addresses;
+        implemented: source_address, freebind, socket_options, local_address_selector, extra_source_addresses,
+            additional_source_addresses;
         no_effect: validate_network_namespaces = "network namespaces are refused where they are named";
-        unsupported: additional_source_addresses;
+        unsupported: ;
     });
     if let Some(selector) = local_address_selector {
         let type_url = selector.typed_config.map(|config| config.type_url).unwrap_or_default();
@@ -109,25 +115,53 @@ pub(crate) fn bind_config(at: &FieldPath<'_>, wire: core::BindConfig) -> Parsed<
     }
     let source_at = at.field("source_address");
     let extra_at = at.field("extra_source_addresses");
+    let older_at = at.field("additional_source_addresses");
+    if !extra_source_addresses.is_empty() && !additional_source_addresses.is_empty() {
+        return Err(older_at.reject("must not be set together with extra_source_addresses"));
+    }
+    let older = |at: &FieldPath<'_>, address| {
+        Ok(SourceAddress { address: ip_socket_address(at, address)?, socket_options: None })
+    };
+    let mut extra_sources = wire::each(&extra_at, extra_source_addresses, extra_source)?;
+    extra_sources.extend(wire::each(&older_at, additional_source_addresses, older)?);
+    if source_address.is_none() && !extra_sources.is_empty() {
+        return Err(source_at.reject("is required where there are further source addresses"));
+    }
+    if extra_sources.len() > 1 {
+        return Err(extra_at
+            .item(1)
+            .reject("is not supported: one further address may be given, for the other family"));
+    }
+    let source = source_address.map(|address| ip_socket_address(&source_at, address)).transpose()?;
+    if let (Some(source), Some(extra)) = (source, extra_sources.first())
+        && source.is_ipv4() == extra.address.is_ipv4()
+    {
+        return Err(extra_at.item(0).reject("must be of the other family than source_address"));
+    }
     Ok(BindConfig {
-        source: source_address.map(|address| ip_socket_address(&source_at, address)).transpose()?,
-        extra_sources: wire::each(&extra_at, extra_source_addresses, extra_source)?,
+        source,
+        extra_sources,
         freebind: freebind.is_some_and(|flag| flag.value),
         socket_options: self::socket_options(&at.field("socket_options"), socket_options)?,
     })
 }
 
-fn extra_source(at: &FieldPath<'_>, wire: core::ExtraSourceAddress) -> Parsed<SocketAddr> {
+fn extra_source(at: &FieldPath<'_>, wire: core::ExtraSourceAddress) -> Parsed<SourceAddress> {
     decide!(wire, at, core::ExtraSourceAddress as "envoy.config.core.v3.ExtraSourceAddress" {
-        implemented: address;
+        implemented: address, socket_options;
         no_effect: ;
-        unsupported: socket_options;
+        unsupported: ;
     });
+    let options_at = at.field("socket_options");
     let at = at.field("address");
-    match address {
-        Some(address) => ip_socket_address(&at, address),
-        None => Err(at.reject("is required")),
-    }
+    let Some(address) = address else { return Err(at.reject("is required")) };
+    Ok(SourceAddress {
+        address: ip_socket_address(&at, address)?,
+        socket_options: match socket_options {
+            None => None,
+            Some(list) => Some(self::socket_options(&options_at.field("socket_options"), list.socket_options)?),
+        },
+    })
 }
 
 fn any_address(at: &FieldPath<'_>, wire: core::Address) -> Parsed<(EndpointAddress, bool)> {

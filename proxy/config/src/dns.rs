@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::extensions::network::dns_resolver::cares::v3 as cares;
+use outrigger_api::pb::envoy::extensions::network::dns_resolver::getaddrinfo::v3 as getaddrinfo;
+use outrigger_api::pb::envoy::extensions::network::dns_resolver::hickory::v3 as hickory;
 
 use crate::address::Address;
 use crate::address_parse::address;
@@ -20,6 +22,8 @@ use crate::wire;
 pub struct DnsResolver {
     /// Servers to ask; the system's when empty.
     pub servers: Vec<SocketAddr>,
+    /// The system's servers come first, and `servers` are asked only if it has none.
+    pub servers_as_fallback: bool,
     /// Ask over TCP.
     pub use_tcp: bool,
     /// Names without dots are not completed with the system's search domains.
@@ -43,9 +47,11 @@ pub(crate) fn dns_resolver(
         "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig" => {
             cares_resolver(&at, wire::decode(&at, &any)?)
         }
-        // The system's resolver, whose settings are the system's.
         "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig" => {
-            Ok(DnsResolver::default())
+            system_resolver(wire::decode(&at, &any)?)
+        }
+        "envoy.extensions.network.dns_resolver.hickory.v3.HickoryDnsResolverConfig" => {
+            hickory_resolver(&at, wire::decode(&at, &any)?)
         }
         other => Err(at.reject(format!("{other:?} is not supported"))),
     }
@@ -67,14 +73,14 @@ pub(crate) fn dns_resolution(at: &FieldPath<'_>, wire: core::DnsResolutionConfig
 fn cares_resolver(at: &FieldPath<'_>, wire: cares::CaresDnsResolverConfig) -> Parsed<DnsResolver> {
     decide!(wire, at, cares::CaresDnsResolverConfig
         as "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig" {
-        implemented: resolvers, dns_resolver_options, query_timeout_seconds, query_tries;
+        implemented: resolvers, dns_resolver_options, query_timeout_seconds, query_tries, use_resolvers_as_fallback;
         no_effect: udp_max_queries = "a query has a socket of its own",
             max_udp_channel_duration = "a query has a socket of its own",
             reinit_channel_on_timeout = "a query has a socket of its own",
             edns0_max_payload_size = "an answer that is cut is asked for again over TCP",
             qcache_max_ttl = "the cluster keeps its answer until it asks again",
             rotate_nameservers = "the order of servers follows how they answer";
-        unsupported: use_resolvers_as_fallback, filter_unroutable_families;
+        unsupported: filter_unroutable_families;
     });
     let resolver = with_options(servers(&at.field("resolvers"), resolvers)?, dns_resolver_options)?;
     let query_timeout = query_timeout_seconds.map(|seconds| seconds.value);
@@ -84,7 +90,41 @@ fn cares_resolver(at: &FieldPath<'_>, wire: cares::CaresDnsResolverConfig) -> Pa
     Ok(DnsResolver {
         query_timeout: query_timeout.map(Duration::from_secs),
         query_tries: wire::number_within(&at.field("query_tries"), query_tries, 1..=u32::MAX)?,
+        servers_as_fallback: use_resolvers_as_fallback,
         ..resolver
+    })
+}
+
+/// The system's resolver, whose settings are the system's.
+fn system_resolver(wire: getaddrinfo::GetAddrInfoDnsResolverConfig) -> Parsed<DnsResolver> {
+    decide!(wire, (), getaddrinfo::GetAddrInfoDnsResolverConfig
+        as "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig" {
+        implemented: num_retries;
+        no_effect: num_resolver_threads = "questions are asked without threads of their own";
+        unsupported: ;
+    });
+    let tries = num_retries.map(|retries| retries.value.saturating_add(1));
+    Ok(DnsResolver { query_tries: tries, ..DnsResolver::default() })
+}
+
+fn hickory_resolver(at: &FieldPath<'_>, wire: hickory::HickoryDnsResolverConfig) -> Parsed<DnsResolver> {
+    decide!(wire, at, hickory::HickoryDnsResolverConfig
+        as "envoy.extensions.network.dns_resolver.hickory.v3.HickoryDnsResolverConfig" {
+        implemented: resolvers, use_system_config, query_timeout, query_tries;
+        no_effect: cache_size = "the cluster keeps its answer until it asks again",
+            num_resolver_threads = "questions are asked without threads of their own";
+        unsupported: dns_over_tls, dns_over_https, enable_dnssec;
+    });
+    let servers = servers(&at.field("resolvers"), resolvers)?;
+    if servers.is_empty() && use_system_config.is_some_and(|wanted| !wanted.value) {
+        return Err(at.field("use_system_config").reject("false needs resolvers"));
+    }
+    let timeout_at = at.field("query_timeout");
+    Ok(DnsResolver {
+        servers,
+        query_timeout: query_timeout.map(|wire| wire::positive_duration(&timeout_at, wire)).transpose()?,
+        query_tries: wire::number_within(&at.field("query_tries"), query_tries, 1..=u32::MAX)?,
+        ..DnsResolver::default()
     })
 }
 

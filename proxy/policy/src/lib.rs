@@ -8,6 +8,7 @@ pub mod accept_encoding;
 pub mod balance;
 pub mod breaker;
 pub mod filter_chain;
+pub mod happy_eyeballs;
 mod hash;
 pub mod health;
 pub mod matcher;

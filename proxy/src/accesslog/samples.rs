@@ -125,6 +125,7 @@ impl Sample {
             filter_chain: "fc".into(),
             tls: None,
             local_restored: false,
+            proxy_tlvs: None,
             dynamic_metadata: Default::default(),
             filter_state: Default::default(),
         };

@@ -34,6 +34,7 @@ impl Access {
             filter_chain: "".into(),
             tls: None,
             local_restored: false,
+            proxy_tlvs: None,
             dynamic_metadata: Default::default(),
             filter_state: Default::default(),
         };

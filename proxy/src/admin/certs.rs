@@ -9,7 +9,6 @@ use std::time::SystemTime;
 use http::StatusCode;
 use outrigger_api::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3 as tls_pb;
-use outrigger_config::cluster::UpstreamTransport;
 use outrigger_config::listener::DownstreamTransport;
 use outrigger_config::tls::{CertificateSource, CommonTls, ValidationSource};
 use outrigger_xds::ResourceKind;
@@ -79,7 +78,7 @@ fn all(context: &AdminContext) -> Vec<Certificates> {
     let mut clusters: Vec<_> = graph.clusters.values().collect();
     clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
     for cluster in clusters {
-        if let UpstreamTransport::Tls(tls) = &cluster.config.transport {
+        if let Some(tls) = cluster.config.transport.tls() {
             found.push(of_context(&tls.common));
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns the prefixes of clusters, listeners and what their filter chains do. Never counts anything.
 
-use outrigger_config::cluster::{Discovery, UpstreamTransport};
+use outrigger_config::cluster::Discovery;
 
 use crate::graph::{Application, ClusterNode, Graph, ListenerNode};
 use crate::http::manager::stats::HttpStats;
@@ -73,7 +73,7 @@ impl Unused {
         if let Discovery::Eds { .. } = cluster.config.discovery {
             visit(&prefix, &self.discovered);
         }
-        if cluster.config.transports().any(|transport| matches!(transport, UpstreamTransport::Tls(_))) {
+        if cluster.config.transports().any(|transport| transport.tls().is_some()) {
             visit(&prefix, &self.secure_cluster);
         }
     }

@@ -342,6 +342,7 @@ impl Chain<'_> {
             | NetworkFilterConfig::ConnectionLimit(_)
             | NetworkFilterConfig::LocalRateLimit(_)
             | NetworkFilterConfig::SniCluster
+            | NetworkFilterConfig::SniDynamicForward(_)
             | NetworkFilterConfig::SetFilterState(_)
             | NetworkFilterConfig::MetadataExchange(_)
             | NetworkFilterConfig::IstioStats(_) => Ok(Application::Missing),
@@ -430,7 +431,7 @@ fn endpoints_of<'a>(config: &'a Cluster, discovered: Option<&'a Arc<Assignment>>
         | Discovery::StrictDns { assignment, .. }
         | Discovery::LogicalDns { assignment, .. } => Some(assignment),
         Discovery::Eds { .. } => discovered,
-        Discovery::OriginalDst(_) => None,
+        Discovery::OriginalDst(_) | Discovery::Aggregate(_) | Discovery::DynamicForward(_) => None,
     }
 }
 
@@ -452,7 +453,7 @@ impl ClusterBuild {
     /// Whether it can be published: one that passes connections through to wherever they were going has no host list
     /// to be empty, so without its secrets it does not exist.
     pub fn is_usable(&self) -> bool {
-        !(self.tls.are_missing() && matches!(self.node.config.discovery, Discovery::OriginalDst(_)))
+        !(self.tls.are_missing() && self.node.config.discovery.provides_choice())
     }
 }
 

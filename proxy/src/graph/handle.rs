@@ -77,6 +77,8 @@ impl GraphManager {
             manager.proceed();
         }
         let shared = Arc::clone(&manager.borrow().process);
+        let resolver = manager.borrow().resolvers.default_settings().clone();
+        tokio::task::spawn_local(super::dns_caches::answer(Arc::clone(&shared), resolver));
         tokio::task::spawn_local(super::endpoint_health::watch(Rc::downgrade(&manager), shared));
         tokio::task::spawn_local(driver.run(XdsHandler(Rc::clone(&manager))));
         Ok(ManagerHandle { manager, xds: client })

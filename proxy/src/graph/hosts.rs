@@ -3,13 +3,15 @@
 //! Owns how endpoints become [`Host`]s and which state of a host survives an update. Never resolves names, and never
 //! picks a host.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_config::address::{Address, EndpointAddress};
-use outrigger_config::cluster::{Assignment, Cluster, Discovery, Endpoint, HealthStatus, Locality, LocalityEndpoints};
-use outrigger_policy::balance::{self, BalanceOptions, Health, HostSet, Policy};
+use outrigger_config::cluster::{
+    Assignment, Cluster, Discovery, DnsFamily, Endpoint, HealthStatus, Locality, LocalityEndpoints,
+};
+use outrigger_policy::balance::{self, BalanceOptions, Health, HostSet, LevelHealth, Policy};
 
 use super::HostList;
 use super::facts::{HostFacts, reads_metadata};
@@ -54,7 +56,7 @@ impl HostInputs<'_> {
             }
             let locality = self.locality(locality);
             for endpoint in endpoints {
-                for address in self.addresses_of(endpoint, logical) {
+                for (address, more) in self.addresses_of(endpoint, logical) {
                     if !seen.insert((address.clone(), *priority)) {
                         continue;
                     }
@@ -70,6 +72,7 @@ impl HostInputs<'_> {
                         shared.flags.set(HealthFlag::PendingActiveCheck, false);
                     }
                     let mut host = make(endpoint, address, *priority, &locality, shared);
+                    host.additional_addresses.extend(more);
                     host.health_check = endpoint.health_check.as_ref().filter(|_| checks).map(Arc::clone);
                     host.transport = self.cluster.transport_of(endpoint.transport.as_deref(), transport.as_deref());
                     host.metadata = endpoint.metadata.as_ref().filter(|_| wants_metadata).map(Arc::clone);
@@ -130,18 +133,30 @@ impl HostInputs<'_> {
         old.map_or_else(|| Arc::new(locality.clone()), |host| Arc::clone(&host.locality))
     }
 
-    fn addresses_of(&self, endpoint: &Endpoint, logical: bool) -> Vec<Address> {
+    /// Where an endpoint is: each address with those that are tried after it.
+    fn addresses_of(&self, endpoint: &Endpoint, logical: bool) -> Vec<(Address, Vec<Address>)> {
         match &endpoint.address {
-            EndpointAddress::Resolved(address) => vec![address.clone()],
+            EndpointAddress::Resolved(address) => vec![(address.clone(), Vec::new())],
             EndpointAddress::Named { host, port } => {
                 if let Ok(literal) = host.parse::<IpAddr>() {
-                    return vec![Address::Ip(SocketAddr::new(literal, *port))];
+                    return vec![(Address::Ip(SocketAddr::new(literal, *port)), Vec::new())];
                 }
                 let found = (self.addresses)(host).unwrap_or_default();
-                let limit = if logical { 1 } else { usize::MAX };
-                found.iter().take(limit).map(|ip| Address::Ip(SocketAddr::new(*ip, *port))).collect()
+                let mut all = found.iter().map(|ip| Address::Ip(SocketAddr::new(*ip, *port)));
+                if !logical {
+                    return all.map(|address| (address, Vec::new())).collect();
+                }
+                let Some(first) = all.next() else { return Vec::new() };
+                // A name with both families is reached by whichever answers.
+                let more = if self.tries_all() { all.collect() } else { Vec::new() };
+                vec![(first, more)]
             }
         }
+    }
+
+    /// Whether new connections of a logical host try all of its addresses.
+    fn tries_all(&self) -> bool {
+        matches!(&self.cluster.discovery, Discovery::LogicalDns { dns, .. } if dns.family == DnsFamily::All)
     }
 
     fn balance(&self, hosts: &[Arc<Host>]) -> Option<Arc<HostSet>> {
@@ -225,6 +240,25 @@ fn for_balance(host: &Host) -> balance::Host {
     balance::Host { weight: host.weight, health: host.shared.flags.health(host.health), priority: host.priority }
 }
 
+/// Whether no host has come or gone.
+pub fn same_hosts(old: &HostList, new: &HostList) -> bool {
+    let members = |list: &HostList| list.hosts.iter().map(|host| Arc::as_ptr(&host.shared)).collect::<HashSet<_>>();
+    old.hosts.len() == new.hosts.len() && members(old) == members(new)
+}
+
+/// The priorities of a cluster that have hosts, and how those are now.
+pub fn levels(list: &HostList) -> Vec<(u32, LevelHealth)> {
+    let mut levels: BTreeMap<u32, LevelHealth> = BTreeMap::new();
+    for host in &list.hosts {
+        let level = levels.entry(host.priority).or_default();
+        let health = for_balance(host).health;
+        level.total += u32::from(health != Health::Excluded);
+        level.healthy += u32::from(health == Health::Healthy);
+        level.degraded += u32::from(health == Health::Degraded);
+    }
+    levels.into_iter().collect()
+}
+
 /// Whether the new endpoints are the old ones but for health, weights and the like.
 pub fn same_members(old: &Assignment, new: &Assignment) -> bool {
     fn members(assignment: &Assignment) -> HashSet<(&EndpointAddress, u32)> {
@@ -259,12 +293,11 @@ pub fn membership(list: &HostList) -> Membership {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use outrigger_config::cluster::{
-        CircuitBreakers, DnsFamily, DnsOptions, LoadBalancing, Thresholds, UpstreamHttp, UpstreamProtocol,
-        UpstreamTransport,
+        CircuitBreakers, DnsOptions, LoadBalancing, Thresholds, UpstreamHttp, UpstreamProtocol, UpstreamTransport,
     };
     use outrigger_config::units::Percent;
 
@@ -333,6 +366,9 @@ pub(super) mod tests {
             transport: UpstreamTransport::Raw,
             transport_matches: Vec::new(),
             tcp_keepalive: None,
+            happy_eyeballs: Default::default(),
+            preconnect: None,
+            pool_per_downstream: false,
             bind: None,
             healthy_panic_threshold: Percent::new(50.0).unwrap(),
             update_merge_window: Duration::from_secs(1),
@@ -353,6 +389,7 @@ pub(super) mod tests {
             failure_base_interval: Duration::from_secs(5),
             failure_max_interval: Duration::from_secs(5),
             respect_ttl: false,
+            min_refresh_rate: None,
             family: DnsFamily::Auto,
             resolver: None,
         }

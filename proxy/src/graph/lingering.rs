@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outrigger_config::cluster::Discovery;
+
 use super::manager::GraphManager;
 use super::warming::LONGEST_HOLD;
 
@@ -29,7 +31,13 @@ impl GraphManager {
             return;
         }
         let now = Instant::now();
-        let named = self.warming.clusters_in_use();
+        let mut named = self.warming.clusters_in_use();
+        let members = self.clusters.iter().filter_map(|(name, build)| match &build.node.config.discovery {
+            Discovery::Aggregate(members) if named.contains(&**name) => Some(members),
+            _ => None,
+        });
+        let members: Vec<&str> = members.flat_map(|members| members.iter()).map(|name| &**name).collect();
+        named.extend(members);
         // Routes in use stay as long as their successors wait for clusters, and so do the clusters that they name.
         let patience = if self.warming.next_release().is_some() { LONGEST_HOLD } else { LINGER };
         // Connections that drain use what their listener said before.

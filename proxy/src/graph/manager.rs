@@ -27,6 +27,7 @@ use tokio::task::AbortHandle;
 use super::compile::{self, ClusterBuild, ClusterInputs, CompileError, Extensions, ListenerBuild, Surroundings};
 use super::first_checks::FirstChecks;
 use super::history::{History, Record, Refusal};
+use super::hosts::same_hosts;
 use super::need::{Need, WantedFilter};
 use super::resources::Resources;
 use super::runtime_layers::RuntimeLayers;
@@ -412,7 +413,7 @@ impl GraphManager {
             Ok(build) => {
                 let changed = old.is_none_or(|old| !Arc::ptr_eq(&old.node, &build.node));
                 let moved = old.is_none_or(|old| !Arc::ptr_eq(&old.node.hosts, &build.node.hosts));
-                let resized = old.is_none_or(|old| old.node.hosts.hosts.len() != build.node.hosts.hosts.len());
+                let resized = moved && old.is_none_or(|old| !same_hosts(&old.node.hosts, &build.node.hosts));
                 self.dirty |= changed;
                 self.clusters.insert(Arc::clone(name), build);
                 self.follow_health(name);

@@ -7,13 +7,14 @@ mod answers;
 mod balance_stats;
 mod breaker_stats;
 pub mod compile;
+mod dns_caches;
 mod drains;
 mod endpoint_health;
 pub mod facts;
 mod first_checks;
 mod handle;
 pub mod history;
-mod hosts;
+pub(crate) mod hosts;
 mod identity;
 mod lingering;
 mod manager;
@@ -57,7 +58,7 @@ use tokio::sync::Notify;
 
 pub use drains::{DrainRequest, DrainScope};
 pub use handle::{ManagerHandle, Readiness};
-pub use hosts::membership;
+pub use hosts::{levels, membership, same_hosts};
 pub use manager::{GraphManager, ManagerOptions};
 pub use validate::validate;
 

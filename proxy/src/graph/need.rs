@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use outrigger_config::address::EndpointAddress;
-use outrigger_config::cluster::{Assignment, Cluster, Discovery, UpstreamTransport};
+use outrigger_config::cluster::{Assignment, Cluster, Discovery};
 use outrigger_config::extension::{DiscoveredFilter, Extension};
 use outrigger_config::http::{HttpFilterConfig, RouteSource};
 use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig};
@@ -84,7 +84,7 @@ pub fn of_cluster(cluster: &Cluster) -> Vec<Reference<'_>> {
         references.push(Reference { kind, name: service_name, source, wait: true });
     }
     for transport in cluster.transports() {
-        if let UpstreamTransport::Tls(tls) = transport {
+        if let Some(tls) = transport.tls() {
             secrets(&tls.common, &mut references);
         }
     }
@@ -95,7 +95,11 @@ pub fn of_cluster(cluster: &Cluster) -> Vec<Reference<'_>> {
 pub fn host_names(cluster: &Cluster) -> BTreeSet<Arc<str>> {
     match &cluster.discovery {
         Discovery::StrictDns { assignment, .. } | Discovery::LogicalDns { assignment, .. } => named_hosts(assignment),
-        Discovery::Static(_) | Discovery::Eds { .. } | Discovery::OriginalDst(_) => BTreeSet::new(),
+        Discovery::Static(_)
+        | Discovery::Eds { .. }
+        | Discovery::OriginalDst(_)
+        | Discovery::Aggregate(_)
+        | Discovery::DynamicForward(_) => BTreeSet::new(),
     }
 }
 
@@ -259,6 +263,7 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
         | NetworkFilterConfig::ConnectionLimit(_)
         | NetworkFilterConfig::LocalRateLimit(_)
         | NetworkFilterConfig::SniCluster
+        | NetworkFilterConfig::SniDynamicForward(_)
         | NetworkFilterConfig::SetFilterState(_)
         | NetworkFilterConfig::MetadataExchange(_)
         | NetworkFilterConfig::IstioStats(_) => {}

@@ -20,6 +20,7 @@ use super::need::{self, Need, Reference, Requirement, WantedFilter};
 use super::sockets::{self, BoundSockets};
 use super::stats::SubscriptionStats;
 use crate::stats::names;
+use crate::upstream::dns_cache::Question;
 
 /// What a cluster or listener needs, and how each need is fulfilled.
 type Wanted = (Vec<Requirement>, HashMap<Need, Spec>);
@@ -86,6 +87,12 @@ impl GraphManager {
             // An address needs no resolver, and counts as resolved at once.
             let endpoints = assignment.localities.iter().flat_map(|locality| &locality.endpoints);
             stats.update_success.add(endpoints.filter(|endpoint| endpoint.address.is_literal()).count() as u64);
+        }
+        if let Discovery::DynamicForward(cache) = &config.discovery {
+            for (host, port) in &cache.preresolve {
+                let (cache, host) = (Arc::clone(cache), host.to_ascii_lowercase().into());
+                self.process.dns.ask(Question { cache, host, port: *port, reply: None });
+            }
         }
         self.lingering.remove(&name);
         self.warming.offer_cluster(&name, ClusterRevision { config }, requirements);

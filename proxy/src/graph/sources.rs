@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use outrigger_api::{Format, Parsed, Schema, UnknownFields};
-use outrigger_config::cluster::{Cluster, UpstreamTransport};
+use outrigger_config::cluster::Cluster;
 use outrigger_config::http::Http2Keepalive;
 use outrigger_config::source::{ApiSource, ConfigSource, FileSource, GrpcService, GrpcTarget, SourceKind, XdsProtocol};
 use outrigger_xds::{
@@ -127,7 +127,7 @@ impl Sources {
 
     fn apply_cluster(&self, name: &Arc<str>, source: &mut GrpcSource) {
         let Some(cluster) = self.clusters.get(name) else { return };
-        source.secure = matches!(cluster.transport, UpstreamTransport::Tls(_));
+        source.secure = cluster.transport.tls().is_some();
         source.connect_timeout = cluster.connect_timeout;
         let keepalive = |&Http2Keepalive { interval, timeout }: &Http2Keepalive| outrigger_xds::Http2Keepalive {
             interval,

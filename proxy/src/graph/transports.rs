@@ -50,9 +50,9 @@ pub struct TransportInputs {
 impl TransportInputs {
     /// Looks the secrets of all transports up.
     pub fn resolve(cluster: &Cluster, secrets: &FindSecret<'_>) -> Result<Self, CompileError> {
-        let resolve = |(place, transport): (usize, &UpstreamTransport)| match transport {
-            UpstreamTransport::Raw => Ok(None),
-            UpstreamTransport::Tls(tls) => TlsInputs::resolve(&tls.common, secrets)
+        let resolve = |(place, transport): (usize, &UpstreamTransport)| match transport.tls() {
+            None => Ok(None),
+            Some(tls) => TlsInputs::resolve(&tls.common, secrets)
                 .map(Some)
                 .map_err(|source| CompileError::Secret { place: field(place), source }),
         };
@@ -79,9 +79,10 @@ impl TransportInputs {
     /// Makes the contexts.
     pub fn contexts(&self, cluster: &Cluster) -> Result<Transports, CompileError> {
         let make = |(place, (transport, inputs)): (usize, (&UpstreamTransport, &Option<Option<TlsInputs>>))| match (
-            transport, inputs,
+            transport.tls(),
+            inputs,
         ) {
-            (UpstreamTransport::Tls(config), Some(Some(inputs))) => {
+            (Some(config), Some(Some(inputs))) => {
                 inputs.client(config).map(Some).map_err(|source| CompileError::Tls { place: field(place), source })
             }
             _ => Ok(None),

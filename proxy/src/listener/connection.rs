@@ -120,6 +120,7 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         filter_chain: Arc::clone(&chain.config.name),
         tls,
         local_restored,
+        proxy_tlvs: findings.proxy_tlvs,
         dynamic_metadata: Default::default(),
         filter_state: Default::default(),
     });
@@ -224,6 +225,7 @@ fn log_unmatched(accepted: &Accepted, findings: Findings) {
         filter_chain: "".into(),
         tls: None,
         local_restored: accepted.local_restored,
+        proxy_tlvs: None,
         dynamic_metadata: Default::default(),
         filter_state: Default::default(),
     };

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connection::Accepted;
 use super::filters::{Parse, client_hello, http_inspect, proxy_protocol};
+use crate::upstream::proxy_header::Tlv;
 use crate::worker::socket::SocketKind;
 
 /// What inspection found.
@@ -24,6 +25,8 @@ pub struct Findings {
     pub server_name: Option<String>,
     /// ALPN offers, or the HTTP version found.
     pub application_protocols: Vec<String>,
+    /// TLVs of a PROXY protocol header that are to be kept.
+    pub proxy_tlvs: Option<Box<Vec<Tlv>>>,
 }
 
 /// Why a connection is closed before its filter chain is chosen.
@@ -103,6 +106,8 @@ async fn run_all(
                 let found = read_until(accepted, ahead, |bytes| proxy_protocol::parse(bytes, rules)).await?;
                 match found {
                     Some(header) => {
+                        let tlvs = header.tlvs(ahead, &rules.keep);
+                        findings.proxy_tlvs = (!tlvs.is_empty()).then(|| Box::new(tlvs));
                         ahead.drain(..header.consumed.min(ahead.len()));
                         if let Some(addresses) = header.addresses {
                             accepted.remote = addresses.source;

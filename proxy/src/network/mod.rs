@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use outrigger_config::http::filters::FilterStateEntry;
 use outrigger_config::istio::{MetadataExchange, StandardMetrics};
 use outrigger_config::listener::NetworkFilterConfig;
-use outrigger_config::network::{RuntimeFlag, SetFilterState};
+use outrigger_config::network::{RuntimeFlag, SetFilterState, SniDynamicForward};
 
 pub use rate::SharedBuckets;
 pub(crate) use rbac::ConnectionFacts;
@@ -28,6 +28,7 @@ use crate::accesslog::{Facts, format};
 use crate::graph::RuntimeSnapshot;
 use crate::istio;
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
+use crate::upstream::dns_cache::{DYNAMIC_HOST, DYNAMIC_PORT};
 use crate::worker::Worker;
 use crate::worker::socket::Io;
 
@@ -41,6 +42,8 @@ pub enum NetworkFilter {
     LocalRateLimit(rate::RateFilter),
     /// Makes the server name the cluster of the TCP proxy.
     SniCluster,
+    /// Makes the server name the host of a dynamic forward proxy.
+    SniDynamicForward(Arc<SniDynamicForward>),
     /// Leaves objects for the filters after it.
     SetFilterState(Arc<SetFilterState>),
     /// Says who we are before the first byte of the application.
@@ -61,6 +64,7 @@ impl NetworkFilter {
                 Some(Self::LocalRateLimit(rate::RateFilter::new(Arc::clone(config))))
             }
             NetworkFilterConfig::SniCluster => Some(Self::SniCluster),
+            NetworkFilterConfig::SniDynamicForward(config) => Some(Self::SniDynamicForward(Arc::clone(config))),
             NetworkFilterConfig::SetFilterState(config) => Some(Self::SetFilterState(Arc::clone(config))),
             NetworkFilterConfig::MetadataExchange(config) => Some(Self::MetadataExchange(Arc::clone(config))),
             NetworkFilterConfig::IstioStats(StandardMetrics) => {
@@ -119,6 +123,15 @@ pub fn admit(worker: &Worker, filters: &[NetworkFilter], connection: &Connection
             NetworkFilter::SniCluster => {
                 if let Some(name) = &connection.server_name {
                     connection.filter_state.borrow_mut().insert(TCP_PROXY_CLUSTER.to_owned(), name.clone());
+                }
+            }
+            NetworkFilter::SniDynamicForward(settings) => {
+                // The TCP proxy resolves it, and a connection without a name has nowhere to go.
+                let mut state = connection.filter_state.borrow_mut();
+                if let Some(name) = &connection.server_name {
+                    let (host, port) = (DYNAMIC_HOST.to_owned(), DYNAMIC_PORT.to_owned());
+                    state.entry(host).or_insert_with(|| name.clone());
+                    state.entry(port).or_insert_with(|| settings.port.to_string());
                 }
             }
             NetworkFilter::SetFilterState(settings) => set_filter_state(worker, connection, settings),

@@ -112,6 +112,19 @@ impl Relay {
         Poll::Ready(End::Reset { by })
     }
 
+    /// How long the endpoint has acknowledged nothing of what was sent to it; `None` while nothing is on its way.
+    pub fn unacknowledged_for(&self) -> Option<Duration> {
+        match self.upstream.socket().kind() {
+            SocketKind::Tcp(tcp) => outrigger_sys::tcp_info::unacknowledged_for(tcp).ok().flatten(),
+            SocketKind::Unix(_) => None,
+        }
+    }
+
+    /// Passes on to downstream that the endpoint is gone.
+    pub fn cut_downstream(&self) {
+        let _ = self.reset(Side::Upstream);
+    }
+
     /// Ends TLS in the proper way, as far as that is possible at once. For a connection that is about to be cut.
     pub fn say_goodbye(&mut self, cx: &mut Context<'_>) {
         for io in [&mut self.downstream, &mut self.upstream] {

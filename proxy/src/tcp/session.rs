@@ -12,10 +12,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::{Caller, Concurrency, Discovery, OriginalDstOptions};
+use outrigger_config::cluster::{Caller, Cluster, Concurrency, Discovery, DnsFamily, OriginalDstOptions};
+use outrigger_config::listener::SocketOption;
 use outrigger_config::route::Priority;
 use outrigger_policy::balance::{HashView, Wanted, request_hash, xx_hash};
 use tokio::time::{Interval, MissedTickBehavior};
@@ -30,8 +31,9 @@ use crate::network::{Refusal, TCP_PROXY_CLUSTER};
 use crate::overload::Hook;
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
 use crate::upstream::admission::{Admitted, OwnEndpoint, Refused, Seeker, Wish};
-use crate::upstream::clusters::{WorkerCluster, WorkerHost};
-use crate::upstream::connect::{ConnectError, Counted, connect, take_place};
+use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
+use crate::upstream::connect::{ConnectError, Counted, Means, connect, take_place};
+use crate::upstream::dns_cache::{DYNAMIC_HOST, DYNAMIC_PORT, Lookup, NoAddress};
 use crate::upstream::gate::Place;
 use crate::upstream::host::Host;
 use crate::upstream::stats::EndedBy;
@@ -92,6 +94,8 @@ enum Interrupt {
     Duration,
     /// The drain of its filter chain is over.
     Drained,
+    /// Its endpoint acknowledges nothing any more.
+    EndpointGone,
     /// Its endpoint has failed, and the cluster wants its sessions to end then.
     EndpointFailed,
 }
@@ -139,15 +143,31 @@ impl Session {
 
     /// A connection to an endpoint, or `None` with the reason noted.
     async fn connect(&self) -> Option<(Io, ActiveSession)> {
-        let Some(mut cluster) = self.cluster() else {
+        let Some(mut route_cluster) = self.cluster() else {
             self.stats.downstream_cx_no_route.increment();
             self.info.flag(ResponseFlag::NoClusterFound);
             return None;
         };
+        let forwarded = match self.forwarded(&route_cluster).await {
+            Ok(forwarded) => forwarded,
+            Err(error) => {
+                let flag = match error {
+                    NoAddress::Failed(_) => ResponseFlag::DnsResolutionFailed,
+                    NoAddress::CacheFull | NoAddress::TooManyWait => ResponseFlag::UpstreamOverflow,
+                };
+                self.info.flag(flag);
+                *self.info.upstream_failure.borrow_mut() = Some(error.to_string().into());
+                return None;
+            }
+        };
         let mut tried: Vec<Arc<Host>> = Vec::new();
         for _ in 0..self.node.config.max_connect_attempts {
-            let (view, admitted) = self.admit(cluster, &tried).await;
-            cluster = view;
+            let (cluster, admitted) = match &forwarded {
+                Some(Target { cluster, host }) => {
+                    (Rc::clone(cluster), Some(Admitted { host: Rc::clone(host), place: None }))
+                }
+                None => self.admit(&mut route_cluster, &tried).await,
+            };
             let Admitted { host, place } = admitted?;
             if self.worker.is_overloaded(Hook::NewConnection, || false) {
                 self.info.flag(ResponseFlag::UpstreamOverflow);
@@ -160,7 +180,7 @@ impl Session {
             self.info.attempts.set(self.info.attempts.get() + 1);
             *self.info.upstream_host.borrow_mut() = Some(Arc::clone(&host.host));
             cluster.stats.upstream_rq_pending_total.increment();
-            match connect(&counted, None, None).await {
+            match connect(&counted, &Means { downstream: Some(&self.connection), ..Means::default() }).await {
                 Ok(connected) => {
                     observe::connected(&host);
                     return Some((connected.begin(&self.worker, &counted), ActiveSession::new(counted, place)));
@@ -172,9 +192,28 @@ impl Session {
             }
             tried.push(Arc::clone(&host.host));
         }
-        cluster.stats.upstream_cx_connect_attempts_exceeded.increment();
+        route_cluster.stats.upstream_cx_connect_attempts_exceeded.increment();
         self.info.flag(ResponseFlag::UpstreamRetryLimitExceeded);
         None
+    }
+
+    /// The endpoint that the connection's host is, if the cluster is a dynamic forward proxy.
+    async fn forwarded(&self, cluster: &Rc<WorkerCluster>) -> Result<Option<Target>, NoAddress> {
+        let node = cluster.node();
+        let Discovery::DynamicForward(cache) = &node.config.discovery else { return Ok(None) };
+        let (host, port) = {
+            let state = self.info.filter_state.borrow();
+            let host = state.get(DYNAMIC_HOST).or(self.connection.server_name.as_ref()).cloned();
+            let port = state.get(DYNAMIC_PORT).and_then(|port| port.parse().ok());
+            (host, port.unwrap_or(if node.tls.get(0).is_some() { 443 } else { 80 }))
+        };
+        let Some(host) = host else { return Ok(None) };
+        let name = match self.worker.dns.look_up(&self.worker, cache, &host, port) {
+            Lookup::Known(known) => known?,
+            Lookup::Later(pending) => pending.answer().await?,
+        };
+        let host = cluster.forwarded(&name, cache.dns.family == DnsFamily::All);
+        Ok(host.map(|host| Target { cluster: Rc::clone(cluster), host }))
     }
 
     /// This worker's view of the chosen cluster, if there is such a cluster now.
@@ -191,10 +230,19 @@ impl Session {
     }
 
     /// An endpoint; one that was not tried, if there is any. Waits for a place where the cluster limits them. Gives the
-    /// newest view of the cluster back, and `None` with the reason noted.
-    async fn admit(&self, cluster: Rc<WorkerCluster>, tried: &[Arc<Host>]) -> (Rc<WorkerCluster>, Option<Admitted>) {
-        let node = cluster.node();
+    /// cluster of the endpoint, and `None` with the reason noted. `route_cluster` becomes the newest view of itself.
+    async fn admit(
+        &self,
+        route_cluster: &mut Rc<WorkerCluster>,
+        tried: &[Arc<Host>],
+    ) -> (Rc<WorkerCluster>, Option<Admitted>) {
         let config = &self.node.config;
+        let hash = request_hash(&config.hash_policy, &View(self), |_| String::new());
+        let wanted = Wanted { hash, metadata: config.metadata_match.as_deref(), ..Wanted::default() };
+        let Some((cluster, wanted)) = route_cluster.delegate(&self.worker, wanted) else {
+            return (Rc::clone(route_cluster), self.refused(route_cluster, &Refused::NoHost));
+        };
+        let node = cluster.node();
         let destination = match &node.config.discovery {
             Discovery::OriginalDst(options) => match self.original_destination(options) {
                 Some(destination) => Some(destination),
@@ -202,8 +250,6 @@ impl Session {
             },
             _ => None,
         };
-        let hash = request_hash(&config.hash_policy, &View(self), |_| String::new());
-        let wanted = Wanted { hash, metadata: config.metadata_match.as_deref(), ..Wanted::default() };
         let Some(options) = node.config.concurrency.as_deref() else {
             let host = match destination {
                 Some(destination) => Some(cluster.destination(destination, Instant::now())),
@@ -220,6 +266,9 @@ impl Session {
         let never = |_: &mut Context<'_>| Poll::<Infallible>::Pending;
         let result = seeker.admit(options, || self.wish(options), never).await.result;
         let cluster = seeker.cluster;
+        if cluster.node().config.name == route_cluster.node().config.name {
+            *route_cluster = Rc::clone(&cluster);
+        }
         let admitted = result.map_or_else(|refused| self.refused(&cluster, &refused), Some);
         (cluster, admitted)
     }
@@ -278,10 +327,15 @@ impl Session {
         let mut meter = Meter { session: self, active: &active, up: Traffic::default(), down: Traffic::default() };
         self.restart_idle_time();
         let mut failure = self.endpoint_failure(active.counted.host());
+        let watched = !sets_user_timeout(&active.counted.host().node.config);
         let outcome = poll_fn(|cx| {
             let end = relay.poll(cx, &self.worker.buffers);
+            let written = meter.up.written;
             if meter.update(relay.up(), relay.down()) {
                 self.restart_idle_time();
+                if watched && meter.up.written > written && !self.deadlines.is_set(Limit::Acknowledgement) {
+                    self.deadlines.set(Limit::Acknowledgement, Some(Instant::now() + UNACKNOWLEDGED));
+                }
             }
             match end {
                 Poll::Ready(end) => return Poll::Ready(Ok(end)),
@@ -292,7 +346,20 @@ impl Session {
             {
                 return Poll::Ready(Err(Interrupt::EndpointFailed));
             }
-            self.poll_interrupted(cx).map(Err)
+            loop {
+                match self.poll_interrupted(cx) {
+                    Poll::Ready(Interrupt::EndpointGone) => {
+                        let since = relay.unacknowledged_for();
+                        if since.is_some_and(|since| since >= UNACKNOWLEDGED) {
+                            return Poll::Ready(Err(Interrupt::EndpointGone));
+                        }
+                        // Not that long yet, or nothing is on its way.
+                        let next = since.map(|since| Instant::now() + (UNACKNOWLEDGED - since));
+                        self.deadlines.set(Limit::Acknowledgement, next);
+                    }
+                    interrupt => return interrupt.map(Err),
+                }
+            }
         })
         .await;
         relay.stop(&self.worker.buffers);
@@ -304,6 +371,12 @@ impl Session {
             }
             Ok(End::Closed { last: Side::Downstream } | End::Reset { by: Side::Downstream }) => {
                 active.counted.set_end(EndedBy::Us, true);
+            }
+            Err(Interrupt::EndpointGone) => {
+                active.counted.set_end(EndedBy::Upstream, true);
+                self.info.flag(ResponseFlag::UpstreamConnectionTermination);
+                *self.info.upstream_failure.borrow_mut() = Some("the endpoint acknowledges nothing".into());
+                relay.cut_downstream();
             }
             Err(interrupt) => {
                 active.counted.set_end(EndedBy::Us, true);
@@ -350,6 +423,7 @@ impl Session {
         if let Poll::Ready(limit) = self.deadlines.poll(cx) {
             return Poll::Ready(match limit {
                 Limit::ConnectionDuration => Interrupt::Duration,
+                Limit::Acknowledgement => Interrupt::EndpointGone,
                 _ => Interrupt::Idle,
             });
         }
@@ -363,7 +437,7 @@ impl Session {
                 self.stats.max_downstream_connection_duration.increment();
                 self.info.flag(ResponseFlag::DurationTimeout);
             }
-            Interrupt::Drained | Interrupt::EndpointFailed => {}
+            Interrupt::Drained | Interrupt::EndpointFailed | Interrupt::EndpointGone => {}
         }
     }
 
@@ -379,6 +453,22 @@ impl Session {
         }
     }
 }
+
+/// An endpoint that has acknowledged nothing for this long is gone. A limit of the system itself (TCP_USER_TIMEOUT) would
+/// also end sessions with endpoints that are there but do not read for a while.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// Whether the configuration says how long bytes may stay unacknowledged.
+fn sets_user_timeout(config: &Cluster) -> bool {
+    let of = |options: &[SocketOption]| options.iter().any(|option| (option.level, option.name) == TCP_USER_TIMEOUT);
+    config.bind.as_ref().is_some_and(|bind| {
+        let extra = bind.extra_sources.iter().filter_map(|extra| extra.socket_options.as_deref());
+        of(&bind.socket_options) || extra.into_iter().any(of)
+    })
+}
+
+/// Level and name, as Linux numbers them.
+const TCP_USER_TIMEOUT: (i32, i32) = (6, 18);
 
 /// What hash policies see of a connection.
 struct View<'a>(&'a Session);

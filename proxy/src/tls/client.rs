@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use outrigger_config::tls::{CommonTls, TlsCertificate, UpstreamTls, Validation};
 use rustls::ClientConfig;
@@ -20,7 +20,7 @@ use super::identity::Identities;
 use super::info::tls_info;
 use super::provider::{provider, versions};
 use super::sessions::Sessions;
-use super::verify::{PeerRole, PeerVerifier, ServerVerifier};
+use super::verify::{Expected, PeerRole, PeerVerifier, ServerVerifier};
 use crate::stream::TlsInfo;
 
 /// A context for connections to upstream.
@@ -28,6 +28,9 @@ pub struct ClientTls {
     config: Arc<ClientConfig>,
     sni: String,
     match_server_name: bool,
+    /// The same, but the certificate has to be for the name that is sent; made on first use.
+    matching: OnceLock<Arc<ClientConfig>>,
+    max_session_keys: u32,
     verifier: Arc<PeerVerifier>,
     local_uri_sans: Vec<String>,
 }
@@ -54,7 +57,10 @@ impl ClientTls {
             tracing::warn!(sni = sni.as_str(), "no trusted CA for an upstream TLS context: any server is accepted");
         }
         let verifier = Arc::new(verifier);
-        let adapter = ServerVerifier { peer: verifier.clone(), match_server_name: *auto_sni_san_validation };
+        let adapter = ServerVerifier {
+            peer: verifier.clone(),
+            expected: if *auto_sni_san_validation { Expected::ServerName } else { Expected::Configured },
+        };
         let versions = versions(common.versions, &provider)?;
         let mut rustls = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&versions)?
@@ -70,6 +76,8 @@ impl ClientTls {
             config: Arc::new(rustls),
             sni: sni.clone(),
             match_server_name: *auto_sni_san_validation,
+            matching: OnceLock::new(),
+            max_session_keys: *max_session_keys,
             verifier,
             local_uri_sans,
         })
@@ -87,14 +95,50 @@ impl ClientTls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let name = self.server_name(server_name.unwrap_or(&self.sni))?;
-        let connector = TlsConnector::from(self.config.clone());
+        self.connect_to(io, server_name, None, alpn).await
+    }
+
+    /// As [`Self::connect`]; the certificate must be for `certificate_name`, if that is given, and no other name counts
+    /// (`UpstreamHttpProtocolOptions.auto_san_validation`).
+    pub async fn connect_to<S>(
+        &self,
+        io: S,
+        server_name: Option<&str>,
+        certificate_name: Option<&str>,
+        alpn: Option<&[Vec<u8>]>,
+    ) -> Result<(TlsStream<S>, TlsInfo), HandshakeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let sent = server_name.unwrap_or(&self.sni);
+        let name = self.server_name(sent)?;
+        let config = match certificate_name {
+            None => self.config.clone(),
+            Some(expected) if expected == sent => {
+                let matching = self.matching.get_or_init(|| Arc::new(self.expecting(Expected::ServerName)));
+                matching.clone()
+            }
+            Some(expected) => Arc::new(self.expecting(Expected::Name(expected.to_owned()))),
+        };
+        let connector = TlsConnector::from(config);
         let stream = match alpn {
             None => connector.connect(name, io).await?,
             Some(list) => connector.with_alpn(list.to_vec()).connect(name, io).await?,
         };
         let info = tls_info(stream.get_ref().1, Some(&self.verifier), &self.local_uri_sans);
         Ok((stream, info))
+    }
+
+    fn expecting(&self, expected: Expected) -> ClientConfig {
+        let mut config = (*self.config).clone();
+        // Sessions that began with another check must not be taken up again, and those of other names neither.
+        config.resumption = match (&expected, self.max_session_keys) {
+            (Expected::ServerName, keys) if keys > 0 => Resumption::store(Arc::new(Sessions::new(keys))),
+            _ => Resumption::disabled(),
+        };
+        let verifier = ServerVerifier { peer: self.verifier.clone(), expected };
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
+        config
     }
 
     fn server_name(&self, name: &str) -> Result<ServerName<'static>, HandshakeError> {

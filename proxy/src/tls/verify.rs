@@ -3,6 +3,7 @@
 //! Owns the checks of `CertificateValidationContext` and their adapters to rustls. As in Envoy, no host name is checked
 //! unless the configuration asks for it. Never chooses our own certificate.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -447,8 +448,18 @@ impl ClientCertVerifier for ClientVerifier {
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
     pub(super) peer: Arc<PeerVerifier>,
-    /// The certificate must be for the name we sent (`auto_sni_san_validation`).
-    pub(super) match_server_name: bool,
+    pub(super) expected: Expected,
+}
+
+/// Whom the certificate of a server must be for.
+#[derive(Debug)]
+pub(super) enum Expected {
+    /// As the validation context says.
+    Configured,
+    /// The name we sent (`auto_sni_san_validation`).
+    ServerName,
+    /// This name.
+    Name(String),
 }
 
 impl ServerCertVerifier for ServerVerifier {
@@ -460,7 +471,11 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let name = self.match_server_name.then(|| server_name.to_str());
+        let name = match &self.expected {
+            Expected::Configured => None,
+            Expected::ServerName => Some(server_name.to_str()),
+            Expected::Name(name) => Some(Cow::Borrowed(name.as_str())),
+        };
         self.peer.accept(end_entity, intermediates, name.as_deref(), now)?;
         Ok(ServerCertVerified::assertion())
     }

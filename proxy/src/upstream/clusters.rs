@@ -4,24 +4,27 @@
 //! connections (see `pool`).
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::{Discovery, OriginalDstOptions, Thresholds};
+use outrigger_config::cluster::{Discovery, OriginalDstOptions, ProxyHeaderSettings, Thresholds};
 use outrigger_config::route::Priority;
 use outrigger_policy::balance::{Health, HostIndex, HostSet, Load, Pick, Picker, Wanted};
 use outrigger_policy::breaker::Breaker;
 use tokio::sync::Notify;
 
+use super::aggregate::Aggregate;
 use super::choice_stats::ChoiceStats;
+use super::dns_cache::{CachedName, Resolution};
 use super::host::{Host, HostShared, HostStats};
+use super::key::ConnectionKey;
 use super::stats::{ClusterStats, QueueStats};
 use super::{h1, h2};
-use crate::graph::{ClusterNode, HostList, facts};
+use crate::graph::{ClusterNode, facts, same_hosts};
 use crate::http::h2::stats::Http2Stats;
 use crate::stats::names;
 use crate::worker::Worker;
@@ -44,6 +47,26 @@ pub struct WorkerCluster {
     hosts: RefCell<Vec<Option<Rc<WorkerHost>>>>,
     /// Hosts of original destinations.
     destinations: RefCell<HashMap<SocketAddr, Rc<WorkerHost>>>,
+    /// Hosts of resolved names, for dynamic forward proxies.
+    forwarded: RefCell<HashMap<*const CachedName, Forwarded>>,
+    /// Where the choice among member clusters stands, for aggregate clusters.
+    aggregate: RefCell<Option<Box<Aggregate>>>,
+}
+
+/// The host that a name is, as long as its addresses stay.
+struct Forwarded {
+    name: Arc<CachedName>,
+    resolution: Arc<Resolution>,
+    host: Rc<WorkerHost>,
+}
+
+/// Where a try goes: an endpoint, and the cluster whose settings, limits and stats hold.
+#[derive(Clone)]
+pub struct Target {
+    /// The cluster itself; a member of it if it is an aggregate cluster.
+    pub cluster: Rc<WorkerCluster>,
+    /// One of its endpoints.
+    pub host: Rc<WorkerHost>,
 }
 
 /// What there is at an address that a request asks for.
@@ -76,10 +99,14 @@ pub struct WorkerHost {
     pub multiplexed: RefCell<Vec<Rc<h2::Connection>>>,
     /// An HTTP/2 connection is being made.
     pub connecting: Cell<bool>,
+    /// For whose requests alone.
+    pub connecting_for: RefCell<Option<Box<ConnectionKey>>>,
     /// Notified when that is over.
     pub connected: Notify,
     /// Why the last attempt at an HTTP/2 connection failed, and how many have.
     pub connect_failure: RefCell<(u32, String)>,
+    /// The same endpoint while it was at other addresses: connections to those serve on.
+    pub earlier: RefCell<Vec<Rc<WorkerHost>>>,
     /// The endpoint, or the configuration it was used with, is gone.
     pub retired: Cell<bool>,
     /// When its health was last looked at, checks or outlier detection kept requests away.
@@ -100,18 +127,51 @@ impl WorkerHost {
             released: Notify::new(),
             multiplexed: RefCell::default(),
             connecting: Cell::new(false),
+            connecting_for: RefCell::new(None),
             connected: Notify::new(),
             connect_failure: RefCell::default(),
+            earlier: RefCell::default(),
             retired: Cell::new(false),
             failed: Cell::new(false),
             last_used: Cell::new(None),
         })
     }
 
+    /// The header that its connections begin with, if there is one.
+    pub fn proxy_header(&self) -> Option<&ProxyHeaderSettings> {
+        self.node.config.transports().nth(self.host.transport)?.proxy_header()
+    }
+
     /// No connection of it is used for new requests from now on; idle ones close.
     fn retire(&self) {
         self.retired.set(true);
         self.close_unused();
+        for earlier in self.earlier.borrow_mut().drain(..) {
+            earlier.retire();
+        }
+    }
+
+    /// The same endpoint, which new connections find at other addresses or under another name.
+    fn moved(self: Rc<Self>, host: Arc<Host>, node: Arc<ClusterNode>) -> Rc<Self> {
+        let moved = Self::new(host, node);
+        let mut earlier = std::mem::take(&mut *self.earlier.borrow_mut());
+        earlier.push(self);
+        earlier.retain(|host| host.connections.get() > 0);
+        *moved.earlier.borrow_mut() = earlier;
+        moved
+    }
+
+    /// Closes pooled connections that died, were idle for too long, or have nobody left whom they are for.
+    fn sweep(&self, now: Instant, idle_timeout: Option<Duration>) {
+        self.idle.borrow_mut().retain(|connection| {
+            connection.is_usable() && !connection.is_orphaned() && !connection.expired(now, idle_timeout)
+        });
+        self.multiplexed.borrow_mut().retain(|connection| connection.keep(now, idle_timeout));
+        let mut earlier = self.earlier.borrow_mut();
+        if !earlier.is_empty() {
+            earlier.iter().for_each(|host| host.sweep(now, idle_timeout));
+            earlier.retain(|host| host.connections.get() > 0);
+        }
     }
 
     fn close_unused(&self) {
@@ -172,6 +232,8 @@ impl WorkerCluster {
             picker: RefCell::new(picker(worker, node.hosts.balance.as_ref())),
             hosts: RefCell::new(vec![None; node.hosts.hosts.len()]),
             destinations: RefCell::default(),
+            forwarded: RefCell::default(),
+            aggregate: RefCell::default(),
         }
     }
 
@@ -213,7 +275,7 @@ impl WorkerCluster {
             return;
         }
         let old = self.node.replace(Arc::clone(node));
-        let parts = node.config.balancing.close_connections_on_change && !same_members(&old.hosts, &node.hosts);
+        let parts = node.config.balancing.close_connections_on_change && !same_hosts(&old.hosts, &node.hosts);
         let same_connections = !parts && Arc::ptr_eq(&old.config, &node.config) && old.tls.same(&node.tls);
         let mut known: HashMap<*const HostShared, Rc<WorkerHost>> = HashMap::new();
         for host in self.hosts.borrow_mut().drain(..).flatten() {
@@ -225,11 +287,14 @@ impl WorkerCluster {
         }
         let carried = node.hosts.hosts.iter().map(|host| {
             let kept = known.remove(&Arc::as_ptr(&host.shared))?;
-            if kept.host.transport == host.transport {
-                return Some(kept);
+            if kept.host.transport != host.transport {
+                kept.retire();
+                return None;
             }
-            kept.retire();
-            None
+            let same_place = kept.host.address == host.address
+                && kept.host.additional_addresses == host.additional_addresses
+                && kept.host.hostname == host.hostname;
+            Some(if same_place { kept } else { kept.moved(Arc::clone(host), Arc::clone(node)) })
         });
         *self.hosts.borrow_mut() = carried.collect();
         for host in known.into_values() {
@@ -238,6 +303,9 @@ impl WorkerCluster {
         if !same_connections {
             for (_, host) in self.destinations.borrow_mut().drain() {
                 host.retire();
+            }
+            for (_, forwarded) in self.forwarded.borrow_mut().drain() {
+                forwarded.host.retire();
             }
         }
         if let Some(gate) = node.shared.gate_if_used() {
@@ -264,6 +332,25 @@ impl WorkerCluster {
         for host in self.destinations.borrow().values() {
             host.retire();
         }
+        for forwarded in self.forwarded.borrow().values() {
+            forwarded.host.retire();
+        }
+    }
+
+    /// The cluster that picks, and what it is asked for: the cluster itself, or the member of an aggregate cluster whose turn
+    /// it is. `None` if no member has endpoints.
+    pub fn delegate<'w>(self: &Rc<Self>, worker: &Worker, mut wanted: Wanted<'w>) -> Option<(Rc<Self>, Wanted<'w>)> {
+        let node = self.node();
+        let Discovery::Aggregate(names) = &node.config.discovery else { return Some((Rc::clone(self), wanted)) };
+        let choice = {
+            let graph = worker.graph();
+            let mut aggregate = self.aggregate.borrow_mut();
+            let aggregate = aggregate.get_or_insert_with(Box::default);
+            aggregate.follow(&graph, names, node.config.healthy_panic_threshold);
+            aggregate.choose(worker.random.next())?
+        };
+        wanted.level = Some(choice.level);
+        Some((worker.clusters.get(worker, &choice.member), wanted))
     }
 
     /// Picks an endpoint. Those in `tried` are avoided as long as there are others.
@@ -335,37 +422,77 @@ impl WorkerCluster {
     /// The endpoint of an original destination, made on first use.
     pub fn destination(&self, address: SocketAddr, now: Instant) -> Rc<WorkerHost> {
         let mut destinations = self.destinations.borrow_mut();
-        let host = destinations.entry(address).or_insert_with(|| {
-            let host = Host {
-                address: Address::Ip(address),
-                additional_addresses: Vec::new(),
-                hostname: "".into(),
-                weight: 1,
-                max_requests: None,
-                priority: 0,
-                locality: Arc::default(),
-                health: outrigger_config::cluster::HealthStatus::Unknown,
-                metadata: None,
-                transport: self.node.borrow().config.transport_of(None, None),
-                health_check: None,
-                shared: Arc::default(),
-            };
-            WorkerHost::new(Arc::new(host), self.node())
-        });
+        let make = || self.lone_host(Address::Ip(address), Vec::new(), "".into(), Arc::default());
+        let host = destinations.entry(address).or_insert_with(make);
         host.last_used.set(Some(now));
         Rc::clone(host)
+    }
+
+    /// The endpoint that a resolved name is. `None` if it has no addresses.
+    pub fn forwarded(&self, name: &Arc<CachedName>, all_addresses: bool) -> Option<Rc<WorkerHost>> {
+        let mut all = self.forwarded.borrow_mut();
+        let resolution = name.resolution();
+        if let Some(known) = all.get(&Arc::as_ptr(name)).filter(|known| Arc::ptr_eq(&known.resolution, &resolution)) {
+            return Some(Rc::clone(&known.host));
+        }
+        let Resolution::Resolved(addresses) = &*resolution else { return None };
+        let mut addresses = addresses.iter().map(|ip| Address::Ip(SocketAddr::new(*ip, name.port)));
+        let first = addresses.next()?;
+        let more = if all_addresses { addresses.collect() } else { Vec::new() };
+        let host = self.lone_host(first, more, Arc::clone(&name.host), Arc::clone(&name.shared));
+        let made = Forwarded { name: Arc::clone(name), resolution, host: Rc::clone(&host) };
+        if let Some(before) = all.insert(Arc::as_ptr(name), made) {
+            // Connections to the addresses before serve on, as those of a logical DNS cluster do.
+            let mut earlier = std::mem::take(&mut *before.host.earlier.borrow_mut());
+            earlier.push(before.host);
+            earlier.retain(|host| host.connections.get() > 0);
+            *host.earlier.borrow_mut() = earlier;
+        }
+        Some(host)
+    }
+
+    /// An endpoint that the graph does not know.
+    fn lone_host(
+        &self,
+        address: Address,
+        more: Vec<Address>,
+        name: Arc<str>,
+        shared: Arc<HostShared>,
+    ) -> Rc<WorkerHost> {
+        let host = Host {
+            address,
+            additional_addresses: more,
+            hostname: name,
+            weight: 1,
+            max_requests: None,
+            priority: 0,
+            locality: Arc::default(),
+            health: outrigger_config::cluster::HealthStatus::Unknown,
+            metadata: None,
+            transport: self.node.borrow().config.transport_of(None, None),
+            health_check: None,
+            shared,
+        };
+        WorkerHost::new(Arc::new(host), self.node())
     }
 
     fn sweep(&self, now: Instant) {
         let idle_timeout = self.node.borrow().config.http.idle_timeout;
         let destinations = self.destinations.borrow();
         let hosts = self.hosts.borrow();
-        for host in hosts.iter().flatten().chain(destinations.values()) {
-            let mut idle = host.idle.borrow_mut();
-            idle.retain(|connection| connection.is_usable() && !connection.expired(now, idle_timeout));
-            host.multiplexed.borrow_mut().retain(|connection| connection.keep(now, idle_timeout));
+        let mut forwarded = self.forwarded.borrow_mut();
+        let of_names = forwarded.values().map(|forwarded| &forwarded.host);
+        for host in hosts.iter().flatten().chain(destinations.values()).chain(of_names) {
+            host.sweep(now, idle_timeout);
         }
-        drop((hosts, destinations));
+        forwarded.retain(|_, forwarded| {
+            let keep = !forwarded.name.is_gone();
+            if !keep {
+                forwarded.host.retire();
+            }
+            keep
+        });
+        drop((hosts, destinations, forwarded));
         // Limits also move with time.
         if let Some(gate) = self.node.borrow().shared.gate_if_used() {
             gate.kick();
@@ -378,12 +505,6 @@ impl WorkerCluster {
             });
         }
     }
-}
-
-/// Whether no endpoint has come or gone.
-fn same_members(old: &HostList, new: &HostList) -> bool {
-    let members = |list: &HostList| list.hosts.iter().map(|host| Arc::as_ptr(&host.shared)).collect::<HashSet<_>>();
-    old.hosts.len() == new.hosts.len() && members(old) == members(new)
 }
 
 /// Requests in flight from this worker.

@@ -4,25 +4,32 @@
 //! connections (see `pool`).
 
 use std::cell::Cell;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::{Cluster, UpstreamTransport};
-use outrigger_config::http::filters::AlpnOffer;
+use outrigger_config::cluster::{Cluster, ProxyHeaderSettings, UpstreamTransport};
 use outrigger_config::listener::SocketState;
 use outrigger_config::route::Priority;
 use outrigger_policy::breaker::{Permit, Resource};
+use outrigger_policy::happy_eyeballs;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::clusters::{WorkerCluster, WorkerHost};
 use super::host::Host;
+use super::key::{ConnectionKey, Fit};
+use super::proxy_header;
 use super::stats::{ClusterStats, EndedBy};
 use crate::graph::ClusterShared;
 use crate::istio;
+use crate::stream::ConnectionInfo;
 use crate::tls::HandshakeFailure;
 use crate::worker::Worker;
 use crate::worker::socket::{Io, Socket, SocketKind};
@@ -72,8 +79,8 @@ pub struct Counted {
     limit: Arc<ClusterShared>,
     priority: Priority,
     permit: Option<Permit>,
-    /// What its handshake offers in place of the cluster's own list.
-    alpn: Option<AlpnOffer>,
+    /// For whose requests alone it was made.
+    key: Option<Box<ConnectionKey>>,
 }
 
 impl Counted {
@@ -82,18 +89,19 @@ impl Counted {
         &self.host
     }
 
-    /// Sets what its handshake offers in place of the cluster's own list.
-    pub fn set_alpn(&mut self, offer: Option<&AlpnOffer>) {
-        self.alpn = offer.cloned();
+    /// Says for whose requests it is made.
+    pub fn set_key(&mut self, key: Option<Box<ConnectionKey>>) {
+        self.key = key;
     }
 
-    /// Whether it is a connection for those who want this offer.
-    pub fn has_alpn(&self, offer: Option<&AlpnOffer>) -> bool {
-        match (&self.alpn, offer) {
-            (None, None) => true,
-            (Some(own), Some(offer)) => Arc::ptr_eq(own, offer) || own == offer,
-            (None, Some(_)) | (Some(_), None) => false,
-        }
+    /// Whether it serves those who ask for this.
+    pub fn fits(&self, fit: &Fit<'_>) -> bool {
+        fit.matches(self.key.as_deref())
+    }
+
+    /// Whether nobody is left for whom it was made.
+    pub fn is_orphaned(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.is_orphaned())
     }
 
     /// Whose connection it is.
@@ -175,7 +183,7 @@ pub fn take_place(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>, priority: 
         limit: Arc::clone(&cluster.node().shared),
         priority,
         permit: Some(permit),
-        alpn: None,
+        key: None,
     })
 }
 
@@ -197,27 +205,35 @@ impl Connected {
     }
 }
 
+/// What a connection is made with, beside what the cluster says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Means<'a> {
+    /// What the handshake offers instead of the list of its context.
+    pub alpn: Option<&'a [Vec<u8>]>,
+    /// The server name that is sent instead of that of the context.
+    pub sni: Option<&'a str>,
+    /// The name that the certificate must be for, instead of what the context asks for.
+    pub certificate_name: Option<&'a str>,
+    /// On whose behalf it is made.
+    pub downstream: Option<&'a ConnectionInfo>,
+    /// Bytes that the peer does not acknowledge end the connection after this (TCP_USER_TIMEOUT).
+    pub unacknowledged: Option<Duration>,
+}
+
 /// Connects to the endpoint of `counted`, within the cluster's `connect_timeout`.
 ///
 /// # Errors
 /// When every address of the endpoint fails, or the time is up.
-pub async fn connect(
-    counted: &Counted,
-    alpn: Option<&[Vec<u8>]>,
-    sni: Option<&str>,
-) -> Result<Connected, ConnectError> {
+pub async fn connect(counted: &Counted, means: &Means<'_>) -> Result<Connected, ConnectError> {
     let cluster = counted.cluster();
     let node = Arc::clone(&counted.host().node);
     let attempt = async {
         let host = &counted.host().host;
-        let mut failure = None;
-        for address in std::iter::once(&host.address).chain(&host.additional_addresses) {
-            match open(address, &node.config).await {
-                Ok(socket) => return secure(socket, &node, &cluster.stats, host, alpn, sni).await,
-                Err(error) => failure = failure.or(Some(error)),
-            }
+        let mut socket = open_host(host, &node.config, means).await?;
+        if let Some(header) = counted.host().proxy_header() {
+            socket.write_all(&header_of(header, means.downstream, &socket, host)).await.map_err(ConnectError::Io)?;
         }
-        Err(failure.unwrap_or_else(|| ConnectError::Io(std::io::ErrorKind::AddrNotAvailable.into())))
+        secure(socket, &node, &cluster.stats, host, means).await
     };
     let result = match tokio::time::timeout(node.config.connect_timeout, attempt).await {
         Ok(result) => result,
@@ -243,18 +259,15 @@ async fn secure(
     node: &crate::graph::ClusterNode,
     stats: &ClusterStats,
     host: &Host,
-    alpn: Option<&[Vec<u8>]>,
-    sni: Option<&str>,
+    means: &Means<'_>,
 ) -> Result<Connected, ConnectError> {
     let Some(tls) = node.tls.get(host.transport) else {
         return Ok(Connected { io: Io::Plain(socket), alpn: None });
     };
-    let auto = match node.config.transports().nth(host.transport) {
-        Some(UpstreamTransport::Tls(config)) => config.auto_host_sni && !host.hostname.is_empty(),
-        Some(UpstreamTransport::Raw) | None => false,
-    };
-    let sni = if auto { Some(&*host.hostname) } else { sni };
-    match tls.connect(socket, sni, alpn).await {
+    let config = node.config.transports().nth(host.transport).and_then(UpstreamTransport::tls);
+    let auto = config.is_some_and(|config| config.auto_host_sni && !host.hostname.is_empty());
+    let sni = if auto { Some(&*host.hostname) } else { means.sni };
+    match tls.connect_to(socket, sni, means.certificate_name, means.alpn).await {
         Ok((stream, info)) => {
             stats.ssl_handshake.increment();
             Ok(Connected { io: Io::TlsClient(Box::new(stream)), alpn: info.alpn })
@@ -272,11 +285,91 @@ async fn secure(
     }
 }
 
-async fn open(address: &Address, cluster: &Cluster) -> Result<Socket, ConnectError> {
+/// The header for this connection.
+fn header_of(
+    header: &ProxyHeaderSettings,
+    downstream: Option<&ConnectionInfo>,
+    socket: &Socket,
+    host: &Host,
+) -> Vec<u8> {
+    match downstream {
+        Some(downstream) => proxy_header::on_behalf(header, downstream),
+        None => {
+            let ends = match (socket.local_address(), &host.address) {
+                (Some(local), Address::Ip(remote)) => Some((local, *remote)),
+                _ => None,
+            };
+            proxy_header::own(header.version, ends)
+        }
+    }
+}
+
+/// A socket to one of the endpoint's addresses.
+async fn open_host(host: &Host, cluster: &Cluster, means: &Means<'_>) -> Result<Socket, ConnectError> {
+    if host.additional_addresses.is_empty() {
+        return open(&host.address, cluster, means.unacknowledged).await;
+    }
+    let mut addresses = Vec::new();
+    for address in std::iter::once(&host.address).chain(&host.additional_addresses) {
+        match address {
+            Address::Ip(ip) => addresses.push(*ip),
+            Address::Pipe { .. } => return open(address, cluster, means.unacknowledged).await,
+        }
+    }
+    let order = happy_eyeballs::order(&addresses, cluster.happy_eyeballs);
+    let attempts = order.into_iter().map(|position| {
+        let address = Address::Ip(addresses[position]);
+        async move { open(&address, cluster, means.unacknowledged).await }
+    });
+    first_of(attempts).await
+}
+
+/// The first success. An attempt begins when the one before has failed or has had its head start (RFC 8305, section 5).
+async fn first_of<A>(mut attempts: impl ExactSizeIterator<Item = A>) -> Result<Socket, ConnectError>
+where
+    A: Future<Output = Result<Socket, ConnectError>>,
+{
+    let mut running: Vec<Pin<Box<A>>> = Vec::with_capacity(attempts.len());
+    let mut failure = None;
+    let mut head_start = pin!(tokio::time::sleep(Duration::ZERO));
+    std::future::poll_fn(|cx| {
+        loop {
+            let mut index = 0;
+            let mut failed = false;
+            while let Some(attempt) = running.get_mut(index) {
+                match attempt.as_mut().poll(cx) {
+                    Poll::Ready(Ok(socket)) => return Poll::Ready(Ok(socket)),
+                    Poll::Ready(Err(error)) => {
+                        failure.get_or_insert(error);
+                        failed = true;
+                        drop(running.swap_remove(index));
+                    }
+                    Poll::Pending => index += 1,
+                }
+            }
+            let is_time = running.is_empty() || failed || head_start.as_mut().poll(cx).is_ready();
+            if is_time && let Some(attempt) = attempts.next() {
+                running.push(Box::pin(attempt));
+                head_start.as_mut().reset(tokio::time::Instant::now() + HEAD_START);
+            } else if running.is_empty() {
+                let none = || ConnectError::Io(std::io::ErrorKind::AddrNotAvailable.into());
+                return Poll::Ready(Err(failure.take().unwrap_or_else(none)));
+            } else {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}
+
+/// What Envoy gives an attempt before the next one begins.
+const HEAD_START: Duration = Duration::from_millis(300);
+
+async fn open(address: &Address, cluster: &Cluster, unacknowledged: Option<Duration>) -> Result<Socket, ConnectError> {
     let immediate = |error| ConnectError::Immediate(error, address.clone());
     match address {
         Address::Ip(ip) => {
-            let stream = begin_tcp(*ip, cluster).map_err(immediate)?;
+            let stream = begin_tcp(*ip, cluster, unacknowledged).map_err(immediate)?;
             stream.writable().await.map_err(ConnectError::Io)?;
             match stream.take_error().map_err(ConnectError::Io)? {
                 None => Ok(Socket::new(SocketKind::Tcp(stream))),
@@ -291,9 +384,17 @@ async fn open(address: &Address, cluster: &Cluster) -> Result<Socket, ConnectErr
     }
 }
 
-fn begin_tcp(address: std::net::SocketAddr, cluster: &Cluster) -> std::io::Result<TcpStream> {
+fn begin_tcp(
+    address: std::net::SocketAddr,
+    cluster: &Cluster,
+    unacknowledged: Option<Duration>,
+) -> std::io::Result<TcpStream> {
     let raw = RawSocket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     raw.set_tcp_nodelay(true)?;
+    if unacknowledged.is_some() {
+        // Before the configured options, so that those have the last word.
+        raw.set_tcp_user_timeout(unacknowledged)?;
+    }
     if let Some(keepalive) = &cluster.tcp_keepalive {
         set_keepalive(&SockRef::from(&raw), keepalive)?;
     }
@@ -301,12 +402,16 @@ fn begin_tcp(address: std::net::SocketAddr, cluster: &Cluster) -> std::io::Resul
         if bind.freebind {
             outrigger_sys::sockopt::set_freebind(&raw, true)?;
         }
-        for option in bind.socket_options.iter().filter(|option| option.state == SocketState::PreBind) {
+        let options = bind.options_for(address);
+        for option in options.iter().filter(|option| option.state == SocketState::PreBind) {
             crate::listener::socket_options::apply(&raw, option)?;
         }
         // A source of the other family cannot be used for this destination.
         if let Some(source) = bind.source_for(address) {
             raw.bind(&source.into())?;
+        }
+        for option in options.iter().filter(|option| option.state == SocketState::Bound) {
+            crate::listener::socket_options::apply(&raw, option)?;
         }
     }
     match raw.connect(&address.into()) {
@@ -337,4 +442,34 @@ pub fn set_keepalive(
         settings = settings.with_retries(probes);
     }
     socket.set_tcp_keepalive(&settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_config::cluster::{BindConfig, Discovery};
+    use outrigger_config::listener::{SocketOption, SocketOptionValue};
+
+    use super::*;
+    use crate::graph::hosts::tests::{assignment, cluster};
+
+    #[tokio::test]
+    async fn unacknowledged_bytes_have_a_limit_and_configuration_has_the_last_word() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let limit = Some(Duration::from_secs(30));
+        let mut config = cluster("c", Discovery::Static(Arc::new(assignment(&[]))));
+        let of = |config: &Cluster| {
+            let stream = begin_tcp(address, config, limit).unwrap();
+            SockRef::from(&stream).tcp_user_timeout().unwrap()
+        };
+        assert_eq!(of(&config), limit);
+        let off = SocketOption { level: 6, name: 18, value: SocketOptionValue::Int(0), state: SocketState::PreBind };
+        config.bind = Some(Box::new(BindConfig {
+            source: None,
+            extra_sources: Vec::new(),
+            freebind: false,
+            socket_options: vec![off],
+        }));
+        assert_eq!(of(&config), None);
+    }
 }

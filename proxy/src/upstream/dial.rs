@@ -11,15 +11,17 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::{Cluster, HealthStatus, UpstreamTransport};
+use outrigger_config::cluster::{Cluster, Discovery, HealthStatus, UpstreamTransport};
 use outrigger_config::source::{GoogleTls, GrpcService, GrpcTarget};
 use outrigger_config::tls::{TlsCertificate, UpstreamTls, Validation};
+use outrigger_policy::balance::Health;
 use outrigger_xds::Connector;
 use outrigger_xds::connector::{Connection, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::host::Host;
+use super::proxy_header;
 use super::stats::ClusterStats;
 use crate::graph::ClusterNode;
 use crate::graph::tls_inputs::plain_upstream;
@@ -57,6 +59,7 @@ fn to_cluster(process: Arc<Process>, name: Arc<str>) -> Connector {
         let turn = turn.fetch_add(1, Ordering::Relaxed);
         async move {
             let cluster = process.graph.load().clusters.get(&name).cloned();
+            let cluster = cluster.map(|cluster| member_of(&process, cluster));
             let Some(cluster) = cluster else {
                 return Err(io::Error::new(io::ErrorKind::NotFound, format!("cluster {name:?} is not ready")));
             };
@@ -144,6 +147,17 @@ impl AsyncWrite for CountedIo {
     }
 }
 
+/// The cluster itself; of an aggregate cluster the first member with a fit endpoint, else the first with any.
+fn member_of(process: &Process, cluster: Arc<ClusterNode>) -> Arc<ClusterNode> {
+    let Discovery::Aggregate(names) = &cluster.config.discovery else { return cluster };
+    let graph = process.graph.load();
+    let members: Vec<_> = names.iter().filter_map(|name| graph.clusters.get(name)).collect();
+    let is_fit = |host: &Arc<Host>| host.shared.flags.health(host.health) == Health::Healthy;
+    let fit = members.iter().find(|member| member.hosts.hosts.iter().any(is_fit));
+    let any = || members.iter().find(|member| !member.hosts.hosts.is_empty());
+    fit.or_else(any).map_or_else(|| Arc::clone(&cluster), |member| Arc::clone(member))
+}
+
 async fn connect(cluster: &ClusterNode, turn: usize) -> io::Result<Connection> {
     let name = &cluster.config.name;
     let Some(host) = choose(&cluster.hosts.hosts, turn) else {
@@ -152,14 +166,19 @@ async fn connect(cluster: &ClusterNode, turn: usize) -> io::Result<Connection> {
     };
     let mut failure = None;
     for address in std::iter::once(&host.address).chain(&host.additional_addresses) {
-        let opened = match open(address, &cluster.config).await {
+        let mut opened = match open(address, &cluster.config).await {
             Ok(opened) => opened,
             Err(error) => {
                 failure = Some(io::Error::new(error.kind(), format!("cluster {name:?}: {address}: {error}")));
                 continue;
             }
         };
-        let Some(UpstreamTransport::Tls(config)) = cluster.config.transports().nth(host.transport) else {
+        let transport = cluster.config.transports().nth(host.transport);
+        if let Some(header) = transport.and_then(UpstreamTransport::proxy_header) {
+            // Nobody but us wants this connection.
+            opened.write_all(&proxy_header::own(header.version, None)).await?;
+        }
+        let Some(config) = transport.and_then(UpstreamTransport::tls) else {
             return Ok(opened);
         };
         let Some(tls) = cluster.tls.get(host.transport) else {

@@ -50,7 +50,8 @@ impl RefreshSchedule {
     pub fn after_answer(&mut self, ttl: Duration, random: f64) -> Duration {
         self.failures = 0;
         let options = &self.options;
-        let rate = if options.respect_ttl && !ttl.is_zero() { ttl } else { options.refresh_rate };
+        let by_ttl = || ttl.max(options.min_refresh_rate.unwrap_or_default());
+        let rate = if options.respect_ttl && !ttl.is_zero() { by_ttl() } else { options.refresh_rate };
         rate.max(SHORTEST_WAIT) + options.jitter.mul_f64(random.clamp(0.0, 1.0))
     }
 
@@ -89,6 +90,11 @@ impl Resolvers {
         Self { default, made: HashMap::new() }
     }
 
+    /// What clusters resolve with that do not say how.
+    pub fn default_settings(&self) -> &DnsResolver {
+        &self.default
+    }
+
     /// The resolver for these options. It honours `/etc/hosts` and the search list of `/etc/resolv.conf`.
     pub fn get(&mut self, options: &DnsOptions) -> Resolver {
         let settings = options.resolver.as_ref().unwrap_or(&self.default).clone();
@@ -125,9 +131,11 @@ impl Resolver {
 
 fn make(key: &ResolverKey) -> Result<TokioResolver, String> {
     let system = hickory_resolver::system_conf::read_system_conf();
-    let DnsResolver { servers, use_tcp, no_search_domains, query_timeout, query_tries } = &key.settings;
+    let DnsResolver { servers, servers_as_fallback, use_tcp, no_search_domains, query_timeout, query_tries } =
+        &key.settings;
     let (config, mut options) = match (servers.as_slice(), system) {
         ([], Ok((config, options))) => (config, options),
+        (_, Ok((config, options))) if *servers_as_fallback && !config.name_servers().is_empty() => (config, options),
         // As the C library does without a readable resolv.conf.
         ([], Err(_)) => {
             let local = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
@@ -200,6 +208,7 @@ mod tests {
             failure_base_interval: Duration::from_secs(2),
             failure_max_interval: Duration::from_secs(10),
             respect_ttl: false,
+            min_refresh_rate: None,
             family: DnsFamily::V4Only,
             resolver: None,
         }
@@ -213,6 +222,11 @@ mod tests {
         let mut schedule = RefreshSchedule::new(respecting);
         assert_eq!(schedule.after_answer(ttl, 0.5), Duration::from_secs(62));
         assert_eq!(schedule.after_answer(Duration::ZERO, 0.0), Duration::from_secs(5));
+        let min = Some(Duration::from_secs(30));
+        let floored = DnsOptions { respect_ttl: true, min_refresh_rate: min, ..options() };
+        let mut schedule = RefreshSchedule::new(floored);
+        assert_eq!(schedule.after_answer(Duration::from_secs(3), 0.0), Duration::from_secs(30));
+        assert_eq!(schedule.after_answer(ttl, 0.0), ttl);
     }
 
     #[test]

@@ -9,9 +9,9 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use outrigger_config::cluster::UpstreamHttp;
-use outrigger_config::http::filters::AlpnOffer;
 
 use super::connect::Counted;
+use super::key::Fit;
 use super::stats::EndedBy;
 use crate::http::h1::body_io::{BodyReader, BodyWriter};
 use crate::http::h1::encode;
@@ -50,9 +50,14 @@ impl Connection {
         }
     }
 
-    /// Whether its handshake made this offer.
-    pub fn has_alpn(&self, offer: Option<&AlpnOffer>) -> bool {
-        self.counted.has_alpn(offer)
+    /// Whether it serves those who ask for this.
+    pub fn fits(&self, fit: &Fit<'_>) -> bool {
+        self.counted.fits(fit)
+    }
+
+    /// Whether nobody is left for whom it was made.
+    pub fn is_orphaned(&self) -> bool {
+        self.counted.is_orphaned()
     }
 
     /// Whether another request may be sent on it, as far as is known without asking the system.

@@ -16,9 +16,10 @@ use h2::PingPong;
 use h2::client::{ResponseFuture, SendRequest};
 use outrigger_config::cluster::UpstreamHttp;
 use outrigger_config::http::Http2Keepalive;
-use outrigger_config::http::filters::AlpnOffer;
 
 use super::connect::{ConnectError, Connected, Counted};
+use super::key::Fit;
+use super::pool::Connecting;
 use super::stats::EndedBy;
 use crate::http::h2::body::{ReceiveBody, SendBody, reset_by_peer, stream_error};
 use crate::http::h2::cork::{self, Cork, Corked};
@@ -36,6 +37,10 @@ pub struct Connection {
     active: Cell<u32>,
     requests: Cell<u32>,
     closed: Cell<bool>,
+    /// The peer has said how many streams it takes.
+    settled: Cell<bool>,
+    /// Held until then: who finds it waits, instead of crowding in or making a connection of their own.
+    settling: RefCell<Option<Connecting>>,
     idle_since: Cell<Instant>,
     counted: Rc<Counted>,
     codec: Arc<Http2Stats>,
@@ -74,25 +79,47 @@ impl Connection {
             active: Cell::new(0),
             requests: Cell::new(0),
             closed: Cell::new(false),
+            settled: Cell::new(false),
+            settling: RefCell::new(None),
             idle_since: Cell::new(counted.start()),
             counted: Rc::clone(&counted),
             codec: Arc::clone(&codec),
             local,
         });
-        let pings = settings.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
+        let pings = driver.ping_pong().map(|pings| (settings.keepalive, pings));
         let task = Task { driver, cork, pings, counted, codec, connection: Rc::downgrade(&connection) };
         tokio::task::spawn_local(task.run());
         Ok(connection)
     }
 
-    /// Whether its handshake made this offer.
-    pub fn has_alpn(&self, offer: Option<&AlpnOffer>) -> bool {
-        self.counted.has_alpn(offer)
+    /// Whether it serves those who ask for this.
+    pub fn fits(&self, fit: &Fit<'_>) -> bool {
+        self.counted.fits(fit)
+    }
+
+    /// Whether nobody is left for whom it was made.
+    pub fn is_orphaned(&self) -> bool {
+        self.counted.is_orphaned()
+    }
+
+    /// Holds `connecting` until the peer has said how many streams it takes.
+    pub(super) fn hold_until_settled(&self, connecting: Option<Connecting>) {
+        if !self.settled.get() && !self.closed.get() {
+            *self.settling.borrow_mut() = connecting;
+        }
+    }
+
+    fn settle(&self) {
+        self.settled.set(true);
+        drop(self.settling.take());
     }
 
     /// Whether another request may be sent on it now.
     pub fn has_room(&self) -> bool {
         if self.closed.get() || self.counted.host().retired.get() {
+            return false;
+        }
+        if !self.settled.get() && self.active.get() > 0 {
             return false;
         }
         let config = &self.counted.host().node.config;
@@ -124,7 +151,7 @@ impl Connection {
         if expired {
             self.counted.cluster().stats.upstream_cx_idle_timeout.increment();
         }
-        !expired && (!idle || self.has_room())
+        !expired && (!idle || (self.has_room() && !self.is_orphaned()))
     }
 }
 
@@ -132,7 +159,8 @@ impl Connection {
 struct Task {
     driver: h2::client::Connection<Corked<Io>, Bytes>,
     cork: Cork<Io>,
-    pings: Option<(Http2Keepalive, PingPong)>,
+    /// Without settings the peer is asked when it has been silent for too long.
+    pings: Option<(Option<Http2Keepalive>, PingPong)>,
     counted: Rc<Counted>,
     codec: Arc<Http2Stats>,
     connection: Weak<Connection>,
@@ -143,10 +171,19 @@ impl Task {
         let Self { mut driver, cork, pings, counted, codec, connection } = self;
         let stats = &counted.cluster().stats;
         // Everything that streams have written leaves together when the connection has nothing more to do.
+        let heard = Cell::new(0_u64);
         let driven = poll_fn(|cx| {
             let ended = Pin::new(&mut driver).poll(cx);
             let sent = cork.poll_send(cx);
             let (received, written) = cork.take_totals();
+            if received > 0 {
+                // Settings come first.
+                if heard.replace(heard.get() + received) == 0
+                    && let Some(connection) = connection.upgrade()
+                {
+                    connection.settle();
+                }
+            }
             stats.upstream_cx_rx_bytes_total.add(received);
             stats.upstream_cx_tx_bytes_total.add(written);
             match sent {
@@ -156,14 +193,25 @@ impl Task {
         });
         let mut silent = false;
         let ended = match pings {
-            Some((keepalive, pings)) => tokio::select! {
-                ended = driven => ended,
-                () = keepalive::watch(pings, keepalive) => {
-                    codec.keepalive_timeout.increment();
-                    silent = true;
-                    Ok(())
+            Some((keepalive, pings)) => {
+                let watch = async {
+                    match keepalive {
+                        Some(keepalive) => keepalive::watch(pings, keepalive).await,
+                        None => {
+                            let waits = || connection.upgrade().is_some_and(|connection| connection.active.get() > 0);
+                            keepalive::watch_silence(pings, || heard.get(), waits).await;
+                        }
+                    }
+                };
+                tokio::select! {
+                    ended = driven => ended,
+                    () = watch => {
+                        codec.keepalive_timeout.increment();
+                        silent = true;
+                        Ok(())
+                    }
                 }
-            },
+            }
             None => driven.await,
         };
         if let Err(error) = ended
@@ -179,6 +227,7 @@ impl Task {
         counted.set_end(by, cut && connection.as_ref().is_some_and(|connection| connection.active.get() > 0));
         if let Some(connection) = connection {
             connection.closed.set(true);
+            connection.settle();
             // The counts end with the last who holds it, and the socket should not outlive them by long.
             counted.host().multiplexed.borrow_mut().retain(|other| !Rc::ptr_eq(other, &connection));
         }

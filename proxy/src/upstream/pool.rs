@@ -13,12 +13,14 @@ use outrigger_policy::breaker::Resource;
 use tokio::sync::Notify;
 
 use super::clusters::{WorkerCluster, WorkerHost};
-use super::connect::{self, ConnectError, Full};
+use super::connect::{self, ConnectError, Full, Means};
+use super::key::{ConnectionKey, Fit};
 use super::stream::UpstreamStream;
 use super::{h1, h2};
 use crate::http::h1::link::Link;
 use crate::http::message::Version;
 use crate::overload::Hook;
+use crate::stream::ConnectionInfo;
 use crate::worker::Worker;
 
 /// Why there is no stream.
@@ -45,16 +47,31 @@ pub struct Wanted<'a> {
     pub upgrade: bool,
     /// What its TLS connection must have offered, instead of the cluster's own list.
     pub alpn: Option<&'a AlpnOffer>,
+    /// The connection that it came on.
+    pub connection: Option<&'a Rc<ConnectionInfo>>,
+}
+
+impl<'a> Wanted<'a> {
+    fn fit(&self, host: &WorkerHost) -> Fit<'a> {
+        Fit::of(host, self.alpn, self.host, self.connection)
+    }
+}
+
+/// An authority without its port, and an IPv6 address without its brackets.
+pub fn bare_host(authority: &str) -> &str {
+    if let Some((address, _)) = authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return address;
+    }
+    authority.rsplit_once(':').filter(|(name, _)| !name.contains(':')).map_or(authority, |(name, _)| name)
 }
 
 /// A stream on a connection that is there already: what most requests get, without waiting.
 pub fn ready(host: &Rc<WorkerHost>, wanted: Wanted<'_>) -> Option<UpstreamStream> {
-    ready_stream(host, protocol(host, wanted), offer(host, wanted))
-}
-
-/// What tells connections of an endpoint apart; nothing where there is no handshake.
-fn offer<'a>(host: &WorkerHost, wanted: Wanted<'a>) -> Option<&'a AlpnOffer> {
-    wanted.alpn.filter(|_| host.node.tls.get(host.host.transport).is_some())
+    let (protocol, fit) = (protocol(host, wanted), wanted.fit(host));
+    ready_stream(host, protocol, &fit).or_else(|| {
+        let earlier = host.earlier.borrow();
+        earlier.iter().rev().find_map(|host| ready_stream(host, protocol, &fit))
+    })
 }
 
 fn protocol(host: &WorkerHost, wanted: Wanted<'_>) -> UpstreamProtocol {
@@ -76,7 +93,7 @@ pub async fn acquire(
     host: &Rc<WorkerHost>,
     wanted: Wanted<'_>,
 ) -> Result<UpstreamStream, PoolError> {
-    let (protocol, offer) = (protocol(host, wanted), offer(host, wanted));
+    let (protocol, fit) = (protocol(host, wanted), wanted.fit(host));
     let (breaker, thresholds) = cluster.limits(wanted.priority);
     let Some(_pending) = breaker.try_acquire_within(Resource::PendingRequest, &thresholds) else {
         cluster.stats.upstream_rq_pending_overflow.increment();
@@ -88,10 +105,11 @@ pub async fn acquire(
     let shared = Arc::clone(&cluster.node().shared);
     let mut told = Told(None);
     loop {
-        if let Some(stream) = ready_stream(host, protocol, offer) {
+        if let Some(stream) = ready_stream(host, protocol, &fit) {
             return Ok(stream);
         }
-        if protocol != UpstreamProtocol::Http1 && host.connecting.get() {
+        let made_for_another = host.connecting.get() && !fit.matches(host.connecting_for.borrow().as_deref());
+        if protocol != UpstreamProtocol::Http1 && host.connecting.get() && !made_for_another {
             drop(told);
             told = Told(None);
             host.connected.notified().await;
@@ -107,19 +125,26 @@ pub async fn acquire(
         match connect::take_place(cluster, host, wanted.priority) {
             Ok(mut counted) => {
                 told.0 = None;
-                counted.set_alpn(offer);
+                counted.set_key(fit.key());
+                let connecting = protocol != UpstreamProtocol::Http1 && !made_for_another;
+                let connecting = connecting.then(|| Connecting::new(host, fit.key()));
                 let opened = open(worker, host, counted, protocol, wanted).await;
+                match &opened {
+                    Ok(Opened::Http2(connection)) => connection.hold_until_settled(connecting),
+                    Ok(Opened::Http1(_)) | Err(_) => drop(connecting),
+                }
                 if let Err(error) = &opened
+                    && !made_for_another
                     && protocol != UpstreamProtocol::Http1
                 {
                     // Those who waited for this connection fail with it, instead of one after the other.
                     let mut failure = host.connect_failure.borrow_mut();
                     *failure = (failure.0.wrapping_add(1), error.to_string());
                 }
-                return opened;
+                return opened.map(|opened| opened.stream(host));
             }
             // Connections that cannot serve this request make room for one that can.
-            Err(_) if close_unfit(host, offer) => {}
+            Err(_) if close_unfit(host, &fit) => {}
             Err(full) => {
                 let freed = match full {
                     Full::Cluster => shared.freed(wanted.priority),
@@ -150,6 +175,9 @@ async fn room<'a>(host: &WorkerHost, protocol: UpstreamProtocol, freed: &'a Noti
         () = streams => None,
     }
 }
+
+/// An endpoint that acknowledges nothing for this long is gone: without a limit the system tries for a quarter of an hour.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// An HTTP/2 endpoint may allow more streams at any time, and nothing tells of it.
 const STREAM_LIMIT_CHECK: Duration = Duration::from_secs(1);
@@ -182,11 +210,12 @@ impl Drop for Waiting {
 }
 
 /// Marks that an HTTP/2 connection is being made, so that others wait for it instead of making their own.
-struct Connecting(Rc<WorkerHost>);
+pub(super) struct Connecting(Rc<WorkerHost>);
 
 impl Connecting {
-    fn new(host: &Rc<WorkerHost>) -> Self {
+    fn new(host: &Rc<WorkerHost>, key: Option<Box<ConnectionKey>>) -> Self {
         host.connecting.set(true);
+        *host.connecting_for.borrow_mut() = key;
         Self(Rc::clone(host))
     }
 }
@@ -198,38 +227,32 @@ impl Drop for Connecting {
     }
 }
 
-/// Closes an idle connection with another offer, if there is one.
-fn close_unfit(host: &WorkerHost, offer: Option<&AlpnOffer>) -> bool {
+/// Closes an idle connection that was made for others, if there is one.
+fn close_unfit(host: &WorkerHost, fit: &Fit<'_>) -> bool {
     let mut idle = host.idle.borrow_mut();
-    let unfit = idle.iter().position(|connection| !connection.has_alpn(offer)).map(|position| idle.remove(position));
+    let unfit = idle.iter().position(|connection| !connection.fits(fit)).map(|position| idle.remove(position));
     drop(idle);
     unfit.is_some()
 }
 
-/// The idle connection that was used last, of those with this offer.
-fn take_idle(host: &WorkerHost, offer: Option<&AlpnOffer>) -> Option<h1::Connection> {
+/// The idle connection that was used last, of those that fit.
+fn take_idle(host: &WorkerHost, fit: &Fit<'_>) -> Option<h1::Connection> {
     let mut idle = host.idle.borrow_mut();
-    let position = idle.iter().rposition(|connection| connection.has_alpn(offer))?;
+    let position = idle.iter().rposition(|connection| connection.fits(fit))?;
     Some(idle.remove(position))
 }
 
-fn ready_stream(
-    host: &Rc<WorkerHost>,
-    protocol: UpstreamProtocol,
-    offer: Option<&AlpnOffer>,
-) -> Option<UpstreamStream> {
+fn ready_stream(host: &Rc<WorkerHost>, protocol: UpstreamProtocol, fit: &Fit<'_>) -> Option<UpstreamStream> {
     let options = &host.node.config.http;
     if protocol != UpstreamProtocol::Http1 {
         let connections = host.multiplexed.borrow();
-        if let Some(connection) =
-            connections.iter().find(|connection| connection.has_alpn(offer) && connection.has_room())
-        {
+        if let Some(connection) = connections.iter().find(|connection| connection.fits(fit) && connection.has_room()) {
             return Some(UpstreamStream::H2(Box::new(h2::Stream::new(connection))));
         }
     }
     if protocol != UpstreamProtocol::Http2 {
         loop {
-            let connection = take_idle(host, offer)?;
+            let connection = take_idle(host, fit)?;
             if connection.is_usable() {
                 return Some(UpstreamStream::H1(Box::new(h1::Stream::new(connection, options))));
             }
@@ -238,27 +261,85 @@ fn ready_stream(
     None
 }
 
+/// Makes connections that will be needed soon (`Cluster.preconnect_policy`): as many as the requests of `host` are, times
+/// the ratio. For clusters whose connections are all alike; those that are made for somebody cannot be made in advance.
+pub fn preconnect(worker: &Rc<Worker>, cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>, wanted: Wanted<'_>) {
+    let Some(policy) = host.node.config.preconnect else { return };
+    let protocol = protocol(host, wanted);
+    if !wanted.fit(host).is_plain() || host.connecting.get() {
+        return;
+    }
+    let streams = match protocol {
+        UpstreamProtocol::Http2 => host.node.config.http.http2.max_concurrent_streams.max(1),
+        _ => 1,
+    };
+    let busy = f64::from(host.active.get()) * policy.per_upstream / f64::from(streams);
+    // A request that has no connection yet makes its own.
+    let missing = (busy.ceil() as u32).saturating_sub(host.connections.get().max(host.active.get().div_ceil(streams)));
+    for _ in 0..missing.min(MOST_AT_ONCE) {
+        let Ok(counted) = connect::take_place(cluster, host, wanted.priority) else { return };
+        let spare = Wanted { host: "", alpn: None, connection: None, ..wanted };
+        let (worker, host) = (Rc::clone(worker), Rc::clone(host));
+        tokio::task::spawn_local(async move {
+            // Whoever needs a connection finds out by itself why there is none.
+            if let Ok(Opened::Http1(connection)) = open(&worker, &host, counted, protocol, spare).await
+                && !host.retired.get()
+            {
+                host.idle.borrow_mut().insert(0, *connection);
+                host.released.notify_one();
+            }
+        });
+    }
+}
+
+/// Connections that one request may have made in advance.
+const MOST_AT_ONCE: u32 = 3;
+
+/// A new connection.
+enum Opened {
+    Http1(Box<h1::Connection>),
+    /// It is in the pool already.
+    Http2(Rc<h2::Connection>),
+}
+
+impl Opened {
+    fn stream(self, host: &WorkerHost) -> UpstreamStream {
+        match self {
+            Self::Http1(connection) => {
+                UpstreamStream::H1(Box::new(h1::Stream::new(*connection, &host.node.config.http)))
+            }
+            Self::Http2(connection) => UpstreamStream::H2(Box::new(h2::Stream::new(&connection))),
+        }
+    }
+}
+
 async fn open(
     worker: &Rc<Worker>,
     host: &Rc<WorkerHost>,
     counted: connect::Counted,
     protocol: UpstreamProtocol,
     wanted: Wanted<'_>,
-) -> Result<UpstreamStream, PoolError> {
+) -> Result<Opened, PoolError> {
     let node = Arc::clone(&host.node);
-    let _connecting = (protocol != UpstreamProtocol::Http1).then(|| Connecting::new(host));
     // Envoy offers what the pool speaks unless the context names its own list.
-    let own: Option<Vec<Vec<u8>>> = match node.config.transports().nth(host.host.transport) {
-        Some(UpstreamTransport::Tls(tls)) if tls.common.alpn.is_empty() => Some(match protocol {
-            UpstreamProtocol::Http2 => vec![b"h2".to_vec()],
-            UpstreamProtocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-            UpstreamProtocol::Http1 | UpstreamProtocol::UseDownstream => Vec::new(),
-        }),
-        _ => None,
+    let own: Option<Vec<Vec<u8>>> =
+        match node.config.transports().nth(host.host.transport).and_then(UpstreamTransport::tls) {
+            Some(tls) if tls.common.alpn.is_empty() => Some(match protocol {
+                UpstreamProtocol::Http2 => vec![b"h2".to_vec()],
+                UpstreamProtocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+                UpstreamProtocol::Http1 | UpstreamProtocol::UseDownstream => Vec::new(),
+            }),
+            _ => None,
+        };
+    let fit = wanted.fit(host);
+    let means = Means {
+        alpn: fit.alpn.map(|offer| &**offer).or(own.as_deref()),
+        sni: fit.name.filter(|_| node.config.http.auto_sni),
+        certificate_name: fit.name.filter(|_| node.config.http.auto_san_validation),
+        downstream: fit.proxied.map(|info| &**info),
+        unacknowledged: Some(UNACKNOWLEDGED),
     };
-    let sni = node.config.http.auto_sni.then_some(wanted.host).filter(|host| !host.is_empty());
-    let alpn = offer(host, wanted).map(|offer| &**offer).or(own.as_deref());
-    let connected = connect::connect(&counted, alpn, sni).await?;
+    let connected = connect::connect(&counted, &means).await?;
     let http2 = match protocol {
         UpstreamProtocol::Http2 => true,
         UpstreamProtocol::Auto => connected.alpn.as_deref() == Some(b"h2"),
@@ -266,15 +347,13 @@ async fn open(
     };
     if http2 {
         let connection = h2::Connection::start(worker, connected, counted, &node.config.http).await?;
-        let stream = h2::Stream::new(&connection);
         if !host.retired.get() {
-            host.multiplexed.borrow_mut().push(connection);
+            host.multiplexed.borrow_mut().push(Rc::clone(&connection));
             // It has room for more than the request that made it.
             host.released.notify_waiters();
         }
-        return Ok(UpstreamStream::H2(Box::new(stream)));
+        return Ok(Opened::Http2(connection));
     }
     let link = Link::new(Rc::clone(worker), connected.begin(worker, &counted));
-    let connection = h1::Connection::new(link, counted);
-    Ok(UpstreamStream::H1(Box::new(h1::Stream::new(connection, &node.config.http))))
+    Ok(Opened::Http1(Box::new(h1::Connection::new(link, counted))))
 }

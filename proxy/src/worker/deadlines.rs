@@ -34,9 +34,11 @@ pub enum Limit {
     Idle,
     /// The life of a connection.
     ConnectionDuration,
+    /// An endpoint acknowledging what was sent to it.
+    Acknowledgement,
 }
 
-const LIMITS: [Limit; 8] = [
+const LIMITS: [Limit; 9] = [
     Limit::RequestHeaders,
     Limit::Request,
     Limit::StreamIdle,
@@ -45,6 +47,7 @@ const LIMITS: [Limit; 8] = [
     Limit::StreamDuration,
     Limit::Idle,
     Limit::ConnectionDuration,
+    Limit::Acknowledgement,
 ];
 
 /// Free deadlines kept; more are freed.

@@ -37,6 +37,7 @@ use crate::process::Process;
 use crate::stats::{Scope, names};
 use crate::tcp::stats::TcpStats;
 use crate::upstream::clusters::WorkerClusters;
+use crate::upstream::dns_cache::WorkerCaches;
 use buffer::BufferPool;
 use connections::Connections;
 use random::Random;
@@ -94,6 +95,8 @@ pub struct Worker {
     pub random: Random,
     /// Endpoints, pools and cluster stats.
     pub clusters: WorkerClusters,
+    /// Names that have been resolved for dynamic forward proxies.
+    pub dns: WorkerCaches,
     /// Free message heads.
     pub heads: heads::Heads,
     /// Free time limits.
@@ -129,6 +132,7 @@ impl Worker {
             buffers: BufferPool::default(),
             random: Random::new(),
             clusters: WorkerClusters::default(),
+            dns: WorkerCaches::default(),
             heads: heads::Heads::default(),
             deadlines: deadlines::FreeDeadlines::new(rescaling),
             date: date::Date::default(),

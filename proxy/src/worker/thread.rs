@@ -75,6 +75,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
             _ = sweep.tick() => {
                 worker.buffers.shrink();
                 worker.clusters.sweep(std::time::Instant::now());
+                worker.dns.sweep();
             }
         }
     }

@@ -9,6 +9,7 @@ pub mod original_dst;
 pub mod process;
 pub mod sockopt;
 pub mod splice;
+pub mod tcp_info;
 pub mod unix;
 
 use std::io;

@@ -8,13 +8,14 @@ use std::time::Duration;
 use outrigger_api::pb::envoy::config::cluster::v3 as pb;
 use outrigger_api::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrigger_api::pb::envoy::extensions::clusters as extensions;
+use outrigger_api::pb::envoy::r#type::metadata::v3::{MetadataKey, metadata_key};
 use outrigger_api::pb::google::protobuf::{Duration as WireDuration, UInt32Value};
 use pb::cluster::{ClusterDiscoveryType, DiscoveryType, OriginalDstLbConfig};
 
 pub(super) use super::dns::DnsFields;
 use super::dns::{dns_cluster, dns_options};
 use super::endpoints::{named_assignment, resolved_assignment};
-use super::{Assignment, Discovery, DnsOptions, OriginalDstOptions};
+use super::{Assignment, Discovery, DnsCache, DnsOptions, MetadataPath, OriginalDstOptions};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::header_mutations::header_name;
@@ -34,7 +35,7 @@ pub(super) struct DiscoveryFields<'a> {
 }
 
 /// Reads where the endpoints of the cluster `at` come from.
-pub(super) fn discovery(context: &Context<'_>, at: &FieldPath<'_>, wire: DiscoveryFields<'_>) -> Parsed<Discovery> {
+pub(super) fn discovery(context: &Context<'_>, at: &FieldPath<'_>, wire: DiscoveryFields<'_>) -> Parsed<Custom> {
     let DiscoveryFields { cluster_name, kind, eds, assignment, original_dst, cleanup_interval, dns } = wire;
     if eds.is_some() && !is_eds(&kind) {
         return Err(at.field("eds_cluster_config").reject("is for clusters of type EDS"));
@@ -49,7 +50,7 @@ pub(super) fn discovery(context: &Context<'_>, at: &FieldPath<'_>, wire: Discove
         None => DiscoveryType::Static,
     };
     let assignment_at = at.field("load_assignment");
-    match kind {
+    let discovery: Parsed<Discovery> = match kind {
         DiscoveryType::Static => Ok(Discovery::Static(Arc::new(match assignment {
             None => Assignment::empty(cluster_name),
             Some(assignment) => resolved_assignment(&assignment_at, assignment)?,
@@ -67,7 +68,8 @@ pub(super) fn discovery(context: &Context<'_>, at: &FieldPath<'_>, wire: Discove
             let config = original_dst.unwrap_or_default();
             self::original_dst(at, &at.field("original_dst_lb_config"), config, cleanup_interval)
         }
-    }
+    };
+    discovery.map(Custom::from)
 }
 
 fn is_eds(kind: &Option<ClusterDiscoveryType>) -> bool {
@@ -140,9 +142,9 @@ fn original_dst(
     cleanup_interval: Option<WireDuration>,
 ) -> Parsed<Discovery> {
     decide!(wire, at, OriginalDstLbConfig as "envoy.config.cluster.v3.Cluster.OriginalDstLbConfig" {
-        implemented: use_http_header, http_header_name, upstream_port_override;
+        implemented: use_http_header, http_header_name, upstream_port_override, metadata_key;
         no_effect: ;
-        unsupported: metadata_key;
+        unsupported: ;
     });
     let header_at = at.field("http_header_name");
     let http_header = match (use_http_header, http_header_name.as_str()) {
@@ -155,6 +157,7 @@ fn original_dst(
     Ok(Discovery::OriginalDst(OriginalDstOptions {
         http_header,
         upstream_port_override: port_override(&at.field("upstream_port_override"), upstream_port_override)?,
+        metadata: metadata_key.map(|wire| metadata_path(&at.field("metadata_key"), wire)).transpose()?,
         cleanup_interval: match cleanup_interval {
             None => DEFAULT_CLEANUP,
             Some(interval) => wire::positive_duration(&cleanup_at, interval)?,
@@ -168,6 +171,70 @@ fn port_override(at: &FieldPath<'_>, wire: Option<UInt32Value>) -> Parsed<Option
     Ok(Some(port))
 }
 
+fn metadata_path(at: &FieldPath<'_>, wire: MetadataKey) -> Parsed<MetadataPath> {
+    let MetadataKey { key, path } = wire;
+    if key.is_empty() {
+        return Err(at.field("key").reject("must not be empty"));
+    }
+    let path_at = at.field("path");
+    if path.is_empty() {
+        return Err(path_at.reject("must not be empty"));
+    }
+    let keys = wire::each(&path_at, path, |at, segment| match segment.segment {
+        Some(metadata_key::path_segment::Segment::Key(key)) if !key.is_empty() => Ok(key),
+        _ => Err(at.field("key").reject("must not be empty")),
+    })?;
+    Ok(MetadataPath { namespace: key.into(), keys })
+}
+
+fn aggregate(at: &FieldPath<'_>, wire: extensions::aggregate::v3::ClusterConfig) -> Parsed<Discovery> {
+    decide!(wire, at, extensions::aggregate::v3::ClusterConfig as "envoy.extensions.clusters.aggregate.v3.ClusterConfig" {
+        implemented: clusters;
+        no_effect: ;
+        unsupported: ;
+    });
+    if clusters.is_empty() {
+        return Err(at.field("clusters").reject("must not be empty"));
+    }
+    Ok(Discovery::Aggregate(clusters.into_iter().map(Arc::from).collect()))
+}
+
+fn dynamic_forward(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: extensions::dynamic_forward_proxy::v3::ClusterConfig,
+) -> Parsed<Custom> {
+    use extensions::dynamic_forward_proxy::v3::cluster_config::ClusterImplementationSpecifier as Kind;
+    decide!(wire, at, extensions::dynamic_forward_proxy::v3::ClusterConfig
+        as "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig" {
+        implemented: allow_insecure_cluster_options, cluster_implementation_specifier;
+        no_effect: ;
+        unsupported: allow_coalesced_connections;
+    });
+    match cluster_implementation_specifier {
+        Some(Kind::DnsCacheConfig(wire)) => {
+            let cache = DnsCache::parse(context, &at.field("dns_cache_config"), wire)?;
+            let discovery = Discovery::DynamicForward(Arc::new(cache));
+            Ok(Custom { discovery, insecure_names: allow_insecure_cluster_options })
+        }
+        Some(Kind::SubClustersConfig(_)) => Err(at.field("sub_clusters_config").unsupported()),
+        None => Err(at.field("dns_cache_config").reject("is required")),
+    }
+}
+
+/// What a cluster type that is an extension says.
+pub(super) struct Custom {
+    pub discovery: Discovery,
+    /// A dynamic forward proxy may do without `auto_sni` and `auto_san_validation`.
+    pub insecure_names: bool,
+}
+
+impl From<Discovery> for Custom {
+    fn from(discovery: Discovery) -> Self {
+        Self { discovery, insecure_names: false }
+    }
+}
+
 /// A cluster type given as an extension.
 fn custom_type(
     context: &Context<'_>,
@@ -176,7 +243,7 @@ fn custom_type(
     assignment: Option<ClusterLoadAssignment>,
     original_dst: Option<OriginalDstLbConfig>,
     cleanup_interval: Option<WireDuration>,
-) -> Parsed<Discovery> {
+) -> Parsed<Custom> {
     let type_at = at.field("cluster_type");
     let pb::cluster::CustomClusterType { name, typed_config } = wire;
     if name.is_empty() {
@@ -192,10 +259,18 @@ fn custom_type(
         "envoy.extensions.clusters.dns.v3.DnsCluster" => {
             let (dns, single_endpoint) = dns_cluster(context, &config_at, wire::decode(&config_at, &config)?)?;
             if single_endpoint {
-                logical_dns(&assignment_at, assignment, dns)
+                logical_dns(&assignment_at, assignment, dns).map(Custom::from)
             } else {
-                strict_dns(&assignment_at, &name, assignment, dns)
+                strict_dns(&assignment_at, &name, assignment, dns).map(Custom::from)
             }
+        }
+        "envoy.extensions.clusters.aggregate.v3.ClusterConfig" => {
+            refuse_assignment(&assignment_at, &assignment, "envoy.clusters.aggregate")?;
+            aggregate(&config_at, wire::decode(&config_at, &config)?).map(Custom::from)
+        }
+        "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig" => {
+            refuse_assignment(&assignment_at, &assignment, "envoy.clusters.dynamic_forward_proxy")?;
+            dynamic_forward(context, &config_at, wire::decode(&config_at, &config)?)
         }
         "envoy.extensions.clusters.original_dst.v3.OriginalDstCluster" => {
             refuse_assignment(&assignment_at, &assignment, "ORIGINAL_DST")?;
@@ -210,7 +285,7 @@ fn custom_type(
                 unsupported: ;
             });
             let older = OriginalDstLbConfig { use_http_header, http_header_name, upstream_port_override, metadata_key };
-            self::original_dst(at, &config_at, older, cleanup_interval)
+            self::original_dst(at, &config_at, older, cleanup_interval).map(Custom::from)
         }
         _ => Err(config_at.reject(format!("cluster type {:?} is not supported", config.type_url))),
     }

@@ -32,15 +32,7 @@ pub(super) struct DnsFields {
 
 /// Reads the older fields of the cluster `at`.
 pub(super) fn dns_options(context: &Context<'_>, at: &FieldPath<'_>, wire: DnsFields) -> Parsed<DnsOptions> {
-    let family_at = at.field("dns_lookup_family");
-    use cluster::DnsLookupFamily as Wire;
-    let family = match Wire::try_from(wire.family).map_err(|_| wire::unknown_enum(&family_at, wire.family))? {
-        Wire::Auto => DnsFamily::Auto,
-        Wire::V4Only => DnsFamily::V4Only,
-        Wire::V6Only => DnsFamily::V6Only,
-        Wire::V4Preferred => DnsFamily::V4Preferred,
-        Wire::All => DnsFamily::All,
-    };
+    let family = family(&at.field("dns_lookup_family"), wire.family)?;
     let refresh_rate = refresh_rate(&at.field("dns_refresh_rate"), wire.refresh_rate)?;
     let failure_at = at.field("dns_failure_refresh_rate");
     let failure = match wire.failure_refresh_rate {
@@ -56,8 +48,21 @@ pub(super) fn dns_options(context: &Context<'_>, at: &FieldPath<'_>, wire: DnsFi
         failure_base_interval: failure.0,
         failure_max_interval: failure.1,
         respect_ttl: wire.respect_ttl,
+        min_refresh_rate: None,
         family,
         resolver,
+    })
+}
+
+/// Source: `Cluster.DnsLookupFamily`.
+pub(super) fn family(at: &FieldPath<'_>, wire: i32) -> Parsed<DnsFamily> {
+    use cluster::DnsLookupFamily as Wire;
+    Ok(match Wire::try_from(wire).map_err(|_| wire::unknown_enum(at, wire))? {
+        Wire::Auto => DnsFamily::Auto,
+        Wire::V4Only => DnsFamily::V4Only,
+        Wire::V6Only => DnsFamily::V6Only,
+        Wire::V4Preferred => DnsFamily::V4Preferred,
+        Wire::All => DnsFamily::All,
     })
 }
 
@@ -69,9 +74,9 @@ pub(super) fn dns_cluster(
 ) -> Parsed<(DnsOptions, bool)> {
     decide!(wire, at, dns::DnsCluster as "envoy.extensions.clusters.dns.v3.DnsCluster" {
         implemented: dns_refresh_rate, dns_failure_refresh_rate, respect_dns_ttl, dns_jitter,
-            typed_dns_resolver_config, dns_lookup_family, all_addresses_in_single_endpoint;
+            typed_dns_resolver_config, dns_lookup_family, all_addresses_in_single_endpoint, dns_min_refresh_rate;
         no_effect: ;
-        unsupported: dns_min_refresh_rate;
+        unsupported: ;
     });
     let family_at = at.field("dns_lookup_family");
     let family = match DnsLookupFamily::try_from(dns_lookup_family)
@@ -101,6 +106,7 @@ pub(super) fn dns_cluster(
         failure_base_interval: failure.0,
         failure_max_interval: failure.1,
         respect_ttl: respect_dns_ttl,
+        min_refresh_rate: min_refresh_rate(&at.field("dns_min_refresh_rate"), dns_min_refresh_rate)?,
         family,
         resolver,
     };
@@ -111,11 +117,19 @@ fn refresh_rate(at: &FieldPath<'_>, wire: Option<WireDuration>) -> Parsed<Durati
     wire.map_or(Ok(DEFAULT_REFRESH_RATE), |wire| above_a_millisecond(at, wire))
 }
 
+fn min_refresh_rate(at: &FieldPath<'_>, wire: Option<WireDuration>) -> Parsed<Option<Duration>> {
+    let Some(wire) = wire else { return Ok(None) };
+    match wire::duration(at, wire)? {
+        rate if rate >= Duration::from_secs(1) => Ok(Some(rate)),
+        rate => Err(at.reject(format!("{rate:?} is below 1s"))),
+    }
+}
+
 fn jitter(at: &FieldPath<'_>, wire: Option<WireDuration>) -> Parsed<Duration> {
     wire.map_or(Ok(Duration::ZERO), |wire| wire::duration(at, wire))
 }
 
-fn failure_rate(
+pub(super) fn failure_rate(
     at: &FieldPath<'_>,
     base: Option<WireDuration>,
     max: Option<WireDuration>,
@@ -134,6 +148,11 @@ fn failure_rate(
         return Err(max_at.reject(format!("{max:?} must not be below base_interval, {base:?}")));
     }
     Ok((base, max))
+}
+
+/// A refresh rate.
+pub(super) fn positive(at: &FieldPath<'_>, wire: WireDuration) -> Parsed<Duration> {
+    above_a_millisecond(at, wire)
 }
 
 fn above_a_millisecond(at: &FieldPath<'_>, wire: WireDuration) -> Parsed<Duration> {

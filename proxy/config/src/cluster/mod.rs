@@ -4,8 +4,11 @@
 
 mod balancing;
 mod concurrency;
+#[cfg(test)]
+mod custom_tests;
 mod discovery;
 mod dns;
+mod dns_cache;
 mod endpoints;
 mod error_matcher;
 mod health_check;
@@ -36,11 +39,12 @@ pub use balancing::{
 };
 pub(crate) use concurrency::queue_hints;
 pub use concurrency::{Caller, Concurrency, OverLimit, PriorityClass, QueueHints};
+pub use dns_cache::DnsCache;
 pub use error_matcher::ErrorMatcher;
 pub use health_check::{CheckIntervals, EndpointCheck, HealthCheck};
 pub use health_check_probe::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProxyProtocolVersion, TcpProbe};
 pub use outlier::{Consecutive, Ejection, FailurePercentage, OutlierDetection, SuccessRate};
-pub use transport::{TransportMatch, UpstreamTransport};
+pub use transport::{Preconnect, ProxiedTransport, ProxyHeaderSettings, TlvFilter, TransportMatch, UpstreamTransport};
 
 /// A cluster, checked.
 #[derive(Clone, Debug)]
@@ -71,6 +75,12 @@ pub struct Cluster {
     pub transport_matches: Vec<TransportMatch>,
     /// SO_KEEPALIVE of its connections.
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// In which order the addresses of an endpoint are tried.
+    pub happy_eyeballs: HappyEyeballs,
+    /// Connections that are made before they are needed.
+    pub preconnect: Option<Preconnect>,
+    /// Each downstream connection has upstream connections of its own.
+    pub pool_per_downstream: bool,
     /// Source address of its connections.
     pub bind: Option<Box<BindConfig>>,
     /// Share of healthy endpoints under which all are used; 50 % unless given, 0 never.
@@ -106,6 +116,45 @@ pub enum Discovery {
     Eds { service_name: Arc<str>, source: ConfigSource },
     /// The original destination of the downstream connection.
     OriginalDst(OriginalDstOptions),
+    /// Those of other clusters, in this order (`envoy.clusters.aggregate`).
+    Aggregate(Arc<[Arc<str>]>),
+    /// Whatever name a request or connection asks for (`envoy.clusters.dynamic_forward_proxy`).
+    DynamicForward(Arc<DnsCache>),
+}
+
+impl Discovery {
+    /// The cluster itself says where requests go; there is no balancing policy.
+    pub fn provides_choice(&self) -> bool {
+        matches!(self, Self::OriginalDst(_) | Self::Aggregate(_) | Self::DynamicForward(_))
+    }
+
+    /// Its name in messages, for a type that brings its own policy.
+    pub(crate) fn type_name(&self) -> &'static str {
+        match self {
+            Self::Static(_) => "STATIC",
+            Self::StrictDns { .. } => "STRICT_DNS",
+            Self::LogicalDns { .. } => "LOGICAL_DNS",
+            Self::Eds { .. } => "EDS",
+            Self::OriginalDst(_) => "ORIGINAL_DST",
+            Self::Aggregate(_) => "envoy.clusters.aggregate",
+            Self::DynamicForward(_) => "envoy.clusters.dynamic_forward_proxy",
+        }
+    }
+}
+
+/// Which address of an endpoint comes first. Source: `UpstreamConnectionOptions.HappyEyeballsConfig`, RFC 8305.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HappyEyeballs {
+    /// IPv6 first, or IPv4; the family of the first address when `None`.
+    pub first_is_ipv6: Option<bool>,
+    /// So many addresses of the first family come before the first of the other; 1 unless given.
+    pub first_count: u32,
+}
+
+impl Default for HappyEyeballs {
+    fn default() -> Self {
+        Self { first_is_ipv6: None, first_count: 1 }
+    }
 }
 
 /// DNS settings of a cluster.
@@ -121,6 +170,8 @@ pub struct DnsOptions {
     pub failure_max_interval: Duration,
     /// The answer's TTL replaces the refresh rate.
     pub respect_ttl: bool,
+    /// The shortest wait that a TTL can ask for.
+    pub min_refresh_rate: Option<Duration>,
     /// Which addresses to ask for.
     pub family: DnsFamily,
     /// How names are resolved; as the bootstrap says when `None`.
@@ -150,8 +201,19 @@ pub struct OriginalDstOptions {
     pub http_header: Option<Arc<str>>,
     /// Replaces the destination's port.
     pub upstream_port_override: Option<u16>,
+    /// The destination may stand in dynamic metadata.
+    pub metadata: Option<MetadataPath>,
     /// Unused endpoints are forgotten after this; 5 s unless given.
     pub cleanup_interval: Duration,
+}
+
+/// Source: `envoy.type.metadata.v3.MetadataKey`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MetadataPath {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// From its object to the value; at least one key.
+    pub keys: Vec<String>,
 }
 
 /// Both priorities.
@@ -237,7 +299,7 @@ pub struct BindConfig {
     /// Source address.
     pub source: Option<std::net::SocketAddr>,
     /// Source addresses for destinations of the other family.
-    pub extra_sources: Vec<std::net::SocketAddr>,
+    pub extra_sources: Vec<SourceAddress>,
     /// IP_FREEBIND.
     pub freebind: bool,
     /// Set before connecting.
@@ -247,9 +309,27 @@ pub struct BindConfig {
 impl BindConfig {
     /// The source address for connections to `destination`: the first of its family.
     pub fn source_for(&self, destination: std::net::SocketAddr) -> Option<std::net::SocketAddr> {
-        let fits = |source: &&std::net::SocketAddr| source.is_ipv4() == destination.is_ipv4();
-        self.source.iter().chain(&self.extra_sources).find(fits).copied()
+        let extra = self.extra_sources.iter().map(|extra| &extra.address);
+        self.source.iter().chain(extra).find(|source| source.is_ipv4() == destination.is_ipv4()).copied()
     }
+
+    /// The options of sockets to `destination`: those of its source address, if that has its own.
+    pub fn options_for(&self, destination: std::net::SocketAddr) -> &[SocketOption] {
+        let of_source = match self.source {
+            Some(source) if source.is_ipv4() == destination.is_ipv4() => None,
+            _ => self.extra_sources.iter().find(|extra| extra.address.is_ipv4() == destination.is_ipv4()),
+        };
+        of_source.and_then(|extra| extra.socket_options.as_deref()).unwrap_or(&self.socket_options)
+    }
+}
+
+/// A further source address. Source: `ExtraSourceAddress`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceAddress {
+    /// The address.
+    pub address: std::net::SocketAddr,
+    /// In place of the others, if given.
+    pub socket_options: Option<Vec<SocketOption>>,
 }
 
 /// The endpoints of a cluster, checked.

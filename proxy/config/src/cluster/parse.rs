@@ -6,18 +6,19 @@
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::cluster::v3 as pb;
+use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::config::core::v3::TypedExtensionConfig;
-use outrigger_api::pb::google::protobuf::BoolValue;
+use outrigger_api::pb::google::protobuf::{BoolValue, DoubleValue};
 
 use super::balancing::{BalancingFields, ReadBalancing, balancing};
 use super::concurrency::{Carriers, concurrency};
-use super::discovery::{DiscoveryFields, DnsFields, discovery};
+use super::discovery::{Custom, DiscoveryFields, DnsFields, discovery};
 use super::health_check::health_checks;
 use super::http::{HttpFields, ReadHttp, upstream_http};
 use super::limits::circuit_breakers;
 use super::outlier::outlier_detection;
 use super::transport::transport_matches;
-use super::{Cluster, Discovery, LoadBalancing, UpstreamProtocol, UpstreamTransport};
+use super::{Cluster, Discovery, HappyEyeballs, LoadBalancing, Preconnect, UpstreamProtocol, UpstreamTransport};
 use crate::address_parse::{bind_config, tcp_keepalive};
 use crate::context::Context;
 use crate::decide::decide;
@@ -45,15 +46,14 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
             dns_resolution_config, typed_dns_resolver_config, wait_for_warm_on_init, cleanup_interval,
             upstream_bind_config, common_lb_config, transport_socket, transport_socket_matches, protocol_selection,
             upstream_connection_options, ignore_health_on_host_removal, load_balancing_policy, upstream_config,
-            cluster_discovery_type, lb_config, lb_subset_config, outlier_detection,
+            cluster_discovery_type, lb_config, preconnect_policy, connection_pool_per_downstream_connection, lb_subset_config, outlier_detection,
             health_checks, metadata, filters, close_connections_on_host_health_failure;
         no_effect: stats_matcher = "the bootstrap's stats matcher holds for all clusters",
             lrs_report_endpoint_metrics = "load reports are not sent",
             track_timeout_budgets = "these stats are not kept",
             track_cluster_stats = "these stats are not kept";
         unsupported: transport_socket_matcher, per_connection_buffer_high_watermark_timeout,
-            lrs_server, preconnect_policy,
-            connection_pool_per_downstream_connection, queuing_policies;
+            lrs_server, queuing_policies;
     });
     if name.is_empty() {
         return Err(at.field("name").reject("must not be empty"));
@@ -69,7 +69,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
     };
     let ReadBalancing { policy, options, original_dst, healthy_panic_threshold, update_merge_window } =
         balancing(context, at, fields)?;
-    let discovery = discovery(
+    let Custom { discovery, insecure_names } = discovery(
         context,
         at,
         DiscoveryFields {
@@ -97,6 +97,11 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         None => UpstreamTransport::Raw,
         Some(socket) => upstream_transport_socket(context, &at.field("transport_socket"), socket)?,
     };
+    let forwards = matches!(discovery, Discovery::DynamicForward(_));
+    // Names that requests bring have to be checked, unless somebody says that they need not be.
+    let http_defaults =
+        core::UpstreamHttpProtocolOptions { auto_sni: true, auto_san_validation: true, ..Default::default() };
+    let upstream_http_protocol_options = upstream_http_protocol_options.or_else(|| forwards.then_some(http_defaults));
     let ReadHttp { http, max_requests_per_connection, concurrency: typed } = upstream_http(
         context,
         at,
@@ -110,12 +115,22 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
             max_requests_per_connection,
         },
     )?;
-    if http.protocol == UpstreamProtocol::Auto && matches!(transport, UpstreamTransport::Raw) {
+    if http.protocol == UpstreamProtocol::Auto && transport.tls().is_none() {
         return Err(at.field("typed_extension_protocol_options").reject("auto_config needs a TLS transport_socket"));
     }
     let (circuit_breakers, per_host) =
         self::circuit_breakers(&at.field("circuit_breakers"), circuit_breakers.unwrap_or_default())?;
     let concurrency = self::concurrency(context, at, Carriers { typed, metadata: metadata.as_ref(), per_host })?;
+    if concurrency.is_some() && matches!(discovery, Discovery::DynamicForward(_) | Discovery::Aggregate(_)) {
+        let reason = format!("concurrency options are not supported for a cluster of type {}", discovery.type_name());
+        return Err(at.field("cluster_type").reject(reason));
+    }
+    if forwards && !insecure_names && !(http.auto_sni && http.auto_san_validation) {
+        let reason = "must have auto_sni and auto_san_validation unless allow_insecure_cluster_options is set";
+        return Err(at.field("typed_extension_protocol_options").reject(reason));
+    }
+    let ConnectionOptions { tcp_keepalive, happy_eyeballs } =
+        connection_options(&at.field("upstream_connection_options"), upstream_connection_options.unwrap_or_default())?;
     let connect_at = at.field("connect_timeout");
     Ok(Cluster {
         stat_name: if alt_stat_name.is_empty() { name.as_str().into() } else { alt_stat_name.into() },
@@ -138,10 +153,13 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
             &at.field("transport_socket_matches"),
             transport_socket_matches,
         )?,
-        tcp_keepalive: match upstream_connection_options {
+        tcp_keepalive,
+        happy_eyeballs,
+        preconnect: match preconnect_policy {
             None => None,
-            Some(options) => keepalive(&at.field("upstream_connection_options"), options)?,
+            Some(wire) => preconnect(&at.field("preconnect_policy"), wire)?,
         },
+        pool_per_downstream: connection_pool_per_downstream_connection,
         bind: match upstream_bind_config {
             None => None,
             Some(config) => Some(Box::new(bind_config(&at.field("upstream_bind_config"), config)?)),
@@ -181,28 +199,87 @@ fn check_upstream_config(context: &Context<'_>, at: &FieldPath<'_>, wire: Option
     }
 }
 
-/// Only clusters of type ORIGINAL_DST bring a policy of their own, and they know no other.
+/// Some cluster types bring a policy of their own, and they know no other.
 fn check_policy_fits(at: &FieldPath<'_>, discovery: &Discovery, policy: &LoadBalancing) -> Parsed<()> {
-    let original_dst = matches!(discovery, Discovery::OriginalDst(_));
     let provided = *policy == LoadBalancing::ClusterProvided;
-    match (original_dst, provided) {
-        (true, false) => Err(at.reject("must be CLUSTER_PROVIDED for a cluster of type ORIGINAL_DST")),
-        (false, true) => Err(at.reject("CLUSTER_PROVIDED is for clusters of type ORIGINAL_DST")),
+    match (discovery.provides_choice(), provided) {
+        (true, false) => {
+            let kind = discovery.type_name();
+            Err(at.reject(format!("must be CLUSTER_PROVIDED for a cluster of type {kind}")))
+        }
+        (false, true) => {
+            let kind = discovery.type_name();
+            Err(at.reject(format!("CLUSTER_PROVIDED is not for clusters of type {kind}, which leave the choice open")))
+        }
         (true, true) | (false, false) => Ok(()),
     }
 }
 
-fn keepalive(at: &FieldPath<'_>, wire: pb::UpstreamConnectionOptions) -> Parsed<Option<TcpKeepalive>> {
+/// What holds for each new connection.
+struct ConnectionOptions {
+    tcp_keepalive: Option<TcpKeepalive>,
+    happy_eyeballs: HappyEyeballs,
+}
+
+fn connection_options(at: &FieldPath<'_>, wire: pb::UpstreamConnectionOptions) -> Parsed<ConnectionOptions> {
     decide!(wire, at, pb::UpstreamConnectionOptions as "envoy.config.cluster.v3.UpstreamConnectionOptions" {
-        implemented: tcp_keepalive;
-        no_effect: set_local_interface_name_on_upstream_connections = "no extension reads the interface name",
-            happy_eyeballs_config = "addresses are tried in the order that discovery gives them";
+        implemented: tcp_keepalive, happy_eyeballs_config;
+        no_effect: set_local_interface_name_on_upstream_connections = "no extension reads the interface name";
         unsupported: ;
     });
-    match tcp_keepalive {
-        None => Ok(None),
-        Some(settings) => self::tcp_keepalive(&at.field("tcp_keepalive"), settings),
+    let happy_at = at.field("happy_eyeballs_config");
+    Ok(ConnectionOptions {
+        tcp_keepalive: match tcp_keepalive {
+            None => None,
+            Some(settings) => self::tcp_keepalive(&at.field("tcp_keepalive"), settings)?,
+        },
+        happy_eyeballs: happy_eyeballs_config
+            .map_or(Ok(HappyEyeballs::default()), |wire| happy_eyeballs(&happy_at, wire))?,
+    })
+}
+
+fn happy_eyeballs(
+    at: &FieldPath<'_>,
+    wire: pb::upstream_connection_options::HappyEyeballsConfig,
+) -> Parsed<HappyEyeballs> {
+    use pb::upstream_connection_options::FirstAddressFamilyVersion as Version;
+    decide!(wire, at, pb::upstream_connection_options::HappyEyeballsConfig
+        as "envoy.config.cluster.v3.UpstreamConnectionOptions.HappyEyeballsConfig" {
+        implemented: first_address_family_version, first_address_family_count;
+        no_effect: ;
+        unsupported: ;
+    });
+    let version_at = at.field("first_address_family_version");
+    let unknown = |_| wire::unknown_enum(&version_at, first_address_family_version);
+    let count_at = at.field("first_address_family_count");
+    Ok(HappyEyeballs {
+        first_is_ipv6: match Version::try_from(first_address_family_version).map_err(unknown)? {
+            Version::Default => None,
+            Version::V4 => Some(false),
+            Version::V6 => Some(true),
+            // An address of another kind has no other family.
+            Version::Pipe | Version::Internal => return Err(version_at.reject("is not supported: neither V4 nor V6")),
+        },
+        first_count: wire::number_within(&count_at, first_address_family_count, 1..=u32::MAX)?.unwrap_or(1),
+    })
+}
+
+fn preconnect(at: &FieldPath<'_>, wire: pb::cluster::PreconnectPolicy) -> Parsed<Option<Preconnect>> {
+    decide!(wire, at, pb::cluster::PreconnectPolicy as "envoy.config.cluster.v3.Cluster.PreconnectPolicy" {
+        implemented: per_upstream_preconnect_ratio, predictive_preconnect_ratio;
+        no_effect: ;
+        unsupported: preconnect_enabled_metadata;
+    });
+    let ratio = |field: &'static str, wire: Option<DoubleValue>| match wire {
+        None => Ok(1.0),
+        Some(DoubleValue { value }) if (1.0..=3.0).contains(&value) => Ok(value),
+        Some(DoubleValue { value }) => Err(at.field(field).reject(format!("{value} is not within 1 to 3"))),
+    };
+    let per_upstream = ratio("per_upstream_preconnect_ratio", per_upstream_preconnect_ratio)?;
+    if ratio("predictive_preconnect_ratio", predictive_preconnect_ratio)? > 1.0 {
+        return Err(at.field("predictive_preconnect_ratio").reject("is not supported: nothing above 1"));
     }
+    Ok((per_upstream > 1.0).then_some(Preconnect { per_upstream }))
 }
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -323,7 +323,10 @@ fn clusters_that_are_refused() {
             "lb_policy: LOAD_BALANCING_POLICY_CONFIG",
             "load_balancing_policy: is required with LOAD_BALANCING_POLICY_CONFIG",
         ),
-        ("lb_policy: CLUSTER_PROVIDED", "lb_policy: CLUSTER_PROVIDED is for clusters of type ORIGINAL_DST"),
+        (
+            "lb_policy: CLUSTER_PROVIDED",
+            "lb_policy: CLUSTER_PROVIDED is not for clusters of type STATIC, which leave the choice open",
+        ),
         ("type: ORIGINAL_DST", "lb_policy: must be CLUSTER_PROVIDED for a cluster of type ORIGINAL_DST"),
         (
             "lb_policy: LEAST_REQUEST, least_request_lb_config: {choice_count: 1}",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use outrigger_api::pb::envoy::config::cluster::v3 as pb;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 
-use super::{Cluster, LbMetadata};
+use super::{Cluster, LbMetadata, ProxyProtocolVersion};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
@@ -22,6 +22,77 @@ pub enum UpstreamTransport {
     Raw,
     /// TLS.
     Tls(Arc<UpstreamTls>),
+    /// One of the others, after a header that says who is connecting.
+    Proxied(Arc<ProxiedTransport>),
+}
+
+/// Source: `envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport`.
+#[derive(Clone, Debug)]
+pub struct ProxiedTransport {
+    /// What is sent first.
+    pub header: ProxyHeaderSettings,
+    /// What follows; never proxied again.
+    pub inner: UpstreamTransport,
+}
+
+/// How a PROXY protocol header is written. Source: `envoy.config.core.v3.ProxyProtocolConfig`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProxyHeaderSettings {
+    /// Which form.
+    pub version: ProxyProtocolVersion,
+    /// Which of the TLVs that came with the downstream connection are passed on.
+    pub pass: TlvFilter,
+    /// Further TLVs, in order: type and value.
+    pub added: Vec<(u8, Arc<[u8]>)>,
+}
+
+/// Source: `envoy.config.core.v3.ProxyProtocolPassThroughTLVs`.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub enum TlvFilter {
+    /// None of them.
+    #[default]
+    Nothing,
+    /// All of them.
+    All,
+    /// Those of these types.
+    Types(Vec<u8>),
+}
+
+impl TlvFilter {
+    /// Whether TLVs of this type are taken.
+    pub fn takes(&self, kind: u8) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::All => true,
+            Self::Types(types) => types.contains(&kind),
+        }
+    }
+}
+
+impl UpstreamTransport {
+    /// The TLS context, if there is TLS.
+    pub fn tls(&self) -> Option<&Arc<UpstreamTls>> {
+        match self {
+            Self::Raw => None,
+            Self::Tls(tls) => Some(tls),
+            Self::Proxied(proxied) => proxied.inner.tls(),
+        }
+    }
+
+    /// The header that goes first, if there is one.
+    pub fn proxy_header(&self) -> Option<&ProxyHeaderSettings> {
+        match self {
+            Self::Raw | Self::Tls(_) => None,
+            Self::Proxied(proxied) => Some(&proxied.header),
+        }
+    }
+}
+
+/// Source: `Cluster.PreconnectPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preconnect {
+    /// Connections to an endpoint for each request that it has; above 1.
+    pub per_upstream: f64,
 }
 
 /// A transport for endpoints that say of themselves what it asks for. Source: `Cluster.TransportSocketMatch`.

@@ -16,6 +16,7 @@ use super::{ListenerFilter, ListenerFilterKind, ListenerFilterPredicate, ProxyPr
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
+use crate::tls::tlv_filter;
 use crate::wire;
 
 impl ListenerFilter {
@@ -92,10 +93,10 @@ fn tls_inspector(at: &FieldPath<'_>, wire: tls_inspector::TlsInspector) -> Parse
 
 fn proxy_protocol(at: &FieldPath<'_>, wire: proxy_protocol::ProxyProtocol) -> Parsed<ProxyProtocol> {
     decide!(wire, at, proxy_protocol::ProxyProtocol as "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" {
-        implemented: allow_requests_without_proxy_protocol, disallowed_versions;
+        implemented: allow_requests_without_proxy_protocol, disallowed_versions, pass_through_tlvs;
         no_effect: stat_prefix = "the filter has no counters of its own",
             tlv_location = "without rules no TLV is kept";
-        unsupported: rules, pass_through_tlvs;
+        unsupported: rules;
     });
     use core::proxy_protocol_config::Version;
     let list = at.field("disallowed_versions");
@@ -110,7 +111,13 @@ fn proxy_protocol(at: &FieldPath<'_>, wire: proxy_protocol::ProxyProtocol) -> Pa
     if !allow_v1 && !allow_v2 {
         return Err(list.reject("all versions are disallowed"));
     }
-    Ok(ProxyProtocol { allow_without_header: allow_requests_without_proxy_protocol, allow_v1, allow_v2 })
+    let keep = pass_through_tlvs.map(|wire| tlv_filter(&at.field("pass_through_tlvs"), wire)).transpose()?;
+    Ok(ProxyProtocol {
+        allow_without_header: allow_requests_without_proxy_protocol,
+        allow_v1,
+        allow_v2,
+        keep: keep.unwrap_or_default(),
+    })
 }
 
 fn predicate(at: &FieldPath<'_>, wire: pb::ListenerFilterChainMatchPredicate) -> Parsed<ListenerFilterPredicate> {

@@ -18,10 +18,11 @@ use ipnet::IpNet;
 
 use crate::accesslog::AccessLog;
 use crate::address::Address;
+use crate::cluster::TlvFilter;
 use crate::extension::DiscoveredFilter;
 use crate::http::HttpConnectionManager;
 use crate::istio::{MetadataExchange, StandardMetrics};
-use crate::network::{ConnectionLimit, LocalRateLimit, SetFilterState};
+use crate::network::{ConnectionLimit, LocalRateLimit, SetFilterState, SniDynamicForward};
 use crate::rbac::NetworkRbac;
 use crate::tcp::TcpProxy;
 use crate::tls::DownstreamTls;
@@ -189,6 +190,8 @@ pub struct ProxyProtocol {
     pub allow_v1: bool,
     /// Version 2 headers are accepted.
     pub allow_v2: bool,
+    /// Which TLVs are kept for upstream connections that pass them on.
+    pub keep: TlvFilter,
 }
 
 /// Source: `ListenerFilterChainMatchPredicate`.
@@ -306,6 +309,8 @@ pub enum NetworkFilterConfig {
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Makes the server name that the client asked for the cluster of the TCP proxy.
     SniCluster,
+    /// Makes the server name the host of a dynamic forward proxy.
+    SniDynamicForward(Arc<SniDynamicForward>),
     /// Leaves objects for the filters after it.
     SetFilterState(Arc<SetFilterState>),
     /// Says who we are before the first byte of the application.

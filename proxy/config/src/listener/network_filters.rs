@@ -13,7 +13,7 @@ use crate::decide::decide;
 use crate::extension::{DiscoveredFilter, Kind, message_name};
 use crate::http::HttpConnectionManager;
 use crate::istio::{MetadataExchange, StandardMetrics};
-use crate::network::{ConnectionLimit, LocalRateLimit, SetFilterState, sni_cluster};
+use crate::network::{ConnectionLimit, LocalRateLimit, SetFilterState, SniDynamicForward, sni_cluster};
 use crate::rbac::NetworkRbac;
 use crate::rejection::{FieldPath, Parsed};
 use crate::tcp::TcpProxy;
@@ -97,6 +97,10 @@ impl NetworkFilterConfig {
                 sni_cluster(wire::decode(at, &any)?);
                 Ok(Self::SniCluster)
             }
+            SNI_DYNAMIC_FORWARD => {
+                let settings = SniDynamicForward::parse(context, at, wire::decode(at, &any)?)?;
+                Ok(Self::SniDynamicForward(Arc::new(settings)))
+            }
             SET_FILTER_STATE => {
                 Ok(Self::SetFilterState(Arc::new(SetFilterState::parse(context, at, wire::decode(at, &any)?)?)))
             }
@@ -116,6 +120,7 @@ impl NetworkFilterConfig {
             | Self::ConnectionLimit(_)
             | Self::LocalRateLimit(_)
             | Self::SniCluster
+            | Self::SniDynamicForward(_)
             | Self::SetFilterState(_)
             | Self::MetadataExchange(_)
             | Self::IstioStats(_) => false,
@@ -147,8 +152,17 @@ const RBAC: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
 const CONNECTION_LIMIT: &str = "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
 const LOCAL_RATE_LIMIT: &str = "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit";
 const SNI_CLUSTER: &str = "envoy.extensions.filters.network.sni_cluster.v3.SniCluster";
+const SNI_DYNAMIC_FORWARD: &str = "envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig";
 const SET_FILTER_STATE: &str = "envoy.extensions.filters.network.set_filter_state.v3.Config";
 const TERMINAL: [&str; 2] = [TCP_PROXY, HTTP_CONNECTION_MANAGER];
 const ISTIO_STATS: &str = "stats.PluginConfig";
-const OTHERS: [&str; 7] =
-    [RBAC, CONNECTION_LIMIT, LOCAL_RATE_LIMIT, SNI_CLUSTER, SET_FILTER_STATE, MetadataExchange::TYPE_NAME, ISTIO_STATS];
+const OTHERS: [&str; 8] = [
+    RBAC,
+    CONNECTION_LIMIT,
+    LOCAL_RATE_LIMIT,
+    SNI_CLUSTER,
+    SNI_DYNAMIC_FORWARD,
+    SET_FILTER_STATE,
+    MetadataExchange::TYPE_NAME,
+    ISTIO_STATS,
+];

@@ -1,5 +1,6 @@
 //! Listeners as control planes send them, and what is said about broken ones.
 
+use crate::cluster::TlvFilter;
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::listener::v3 as pb;
@@ -176,7 +177,8 @@ fn listener_filters_are_read() {
         ListenerFilterKind::ProxyProtocol(ProxyProtocol {
             allow_without_header: true,
             allow_v1: false,
-            allow_v2: true
+            allow_v2: true,
+            keep: TlvFilter::Nothing,
         })
     );
 }
@@ -241,8 +243,8 @@ fn each_bad_listener_is_refused_by_path() {
             "listener_filters[0].typed_config.disallowed_versions: all versions are disallowed",
         ),
         (
-            with_filter("proxy_protocol.v3.ProxyProtocol", "pass_through_tlvs: {}"),
-            "listener_filters[0].typed_config.pass_through_tlvs: is not supported",
+            with_filter("proxy_protocol.v3.ProxyProtocol", "rules: [{tlv_type: 1}]"),
+            "listener_filters[0].typed_config.rules: is not supported",
         ),
     ];
     for (got, expected) in cases {

@@ -3,6 +3,8 @@
 //!
 //! Owns their checked models and how they are read. Never counts a connection.
 
+mod dynamic_forward;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ use crate::decide::decide;
 use crate::http::filters::{FilterStateEntry, filter_state_entry};
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
+
+pub use dynamic_forward::SniDynamicForward;
 
 /// A flag that a runtime key may override. Source: `envoy.config.core.v3.RuntimeFeatureFlag`.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -16,7 +16,7 @@ mod secret;
 mod transport;
 mod validation;
 
-pub(crate) use transport::{downstream_transport_socket, upstream_transport_socket};
+pub(crate) use transport::{downstream_transport_socket, tlv_filter, upstream_transport_socket};
 pub(crate) use validation::typed_name as typed_san_matcher;
 
 /// Source: `DownstreamTlsContext`.

@@ -3,12 +3,13 @@
 //! Owns which transport sockets exist. Never reads what a TLS context says.
 
 use outrigger_api::pb::envoy::config::core::v3 as core;
+use outrigger_api::pb::envoy::extensions::transport_sockets::proxy_protocol::v3 as proxy_protocol;
 use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use outrigger_api::pb::google::protobuf::Any;
 use std::sync::Arc;
 
 use super::{DownstreamTls, UpstreamTls};
-use crate::cluster::UpstreamTransport;
+use crate::cluster::{ProxiedTransport, ProxyHeaderSettings, ProxyProtocolVersion, TlvFilter, UpstreamTransport};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::listener::DownstreamTransport;
@@ -51,12 +52,85 @@ pub(crate) fn upstream_transport_socket(
         {
             wire::decode(&at_config, &any)?
         }
+        Config::Typed(any) if wire::type_name(&any) == PROXY_PROTOCOL => {
+            return proxied(context, &at_config, wire::decode(&at_config, &any)?);
+        }
         Config::Typed(any) => {
             return Err(at_config.reject(format!("{:?} is not supported", wire::type_name(&any))));
         }
     };
     Ok(UpstreamTransport::Tls(Arc::new(UpstreamTls::read(context, &at_config, wire)?)))
 }
+
+fn proxied(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: proxy_protocol::ProxyProtocolUpstreamTransport,
+) -> Parsed<UpstreamTransport> {
+    decide!(wire, at, proxy_protocol::ProxyProtocolUpstreamTransport
+        as "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport" {
+        implemented: config, transport_socket;
+        no_effect: tlv_as_pool_key = "connections are always told apart by the whole header";
+        unsupported: allow_unspecified_address;
+    });
+    let socket_at = at.field("transport_socket");
+    let inner = match transport_socket {
+        None => return Err(socket_at.reject("is required")),
+        Some(wire) => upstream_transport_socket(context, &socket_at, wire)?,
+    };
+    if matches!(inner, UpstreamTransport::Proxied(_)) {
+        return Err(socket_at.reject("must not send a PROXY protocol header, too"));
+    }
+    let header = proxy_header(&at.field("config"), config.unwrap_or_default())?;
+    Ok(UpstreamTransport::Proxied(Arc::new(ProxiedTransport { header, inner })))
+}
+
+fn proxy_header(at: &FieldPath<'_>, wire: core::ProxyProtocolConfig) -> Parsed<ProxyHeaderSettings> {
+    decide!(wire, at, core::ProxyProtocolConfig as "envoy.config.core.v3.ProxyProtocolConfig" {
+        implemented: version, pass_through_tlvs, added_tlvs;
+        no_effect: ;
+        unsupported: ;
+    });
+    let version = match core::proxy_protocol_config::Version::try_from(version) {
+        Ok(core::proxy_protocol_config::Version::V1) => ProxyProtocolVersion::V1,
+        Ok(core::proxy_protocol_config::Version::V2) => ProxyProtocolVersion::V2,
+        Err(_) => return Err(wire::unknown_enum(&at.field("version"), version)),
+    };
+    let pass = pass_through_tlvs.map(|wire| tlv_filter(&at.field("pass_through_tlvs"), wire)).transpose()?;
+    let added = wire::each(&at.field("added_tlvs"), added_tlvs, |at, wire| {
+        decide!(wire, at, core::TlvEntry as "envoy.config.core.v3.TlvEntry" {
+            implemented: r#type, value;
+            no_effect: ;
+            unsupported: format_string;
+        });
+        if value.is_empty() {
+            return Err(at.field("value").reject("must not be empty"));
+        }
+        Ok((tlv_type(&at.field("type"), r#type)?, Arc::from(value)))
+    })?;
+    Ok(ProxyHeaderSettings { version, pass: pass.unwrap_or_default(), added })
+}
+
+/// Which TLVs of a PROXY protocol header are kept, or passed on.
+pub(crate) fn tlv_filter(at: &FieldPath<'_>, wire: core::ProxyProtocolPassThroughTlVs) -> Parsed<TlvFilter> {
+    use core::proxy_protocol_pass_through_tl_vs::PassTlVsMatchType as Match;
+    decide!(wire, at, core::ProxyProtocolPassThroughTlVs as "envoy.config.core.v3.ProxyProtocolPassThroughTLVs" {
+        implemented: match_type, tlv_type;
+        no_effect: ;
+        unsupported: ;
+    });
+    match Match::try_from(match_type) {
+        Ok(Match::IncludeAll) => Ok(TlvFilter::All),
+        Ok(Match::Include) => Ok(TlvFilter::Types(wire::each(&at.field("tlv_type"), tlv_type, self::tlv_type)?)),
+        Err(_) => Err(wire::unknown_enum(&at.field("match_type"), match_type)),
+    }
+}
+
+fn tlv_type(at: &FieldPath<'_>, wire: u32) -> Parsed<u8> {
+    u8::try_from(wire).map_err(|_| at.reject(format!("{wire} is above 255")))
+}
+
+const PROXY_PROTOCOL: &str = "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
 
 /// What a transport socket is, before its own config is read.
 enum Config {

@@ -183,6 +183,7 @@ pub struct Inputs<'a> {
 #[derive(Debug)]
 pub struct HostSet {
     policy: Policy,
+    overprovisioning_factor: u32,
     pub(super) pools: Pools,
     pub(super) subsets: Option<Box<Subsets>>,
     pub(super) ramp: Option<Box<Ramp>>,
@@ -199,6 +200,7 @@ impl HostSet {
         let all: Vec<u32> = (0..inputs.hosts.len() as u32).collect();
         Self {
             policy: inputs.balance.policy,
+            overprovisioning_factor: inputs.balance.overprovisioning_factor,
             pools: Pools::build(inputs, &all, inputs.options.locality, None),
             subsets: inputs.options.subsets.as_ref().map(|options| Box::new(Subsets::build(options, inputs, &all))),
             ramp: Ramp::build(inputs).map(Box::new),
@@ -208,6 +210,11 @@ impl HostSet {
     /// How traffic divides among priorities, apart from subsets.
     pub fn load(&self) -> &PriorityLoad {
         self.pools.load()
+    }
+
+    /// In percent, usually 140.
+    pub fn overprovisioning_factor(&self) -> u32 {
+        self.overprovisioning_factor
     }
 
     /// Whether no host may be picked at all.

@@ -10,6 +10,7 @@ use super::hosts::{HostIndex, HostSet, Policy};
 use super::locality::Zone;
 use super::picking::Picking;
 use super::pools::{Choice, Group, Pool, Pools, Weights};
+use super::priority::Availability;
 use super::schedule::Schedule;
 use super::subset::{Section, Via};
 use super::{scale, spread};
@@ -40,6 +41,8 @@ pub struct Wanted<'a> {
     pub metadata: Option<&'a LbMetadata>,
     /// Milliseconds of the clock that hosts began by. See [`HostSet::wants_time`].
     pub now: u64,
+    /// The priority and the kind of its hosts, where somebody else has chosen them (an aggregate cluster).
+    pub level: Option<(u32, Availability)>,
 }
 
 /// A picked host.
@@ -193,7 +196,11 @@ impl<L: Load, E: Fn(HostIndex) -> bool> Draw<'_, L, E> {
         let by_hash = self.set.wants_hash();
         let hash = if by_hash { self.wanted.hash.unwrap_or_else(&mut *random) } else { 0 };
         // The hash says which priority, too.
-        let at = if by_hash { pools.choose(&mut || hash) } else { pools.choose(random) }?;
+        let at = match self.wanted.level {
+            Some((priority, availability)) => pools.group_of(priority, availability),
+            None if by_hash => pools.choose(&mut || hash),
+            None => pools.choose(random),
+        }?;
         let group = &pools.groups()[at];
         let (pool_turn, turns) = match turns.get_mut(at) {
             Some(GroupTurns { pool, pools }) => (pool.as_mut(), &mut **pools),

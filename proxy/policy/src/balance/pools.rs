@@ -22,6 +22,9 @@ pub(super) struct Pools {
 /// Hosts of one priority that are equally fit.
 #[derive(Debug)]
 pub(super) struct Group {
+    /// Of its hosts, and how fit they are.
+    priority: u32,
+    availability: Availability,
     /// Percent of the traffic.
     share: u32,
     pub(super) panic: bool,
@@ -115,7 +118,9 @@ impl Pools {
                 };
                 // Zones count in the highest priority only.
                 let zone = zone.filter(|_| priority == 0 && availability == Availability::Healthy);
-                groups.push(source.group(share, localities, zone, &mut zone_routing));
+                let mut group = source.group(share, localities, zone, &mut zone_routing);
+                (group.priority, group.availability) = (priority as u32, availability);
+                groups.push(group);
             }
         }
         Self { load, zone_routing, groups: groups.into() }
@@ -144,6 +149,12 @@ impl Pools {
         })
     }
 
+    /// The group of a priority's hosts that are equally fit. A priority in panic makes no difference between them.
+    pub(super) fn group_of(&self, priority: u32, availability: Availability) -> Option<usize> {
+        let of = |group: &Group| group.priority == priority && (group.panic || group.availability == availability);
+        self.groups.iter().position(of)
+    }
+
     /// The group that the next pick is made from. Asks for a number only if there is a choice.
     pub(super) fn choose(&self, number: &mut impl FnMut() -> u64) -> Option<usize> {
         match &*self.groups {
@@ -162,6 +173,11 @@ impl Pools {
 }
 
 impl Group {
+    /// Of the highest priority and healthy, until told otherwise.
+    fn new(share: u32, panic: bool, choice: Choice, pools: Box<[Pool]>) -> Self {
+        Self { priority: 0, availability: Availability::Healthy, share, panic, choice, pools }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.pools.iter().all(|pool| pool.len() == 0)
     }
@@ -197,7 +213,7 @@ impl Source<'_> {
         if self.inputs.balance.policy.placing().is_some() {
             let shares = if weighted { self.shares_by_locality() } else { None };
             let pools = Box::new([self.placed(shares)]);
-            return Group { share, panic, choice: Choice::Only, pools };
+            return Group::new(share, panic, Choice::Only, pools);
         }
         // In panic nobody knows which localities could take their share.
         if weighted && !panic {
@@ -209,7 +225,7 @@ impl Source<'_> {
                     [_] => Choice::Only,
                     _ => Choice::InTurn(locality::whole_weights(taking.iter().map(|(_, weight)| *weight))),
                 };
-                return Group { share, panic, choice, pools };
+                return Group::new(share, panic, choice, pools);
             }
         }
         if let Some(zone) = zone.filter(|_| !panic) {
@@ -220,7 +236,7 @@ impl Source<'_> {
             }
         }
         let fit = std::mem::take(&mut self.fit);
-        Group { share, panic, choice: Choice::Only, pools: Box::new([self.pool(fit)]) }
+        Group::new(share, panic, Choice::Only, Box::new([self.pool(fit)]))
     }
 
     /// Pools by zone, if any of them takes something.
@@ -240,7 +256,7 @@ impl Source<'_> {
         parts.retain(|(part, _)| *part > 0.0);
         let alias = Alias::build(&locality::whole_weights(parts.iter().map(|(part, _)| *part)));
         let kinds = parts.into_iter().map(|(_, zone)| zone).collect();
-        Some(Group { share, panic: false, choice: Choice::ByZone { alias, kinds }, pools: pools.into() })
+        Some(Group::new(share, false, Choice::ByZone { alias, kinds }, pools.into()))
     }
 
     /// The fit hosts of a locality.

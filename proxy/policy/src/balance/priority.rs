@@ -52,12 +52,20 @@ impl PriorityLoad {
     /// threshold (0 for never) uses all of its hosts. If every priority does, they share by number of hosts.
     /// What rounding leaves over goes to the first priority that takes anything.
     pub fn compute(levels: &[LevelHealth], overprovisioning_factor: u32, panic_threshold: Percent) -> Self {
-        let capacity = |part: u32, total: u32| {
-            let scaled = u64::from(overprovisioning_factor) * u64::from(part);
+        Self::compute_each(levels, |_| overprovisioning_factor, panic_threshold)
+    }
+
+    /// As [`Self::compute`], for levels that each have an overprovisioning factor of their own.
+    pub fn compute_each(levels: &[LevelHealth], factor: impl Fn(usize) -> u32, panic_threshold: Percent) -> Self {
+        let capacity = |at: usize, part: u32, total: u32| {
+            let scaled = u64::from(factor(at)) * u64::from(part);
             scaled.checked_div(u64::from(total)).unwrap_or(0).min(100) as u32
         };
-        let healthy: Vec<u32> = levels.iter().map(|level| capacity(level.healthy, level.total)).collect();
-        let degraded: Vec<u32> = levels.iter().map(|level| capacity(level.degraded, level.total)).collect();
+        let each = |part: fn(&LevelHealth) -> u32| -> Vec<u32> {
+            levels.iter().enumerate().map(|(at, level)| capacity(at, part(level), level.total)).collect()
+        };
+        let healthy = each(|level| level.healthy);
+        let degraded = each(|level| level.degraded);
         let available = healthy.iter().chain(&degraded).sum::<u32>().min(100);
         let mut loads = vec![LevelLoad::default(); levels.len()];
         if available > 0 {
@@ -172,6 +180,13 @@ mod tests {
         // 35, 35 and 28 of 98; what whole numbers leave over stays with the first priority.
         let load = PriorityLoad::compute(&healthy(&[25, 25, 20]), 140, percent(0.0));
         assert_eq!(load.levels.iter().map(|level| level.healthy).collect::<Vec<_>>(), [37, 35, 28]);
+    }
+
+    #[test]
+    fn levels_may_have_factors_of_their_own() {
+        let factor = |at: usize| [100, 140, 200][at];
+        let load = PriorityLoad::compute_each(&healthy(&[50, 25, 100]), factor, percent(50.0));
+        assert_eq!(load.levels.iter().map(|level| level.healthy).collect::<Vec<_>>(), [50, 35, 15]);
     }
 
     #[test]

@@ -9,9 +9,10 @@ use outrigger_config::address::Address;
 use outrigger_config::cluster::{Cluster, HealthCheck, UpstreamTransport};
 use outrigger_xds::Connector;
 use outrigger_xds::connector::Connection;
+use tokio::io::AsyncWriteExt as _;
 
 use super::Target;
-use crate::upstream::dial;
+use crate::upstream::{dial, proxy_header};
 
 /// A connection that was made for a check.
 pub(super) struct Opened {
@@ -44,12 +45,16 @@ pub(super) fn address(target: &Target, settings: &HealthCheck) -> Address {
 /// A connection to an endpoint, over the transport that its checks have.
 pub(super) async fn open(target: &Target, settings: &HealthCheck, offer: Offer) -> io::Result<Opened> {
     let cluster = &target.node.config;
-    let (plain, addresses) = plain(&address(target, settings), cluster).await?;
+    let (mut plain, addresses) = plain(&address(target, settings), cluster).await?;
     let place = match &settings.transport_criteria {
         Some(criteria) => cluster.transport_of(Some(criteria), None),
         None => target.host.transport,
     };
-    let Some(UpstreamTransport::Tls(config)) = cluster.transports().nth(place) else {
+    let transport = cluster.transports().nth(place);
+    if let Some(header) = transport.and_then(UpstreamTransport::proxy_header) {
+        plain.write_all(&proxy_header::own(header.version, addresses)).await?;
+    }
+    let Some(config) = transport.and_then(UpstreamTransport::tls) else {
         return Ok(Opened { stream: plain, addresses });
     };
     let Some(tls) = target.node.tls.get(place) else {

@@ -55,7 +55,7 @@ pub(super) fn host_name<'a>(target: &'a Target, configured: &'a str) -> &'a str 
 
 /// Whether requests go over TLS.
 pub(super) fn is_secure(target: &Target) -> bool {
-    matches!(target.node.config.transports().nth(target.host.transport), Some(UpstreamTransport::Tls(_)))
+    target.node.config.transports().nth(target.host.transport).and_then(UpstreamTransport::tls).is_some()
 }
 
 /// What upstreams know checks by.

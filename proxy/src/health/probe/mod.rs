@@ -8,7 +8,6 @@ mod http;
 mod http1;
 mod http2;
 mod http_request;
-mod proxy_header;
 mod tcp;
 
 use std::io;

@@ -10,8 +10,8 @@ use outrigger_xds::connector::Connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::connection::{self, Offer, Opened};
-use super::proxy_header::header;
 use super::{Checked, Ended, Kept, ProbeError, Target};
+use crate::upstream::proxy_header;
 
 pub(super) async fn check(target: &Target, settings: &HealthCheck, probe: &TcpProbe, kept: Kept) -> Ended {
     if probe.receive.is_empty() {
@@ -34,7 +34,7 @@ pub(super) async fn check(target: &Target, settings: &HealthCheck, probe: &TcpPr
 async fn connect(target: &Target, settings: &HealthCheck, probe: &TcpProbe) -> Result<Connection, ProbeError> {
     let Opened { mut stream, addresses } = connection::open(target, settings, Offer::Nothing).await?;
     if let Some(version) = probe.proxy_protocol {
-        stream.write_all(&header(version, addresses)).await?;
+        stream.write_all(&proxy_header::own(version, addresses)).await?;
     }
     Ok(stream)
 }

@@ -11,6 +11,7 @@ mod compressor;
 mod cors;
 mod csrf;
 mod decompressor;
+pub mod dynamic_forward;
 mod exchange;
 mod fault;
 mod grpc_stats;
@@ -145,6 +146,9 @@ impl Filters {
                 }
                 HttpFilterConfig::Cors => maker.make(cors::Cors::new),
                 HttpFilterConfig::Csrf(policy) => maker.make(|maker| csrf::Csrf::new(policy, maker)),
+                HttpFilterConfig::DynamicForward(settings) => {
+                    maker.make(|_| dynamic_forward::DynamicForward::new(settings))
+                }
                 HttpFilterConfig::Fault(settings) => maker.make(|maker| fault::Fault::new(settings, maker)),
                 HttpFilterConfig::GrpcStats(settings) => maker.make(|_| grpc_stats::GrpcStats::new(settings)),
                 HttpFilterConfig::GrpcWeb => maker.make(|_| grpc_web::GrpcWeb::default()),

@@ -15,55 +15,65 @@ use super::{Forwarding, prepare};
 use crate::http::manager::normalize;
 use crate::http::manager::request::Request;
 use crate::upstream::admission::{Admission, Admitted, OwnEndpoint, Refused, Seeker, Waited, Wish};
-use crate::upstream::clusters::{Known, WorkerHost};
+use crate::upstream::clusters::{Known, Target, WorkerHost};
+use crate::upstream::gate::Place;
 
 impl Forwarding<'_, '_> {
-    /// An endpoint for the next try. Waits for a place where the cluster limits them.
+    /// Where the next try goes, with its place there if the cluster limits places. Waits for one then.
     ///
     /// # Errors
     /// When there is no endpoint, or no place in time.
-    pub(super) async fn admit(&mut self) -> Result<Admitted, Failure> {
+    pub(super) async fn admit(&mut self) -> Result<(Target, Option<Place>), Failure> {
         let session = self.wanted_host()?;
-        let node = self.cluster.node();
-        let Some(options) = node.config.concurrency.as_deref() else {
-            let host = session.or_else(|| self.pick()).ok_or(Failure::NoHost)?;
-            return Ok(Admitted { host, place: None });
-        };
-        let own = match (&node.config.discovery, session) {
-            (_, Some(host)) => Some(OwnEndpoint::Session(host.host.address.to_string())),
-            (Discovery::OriginalDst(options), None) => {
-                let destination = prepare::original_destination(self.request, options).ok_or(Failure::NoHost)?;
-                Some(OwnEndpoint::Destination(destination))
-            }
-            (_, None) => None,
-        };
+        let worker = &self.request.connection.worker;
+        let (cluster, wanted) = self.cluster.delegate(worker, self.affinity.wanted()).ok_or(Failure::NoHost)?;
+        let node = cluster.node();
         let avoid = self.policy.as_ref().is_some_and(|policy| policy.avoid_previous_hosts);
-        let request = &*self.request;
-        let mut seeker = Seeker {
-            worker: &request.connection.worker,
-            cluster: Rc::clone(&self.cluster),
-            wanted: self.affinity.wanted(),
-            tried: if avoid { &self.tried } else { &[] },
-            priority: self.action.priority,
-            own,
+        let tried: &[_] = if avoid { &self.tried } else { &[] };
+        let destination = match &node.config.discovery {
+            Discovery::OriginalDst(options) => {
+                Some(prepare::original_destination(self.request, options).ok_or(Failure::NoHost)?)
+            }
+            Discovery::DynamicForward(cache) => return Ok((Box::pin(self.resolve(cache)).await?, None)),
+            _ => None,
         };
+        let Some(options) = node.config.concurrency.as_deref() else {
+            let host = match (session, destination) {
+                (Some(host), _) => Some(host),
+                (None, Some(destination)) => Some(cluster.destination(destination, Instant::now())),
+                (None, None) => cluster.pick(worker, wanted, tried),
+            };
+            return Ok((Target { cluster, host: host.ok_or(Failure::NoHost)? }, None));
+        };
+        let own = match (session, destination) {
+            (Some(host), _) => Some(OwnEndpoint::Session(host.host.address.to_string())),
+            (None, destination) => destination.map(OwnEndpoint::Destination),
+        };
+        let request = &*self.request;
+        let mut seeker = Seeker { worker, cluster, wanted, tried, priority: self.action.priority, own };
         let interrupted = |cx: &mut std::task::Context<'_>| attempt::interrupted(request, cx);
         let Admission { result, waited } = seeker.admit(options, || self.wish(options), interrupted).await;
         let cluster = seeker.cluster;
         if let Some(waited) = waited {
             note(request, outcome(&result), waited);
         }
-        self.cluster = cluster;
-        result.map_err(|refused| match refused {
+        let is_member = cluster.node().config.name != self.cluster.node().config.name;
+        if !is_member {
+            self.cluster = Rc::clone(&cluster);
+        }
+        let overflow = &cluster.stats.upstream_rq_active_overflow;
+        let admitted = result.map_err(|refused| match refused {
             Refused::NoHost => Failure::NoHost,
             Refused::Overflow => {
-                self.cluster.stats.upstream_rq_active_overflow.increment();
+                overflow.increment();
                 Failure::Overflow
             }
             Refused::QueueFull => Failure::QueueFull,
             Refused::QueueTimeout => Failure::QueueTimeout,
             Refused::Interrupted(failure) => failure,
-        })
+        });
+        let Admitted { host, place } = admitted?;
+        Ok((Target { cluster, host }, place))
     }
 
     /// The endpoint of the request's session, for its first try.

@@ -7,9 +7,9 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use outrigger_config::cluster::LbMetadata;
+use outrigger_config::cluster::{Discovery, LbMetadata};
 use outrigger_config::route::{Forward, HashCookie, WeightedCluster};
-use outrigger_policy::balance::{HashView, Wanted, request_hash, xx_hash};
+use outrigger_policy::balance::{HashView, HostSet, Wanted, request_hash, xx_hash};
 use outrigger_policy::route::RequestView;
 
 use crate::graph::ClusterNode;
@@ -29,8 +29,10 @@ impl Affinity {
     /// Reads what the cluster's policy asks for, from the request as it came.
     pub fn of(request: &Request<'_>, action: &Forward, weighted: Option<&WeightedCluster>, node: &ClusterNode) -> Self {
         let mut affinity = Self::default();
-        let Some(balance) = &node.hosts.balance else { return affinity };
-        if balance.wants_hash() {
+        // An aggregate cluster does not know which of its members will choose, and how.
+        let aggregate = matches!(node.config.discovery, Discovery::Aggregate(_));
+        let balance = node.hosts.balance.as_deref();
+        if balance.map_or(aggregate, HostSet::wants_hash) {
             let of_cluster = &node.config.balancing.hash_policy;
             let policies = if of_cluster.is_empty() { &action.hash_policy } else { of_cluster };
             affinity.hash = request_hash(policies, &View(request), |cookie| {
@@ -39,7 +41,7 @@ impl Affinity {
                 value
             });
         }
-        if balance.wants_metadata() {
+        if balance.map_or(aggregate, HostSet::wants_metadata) {
             let configured = match weighted {
                 Some(weighted) => &weighted.metadata_match,
                 None => &action.metadata_match,

@@ -15,6 +15,7 @@ use super::body::ReplayBody;
 use super::timeout::Timeouts;
 use crate::health::observe;
 use crate::http::filter::BodyChain;
+use crate::http::filter::dynamic_forward::no_address;
 use crate::http::h1::parse::Framing;
 use crate::http::manager::downstream::Gone;
 use crate::http::manager::overload;
@@ -23,8 +24,9 @@ use crate::http::manager::request::Request;
 use crate::http::seam::{BodySink, Pump, PumpError, StreamError};
 use crate::process::Process;
 use crate::stream::ResponseFlag;
-use crate::upstream::clusters::{WorkerCluster, WorkerHost};
+use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
 use crate::upstream::connect::ConnectError;
+use crate::upstream::dns_cache::NoAddress;
 use crate::upstream::gate::Place;
 use crate::upstream::pool::{self, PoolError, Wanted};
 use crate::upstream::stream::UpstreamStream;
@@ -37,6 +39,8 @@ pub enum Failure {
     NoHost,
     /// The only endpoint that would do is not there; the status of the answer.
     NoWantedHost(u16),
+    /// The host of a dynamic forward proxy has no address.
+    NoAddress(NoAddress),
     /// A circuit breaker was open.
     Overflow,
     /// A limit was reached, and as many requests waited as may.
@@ -74,6 +78,7 @@ impl Failure {
             Failure::Timeout(Limit::PerTry) => Some(Outcome::PerTryTimeout { request_sent: true }),
             Failure::NoHost
             | Failure::NoWantedHost(_)
+            | Failure::NoAddress(_)
             | Failure::QueueFull
             | Failure::QueueTimeout
             | Failure::Timeout(_)
@@ -92,6 +97,7 @@ impl Failure {
             Failure::NoHost => LocalReply::new(503, "no_healthy_upstream")
                 .flag(ResponseFlag::NoHealthyUpstream)
                 .body(&b"no healthy upstream"[..]),
+            Failure::NoAddress(error) => no_address(error),
             Failure::Overflow => {
                 let mut reply = reset_reply("overflow", None, ResponseFlag::UpstreamOverflow);
                 reply.overloaded = true;
@@ -191,6 +197,9 @@ fn reset_of(error: StreamError, reused: bool) -> Failure {
 /// One try.
 pub struct Attempt<'a, 'r> {
     request: &'a mut Request<'r>,
+    /// The cluster of the route, for which outcomes count.
+    route_cluster: &'a WorkerCluster,
+    /// The cluster that the endpoint is of.
     cluster: &'a Rc<WorkerCluster>,
     host: &'a Rc<WorkerHost>,
     action: &'a Forward,
@@ -235,16 +244,17 @@ impl Drop for Active {
 }
 
 impl<'a, 'r> Attempt<'a, 'r> {
-    /// A try at `host`.
+    /// A try at `target`, which may be of a member of `route_cluster`.
     pub fn new(
         request: &'a mut Request<'r>,
-        cluster: &'a Rc<WorkerCluster>,
-        host: &'a Rc<WorkerHost>,
+        route_cluster: &'a WorkerCluster,
+        target: &'a Target,
         action: &'a Forward,
         timeouts: &'a Timeouts,
         body: &'a ReplayBody<'a>,
     ) -> Self {
-        Self { request, cluster, host, action, timeouts, body }
+        let Target { cluster, host } = target;
+        Self { request, route_cluster, cluster, host, action, timeouts, body }
     }
 
     /// Drives the try until there is a response head in the request, or a failure. `place` is its place at the endpoint.
@@ -297,7 +307,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
     }
 
     fn record(&self, failure: &Failure) {
-        let stats = &self.cluster.stats;
+        let stats = &self.route_cluster.stats;
         match failure {
             Failure::Timeout(Limit::PerTry) => stats.upstream_rq_per_try_timeout.increment(),
             Failure::Timeout(Limit::Route) => {
@@ -305,22 +315,24 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 self.host.stats.rq_timeout.increment();
             }
             Failure::Timeout(Limit::StreamDuration) => stats.upstream_rq_max_duration_reached.increment(),
-            Failure::Reset { protocol: Some(_), .. } => stats.upstream_cx_protocol_error.increment(),
+            Failure::Reset { protocol: Some(_), .. } => self.cluster.stats.upstream_cx_protocol_error.increment(),
             _ => {}
         }
     }
 
     async fn acquire(&mut self) -> Result<UpstreamStream, Failure> {
         let request = &*self.request;
-        let host = request.head.authority_str();
-        let bare = host.rsplit_once(':').filter(|(name, _)| !name.contains(':')).map_or(host, |(name, _)| name);
         let wanted = Wanted {
             priority: self.action.priority,
             downstream: request.head.version,
-            host: bare,
+            host: pool::bare_host(request.head.authority_str()),
             upgrade: !request.head.protocol().is_empty(),
             alpn: request.alpn.as_ref(),
+            connection: Some(&request.connection.info),
         };
+        if self.host.node.config.preconnect.is_some() {
+            pool::preconnect(&request.connection.worker, self.cluster, self.host, wanted);
+        }
         if let Some(stream) = pool::ready(self.host, wanted) {
             return Ok(stream);
         }
@@ -424,6 +436,7 @@ pub fn observe(process: &Process, host: &WorkerHost, failure: &Failure) {
         // The client's doing, or ours.
         Failure::NoHost
         | Failure::NoWantedHost(_)
+        | Failure::NoAddress(_)
         | Failure::Overflow
         | Failure::QueueFull
         | Failure::QueueTimeout

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use outrigger_config::cluster::Discovery;
+use outrigger_config::cluster::{Discovery, UpstreamHttp};
 use outrigger_config::route::{Forward, MirrorCluster, MirrorHost, MirrorPolicy, Priority};
 use outrigger_policy::balance::Wanted;
 use outrigger_policy::breaker::Resource;
@@ -111,14 +111,17 @@ struct Copy {
 impl Copy {
     async fn send(self, priority: Priority) {
         let cluster = self.worker.clusters.get(&self.worker, &self.node);
-        if matches!(self.node.config.discovery, Discovery::OriginalDst(_)) {
-            // Where a connection was going is where its request goes; a copy has no other place to go.
+        if matches!(self.node.config.discovery, Discovery::OriginalDst(_) | Discovery::DynamicForward(_)) {
+            // Where a request was going is where it goes; a copy has no other place to go.
             return;
         }
+        let Some((cluster, wanted)) = cluster.delegate(&self.worker, Wanted::default()) else {
+            return cluster.stats.upstream_cx_none_healthy.increment();
+        };
         let mut _permit = None;
-        let admitted = if self.node.config.concurrency.is_some() {
+        let admitted = if cluster.node().config.concurrency.is_some() {
             // A copy takes a place that is free, and never one that somebody waits for.
-            let (worker, wanted) = (&self.worker, Wanted::default());
+            let worker = &self.worker;
             Seeker { worker, cluster: Rc::clone(&cluster), wanted, tried: &[], priority, own: None }.admit_now()
         } else {
             let (breaker, thresholds) = cluster.limits(priority);
@@ -127,7 +130,7 @@ impl Copy {
                 cluster.stats.upstream_rq_active_overflow.increment();
                 return;
             }
-            cluster.pick(&self.worker, Wanted::default(), &[]).map(|host| Admitted { host, place: None })
+            cluster.pick(&self.worker, wanted, &[]).map(|host| Admitted { host, place: None })
         };
         let Some(Admitted { host, place: _place }) = admitted else {
             cluster.stats.upstream_cx_none_healthy.increment();
@@ -136,9 +139,14 @@ impl Copy {
         cluster.stats.upstream_rq_total.increment();
         host.stats.rq_total.increment();
         let _active = Active::new(&cluster, &host);
-        let name = self.head.authority_str();
-        let bare = name.rsplit_once(':').filter(|(name, _)| !name.contains(':')).map_or(name, |(name, _)| name);
-        let wanted = pool::Wanted { priority, downstream: self.head.version, host: bare, upgrade: false, alpn: None };
+        let wanted = pool::Wanted {
+            priority,
+            downstream: self.head.version,
+            host: pool::bare_host(self.head.authority_str()),
+            upgrade: false,
+            alpn: None,
+            connection: None,
+        };
         let stream = match pool::ready(&host, wanted) {
             Some(stream) => stream,
             None => match Box::pin(pool::acquire(&self.worker, &cluster, &host, wanted)).await {
@@ -146,7 +154,7 @@ impl Copy {
                 Err(_) => return host.stats.rq_error.increment(),
             },
         };
-        match self.exchange(&stream).await {
+        match self.exchange(&stream, &host.node.config.http).await {
             Ok(status) => {
                 count_response(&cluster, &host, status);
                 stream.finish(Instant::now());
@@ -156,13 +164,13 @@ impl Copy {
     }
 
     /// Sends the copy and reads its answer to the end.
-    async fn exchange(&self, stream: &UpstreamStream) -> Result<u16, StreamError> {
+    async fn exchange(&self, stream: &UpstreamStream, options: &UpstreamHttp) -> Result<u16, StreamError> {
         let mut response = ResponseHead::default();
         let mut upload = Pump::default();
         let mut head_sent = false;
         poll_fn(|cx| {
             if !head_sent {
-                match stream.poll_send_head(cx, &self.head, self.framing, &self.node.config.http) {
+                match stream.poll_send_head(cx, &self.head, self.framing, options) {
                     Poll::Ready(sent) => sent?,
                     Poll::Pending => return Poll::Pending,
                 }

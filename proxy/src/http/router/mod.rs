@@ -10,12 +10,13 @@ mod mirror;
 mod prepare;
 mod timeout;
 
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use outrigger_config::cluster::Discovery;
+use outrigger_config::cluster::{Discovery, DnsCache, DnsFamily};
 use outrigger_config::route::{ClusterChoice, Forward, HeaderMatcher, RetryPolicy, WeightedCluster};
 use outrigger_policy::breaker::{Permit, Resource};
 use outrigger_policy::retry::{self, Decision, GiveUp, Outcome};
@@ -29,8 +30,8 @@ use crate::http::filter::{self, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
 use crate::http::seam::BodySink;
 use crate::stream::ResponseFlag;
-use crate::upstream::admission::Admitted;
-use crate::upstream::clusters::{WorkerCluster, WorkerHost};
+use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
+use crate::upstream::dns_cache::Lookup;
 use crate::upstream::host::Host;
 use crate::worker::deadlines::Limit;
 use affinity::Affinity;
@@ -132,15 +133,12 @@ struct Forwarding<'a, 'r> {
 
 impl Forwarding<'_, '_> {
     async fn run(&mut self) {
+        let aggregate = matches!(self.cluster.node().config.discovery, Discovery::Aggregate(_));
         let mut _permit = None;
-        // Where requests may wait, each try takes its own.
-        if self.cluster.node().config.concurrency.is_none() {
-            let (breaker, thresholds) = self.cluster.limits(self.action.priority);
-            _permit = breaker.try_acquire_within(Resource::Request, &thresholds);
-            if _permit.is_none() {
-                self.cluster.stats.upstream_rq_active_overflow.increment();
-                return self.give_up(Failure::Overflow).await;
-            }
+        // Where requests may wait, each try takes its own place; and where there are members, one of theirs.
+        if !aggregate && self.cluster.node().config.concurrency.is_none() {
+            let Some(permit) = self.take_place(&self.cluster) else { return self.give_up(Failure::Overflow).await };
+            _permit = Some(permit);
         }
         let downstream = self.request.downstream;
         let keep = self.policy.is_some() || self.request.framing == crate::http::h1::parse::Framing::None;
@@ -158,7 +156,7 @@ impl Forwarding<'_, '_> {
         let mut resends = 0;
         let mut resent_stale = false;
         loop {
-            let Admitted { host, place } = match self.admit().await {
+            let (target, place) = match self.admit().await {
                 Ok(admitted) => admitted,
                 Err(failure) => {
                     if failure == Failure::NoHost {
@@ -167,6 +165,17 @@ impl Forwarding<'_, '_> {
                     return self.give_up(failure).await;
                 }
             };
+            let host = Rc::clone(&target.host);
+            if aggregate {
+                // The limits of the member hold, and only as long as the request is there.
+                _permit = None;
+            }
+            if aggregate && place.is_none() {
+                let Some(permit) = self.take_place(&target.cluster) else {
+                    return self.give_up(Failure::Overflow).await;
+                };
+                _permit = Some(permit);
+            }
             self.request.info.attempts.set(self.request.info.attempts.get() + 1);
             *self.request.info.upstream_host.borrow_mut() = Some(Arc::clone(&host.host));
             let count = self.request.info.attempts.get();
@@ -174,9 +183,9 @@ impl Forwarding<'_, '_> {
                 self.request.head.headers.set(HeaderId::XEnvoyAttemptCount, count.to_string().as_bytes());
             }
             prepare::host_name(self.request, self.action, &host);
-            self.cluster.stats.upstream_rq_total.increment();
+            target.cluster.stats.upstream_rq_total.increment();
             host.stats.rq_total.increment();
-            let mut attempt = Attempt::new(self.request, &self.cluster, &host, self.action, &self.timeouts, &body);
+            let mut attempt = Attempt::new(self.request, &self.cluster, &target, self.action, &self.timeouts, &body);
             let result = attempt.until_head(place).await;
             match result {
                 Ok(stream) => {
@@ -230,15 +239,38 @@ impl Forwarding<'_, '_> {
         }
     }
 
-    fn pick(&self) -> Option<Rc<WorkerHost>> {
-        let worker = &self.request.connection.worker;
-        let node = self.cluster.node();
-        if let Discovery::OriginalDst(options) = &node.config.discovery {
-            let address = prepare::original_destination(self.request, options)?;
-            return Some(self.cluster.destination(address, Instant::now()));
+    /// A place among the requests of a cluster.
+    fn take_place(&self, cluster: &WorkerCluster) -> Option<Permit> {
+        let (breaker, thresholds) = cluster.limits(self.action.priority);
+        let permit = breaker.try_acquire_within(Resource::Request, &thresholds);
+        if permit.is_none() {
+            cluster.stats.upstream_rq_active_overflow.increment();
         }
-        let avoid = self.policy.as_ref().is_some_and(|policy| policy.avoid_previous_hosts);
-        self.cluster.pick(worker, self.affinity.wanted(), if avoid { &self.tried } else { &[] })
+        permit
+    }
+
+    /// The endpoint that the request's host is. Waits for its address unless that is known.
+    async fn resolve(&self, cache: &Arc<DnsCache>) -> Result<Target, Failure> {
+        let worker = &self.request.connection.worker;
+        let name = match prepare::look_up(self.request, &self.cluster, cache) {
+            Lookup::Known(known) => known,
+            Lookup::Later(pending) => {
+                let mut answer = std::pin::pin!(pending.answer());
+                std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
+                    Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+                    Poll::Pending => attempt::interrupted(self.request, cx).map(Err),
+                })
+                .await?
+            }
+        };
+        let name = name.map_err(Failure::NoAddress)?;
+        // The cluster may have changed meanwhile.
+        let cluster = match worker.graph().clusters.get(&self.cluster.node().config.name) {
+            Some(node) => worker.clusters.get(worker, node),
+            None => Rc::clone(&self.cluster),
+        };
+        let host = cluster.forwarded(&name, cache.dns.family == DnsFamily::All).ok_or(Failure::NoHost)?;
+        Ok(Target { cluster, host })
     }
 
     /// What the retry policy sees of the response head.

@@ -3,12 +3,15 @@
 //! Owns rewrites and the headers that tell upstreams about the request. Never sends anything.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::OriginalDstOptions;
+use outrigger_config::cluster::{DnsCache, MetadataPath, OriginalDstOptions};
+use outrigger_config::metadata::MetadataMap;
 use outrigger_config::route::{
     Forward, HeaderMatch, HeaderMatcher, HostRewrite, RetryOn, RetryPolicy, WeightedCluster,
 };
@@ -19,7 +22,8 @@ use super::timeout::Timeouts;
 use crate::http::h1::encode::decimal;
 use crate::http::headers::HeaderId;
 use crate::http::manager::request::{Chosen, Request};
-use crate::upstream::clusters::WorkerHost;
+use crate::upstream::clusters::{WorkerCluster, WorkerHost};
+use crate::upstream::dns_cache::{DYNAMIC_HOST, DYNAMIC_PORT, Lookup, host_and_port};
 
 /// Whether the router filter was told to add no `x-envoy-*` headers.
 pub fn suppresses_envoy_headers(request: &Request<'_>) -> bool {
@@ -120,11 +124,35 @@ pub fn original_destination(request: &Request<'_>, options: &OriginalDstOptions)
         Address::Ip(address) if request.connection.info.local_restored => Some(*address),
         _ => None,
     };
-    let mut address = by_header.or_else(restored)?;
+    let by_metadata = || options.metadata.as_ref().and_then(|path| in_metadata(request, path));
+    let mut address = by_header.or_else(by_metadata).or_else(restored)?;
     if let Some(port) = options.upstream_port_override {
         address.set_port(port);
     }
     Some(address)
+}
+
+/// Looks the host of a request up in the cache of a dynamic forward proxy.
+pub fn look_up(request: &Request<'_>, cluster: &WorkerCluster, cache: &Arc<DnsCache>) -> Lookup {
+    let default_port = if cluster.node().tls.get(0).is_some() { 443 } else { 80 };
+    let (mut host, mut port) = host_and_port(request.head.authority_str(), default_port);
+    let state = request.info.filter_state.borrow();
+    host = state.get(DYNAMIC_HOST).map_or(host, String::as_str);
+    port = state.get(DYNAMIC_PORT).and_then(|port| port.parse().ok()).unwrap_or(port);
+    let worker = &request.connection.worker;
+    worker.dns.look_up(worker, cache, host, port)
+}
+
+/// An address that filters have left in dynamic metadata.
+fn in_metadata(request: &Request<'_>, path: &MetadataPath) -> Option<SocketAddr> {
+    let find = |namespaces: &BTreeMap<String, MetadataMap>| {
+        let mut keys = path.keys.iter();
+        let first = namespaces.get(&*path.namespace)?.get(keys.next()?)?;
+        let value = keys.try_fold(first, |value, key| value.get(key))?;
+        value.as_str()?.parse::<SocketAddr>().ok()
+    };
+    let of_request = find(&request.info.dynamic_metadata.borrow());
+    of_request.or_else(|| find(&request.connection.info.dynamic_metadata.borrow()))
 }
 
 /// What `x-envoy-retry-on` gets where the route has no policy.

@@ -9,9 +9,11 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
 use outrigger_config::address::Address;
+use outrigger_config::cluster::TlvFilter;
 use outrigger_config::listener::ProxyProtocol;
 
 use super::Parse;
+use crate::upstream::proxy_header::Tlv;
 
 /// A header.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -21,6 +23,29 @@ pub struct ProxyHeader {
     pub addresses: Option<ProxiedAddresses>,
     /// Length in bytes, with everything that was skipped.
     pub consumed: usize,
+    /// Where its TLVs begin; `consumed` if it has none.
+    tlvs_at: usize,
+}
+
+impl ProxyHeader {
+    /// The TLVs of a header, of the bytes it was read from, that are to be kept. What does not fit its place ends the list,
+    /// as HAProxy does it.
+    pub fn tlvs(&self, bytes: &[u8], keep: &TlvFilter) -> Vec<Tlv> {
+        let mut rest = bytes.get(self.tlvs_at..self.consumed).unwrap_or_default();
+        let mut found = Vec::new();
+        if *keep == TlvFilter::Nothing {
+            return found;
+        }
+        while let Some((&[kind, high, low], after)) = rest.split_first_chunk::<3>() {
+            let length = usize::from(u16::from_be_bytes([high, low]));
+            let Some((value, after)) = after.split_at_checked(length) else { break };
+            if keep.takes(kind) {
+                found.push((kind, value.into()));
+            }
+            rest = after;
+        }
+        found
+    }
 }
 
 /// The two ends of a proxied connection.
@@ -36,7 +61,7 @@ pub struct ProxiedAddresses {
 /// allowed is invalid; where connections may come without a header, it is not looked for, and the bytes go on as they
 /// are.
 pub fn parse(bytes: &[u8], rules: &ProxyProtocol) -> Parse<ProxyHeader> {
-    let ProxyProtocol { allow_without_header, allow_v1, allow_v2 } = rules;
+    let ProxyProtocol { allow_without_header, allow_v1, allow_v2, keep: _ } = rules;
     let versions = [
         Version { signature: V1_SIGNATURE, allowed: *allow_v1, parse: parse_v1, refusal: V1_REFUSAL },
         Version { signature: V2_SIGNATURE, allowed: *allow_v2, parse: parse_v2, refusal: V2_REFUSAL },
@@ -100,7 +125,7 @@ fn parse_v1(bytes: &[u8]) -> Parse<ProxyHeader> {
         },
         _ => return Parse::Invalid("PROXY protocol line names none of TCP4, TCP6 and UNKNOWN"),
     };
-    Parse::Complete(ProxyHeader { addresses, consumed: end + 1 })
+    Parse::Complete(ProxyHeader { addresses, consumed: end + 1, tlvs_at: end + 1 })
 }
 
 fn v1_addresses<Ip: std::str::FromStr + Into<IpAddr>>(text: &str) -> Option<ProxiedAddresses> {
@@ -155,8 +180,12 @@ fn parse_v2(bytes: &[u8]) -> Parse<ProxyHeader> {
     }
     let consumed = V2_HEAD + length;
     match bytes.get(V2_HEAD..consumed) {
-        // What follows the addresses is extensions, which change nothing here.
-        Some(body) => Parse::Complete(ProxyHeader { addresses: family.addresses(body), consumed }),
+        // What follows the addresses is extensions.
+        Some(body) => {
+            // A header about nobody has none that say anything.
+            let tlvs_at = if local { consumed } else { V2_HEAD + family.length() };
+            Parse::Complete(ProxyHeader { addresses: family.addresses(body), consumed, tlvs_at })
+        }
         None => Parse::Partial,
     }
 }
@@ -221,7 +250,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: ProxyProtocol = ProxyProtocol { allow_without_header: false, allow_v1: true, allow_v2: true };
+    const ALL: ProxyProtocol =
+        ProxyProtocol { allow_without_header: false, allow_v1: true, allow_v2: true, keep: TlvFilter::Nothing };
 
     fn v1(line: &str) -> Parse<ProxyHeader> {
         same_for_every_split(line.as_bytes(), |bytes| parse(bytes, &ALL));
@@ -239,6 +269,18 @@ mod tests {
 
     fn texts(source: &str, destination: &str) -> Option<(String, String)> {
         Some((source.to_owned(), destination.to_owned()))
+    }
+
+    #[test]
+    fn tlvs_are_kept_as_told() {
+        let body = [&[10, 0, 0, 1, 10, 0, 0, 2, 0, 5, 0, 80], &b"\x01\0\x02h2\xe0\0\x01x\x02\0\xff"[..]].concat();
+        let bytes = v2(0x21, 0x11, body.len() as u16, &body);
+        let Parse::Complete(header) = parse(&bytes, &ALL) else { panic!() };
+        let tlvs = |keep| header.tlvs(&bytes, &keep);
+        let (alpn, own): (Tlv, Tlv) = ((1, (*b"h2").into()), (0xe0, (*b"x").into()));
+        assert_eq!(tlvs(TlvFilter::All), [alpn, own.clone()]);
+        assert_eq!(tlvs(TlvFilter::Types(vec![0xe0])), [own]);
+        assert_eq!(tlvs(TlvFilter::Nothing), []);
     }
 
     #[test]
@@ -335,14 +377,14 @@ mod tests {
         let lenient = ProxyProtocol { allow_without_header: true, ..only_v2 };
         assert_eq!(parse(line, &lenient), Parse::NotThis);
         assert!(matches!(parse(&v2(0x20, 0, 0, b""), &lenient), Parse::Complete(_)));
-        let none = ProxyProtocol { allow_without_header: true, allow_v1: false, allow_v2: false };
+        let none = ProxyProtocol { allow_without_header: true, allow_v1: false, allow_v2: false, ..ALL };
         assert_eq!(parse(b"", &none), Parse::NotThis);
     }
 
     proptest! {
         #[test]
         fn any_bytes(v: bool, rest in prop::collection::vec(any::<u8>(), 0..60), lenient: bool, allow_v1: bool, allow_v2: bool) {
-            let rules = ProxyProtocol { allow_without_header: lenient, allow_v1, allow_v2 };
+            let rules = ProxyProtocol { allow_without_header: lenient, allow_v1, allow_v2, ..ALL };
             let bytes = [if v { V1_SIGNATURE } else { V2_SIGNATURE }, &rest].concat();
             same_for_every_split(&bytes, |bytes| parse(bytes, &rules));
             same_for_every_split(&rest, |bytes| parse(bytes, &rules));

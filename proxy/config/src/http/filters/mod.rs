@@ -7,6 +7,7 @@ mod buffer;
 mod compression;
 mod cors;
 mod csrf;
+mod dynamic_forward;
 mod fault;
 mod grpc_stats;
 mod header_mutation;
@@ -36,6 +37,7 @@ pub use compression::{
 };
 pub use cors::CorsPolicy;
 pub use csrf::CsrfPolicy;
+pub use dynamic_forward::{DynamicForward, DynamicHost};
 pub use fault::{Abort, AbortStatus, DelayTime, Fault, FaultKeys, Injection, RateLimit};
 pub use grpc_stats::{GrpcMethods, GrpcStats};
 pub use header_mutation::{HeaderMutation, Mutation, Mutations, QueryMutation};
@@ -83,6 +85,8 @@ pub enum HttpFilterConfig {
     Csrf(Arc<CsrfPolicy>),
     /// Decompresses bodies.
     Decompressor(Arc<Decompressor>),
+    /// Resolves the host that a request is for.
+    DynamicForward(Arc<DynamicForward>),
     /// Delays, aborts and slows down.
     Fault(Arc<Fault>),
     /// Counts gRPC calls and messages.
@@ -180,6 +184,9 @@ impl HttpFilterConfig {
             }
             "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
                 Self::Csrf(Arc::new(CsrfPolicy::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig" => {
+                Self::DynamicForward(Arc::new(DynamicForward::parse(context, at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
                 Self::Fault(Arc::new(Fault::parse(at, wire::decode(at, any)?)?))

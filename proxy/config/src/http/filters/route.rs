@@ -10,8 +10,8 @@ use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::google::protobuf::Any;
 
 use super::{
-    Buffer, CompressorOverride, CorsPolicy, CsrfPolicy, Fault, HeaderToMetadata, LocalRateLimit, Mutations,
-    SetFilterState, SetMetadata, StatefulSession,
+    Buffer, CompressorOverride, CorsPolicy, CsrfPolicy, DynamicHost, Fault, HeaderToMetadata, LocalRateLimit,
+    Mutations, SetFilterState, SetMetadata, StatefulSession,
 };
 use crate::context::Context;
 use crate::decide::decide;
@@ -43,6 +43,8 @@ pub enum RouteFilterConfig {
     Cors(Arc<CorsPolicy>),
     /// For [`super::HttpFilterConfig::Csrf`].
     Csrf(Arc<CsrfPolicy>),
+    /// For [`super::HttpFilterConfig::DynamicForward`].
+    DynamicForward(Option<Arc<DynamicHost>>),
     /// For [`super::HttpFilterConfig::Fault`].
     Fault(Arc<Fault>),
     /// For [`super::HttpFilterConfig::HeaderMutation`].
@@ -145,6 +147,9 @@ impl RouteFilterConfig {
             }
             "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
                 Self::Csrf(Arc::new(CsrfPolicy::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig" => {
+                Self::DynamicForward(DynamicHost::parse_route(at, wire::decode(at, any)?)?.map(Arc::new))
             }
             "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
                 Self::Fault(Arc::new(Fault::parse(at, wire::decode(at, any)?)?))

@@ -42,6 +42,25 @@ fn counts(picker: &mut Picker, picks: u32, exclude: impl Fn(HostIndex) -> bool) 
     counts
 }
 
+#[test]
+fn somebody_else_may_have_chosen_the_level() {
+    let host = |priority, health| Host { weight: 1, health, priority };
+    let hosts =
+        [host(0, Health::Healthy), host(0, Health::Degraded), host(0, Health::Unhealthy), host(1, Health::Healthy)];
+    let no_panic = BalanceOptions { panic_threshold: Percent::new(0.0).unwrap(), ..options(Policy::RoundRobin) };
+    let mut picker = Picker::new(Arc::new(HostSet::build(&hosts, &no_panic)), 42);
+    let mut random = random(7);
+    let mut at = |priority, availability| {
+        let wanted = Wanted { level: Some((priority, availability)), ..Wanted::default() };
+        picker.pick_for(&wanted, &mut random, &idle, |_| false).map(|pick| pick.host.0)
+    };
+    for _ in 0..10 {
+        assert_eq!(at(0, Availability::Healthy), Some(0));
+        assert_eq!(at(1, Availability::Healthy), Some(3));
+    }
+    assert_eq!(at(2, Availability::Healthy), None);
+}
+
 /// The highest and the mean number of active requests when each request lasts as long as `lifetime` others.
 fn imbalance(hosts: usize, policy: Policy, lifetime: usize) -> f64 {
     let mut picker = picker(&weighted(&vec![1; hosts]), policy);
