@@ -52,12 +52,23 @@ impl PriorityLoad {
     /// threshold (0 for never) uses all of its hosts. If every priority does, they share by number of hosts.
     /// What rounding leaves over goes to the first priority that takes anything.
     pub fn compute(levels: &[LevelHealth], overprovisioning_factor: u32, panic_threshold: Percent) -> Self {
+        Self::compute_by(levels, levels, overprovisioning_factor, panic_threshold)
+    }
+
+    /// As [`Self::compute`], but what a priority can take follows from `capacities`, in whatever these count: hosts or
+    /// their weights (`weighted_priority_health`).
+    pub fn compute_by(
+        capacities: &[LevelHealth],
+        levels: &[LevelHealth],
+        overprovisioning_factor: u32,
+        panic_threshold: Percent,
+    ) -> Self {
         let capacity = |part: u32, total: u32| {
             let scaled = u64::from(overprovisioning_factor) * u64::from(part);
             scaled.checked_div(u64::from(total)).unwrap_or(0).min(100) as u32
         };
-        let healthy: Vec<u32> = levels.iter().map(|level| capacity(level.healthy, level.total)).collect();
-        let degraded: Vec<u32> = levels.iter().map(|level| capacity(level.degraded, level.total)).collect();
+        let healthy: Vec<u32> = capacities.iter().map(|level| capacity(level.healthy, level.total)).collect();
+        let degraded: Vec<u32> = capacities.iter().map(|level| capacity(level.degraded, level.total)).collect();
         let available = healthy.iter().chain(&degraded).sum::<u32>().min(100);
         let mut loads = vec![LevelLoad::default(); levels.len()];
         if available > 0 {

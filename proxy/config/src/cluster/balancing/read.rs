@@ -10,6 +10,7 @@ use outrigger_api::pb::google::protobuf::UInt32Value;
 use pb::cluster::LbConfig;
 
 use super::extension::{self, Chosen};
+use super::override_host::{OverrideStatus, override_status};
 use super::slow_start::{runtime_double, slow_start};
 use super::{BalancingOptions, Consistent, LoadBalancing, LocalityBalancing, consistent, locality, subset};
 use crate::context::Context;
@@ -67,6 +68,7 @@ pub(in crate::cluster) fn balancing(
     let Chosen { policy, mut options } = chosen;
     options.ignore_new_hosts_until_first_check = common.ignore_new_hosts_until_first_hc;
     options.close_connections_on_change = common.close_connections_on_host_set_change;
+    options.override_status = common.override_status;
     Ok(ReadBalancing {
         policy,
         options,
@@ -166,14 +168,16 @@ struct CommonBalancing {
     consistent: Consistent,
     ignore_new_hosts_until_first_hc: bool,
     close_connections_on_host_set_change: bool,
+    override_status: OverrideStatus,
 }
 
 fn common_balancing(at: &FieldPath<'_>, wire: Option<pb::cluster::CommonLbConfig>) -> Parsed<CommonBalancing> {
     let wire = wire.unwrap_or_default();
     decide!(wire, at, pb::cluster::CommonLbConfig as "envoy.config.cluster.v3.Cluster.CommonLbConfig" {
         implemented: healthy_panic_threshold, update_merge_window, locality_config_specifier,
-            consistent_hashing_lb_config, ignore_new_hosts_until_first_hc, close_connections_on_host_set_change;
-        no_effect: override_host_status = "no filter overrides the choice of endpoint";
+            consistent_hashing_lb_config, ignore_new_hosts_until_first_hc, close_connections_on_host_set_change,
+            override_host_status;
+        no_effect: ;
         unsupported: ;
     });
     let threshold_at = at.field("healthy_panic_threshold");
@@ -193,6 +197,7 @@ fn common_balancing(at: &FieldPath<'_>, wire: Option<pb::cluster::CommonLbConfig
         consistent: consistent::consistent(&at.field("consistent_hashing_lb_config"), consistent_hashing_lb_config)?,
         ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change,
+        override_status: override_status(&at.field("override_host_status"), override_host_status)?,
     })
 }
 
