@@ -32,6 +32,7 @@ use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
 use crate::upstream::admission::{Admitted, Refused, Seeker, Wish};
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::connect::{ConnectError, Counted, connect, take_place};
+use crate::upstream::feedback::{Unanswered, Watch};
 use crate::upstream::gate::Place;
 use crate::upstream::host::Host;
 use crate::upstream::stats::EndedBy;
@@ -160,13 +161,16 @@ impl Session {
             self.info.attempts.set(self.info.attempts.get() + 1);
             *self.info.upstream_host.borrow_mut() = Some(Arc::clone(&host.host));
             cluster.stats.upstream_rq_pending_total.increment();
+            let watch = Watch::begin(&host);
             match connect(&counted, None, None).await {
                 Ok(connected) => {
                     observe::connected(&host);
+                    watch.answered(&host, false, None);
                     return Some((connected.begin(&self.worker, &counted), ActiveSession::new(counted, place)));
                 }
                 Err(error) => {
                     observe::not_connected(&self.worker.process, &host, &error);
+                    watch.unanswered(&host, Unanswered::Unreachable);
                     self.note_failure(&cluster, &error);
                 }
             }

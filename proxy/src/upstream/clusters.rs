@@ -13,11 +13,12 @@ use std::time::Instant;
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{Discovery, OriginalDstOptions, Thresholds};
 use outrigger_config::route::Priority;
-use outrigger_policy::balance::{HostIndex, HostSet, Load, Pick, Picker, Wanted};
+use outrigger_policy::balance::{HostIndex, HostSet, Latency, Load, Pick, Picker, ReportedWeight, Wanted};
 use outrigger_policy::breaker::Breaker;
 use tokio::sync::Notify;
 
 use super::choice_stats::ChoiceStats;
+use super::feedback::Feedback;
 use super::host::{Host, HostShared, HostStats};
 use super::stats::{ClusterStats, QueueStats};
 use super::{h1, h2};
@@ -75,6 +76,8 @@ pub struct WorkerHost {
     /// When its health was last looked at, checks or outlier detection kept requests away.
     failed: Cell<bool>,
     last_used: Cell<Option<Instant>>,
+    /// What answers have told, where the policy goes by it.
+    pub feedback: OnceCell<Box<Feedback>>,
 }
 
 impl WorkerHost {
@@ -95,6 +98,7 @@ impl WorkerHost {
             retired: Cell::new(false),
             failed: Cell::new(false),
             last_used: Cell::new(None),
+            feedback: OnceCell::new(),
         })
     }
 
@@ -277,16 +281,30 @@ impl WorkerCluster {
         let pick = self.draw(worker, wanted, |index| {
             node.hosts.hosts.get(position(index)).is_none_or(|host| !allowed(index, host))
         })?;
-        if pick.panic {
-            self.stats.lb_healthy_panic.increment();
-        }
         let prefix = || names::prefix("cluster", &node.config.stat_name);
         self.choices.count(&pick, &worker.process.stats, prefix);
-        let host = node.hosts.hosts.get(position(pick.host))?;
+        let host = self.host(&node, pick.host)?;
+        if pick.panic {
+            self.stats.lb_healthy_panic.increment();
+            tracing::debug!(target: "upstream", "cluster {}: {} in panic", node.config.name, host.host.address);
+        }
+        Some((host, pick.host))
+    }
+
+    /// The endpoint with this address, if the cluster has it and it is fit for being named.
+    pub fn named(&self, address: &str) -> Option<Rc<WorkerHost>> {
+        let node = self.node();
+        let index = node.hosts.balance.as_ref()?.find(address)?;
+        let Host { health, shared, .. } = &**node.hosts.hosts.get(index.0 as usize)?;
+        let fit = node.config.balancing.override_status.takes(shared.flags.status(*health));
+        if fit { self.host(&node, index) } else { None }
+    }
+
+    fn host(&self, node: &Arc<ClusterNode>, index: HostIndex) -> Option<Rc<WorkerHost>> {
+        let host = node.hosts.hosts.get(index.0 as usize)?;
         let mut hosts = self.hosts.borrow_mut();
-        let slot = hosts.get_mut(position(pick.host))?;
-        let host = slot.get_or_insert_with(|| WorkerHost::new(Arc::clone(host), Arc::clone(&node)));
-        Some((Rc::clone(host), pick.host))
+        let slot = hosts.get_mut(index.0 as usize)?;
+        Some(Rc::clone(slot.get_or_insert_with(|| WorkerHost::new(Arc::clone(host), Arc::clone(node)))))
     }
 
     /// Whether there is an endpoint that could be picked. Counts nothing.
@@ -297,8 +315,8 @@ impl WorkerCluster {
     fn draw(&self, worker: &Worker, mut wanted: Wanted<'_>, exclude: impl Fn(HostIndex) -> bool) -> Option<Pick> {
         let mut picker = self.picker.borrow_mut();
         let picker = picker.as_mut()?;
-        let hosts = self.hosts.borrow();
-        let load = WorkerLoad { hosts: &hosts, stats: &self.stats };
+        let (node, hosts) = (self.node.borrow(), self.hosts.borrow());
+        let load = WorkerLoad { list: &node.hosts, hosts: &hosts, stats: &self.stats };
         if picker.hosts().wants_time() {
             wanted.now = facts::now();
         }
@@ -359,10 +377,17 @@ fn same_members(old: &HostList, new: &HostList) -> bool {
     old.hosts.len() == new.hosts.len() && members(old) == members(new)
 }
 
-/// Requests in flight from this worker.
+/// How busy endpoints are, as this worker sees them: its own requests, and what it has measured.
 struct WorkerLoad<'a> {
+    list: &'a HostList,
     hosts: &'a [Option<Rc<WorkerHost>>],
     stats: &'a ClusterStats,
+}
+
+impl WorkerLoad<'_> {
+    fn feedback(&self, host: HostIndex) -> Option<&Feedback> {
+        Some(&**self.hosts.get(host.0 as usize)?.as_ref()?.feedback.get()?)
+    }
 }
 
 impl Load for WorkerLoad<'_> {
@@ -372,6 +397,19 @@ impl Load for WorkerLoad<'_> {
 
     fn all_active_requests(&self) -> Option<u32> {
         u32::try_from(self.stats.upstream_rq_active.value()).ok()
+    }
+
+    fn latency(&self, host: HostIndex) -> Latency {
+        self.feedback(host).map_or_else(Latency::default, |feedback| feedback.latency.get())
+    }
+
+    fn reported(&self, host: HostIndex) -> ReportedWeight {
+        let host = self.list.hosts.get(host.0 as usize);
+        host.map_or_else(ReportedWeight::default, |host| host.shared.reported())
+    }
+
+    fn is_unreachable(&self, host: HostIndex, now: u64) -> bool {
+        self.feedback(host).is_some_and(|feedback| feedback.is_unreachable(now))
     }
 }
 

@@ -7,6 +7,7 @@ pub mod clusters;
 pub mod connect;
 pub mod dial;
 pub mod dns;
+pub mod feedback;
 pub mod gate;
 pub mod h1;
 pub mod h2;

@@ -25,6 +25,7 @@ use crate::process::Process;
 use crate::stream::ResponseFlag;
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::connect::ConnectError;
+use crate::upstream::feedback::{self, Unanswered, Watch};
 use crate::upstream::gate::Place;
 use crate::upstream::pool::{self, PoolError, Wanted};
 use crate::upstream::stream::UpstreamStream;
@@ -420,6 +421,25 @@ pub fn observe(process: &Process, host: &WorkerHost, failure: &Failure) {
     }
 }
 
+/// Tells the balancer what a failure says of the endpoint.
+pub fn watched(watch: Watch, host: &WorkerHost, failure: &Failure) {
+    watch.unanswered(
+        host,
+        match failure {
+            Failure::Connect { .. } => Unanswered::Unreachable,
+            Failure::Reset { .. } | Failure::Timeout(Limit::PerTry | Limit::Route) => Unanswered::Failed,
+            Failure::DownstreamGone(_) | Failure::Timeout(_) => Unanswered::GivenUp,
+            // Says nothing of the endpoint.
+            Failure::NoHost
+            | Failure::Overflow
+            | Failure::StaleConnection
+            | Failure::NotSent
+            | Failure::DownstreamError(_)
+            | Failure::Drained => return,
+        },
+    );
+}
+
 /// What ends a request from outside.
 pub fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> Poll<Failure> {
     if let Poll::Ready(gone) = request.downstream.poll_closed(cx) {
@@ -522,6 +542,7 @@ pub async fn relay(
         connection.stats.downstream_cx_upgrades_active.decrement();
     }
     request.trailers = download.into_trailers();
+    feedback::trailers(host, &request.response.headers, request.trailers.as_ref());
     let (read, written) = stream.transferred();
     request.info.upstream_bytes_received.set(read);
     request.info.upstream_bytes_sent.set(written);
