@@ -66,12 +66,7 @@ fn set(hosts: &[Host], policy: Policy) -> Arc<HostSet> {
         metrics: Vec::new(),
     };
     let options = BalancingOptions { reports: Some(Arc::new(reports)), ..BalancingOptions::default() };
-    Arc::new(HostSet::build_with(&Inputs {
-        hosts,
-        balance: self::options(policy),
-        options: &options,
-        facts: &Unknown,
-    }))
+    Arc::new(HostSet::build_with(&Inputs { hosts, balance: self::options(policy), options: &options, facts: &Unknown }))
 }
 
 /// What requests have left behind at hosts.

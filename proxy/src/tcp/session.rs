@@ -414,7 +414,7 @@ struct ActiveSession {
 impl ActiveSession {
     fn new(counted: Counted, place: Option<Place>) -> Self {
         let (host, cluster) = (counted.host(), counted.cluster());
-        host.active.set(host.active.get() + 1);
+        host.begin();
         host.stats.rq_total.increment();
         host.stats.rq_active.increment();
         cluster.stats.upstream_rq_total.increment();
@@ -426,7 +426,7 @@ impl ActiveSession {
 impl Drop for ActiveSession {
     fn drop(&mut self) {
         let (host, cluster) = (self.counted.host(), self.counted.cluster());
-        host.active.set(host.active.get().saturating_sub(1));
+        host.end();
         host.stats.rq_active.decrement();
         cluster.stats.upstream_rq_active.decrement();
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::{Discovery, OriginalDstOptions, Thresholds};
+use outrigger_config::cluster::{Cluster, Discovery, LoadBalancing, OriginalDstOptions, Thresholds};
 use outrigger_config::route::Priority;
 use outrigger_policy::balance::{HostIndex, HostSet, Latency, Load, Pick, Picker, ReportedWeight, Wanted};
 use outrigger_policy::breaker::Breaker;
@@ -100,6 +100,22 @@ impl WorkerHost {
             last_used: Cell::new(None),
             feedback: OnceCell::new(),
         })
+    }
+
+    /// One request or session more is in flight to it.
+    pub fn begin(&self) {
+        self.active.set(self.active.get() + 1);
+        if counts_over_workers(&self.node.config) {
+            self.host.shared.count();
+        }
+    }
+
+    /// One of those has ended.
+    pub fn end(&self) {
+        self.active.set(self.active.get().saturating_sub(1));
+        if counts_over_workers(&self.node.config) {
+            self.host.shared.discount();
+        }
     }
 
     /// No connection of it is used for new requests from now on; idle ones close.
@@ -316,7 +332,8 @@ impl WorkerCluster {
         let mut picker = self.picker.borrow_mut();
         let picker = picker.as_mut()?;
         let (node, hosts) = (self.node.borrow(), self.hosts.borrow());
-        let load = WorkerLoad { list: &node.hosts, hosts: &hosts, stats: &self.stats };
+        let over_workers = counts_over_workers(&node.config);
+        let load = WorkerLoad { list: &node.hosts, hosts: &hosts, over_workers, stats: &self.stats };
         if picker.hosts().wants_time() {
             wanted.now = facts::now();
         }
@@ -377,9 +394,15 @@ fn same_members(old: &HostList, new: &HostList) -> bool {
     old.hosts.len() == new.hosts.len() && members(old) == members(new)
 }
 
-/// How busy endpoints are, as this worker sees them: its own requests, and what it has measured.
+/// Whether the policy goes by the requests of all workers, as in Envoy. Others need not pay for counting them.
+fn counts_over_workers(config: &Cluster) -> bool {
+    matches!(config.load_balancing, LoadBalancing::LeastRequest { .. } | LoadBalancing::PeakEwma(_))
+}
+
+/// How busy endpoints are, and what this worker has measured of them.
 struct WorkerLoad<'a> {
     list: &'a HostList,
+    over_workers: bool,
     hosts: &'a [Option<Rc<WorkerHost>>],
     stats: &'a ClusterStats,
 }
@@ -392,6 +415,9 @@ impl WorkerLoad<'_> {
 
 impl Load for WorkerLoad<'_> {
     fn active_requests(&self, host: HostIndex) -> u32 {
+        if self.over_workers {
+            return self.list.hosts.get(host.0 as usize).map_or(0, |host| host.shared.active());
+        }
         self.hosts.get(host.0 as usize).and_then(Option::as_ref).map_or(0, |host| host.active.get())
     }
 

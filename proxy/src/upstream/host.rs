@@ -62,6 +62,8 @@ struct UsedHost {
     freed: Notify,
     monitor: HostMonitor,
     instances: Mutex<Vec<Weak<HostStats>>>,
+    /// Requests in flight from all workers, where the policy goes by that. Written by all workers.
+    active: AtomicU32,
     weight: OnceLock<Box<SharedWeight>>,
 }
 
@@ -92,6 +94,21 @@ impl HostShared {
     /// As [`Self::monitor`], unless there cannot be any results.
     pub fn monitor_if_used(&self) -> Option<&HostMonitor> {
         self.used.get().map(|used| &used.monitor)
+    }
+
+    /// Requests in flight from all workers, as far as they were counted with [`Self::count`].
+    pub fn active(&self) -> u32 {
+        self.used.get().map_or(0, |used| used.active.load(Ordering::Relaxed))
+    }
+
+    /// One request more.
+    pub fn count(&self) {
+        self.used().active.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One of those that were counted has ended.
+    pub fn discount(&self) {
+        self.used().active.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// What the endpoint reports of its weight.

@@ -278,10 +278,7 @@ fn the_first_policy_that_exists_wins_over_the_enum() {
         with(&format!("lb_policy: RING_HASH, load_balancing_policy: {{policies: [{}]}}", list.join(", ")))
     };
     let chosen = |list: &[&str]| policies(list).unwrap().load_balancing;
-    assert_eq!(
-        chosen(&[UNKNOWN, NO_POLICY, "random.v3.Random", "round_robin.v3.RoundRobin"]),
-        LoadBalancing::Random
-    );
+    assert_eq!(chosen(&[UNKNOWN, NO_POLICY, "random.v3.Random", "round_robin.v3.RoundRobin"]), LoadBalancing::Random);
     assert_eq!(
         chosen(&["least_request.v3.LeastRequest, choice_count: 3"]),
         LoadBalancing::LeastRequest { choice_count: 3, active_request_bias: 1.0 }

@@ -128,7 +128,7 @@ pub enum Policy {
     PeakEwma(PeakEwma),
     /// In turn, by the weights that hosts report.
     Reported,
-    /// At random, by weight.
+    /// At random, whatever the weights, as in Envoy.
     Random,
     /// The first in the order of the list, or in an order of this process.
     PickFirst { shuffle: bool },
@@ -179,12 +179,13 @@ impl Policy {
         match self {
             Self::RoundRobin
             | Self::Reported
+            | Self::Random
             | Self::PickFirst { .. }
             | Self::RingHash { .. }
             | Self::Maglev { .. } => false,
             // Without regard to active requests this is round robin, as in Envoy.
             Self::LeastRequest { active_request_bias, .. } => active_request_bias > 0.0,
-            Self::PeakEwma(_) | Self::Random => true,
+            Self::PeakEwma(_) => true,
         }
     }
 }

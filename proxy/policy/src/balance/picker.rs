@@ -121,7 +121,10 @@ pub(super) enum Turn {
     Next(u32),
     Schedule(Schedule),
     /// By reported weights, until they are made anew.
-    Reported { schedule: Schedule, until: u64 },
+    Reported {
+        schedule: Schedule,
+        until: u64,
+    },
 }
 
 impl Picker {

@@ -273,7 +273,7 @@ impl Source<'_> {
 
     fn pool(&self, members: Vec<u32>) -> Pool {
         let policy = self.inputs.balance.policy;
-        let ignored = matches!(policy, Policy::Reported | Policy::PickFirst { .. });
+        let ignored = matches!(policy, Policy::Reported | Policy::Random | Policy::PickFirst { .. });
         let equal = ignored || members.windows(2).all(|pair| self.weight(&pair[0]) == self.weight(&pair[1]));
         let weights = if policy == (Policy::PickFirst { shuffle: true }) {
             Weights::Ordered(self.shuffled(&members))

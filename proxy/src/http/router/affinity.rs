@@ -45,7 +45,8 @@ impl Affinity {
                 value
             });
         }
-        affinity.named = node.config.balancing.override_hosts.as_ref().map(|options| Box::new(Named::of(request, options)));
+        affinity.named =
+            node.config.balancing.override_hosts.as_ref().map(|options| Box::new(Named::of(request, options)));
         if balance.wants_metadata() {
             let configured = match weighted {
                 Some(weighted) => &weighted.metadata_match,

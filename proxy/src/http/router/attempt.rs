@@ -209,7 +209,7 @@ impl Active {
     pub fn new(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>) -> Self {
         cluster.stats.upstream_rq_active.increment();
         host.stats.rq_active.increment();
-        host.active.set(host.active.get() + 1);
+        host.begin();
         Self(Rc::clone(cluster), Rc::clone(host))
     }
 }
@@ -218,7 +218,7 @@ impl Drop for Active {
     fn drop(&mut self) {
         self.0.stats.upstream_rq_active.decrement();
         self.1.stats.rq_active.decrement();
-        self.1.active.set(self.1.active.get().saturating_sub(1));
+        self.1.end();
     }
 }
 

@@ -42,7 +42,7 @@ pub enum LoadBalancing {
     PeakEwma(PeakEwma),
     /// Weighted, smooth; endpoints say their weights themselves ([`BalancingOptions::reports`]).
     Reported,
-    /// Weighted random.
+    /// Random, whatever the weights.
     Random,
     /// The first that is fit, in the order of discovery or, shuffled, in an order of this process.
     PickFirst { shuffle: bool },

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::extensions::load_balancing_policies::override_host::v3 as pb;
 use outrigger_api::pb::envoy::r#type::metadata::v3::MetadataKey;
-use outrigger_api::pb::envoy::r#type::metadata::v3::metadata_key::path_segment::Segment;
 use outrigger_api::pb::envoy::r#type::metadata::v3::metadata_key::PathSegment;
+use outrigger_api::pb::envoy::r#type::metadata::v3::metadata_key::path_segment::Segment;
 
 use crate::cluster::HealthStatus;
 use crate::decide::decide;

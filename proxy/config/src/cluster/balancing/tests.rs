@@ -301,11 +301,7 @@ fn policies_for_the_first_for_a_subset_and_for_named_endpoints() {
             format!("subset_size: 0, child_policy: {CHILD}"),
             "subset_size: 0 is not within 1 to 4294967295".to_owned(),
         ),
-        (
-            NAMED,
-            format!("fallback_policy: {CHILD}"),
-            "override_host_sources: must not be empty".to_owned(),
-        ),
+        (NAMED, format!("fallback_policy: {CHILD}"), "override_host_sources: must not be empty".to_owned()),
         (NAMED, sources.to_owned(), "fallback_policy: is required".to_owned()),
         (
             NAMED,

@@ -9,7 +9,12 @@ use super::super::hosts::{BalanceOptions, Facts, Health, Host, Inputs};
 use super::*;
 
 fn options(policy: Policy) -> BalanceOptions {
-    BalanceOptions { policy, overprovisioning_factor: 140, panic_threshold: Percent::new(50.0).unwrap(), weighted_priority_health: false }
+    BalanceOptions {
+        policy,
+        overprovisioning_factor: 140,
+        panic_threshold: Percent::new(50.0).unwrap(),
+        weighted_priority_health: false,
+    }
 }
 
 const P2C: Policy = Policy::LeastRequest { choice_count: 2, active_request_bias: 1.0 };
@@ -23,15 +28,15 @@ const PEAK: PeakEwma = PeakEwma {
 };
 
 /// Those that share an idle cluster by weight.
-const POLICIES: [Policy; 5] =
-    [Policy::RoundRobin, P2C, SCAN, Policy::Random, Policy::LeastRequest { choice_count: 3, active_request_bias: 0.0 }];
+const POLICIES: [Policy; 4] =
+    [Policy::RoundRobin, P2C, SCAN, Policy::LeastRequest { choice_count: 3, active_request_bias: 0.0 }];
 
 const ALL_POLICIES: [Policy; 9] = [
     POLICIES[0],
     POLICIES[1],
     POLICIES[2],
     POLICIES[3],
-    POLICIES[4],
+    Policy::Random,
     Policy::PeakEwma(PEAK),
     Policy::PeakEwma(PeakEwma { choice_count: 3, ..PEAK }),
     Policy::PickFirst { shuffle: false },
@@ -112,6 +117,12 @@ fn an_idle_cluster_is_shared_by_weight() {
             assert!((found - expected).abs() < 6.0 * expected.sqrt(), "{policy:?} {host}: {found}");
         }
     }
+}
+
+#[test]
+fn a_random_host_is_any_whatever_its_weight() {
+    let counts = counts(&mut picker(&weighted(&[1, 9]), Policy::Random), 10_000, |_| false);
+    assert!(counts[&0].abs_diff(5000) < 300, "{counts:?}");
 }
 
 #[test]
