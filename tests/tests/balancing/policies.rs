@@ -65,6 +65,30 @@ async fn reported_weights_count_in_all_their_forms_as_with_envoy() {
 }
 
 #[tokio::test]
+async fn metrics_that_the_policy_names_come_first_as_with_envoy() {
+    let upstreams = upstreams(2).await;
+    // Weights of 100 and 300 by the metric that is named; 400 and 100 otherwise.
+    let say = |upstream: &Upstream, value: &str| upstream.always_say("endpoint-load-metrics", value);
+    say(&upstreams[0], "TEXT rps_fractional:100,application_utilization:0.25,named_metrics.a:1,named_metrics.b:0.1");
+    say(
+        &upstreams[1],
+        "TEXT rps_fractional:100,application_utilization:1,named_metrics.a:0.2,named_metrics.b:0.333334",
+    );
+    let policy = "envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.\
+                  ClientSideWeightedRoundRobin, blackout_period: 0s, weight_update_period: 0.1s, \
+                  metric_names_for_computing_utilization: [named_metrics.a, named_metrics.b]";
+    let both = Both::start(&bootstrap(&web(TO_C), &[cluster_by("c", &upstreams, policy)])).await;
+    for (who, proxy) in [("ours", &both.ours), ("envoy", &both.envoy)] {
+        eventually(who, async || {
+            let names = served_by(proxy, &requests(80)).await;
+            let first = names.iter().filter(|name| *name == "u0").count();
+            if first.abs_diff(20) <= 4 { Ok(()) } else { Err(first.to_string()) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn the_first_endpoint_is_left_only_when_it_cannot_be_reached() {
     let mut upstreams = upstreams(3).await;
     let policy = "envoy.extensions.load_balancing_policies.pick_first.v3.PickFirst";
