@@ -178,7 +178,7 @@ impl<L: Load, E: Fn(HostIndex) -> bool> Picking<'_, L, E> {
     }
 
     /// Of hosts of the same weight. While fewer requests are in flight than there are hosts, which is nearly always so
-    /// where there are many, a few draws find an idle one.
+    /// where there are many, a few draws find an idle one, or a short way from a random place.
     fn least_busy_of_all(&self, random: &mut impl FnMut() -> u64) -> Option<u32> {
         let count = self.pool.len();
         if count > DRAWS_FOR_IDLE {
@@ -187,6 +187,12 @@ impl<L: Load, E: Fn(HostIndex) -> bool> Picking<'_, L, E> {
                 if self.active(position) == 0 && self.takes(position, random) {
                     return Some(position);
                 }
+            }
+            let start = scale(random() as u32, count);
+            let mut order = (start..count).chain(0..start);
+            let idle = order.find(|position| self.active(*position) == 0 && self.takes(*position, random));
+            if idle.is_some() {
+                return idle;
             }
         }
         let least = self.least_of_all(random, |position| self.active(position));
@@ -346,5 +352,6 @@ impl<L: Load, E: Fn(HostIndex) -> bool> Picking<'_, L, E> {
 
 /// What a host of a weight costs with so many requests.
 fn cost(active: u32, bias: f64, weight: u32) -> f64 {
-    f64::from(active).powf(bias) / f64::from(weight)
+    let load = if bias == 1.0 { f64::from(active) } else { f64::from(active).powf(bias) };
+    load / f64::from(weight)
 }
