@@ -218,7 +218,8 @@ impl Session {
             return (cluster, admitted);
         };
         let worker = &self.worker;
-        let mut seeker = Seeker { worker, cluster, wanted, tried, priority: Priority::Default, destination };
+        let mut seeker =
+            Seeker { worker, cluster, wanted, tried, priority: Priority::Default, destination, named: None };
         // Whatever else ends the session drops this.
         let never = |_: &mut Context<'_>| Poll::<Infallible>::Pending;
         let result = seeker.admit(options, || self.wish(options), never).await.result;

@@ -92,6 +92,8 @@ pub struct Seeker<'a> {
     pub priority: Priority,
     /// The one endpoint that will do, in clusters of original destinations.
     pub destination: Option<SocketAddr>,
+    /// The one endpoint that will do, where a request names it.
+    pub named: Option<Rc<WorkerHost>>,
 }
 
 /// Why a look found no place.
@@ -179,6 +181,9 @@ impl Seeker<'_> {
     fn own_endpoint(&self, node: &ClusterNode) -> Result<Option<Rc<WorkerHost>>, NoPlace> {
         if let Some(destination) = self.destination {
             return Ok(Some(self.cluster.destination(destination, Instant::now())));
+        }
+        if let Some(named) = &self.named {
+            return Ok(Some(Rc::clone(named)));
         }
         let by_hash = node.hosts.balance.as_ref().is_some_and(|balance| balance.wants_hash());
         let waits = node.config.concurrency.as_deref().is_some_and(|options| options.over_limit == OverLimit::Wait);

@@ -42,6 +42,7 @@ impl Forwarding<'_, '_> {
             tried: if avoid { &self.tried } else { &[] },
             priority: self.action.priority,
             destination,
+            named: self.affinity.named(&self.cluster),
         };
         let interrupted = |cx: &mut std::task::Context<'_>| attempt::interrupted(request, cx);
         let Admission { result, waited } = seeker.admit(options, || self.wish(options), interrupted).await;

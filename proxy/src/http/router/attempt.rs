@@ -432,6 +432,8 @@ pub fn watched(watch: Watch, host: &WorkerHost, failure: &Failure) {
             // Says nothing of the endpoint.
             Failure::NoHost
             | Failure::Overflow
+            | Failure::QueueFull
+            | Failure::QueueTimeout
             | Failure::StaleConnection
             | Failure::NotSent
             | Failure::DownstreamError(_)

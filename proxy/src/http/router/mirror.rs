@@ -119,7 +119,16 @@ impl Copy {
         let admitted = if self.node.config.concurrency.is_some() {
             // A copy takes a place that is free, and never one that somebody waits for.
             let (worker, wanted) = (&self.worker, Wanted::default());
-            Seeker { worker, cluster: Rc::clone(&cluster), wanted, tried: &[], priority, destination: None }.admit_now()
+            Seeker {
+                worker,
+                cluster: Rc::clone(&cluster),
+                wanted,
+                tried: &[],
+                priority,
+                destination: None,
+                named: None,
+            }
+            .admit_now()
         } else {
             let (breaker, thresholds) = cluster.limits(priority);
             _permit = breaker.try_acquire_within(Resource::Request, &thresholds);
