@@ -34,6 +34,7 @@ const OWN_PROTOS: &[&str] = &[
     "envoy/tcp/metadataexchange/config/metadata_exchange.proto",
     "io/istio/http/peer_metadata/config.proto",
     "istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
+    "outrigger/lb/v1/peak_ewma.proto",
     "outrigger/upstream/v1/concurrency.proto",
     "stats/config.proto",
     "udpa/type/v1/typed_struct.proto",
@@ -54,9 +55,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A new envoy-types brings other sources, and only the lock file tells.
     println!("cargo::rerun-if-changed=Cargo.lock");
 
-    compile_own(&own, &out_dir)?;
-
     let envoy = envoy_proto_dir(&manifest_dir)?;
+    compile_own(&own, &envoy, &out_dir)?;
     let roots = read_roots(&own.join("roots.txt"))?;
     let pool = compile_schema(&own, &envoy, &roots)?;
     let table = Table::reachable(&pool, &roots)?;
@@ -64,19 +64,42 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Packages that `OWN_PROTOS` import from `envoy-types`, and those that the imports name in turn. The Rust types of those
+/// that our messages hold are in that crate; the others are needed for options of fields only.
+const IMPORTED: &[(&str, &str)] = &[
+    (".google.protobuf", "::envoy_types::pb::google::protobuf"),
+    (".envoy.annotations", "::envoy_types::pb::envoy::annotations"),
+    (".envoy.config", "::envoy_types::pb::envoy::config"),
+    (".envoy.extensions", "::envoy_types::pb::envoy::extensions"),
+    (".envoy.type", "::envoy_types::pb::envoy::r#type"),
+    (".udpa.annotations", "::envoy_types::pb::udpa::annotations"),
+    (".validate", "::envoy_types::pb::validate"),
+    (".xds.annotations", "::envoy_types::pb::xds::annotations"),
+    (".xds.core", "::envoy_types::pb::xds::core"),
+    (".xds.type.matcher", "::envoy_types::pb::xds::r#type::matcher"),
+];
+
 /// Generates the Rust types of `OWN_PROTOS`.
-fn compile_own(own: &Path, out_dir: &Path) -> Result<(), Box<dyn Error>> {
-    let files = protox::compile(OWN_PROTOS, [own])?;
+fn compile_own(own: &Path, envoy: &Path, out_dir: &Path) -> Result<(), Box<dyn Error>> {
+    let mut compiler = Compiler::with_file_resolver(QualifyingResolver::new(&includes(own, envoy)));
+    compiler.include_imports(true).open_files(OWN_PROTOS)?;
     let mut config = prost_build::Config::new();
     config
         .out_dir(out_dir)
         .enable_type_names()
-        // The extern path below replaces the default one.
+        // The extern paths below replace the default ones.
         .compile_well_known_types()
-        .type_name_domain(["."], "type.googleapis.com")
-        .extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf")
-        .compile_fds(files)?;
+        .type_name_domain(["."], "type.googleapis.com");
+    for (package, path) in IMPORTED {
+        config.extern_path(*package, *path);
+    }
+    config.compile_fds(compiler.file_descriptor_set())?;
     Ok(())
+}
+
+/// Where `.proto` files are looked for, our own ones first.
+fn includes(own: &Path, envoy: &Path) -> Vec<PathBuf> {
+    [own.to_owned()].into_iter().chain(ENVOY_INCLUDES.iter().map(|include| envoy.join(include))).collect()
 }
 
 /// Finds the `.proto` sources of the `envoy-types` package that this build links.
@@ -140,8 +163,7 @@ fn read_roots(path: &Path) -> Result<Vec<String>, Box<dyn Error>> {
 
 /// Compiles the files of every package that a root lives in, with their imports.
 fn compile_schema(own: &Path, envoy: &Path, roots: &[String]) -> Result<DescriptorPool, Box<dyn Error>> {
-    let includes: Vec<PathBuf> =
-        [own.to_owned()].into_iter().chain(ENVOY_INCLUDES.iter().map(|include| envoy.join(include))).collect();
+    let includes = includes(own, envoy);
     let packages: BTreeSet<&str> = roots.iter().filter_map(|root| Some(root.rsplit_once('.')?.0)).collect();
     let mut compiler = Compiler::with_file_resolver(QualifyingResolver::new(&includes));
     for package in packages {

@@ -57,6 +57,11 @@ pub mod istio {
 
 /// Messages of our own, for what the Envoy API has no field for.
 pub mod outrigger {
+    /// `outrigger.lb.v1`.
+    pub mod lb_v1 {
+        include!(concat!(env!("OUT_DIR"), "/outrigger.lb.v1.rs"));
+    }
+
     /// `outrigger.upstream.v1`.
     pub mod upstream_v1 {
         include!(concat!(env!("OUT_DIR"), "/outrigger.upstream.v1.rs"));

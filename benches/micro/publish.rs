@@ -25,6 +25,7 @@ fn node(config: &Arc<Cluster>) -> Arc<ClusterNode> {
         policy: Policy::LeastRequest { choice_count: 2, active_request_bias: 1.0 },
         overprovisioning_factor: 140,
         panic_threshold: Percent::new(50.0).unwrap_or_else(|| unreachable!("50 is a percentage")),
+        weighted_priority_health: false,
     };
     let balance = Some(Arc::new(HostSet::build(&hosts, &options)));
     let hosts = Arc::new(HostList { balance, ..HostList::default() });

@@ -318,6 +318,8 @@ response_flags! {
     DownstreamProtocolError = "DPE", "DownstreamProtocolError";
     /// The upstream broke the protocol.
     UpstreamProtocolError = "UPE", "UpstreamProtocolError";
+    /// The endpoints' share of requests to drop was not used up.
+    DropOverload = "DO", "DropOverload";
     /// The client reset the stream.
     DownstreamRemoteReset = "DR", "DownstreamRemoteReset";
     /// Refused because of overload.

@@ -47,7 +47,7 @@ pub struct Reply {
     pub bytes: Option<usize>,
     pub empty: bool,
     pub chunked: bool,
-    pub trailers: bool,
+    pub trailers: Vec<(String, String)>,
     pub headers: Vec<(String, String)>,
     pub gate: bool,
     pub delay: Option<Duration>,
@@ -72,7 +72,7 @@ impl Reply {
             bytes: None,
             empty: false,
             chunked: false,
-            trailers: false,
+            trailers: Vec::new(),
             headers: Vec::new(),
             gate: false,
             delay: None,
@@ -119,7 +119,9 @@ impl Reply {
             }
             "empty" => self.empty = true,
             "chunked" => self.chunked = true,
-            "trailers" => self.trailers = true,
+            "trailers" => {
+                self.trailers.extend(TRAILERS.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            }
             "gate" => self.gate = true,
             "delay" => self.delay = Some(Duration::from_millis(value.parse().expect("milliseconds"))),
             "early" => self.early = true,

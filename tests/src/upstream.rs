@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::h1::{self, Framing, Reader, Stream};
 use crate::h2c;
-use crate::reply::{Reply, Seen, TRAILERS};
+use crate::reply::{Reply, Seen};
 
 /// What an upstream has counted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -42,9 +42,27 @@ struct Shared {
     seen: Mutex<Vec<Seen>>,
     counts: watch::Sender<Counts>,
     gate: watch::Sender<bool>,
+    standing: Mutex<Standing>,
+}
+
+/// What stands in all answers.
+#[derive(Debug, Default)]
+struct Standing {
+    status: Option<u16>,
+    headers: Vec<(String, String)>,
+    trailers: Vec<(String, String)>,
 }
 
 impl Shared {
+    fn reply(&self, headers: &[(String, String)]) -> Reply {
+        let mut reply = Reply::to(headers);
+        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        reply.status = standing.status.unwrap_or(reply.status);
+        reply.headers.extend_from_slice(&standing.headers);
+        reply.trailers.extend_from_slice(&standing.trailers);
+        reply
+    }
+
     fn count(&self, change: impl FnOnce(&mut Counts)) {
         self.counts.send_modify(|counts| {
             change(counts);
@@ -137,6 +155,7 @@ impl Upstream {
             seen: Mutex::default(),
             counts: watch::Sender::new(Counts::default()),
             gate: watch::Sender::new(false),
+            standing: Mutex::default(),
         });
         let task = tokio::spawn(accept(listener, shared.clone(), tls)).abort_handle();
         Self { address, shared, task }
@@ -170,6 +189,23 @@ impl Upstream {
             Ok(Ok(found)) => *found,
             _ => panic!("{what}: {:?}", self.counts()),
         }
+    }
+
+    /// All answers have this status from now on.
+    pub fn always_answer(&self, status: u16) {
+        self.shared.standing.lock().unwrap_or_else(PoisonError::into_inner).status = Some(status);
+    }
+
+    /// All answers have this header, too.
+    pub fn always_say(&self, name: &str, value: &str) {
+        let mut standing = self.shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        standing.headers.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// All answers have this trailer, too.
+    pub fn always_end_with(&self, name: &str, value: &str) {
+        let mut standing = self.shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        standing.trailers.push((name.to_owned(), value.to_owned()));
     }
 
     /// Lets pass who waits at the gate, and all that come.
@@ -234,7 +270,7 @@ async fn http1(mut reader: Reader, shared: &Arc<Shared>, number: usize) -> io::R
             ..Seen::default()
         };
         seen.authority = seen.header("host").unwrap_or_default().to_owned();
-        let reply = Reply::to(&seen.headers);
+        let reply = shared.reply(&seen.headers);
         let framing = h1::message_framing(&seen.headers).unwrap_or(Framing::None);
         if reply.early {
             shared.remember(&seen);
@@ -286,7 +322,7 @@ async fn send1(reader: &mut Reader, shared: &Arc<Shared>, reply: &Reply, seen: &
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     let bodiless = matches!(reply.status, 204 | 304) || seen.method == "HEAD";
-    let chunked = reply.chunked || reply.trailers;
+    let chunked = reply.chunked || !reply.trailers.is_empty();
     if reply.close {
         head.push_str("connection: close\r\n");
     }
@@ -305,14 +341,14 @@ async fn send1(reader: &mut Reader, shared: &Arc<Shared>, reply: &Reply, seen: &
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
     if !bodiless {
-        if chunked { bytes.extend(chunks(&body, reply.trailers)) } else { bytes.extend_from_slice(&body) }
+        if chunked { bytes.extend(chunks(&body, &reply.trailers)) } else { bytes.extend_from_slice(&body) }
     }
     reader.stream().write_all(&bytes).await?;
     reader.stream().flush().await
 }
 
 /// The body in chunks of odd sizes, so that they do not fall together with anything.
-fn chunks(body: &[u8], trailers: bool) -> Vec<u8> {
+fn chunks(body: &[u8], trailers: &[(String, String)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in body.chunks(7919) {
         bytes.extend(format!("{:x}\r\n", part.len()).into_bytes());
@@ -320,10 +356,8 @@ fn chunks(body: &[u8], trailers: bool) -> Vec<u8> {
         bytes.extend_from_slice(b"\r\n");
     }
     bytes.extend_from_slice(b"0\r\n");
-    if trailers {
-        for (name, value) in TRAILERS {
-            bytes.extend(format!("{name}: {value}\r\n").into_bytes());
-        }
+    for (name, value) in trailers {
+        bytes.extend(format!("{name}: {value}\r\n").into_bytes());
     }
     bytes.extend_from_slice(b"\r\n");
     bytes
@@ -360,7 +394,7 @@ async fn answer2(
         headers: h2c::pairs(&head.headers),
         ..Seen::default()
     };
-    let reply = Reply::to(&seen.headers);
+    let reply = shared.reply(&seen.headers);
     if reply.echo {
         echo2(stream, respond).await?;
         active.done();
@@ -412,11 +446,11 @@ async fn send2(
     for (name, value) in &reply.headers {
         head = head.header(name, value);
     }
-    if !reply.chunked && !reply.trailers && !matches!(reply.status, 204 | 304) {
+    if !reply.chunked && reply.trailers.is_empty() && !matches!(reply.status, 204 | 304) {
         head = head.header("content-length", body.len());
     }
     let head = head.body(()).expect("a response");
-    let ends = (bodiless || body.is_empty()) && !reply.trailers;
+    let ends = (bodiless || body.is_empty()) && reply.trailers.is_empty();
     let mut stream = respond.send_response(head, ends)?;
     if ends {
         return Ok(());
@@ -432,9 +466,13 @@ async fn send2(
         return Ok(());
     }
     if !bodiless {
-        h2c::send_all(&mut stream, Bytes::from(body), !reply.trailers).await?;
+        h2c::send_all(&mut stream, Bytes::from(body), reply.trailers.is_empty()).await?;
     }
-    if reply.trailers { stream.send_trailers(h2c::header_map(&TRAILERS)) } else { Ok(()) }
+    if reply.trailers.is_empty() {
+        return Ok(());
+    }
+    let trailers: Vec<(&str, &str)> = reply.trailers.iter().map(|(name, value)| (&**name, &**value)).collect();
+    stream.send_trailers(h2c::header_map(&trailers))
 }
 
 /// A stream whose first bytes were read already.

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use outrigger_api::JsonError;
 use outrigger_api::pb;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::r#type::matcher::v3 as matcher;
@@ -170,6 +171,19 @@ pub(crate) fn extension(context: &Context<'_>, at: &FieldPath<'_>, wire: Any) ->
     match outrigger_api::unwrap_typed_struct(&wire, context.schema()) {
         Ok(Some(inner)) => Ok(inner),
         Ok(None) => Ok(wire),
+        Err(error) => Err(at.reject(error.to_string())),
+    }
+}
+
+/// As [`extension`], but a `TypedStruct` of a type that nobody knows gives the URL of that type instead of a rejection.
+pub(crate) fn known_extension(context: &Context<'_>, at: &FieldPath<'_>, wire: Any) -> Parsed<Result<Any, String>> {
+    if !type_name(&wire).ends_with("TypedStruct") {
+        return Ok(Ok(wire));
+    }
+    match outrigger_api::unwrap_typed_struct(&wire, context.schema()) {
+        Ok(Some(inner)) => Ok(Ok(inner)),
+        Ok(None) => Ok(Ok(wire)),
+        Err(JsonError::UnknownType(type_url)) => Ok(Err(type_url)),
         Err(error) => Err(at.reject(error.to_string())),
     }
 }

@@ -3,6 +3,7 @@
 //! Owns the answers: names, localities, metadata, ages. Never builds hosts, and never picks one.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
@@ -124,6 +125,15 @@ impl Facts for HostFacts<'_> {
         self.host(host)?.metadata.as_deref()
     }
 
+    fn address(&self, host: HostIndex) -> String {
+        self.host(host).map(|host| host.address.to_string()).unwrap_or_default()
+    }
+
+    fn seed(&self) -> u64 {
+        static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0_u8));
+        *SEED
+    }
+
     fn began(&self, host: HostIndex) -> u64 {
         self.began.get(host.0 as usize).copied().unwrap_or(0)
     }
@@ -136,7 +146,10 @@ pub fn same_surroundings(old: Option<&Assignment>, new: Option<&Assignment>) -> 
         let of = |entry: &LocalityEndpoints| (entry.priority, entry.locality.clone(), entry.weight);
         assignment.localities.iter().map(of).collect::<Vec<_>>()
     };
-    old.overprovisioning_factor == new.overprovisioning_factor && weights(old) == weights(new)
+    old.overprovisioning_factor == new.overprovisioning_factor
+        && old.weighted_priority_health == new.weighted_priority_health
+        && old.drop_overload == new.drop_overload
+        && weights(old) == weights(new)
 }
 
 /// Whether a cluster's policy reads the metadata of its endpoints.

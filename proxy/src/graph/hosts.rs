@@ -11,6 +11,7 @@ use outrigger_config::address::{Address, EndpointAddress};
 use outrigger_config::cluster::{
     Assignment, Cluster, Discovery, DnsFamily, Endpoint, HealthStatus, Locality, LocalityEndpoints,
 };
+use outrigger_config::units::Fraction;
 use outrigger_policy::balance::{self, BalanceOptions, Health, HostSet, LevelHealth, Policy};
 
 use super::HostList;
@@ -86,7 +87,11 @@ impl HostInputs<'_> {
         self.keep_healthy(&mut hosts);
         hosts.shrink_to_fit();
         let balance = self.balance(&hosts);
-        HostList { hosts, balance }
+        HostList { hosts, balance, drop_overload: self.drop_overload() }
+    }
+
+    fn drop_overload(&self) -> Option<Fraction> {
+        self.assignment?.drop_overload
     }
 
     /// A host that was not there before. Where hosts are checked it has to pass first.
@@ -121,7 +126,7 @@ impl HostInputs<'_> {
 
     /// The same hosts, with what is picked from as their health is now.
     pub fn rebalance(&self, hosts: &[Arc<Host>]) -> HostList {
-        HostList { hosts: hosts.to_vec(), balance: self.balance(hosts) }
+        HostList { hosts: hosts.to_vec(), balance: self.balance(hosts), drop_overload: self.drop_overload() }
     }
 
     fn localities(&self) -> &[LocalityEndpoints] {
@@ -165,6 +170,7 @@ impl HostInputs<'_> {
             policy,
             overprovisioning_factor: self.assignment.map_or(140, |assignment| assignment.overprovisioning_factor),
             panic_threshold: self.cluster.healthy_panic_threshold,
+            weighted_priority_health: self.assignment.is_some_and(|assignment| assignment.weighted_priority_health),
         };
         let view: Vec<balance::Host> = hosts.iter().map(|host| for_balance(host)).collect();
         let facts = HostFacts::new(self.cluster, self.localities(), hosts, &view, self.old, self.zones);
@@ -328,6 +334,8 @@ pub(crate) mod tests {
                 endpoints: addresses.iter().map(endpoint).collect(),
             }],
             overprovisioning_factor: 140,
+            weighted_priority_health: false,
+            drop_overload: None,
         }
     }
 

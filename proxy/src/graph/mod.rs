@@ -203,6 +203,8 @@ pub struct HostList {
     /// The same hosts by the same positions, ready to be picked from; `None` where the cluster knows its hosts without
     /// choosing (original destination).
     pub balance: Option<Arc<HostSet>>,
+    /// The share of requests that no endpoint gets, so that they recover.
+    pub drop_overload: Option<Fraction>,
 }
 
 /// State of a cluster that survives graph swaps.

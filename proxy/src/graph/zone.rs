@@ -46,7 +46,11 @@ impl LocalCluster {
     pub fn of(&self, cluster: &Cluster) -> Option<Option<&LocalZones>> {
         let by_zone = matches!(
             cluster.load_balancing,
-            LoadBalancing::RoundRobin | LoadBalancing::LeastRequest { .. } | LoadBalancing::Random
+            LoadBalancing::RoundRobin
+                | LoadBalancing::LeastRequest { .. }
+                | LoadBalancing::PeakEwma(_)
+                | LoadBalancing::Reported
+                | LoadBalancing::Random
         ) && cluster.balancing.locality != LocalityBalancing::Weighted;
         let is_another = self.name.as_ref().is_some_and(|name| *name != cluster.name);
         (by_zone && is_another).then_some(self.zones.as_ref())

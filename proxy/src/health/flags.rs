@@ -66,6 +66,17 @@ impl HealthFlags {
         }
     }
 
+    /// The status that counts where a request names its endpoint.
+    pub fn status(&self, discovered: HealthStatus) -> HealthStatus {
+        use HealthFlag::{DegradedActiveCheck, DegradedOutlierCheck};
+        match discovered {
+            _ if self.has_failed() => HealthStatus::Unhealthy,
+            HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => discovered,
+            _ if self.has(DegradedActiveCheck) || self.has(DegradedOutlierCheck) => HealthStatus::Degraded,
+            HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded => discovered,
+        }
+    }
+
     /// As `/clusters` shows them, in Envoy's words and order.
     pub fn text(&self, discovered: HealthStatus) -> String {
         let own = |flag| self.has(flag);
@@ -102,6 +113,8 @@ mod tests {
         assert!(flags.set(HealthFlag::DegradedOutlierCheck, true));
         assert!(!flags.set(HealthFlag::DegradedOutlierCheck, true));
         assert_eq!(flags.health(HealthStatus::Healthy), Health::Degraded);
+        assert_eq!(flags.status(HealthStatus::Healthy), HealthStatus::Degraded);
+        assert_eq!(flags.status(HealthStatus::Draining), HealthStatus::Draining);
         assert_eq!(flags.health(HealthStatus::Draining), Health::Unhealthy);
         flags.set(HealthFlag::FailedOutlierCheck, true);
         assert_eq!(flags.health(HealthStatus::Degraded), Health::Unhealthy);

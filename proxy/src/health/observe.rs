@@ -25,7 +25,7 @@ pub fn response(process: &Process, host: &WorkerHost, status: u16, grpc_status: 
     let Some((limits, monitor)) = watched(host) else { return };
     let status = match &host.node.config.http.error_matcher {
         Some(matcher) => status_by(matcher, status, &Head(headers)),
-        None => grpc_status.map_or(status, http_status),
+        None => self::status(status, grpc_status),
     };
     report(process, host, monitor.response(limits, status));
     if limits.looks_for_degraded()
@@ -97,6 +97,11 @@ fn report(process: &Process, host: &WorkerHost, findings: Findings) {
 fn send(process: &Process, host: &WorkerHost, what: Observation) {
     let cluster = Arc::clone(&host.node.config.name);
     process.reports.send(Report { cluster, host: Arc::clone(&host.host.shared), what });
+}
+
+/// The status that says how a response went: that of gRPC, if it has one.
+pub fn status(status: u16, grpc_status: Option<u32>) -> u16 {
+    grpc_status.map_or(status, http_status)
 }
 
 /// What a gRPC status stands for in HTTP, as Envoy maps it.

@@ -34,6 +34,7 @@ use crate::upstream::admission::{Admitted, OwnEndpoint, Refused, Seeker, Wish};
 use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
 use crate::upstream::connect::{ConnectError, Counted, Means, connect, take_place};
 use crate::upstream::dns_cache::{DYNAMIC_HOST, DYNAMIC_PORT, Lookup, NoAddress};
+use crate::upstream::feedback::{Unanswered, Watch};
 use crate::upstream::gate::Place;
 use crate::upstream::host::Host;
 use crate::upstream::stats::EndedBy;
@@ -180,13 +181,16 @@ impl Session {
             self.info.attempts.set(self.info.attempts.get() + 1);
             *self.info.upstream_host.borrow_mut() = Some(Arc::clone(&host.host));
             cluster.stats.upstream_rq_pending_total.increment();
+            let watch = Watch::begin(&host);
             match connect(&counted, &Means { downstream: Some(&self.connection), ..Means::default() }).await {
                 Ok(connected) => {
                     observe::connected(&host);
+                    watch.answered(&host, false, None);
                     return Some((connected.begin(&self.worker, &counted), ActiveSession::new(counted, place)));
                 }
                 Err(error) => {
                     observe::not_connected(&self.worker.process, &host, &error);
+                    watch.unanswered(&host, Unanswered::Unreachable);
                     self.note_failure(&cluster, &error);
                 }
             }
@@ -501,7 +505,7 @@ struct ActiveSession {
 impl ActiveSession {
     fn new(counted: Counted, place: Option<Place>) -> Self {
         let (host, cluster) = (counted.host(), counted.cluster());
-        host.active.set(host.active.get() + 1);
+        host.begin();
         host.stats.rq_total.increment();
         host.stats.rq_active.increment();
         cluster.stats.upstream_rq_total.increment();
@@ -513,7 +517,7 @@ impl ActiveSession {
 impl Drop for ActiveSession {
     fn drop(&mut self) {
         let (host, cluster) = (self.counted.host(), self.counted.cluster());
-        host.active.set(host.active.get().saturating_sub(1));
+        host.end();
         host.stats.rq_active.decrement();
         cluster.stats.upstream_rq_active.decrement();
     }

@@ -60,7 +60,7 @@ impl Aggregate {
         self.levels = self.members.iter().enumerate().flat_map(of_member).collect();
         let health: Vec<LevelHealth> = self.levels.iter().map(|level| level.health).collect();
         let factor = |at: usize| self.levels[at].overprovisioning_factor;
-        self.load = PriorityLoad::compute_each(&health, factor, panic_threshold);
+        self.load = PriorityLoad::compute_by(&health, &health, factor, panic_threshold);
     }
 
     /// The member and the priority that an evenly distributed `random` falls on; `None` if no member has endpoints.

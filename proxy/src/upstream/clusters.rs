@@ -11,20 +11,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::{Discovery, OriginalDstOptions, ProxyHeaderSettings, Thresholds};
+use outrigger_config::cluster::{
+    Cluster, Discovery, LoadBalancing, OriginalDstOptions, ProxyHeaderSettings, Thresholds,
+};
 use outrigger_config::route::Priority;
-use outrigger_policy::balance::{Health, HostIndex, HostSet, Load, Pick, Picker, Wanted};
+use outrigger_policy::balance::{HostIndex, HostSet, Latency, Load, Pick, Picker, ReportedWeight, Wanted};
 use outrigger_policy::breaker::Breaker;
 use tokio::sync::Notify;
 
 use super::aggregate::Aggregate;
 use super::choice_stats::ChoiceStats;
 use super::dns_cache::{CachedName, Resolution};
+use super::feedback::Feedback;
 use super::host::{Host, HostShared, HostStats};
 use super::key::ConnectionKey;
 use super::stats::{ClusterStats, QueueStats};
 use super::{h1, h2};
-use crate::graph::{ClusterNode, facts, same_hosts};
+use crate::graph::{ClusterNode, HostList, facts, same_hosts};
 use crate::http::h2::stats::Http2Stats;
 use crate::stats::names;
 use crate::worker::Worker;
@@ -112,6 +115,8 @@ pub struct WorkerHost {
     /// When its health was last looked at, checks or outlier detection kept requests away.
     failed: Cell<bool>,
     last_used: Cell<Option<Instant>>,
+    /// What answers have told, where the policy goes by it.
+    pub feedback: OnceCell<Box<Feedback>>,
 }
 
 impl WorkerHost {
@@ -134,12 +139,29 @@ impl WorkerHost {
             retired: Cell::new(false),
             failed: Cell::new(false),
             last_used: Cell::new(None),
+            feedback: OnceCell::new(),
         })
     }
 
     /// The header that its connections begin with, if there is one.
     pub fn proxy_header(&self) -> Option<&ProxyHeaderSettings> {
         self.node.config.transports().nth(self.host.transport)?.proxy_header()
+    }
+
+    /// One request or session more is in flight to it.
+    pub fn begin(&self) {
+        self.active.set(self.active.get() + 1);
+        if counts_over_workers(&self.node.config) {
+            self.host.shared.count();
+        }
+    }
+
+    /// One of those has ended.
+    pub fn end(&self) {
+        self.active.set(self.active.get().saturating_sub(1));
+        if counts_over_workers(&self.node.config) {
+            self.host.shared.discount();
+        }
     }
 
     /// No connection of it is used for new requests from now on; idle ones close.
@@ -374,16 +396,30 @@ impl WorkerCluster {
         let pick = self.draw(worker, wanted, |index| {
             node.hosts.hosts.get(position(index)).is_none_or(|host| !allowed(index, host))
         })?;
-        if pick.panic {
-            self.stats.lb_healthy_panic.increment();
-        }
         let prefix = || names::prefix("cluster", &node.config.stat_name);
         self.choices.count(&pick, &worker.process.stats, prefix);
-        let host = node.hosts.hosts.get(position(pick.host))?;
+        let host = self.host(&node, pick.host)?;
+        if pick.panic {
+            self.stats.lb_healthy_panic.increment();
+            tracing::debug!(target: "upstream", "cluster {}: {} in panic", node.config.name, host.host.address);
+        }
+        Some((host, pick.host))
+    }
+
+    /// The endpoint with this address, if the cluster has it and it is fit for being named.
+    pub fn named(&self, address: &str) -> Option<Rc<WorkerHost>> {
+        let node = self.node();
+        let index = node.hosts.balance.as_ref()?.find(address)?;
+        let Host { health, shared, .. } = &**node.hosts.hosts.get(index.0 as usize)?;
+        let fit = node.config.balancing.override_status.takes(shared.flags.status(*health));
+        if fit { self.host(&node, index) } else { None }
+    }
+
+    fn host(&self, node: &Arc<ClusterNode>, index: HostIndex) -> Option<Rc<WorkerHost>> {
+        let host = node.hosts.hosts.get(index.0 as usize)?;
         let mut hosts = self.hosts.borrow_mut();
-        let slot = hosts.get_mut(position(pick.host))?;
-        let host = slot.get_or_insert_with(|| WorkerHost::new(Arc::clone(host), Arc::clone(&node)));
-        Some((Rc::clone(host), pick.host))
+        let slot = hosts.get_mut(index.0 as usize)?;
+        Some(Rc::clone(slot.get_or_insert_with(|| WorkerHost::new(Arc::clone(host), Arc::clone(node)))))
     }
 
     /// The endpoint at this IP and port.
@@ -393,8 +429,7 @@ impl WorkerCluster {
         let is_there = |host: &Arc<Host>| matches!(&host.address, Address::Ip(known) if *known == address);
         let found = node.hosts.hosts.iter().enumerate().find(|(_, host)| is_there(host));
         let Some((position, host)) = found else { return Known::Absent };
-        // Source: the default of `CommonLbConfig.override_host_status`.
-        if !matches!(host.shared.flags.health(host.health), Health::Healthy | Health::Degraded) {
+        if !node.config.balancing.override_status.takes(host.shared.flags.status(host.health)) {
             return Known::Unusable;
         }
         let mut hosts = self.hosts.borrow_mut();
@@ -411,8 +446,9 @@ impl WorkerCluster {
     fn draw(&self, worker: &Worker, mut wanted: Wanted<'_>, exclude: impl Fn(HostIndex) -> bool) -> Option<Pick> {
         let mut picker = self.picker.borrow_mut();
         let picker = picker.as_mut()?;
-        let hosts = self.hosts.borrow();
-        let load = WorkerLoad { hosts: &hosts, stats: &self.stats };
+        let (node, hosts) = (self.node.borrow(), self.hosts.borrow());
+        let over_workers = counts_over_workers(&node.config);
+        let load = WorkerLoad { list: &node.hosts, hosts: &hosts, over_workers, stats: &self.stats };
         if picker.hosts().wants_time() {
             wanted.now = facts::now();
         }
@@ -507,19 +543,48 @@ impl WorkerCluster {
     }
 }
 
-/// Requests in flight from this worker.
+/// Whether the policy goes by the requests of all workers, as in Envoy. Others need not pay for counting them.
+fn counts_over_workers(config: &Cluster) -> bool {
+    matches!(config.load_balancing, LoadBalancing::LeastRequest { .. } | LoadBalancing::PeakEwma(_))
+}
+
+/// How busy endpoints are, and what this worker has measured of them.
 struct WorkerLoad<'a> {
+    list: &'a HostList,
+    over_workers: bool,
     hosts: &'a [Option<Rc<WorkerHost>>],
     stats: &'a ClusterStats,
 }
 
+impl WorkerLoad<'_> {
+    fn feedback(&self, host: HostIndex) -> Option<&Feedback> {
+        Some(&**self.hosts.get(host.0 as usize)?.as_ref()?.feedback.get()?)
+    }
+}
+
 impl Load for WorkerLoad<'_> {
     fn active_requests(&self, host: HostIndex) -> u32 {
+        if self.over_workers {
+            return self.list.hosts.get(host.0 as usize).map_or(0, |host| host.shared.active());
+        }
         self.hosts.get(host.0 as usize).and_then(Option::as_ref).map_or(0, |host| host.active.get())
     }
 
     fn all_active_requests(&self) -> Option<u32> {
         u32::try_from(self.stats.upstream_rq_active.value()).ok()
+    }
+
+    fn latency(&self, host: HostIndex) -> Latency {
+        self.feedback(host).map_or_else(Latency::default, |feedback| feedback.latency.get())
+    }
+
+    fn reported(&self, host: HostIndex) -> ReportedWeight {
+        let host = self.list.hosts.get(host.0 as usize);
+        host.map_or_else(ReportedWeight::default, |host| host.shared.reported())
+    }
+
+    fn is_unreachable(&self, host: HostIndex, now: u64) -> bool {
+        self.feedback(host).is_some_and(|feedback| feedback.is_unreachable(now))
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! Owns its identity and the counters that outlive graph swaps. Never connects, and never chooses.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{EndpointCheck, HealthStatus, LbMetadata, Locality};
+use outrigger_policy::balance::ReportedWeight;
 use outrigger_policy::outlier::HostMonitor;
 use tokio::sync::Notify;
 
@@ -61,6 +62,18 @@ struct UsedHost {
     freed: Notify,
     monitor: HostMonitor,
     instances: Mutex<Vec<Weak<HostStats>>>,
+    /// Requests in flight from all workers, where the policy goes by that. Written by all workers.
+    active: AtomicU32,
+    weight: OnceLock<Box<SharedWeight>>,
+}
+
+/// The weight that an endpoint reports. Written by whoever has a report, read by all when they make weights anew; a mix
+/// of two reports that come at once is as good as either.
+#[derive(Debug, Default)]
+struct SharedWeight {
+    weight: AtomicU64,
+    since: AtomicU64,
+    last: AtomicU64,
 }
 
 impl HostShared {
@@ -81,6 +94,39 @@ impl HostShared {
     /// As [`Self::monitor`], unless there cannot be any results.
     pub fn monitor_if_used(&self) -> Option<&HostMonitor> {
         self.used.get().map(|used| &used.monitor)
+    }
+
+    /// Requests in flight from all workers, as far as they were counted with [`Self::count`].
+    pub fn active(&self) -> u32 {
+        self.used.get().map_or(0, |used| used.active.load(Ordering::Relaxed))
+    }
+
+    /// One request more.
+    pub fn count(&self) {
+        self.used().active.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One of those that were counted has ended.
+    pub fn discount(&self) {
+        self.used().active.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What the endpoint reports of its weight.
+    pub fn reported(&self) -> ReportedWeight {
+        let known = self.used.get().and_then(|used| used.weight.get());
+        known.map_or_else(ReportedWeight::default, |shared| ReportedWeight {
+            weight: f64::from_bits(shared.weight.load(Ordering::Relaxed)),
+            since: shared.since.load(Ordering::Relaxed),
+            last: shared.last.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Keeps a newer report.
+    pub fn set_reported(&self, ReportedWeight { weight, since, last }: ReportedWeight) {
+        let shared = self.used().weight.get_or_init(Box::default);
+        shared.weight.store(weight.to_bits(), Ordering::Relaxed);
+        shared.since.store(since, Ordering::Relaxed);
+        shared.last.store(last, Ordering::Relaxed);
     }
 
     /// A worker's own counters for this endpoint, made on its first use of it.

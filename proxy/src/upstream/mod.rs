@@ -9,6 +9,7 @@ pub mod connect;
 pub mod dial;
 pub mod dns;
 pub mod dns_cache;
+pub mod feedback;
 pub mod gate;
 pub mod h1;
 pub mod h2;

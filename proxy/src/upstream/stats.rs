@@ -51,6 +51,7 @@ scope! {
         upstream_rq_active_overflow: Counter,
         upstream_rq_cancelled: Counter,
         upstream_rq_completed: Counter,
+        upstream_rq_drop_overload: UsedCounter,
         upstream_rq_maintenance_mode: Counter,
         upstream_rq_max_duration_reached: Counter,
         upstream_rq_pending_active: Gauge,

@@ -8,14 +8,14 @@ use std::time::Duration;
 use outrigger_api::pb::envoy::config::cluster::v3 as pb;
 use outrigger_api::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrigger_api::pb::envoy::extensions::clusters as extensions;
-use outrigger_api::pb::envoy::r#type::metadata::v3::{MetadataKey, metadata_key};
 use outrigger_api::pb::google::protobuf::{Duration as WireDuration, UInt32Value};
 use pb::cluster::{ClusterDiscoveryType, DiscoveryType, OriginalDstLbConfig};
 
+use super::balancing::metadata_path;
 pub(super) use super::dns::DnsFields;
 use super::dns::{dns_cluster, dns_options};
 use super::endpoints::{named_assignment, resolved_assignment};
-use super::{Assignment, Discovery, DnsCache, DnsOptions, MetadataPath, OriginalDstOptions};
+use super::{Assignment, Discovery, DnsCache, DnsOptions, OriginalDstOptions};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::header_mutations::header_name;
@@ -169,22 +169,6 @@ fn port_override(at: &FieldPath<'_>, wire: Option<UInt32Value>) -> Parsed<Option
     let Some(UInt32Value { value }) = wire else { return Ok(None) };
     let port = u16::try_from(value).map_err(|_| at.reject(format!("{value} is not within 0 to 65535")))?;
     Ok(Some(port))
-}
-
-fn metadata_path(at: &FieldPath<'_>, wire: MetadataKey) -> Parsed<MetadataPath> {
-    let MetadataKey { key, path } = wire;
-    if key.is_empty() {
-        return Err(at.field("key").reject("must not be empty"));
-    }
-    let path_at = at.field("path");
-    if path.is_empty() {
-        return Err(path_at.reject("must not be empty"));
-    }
-    let keys = wire::each(&path_at, path, |at, segment| match segment.segment {
-        Some(metadata_key::path_segment::Segment::Key(key)) if !key.is_empty() => Ok(key),
-        _ => Err(at.field("key").reject("must not be empty")),
-    })?;
-    Ok(MetadataPath { namespace: key.into(), keys })
 }
 
 fn aggregate(at: &FieldPath<'_>, wire: extensions::aggregate::v3::ClusterConfig) -> Parsed<Discovery> {

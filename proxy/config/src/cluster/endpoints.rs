@@ -17,6 +17,7 @@ use crate::address_parse::{address, endpoint_address};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
+use crate::units::Fraction;
 use crate::wire;
 
 impl Assignment {
@@ -34,7 +35,13 @@ impl Assignment {
 
     /// No endpoints.
     pub fn empty(name: &str) -> Self {
-        Assignment { name: name.into(), localities: Vec::new(), overprovisioning_factor: DEFAULT_OVERPROVISIONING }
+        Assignment {
+            name: name.into(),
+            localities: Vec::new(),
+            overprovisioning_factor: DEFAULT_OVERPROVISIONING,
+            weighted_priority_health: false,
+            drop_overload: None,
+        }
     }
 }
 
@@ -71,10 +78,14 @@ fn read(at: &FieldPath<'_>, wire: pb::ClusterLoadAssignment, kind: AddressKind) 
     let mut localities = wire::each(&localities_at, endpoints, |at, wire| locality_endpoints(at, wire, kind))?;
     share_metadata(&mut localities);
     check_locality_weights(&localities_at, &localities)?;
+    let AssignmentPolicy { overprovisioning_factor, weighted_priority_health, drop_overload } =
+        assignment_policy(&at.field("policy"), policy)?;
     Ok(Assignment {
         name: cluster_name.into(),
         localities,
-        overprovisioning_factor: overprovisioning_factor(&at.field("policy"), policy)?,
+        overprovisioning_factor,
+        weighted_priority_health,
+        drop_overload,
     })
 }
 
@@ -92,16 +103,56 @@ fn share_metadata(localities: &mut [LocalityEndpoints]) {
     }
 }
 
-fn overprovisioning_factor(at: &FieldPath<'_>, wire: Option<pb::cluster_load_assignment::Policy>) -> Parsed<u32> {
-    let wire = wire.unwrap_or_default();
+/// What holds for all endpoints of an assignment.
+struct AssignmentPolicy {
+    overprovisioning_factor: u32,
+    weighted_priority_health: bool,
+    drop_overload: Option<Fraction>,
+}
+
+fn assignment_policy(
+    at: &FieldPath<'_>,
+    wire: Option<pb::cluster_load_assignment::Policy>,
+) -> Parsed<AssignmentPolicy> {
+    let mut wire = wire.unwrap_or_default();
+    wire::drop_zero(&mut wire.endpoint_stale_after);
     decide!(wire, at, pb::cluster_load_assignment::Policy
         as "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy" {
-        implemented: overprovisioning_factor;
+        implemented: overprovisioning_factor, drop_overloads, weighted_priority_health;
         no_effect: ;
-        unsupported: drop_overloads, endpoint_stale_after, weighted_priority_health;
+        unsupported: endpoint_stale_after;
     });
     let factor = wire::number_within(&at.field("overprovisioning_factor"), overprovisioning_factor, 1..=u32::MAX)?;
-    Ok(factor.unwrap_or(DEFAULT_OVERPROVISIONING))
+    Ok(AssignmentPolicy {
+        overprovisioning_factor: factor.unwrap_or(DEFAULT_OVERPROVISIONING),
+        weighted_priority_health,
+        drop_overload: drop_overload(&at.field("drop_overloads"), drop_overloads)?,
+    })
+}
+
+/// As Envoy does, one category is taken.
+fn drop_overload(
+    at: &FieldPath<'_>,
+    wire: Vec<pb::cluster_load_assignment::policy::DropOverload>,
+) -> Parsed<Option<Fraction>> {
+    if wire.len() > 1 {
+        return Err(at.reject(format!("has {} categories, expected one", wire.len())));
+    }
+    let Some(wire) = wire.into_iter().next() else { return Ok(None) };
+    let at = at.item(0);
+    decide!(wire, at, pb::cluster_load_assignment::policy::DropOverload
+        as "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload" {
+        implemented: category, drop_percentage;
+        no_effect: ;
+        unsupported: ;
+    });
+    if category.is_empty() {
+        return Err(at.field("category").reject("must not be empty"));
+    }
+    let percentage_at = at.field("drop_percentage");
+    let Some(percentage) = drop_percentage else { return Ok(None) };
+    let fraction = wire::fraction(&percentage_at, percentage)?;
+    Ok(Some(fraction).filter(|fraction| fraction.parts().0 > 0))
 }
 
 fn locality_endpoints(
@@ -214,7 +265,7 @@ fn more_addresses(
     Ok(addresses)
 }
 
-fn health_status_of(at: &FieldPath<'_>, value: i32) -> Parsed<HealthStatus> {
+pub(super) fn health_status_of(at: &FieldPath<'_>, value: i32) -> Parsed<HealthStatus> {
     Ok(match core::HealthStatus::try_from(value).map_err(|_| wire::unknown_enum(at, value))? {
         core::HealthStatus::Unknown => HealthStatus::Unknown,
         core::HealthStatus::Healthy => HealthStatus::Healthy,

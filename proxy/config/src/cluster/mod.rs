@@ -30,11 +30,12 @@ use crate::http::{Http1Options, Http2Options};
 use crate::istio::{ClusterHints, MetadataExchange};
 use crate::listener::{SocketOption, TcpKeepalive};
 use crate::source::ConfigSource;
-use crate::units::Percent;
+use crate::units::{Fraction, Percent};
 
 pub(crate) use balancing::lb_metadata;
 pub use balancing::{
     BalancingOptions, Consistent, Fallback, HashFunction, LbMetadata, LbValue, LoadBalancing, LocalityBalancing,
+    MetadataPath, OverrideHosts, OverrideSource, OverrideStatus, PeakEwma, ReportOptions, ReportedMetric,
     SelectorFallback, SlowStart, SubsetOptions, SubsetSelector, ZoneAware,
 };
 pub(crate) use concurrency::queue_hints;
@@ -207,15 +208,6 @@ pub struct OriginalDstOptions {
     pub cleanup_interval: Duration,
 }
 
-/// Source: `envoy.type.metadata.v3.MetadataKey`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct MetadataPath {
-    /// The namespace.
-    pub namespace: Arc<str>,
-    /// From its object to the value; at least one key.
-    pub keys: Vec<String>,
-}
-
 /// Both priorities.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CircuitBreakers {
@@ -341,6 +333,10 @@ pub struct Assignment {
     pub localities: Vec<LocalityEndpoints>,
     /// 140 % unless given.
     pub overprovisioning_factor: u32,
+    /// The health of a priority is that of its weights, instead of that of its endpoints.
+    pub weighted_priority_health: bool,
+    /// The share of requests that are answered at once instead of going to an endpoint; none unless given.
+    pub drop_overload: Option<Fraction>,
 }
 
 /// Endpoints in one place.

@@ -262,23 +262,23 @@ fn http_options_choose_the_protocol() {
 
 #[test]
 fn the_first_policy_that_exists_wins_over_the_enum() {
+    const UNKNOWN: &str = "{typed_extension_config: {name: x, typed_config: {'@type': \
+        type.googleapis.com/xds.type.v3.TypedStruct, type_url: example.org/own.Policy, value: {a: 1}}}}";
+    const NO_POLICY: &str = "{typed_extension_config: {name: x, typed_config: {'@type': \
+        type.googleapis.com/envoy.config.core.v3.Locality}}}";
     let policies = |list: &[&str]| {
-        let list: Vec<_> = list
-            .iter()
-            .map(|name| {
-                format!(
-                    "{{typed_extension_config: {{name: x, typed_config: {{'@type': \
-              type.googleapis.com/envoy.extensions.load_balancing_policies.{name}}}}}}}"
-                )
-            })
-            .collect();
+        let of = |name: &&str| match *name {
+            UNKNOWN | NO_POLICY => (*name).to_owned(),
+            name => format!(
+                "{{typed_extension_config: {{name: x, typed_config: {{'@type': \
+                 type.googleapis.com/envoy.extensions.load_balancing_policies.{name}}}}}}}"
+            ),
+        };
+        let list: Vec<_> = list.iter().map(of).collect();
         with(&format!("lb_policy: RING_HASH, load_balancing_policy: {{policies: [{}]}}", list.join(", ")))
     };
     let chosen = |list: &[&str]| policies(list).unwrap().load_balancing;
-    assert_eq!(
-        chosen(&["pick_first.v3.PickFirst", "random.v3.Random", "round_robin.v3.RoundRobin"]),
-        LoadBalancing::Random
-    );
+    assert_eq!(chosen(&[UNKNOWN, NO_POLICY, "random.v3.Random", "round_robin.v3.RoundRobin"]), LoadBalancing::Random);
     assert_eq!(
         chosen(&["least_request.v3.LeastRequest, choice_count: 3"]),
         LoadBalancing::LeastRequest { choice_count: 3, active_request_bias: 1.0 }
@@ -288,9 +288,9 @@ fn the_first_policy_that_exists_wins_over_the_enum() {
         LoadBalancing::RoundRobin
     );
     assert_refused(
-        policies(&["pick_first.v3.PickFirst"]),
+        policies(&[NO_POLICY, UNKNOWN]),
         "load_balancing_policy.policies: none is supported, expected another than \
-          \"type.googleapis.com/envoy.extensions.load_balancing_policies.pick_first.v3.PickFirst\"",
+          \"type.googleapis.com/envoy.config.core.v3.Locality\", \"example.org/own.Policy\"",
     );
     assert_refused(policies(&[]), "load_balancing_policy.policies: needs at least one policy");
     let at = "load_balancing_policy.policies[0].typed_extension_config.typed_config.";
@@ -489,8 +489,21 @@ fn discovered_endpoints_are_complete() {
         );
     }
     assert_refused(
-        endpoints("{cluster_name: s, policy: {drop_overloads: [{category: x}]}}"),
-        "endpoints \"s\": policy.drop_overloads: is not supported",
+        endpoints("{cluster_name: s, policy: {endpoint_stale_after: 1s}}"),
+        "endpoints \"s\": policy.endpoint_stale_after: is not supported",
+    );
+    let policy = |fields: &str| endpoints(&format!("{{cluster_name: s, policy: {{{fields}}}}}"));
+    let drops = policy("drop_overloads: [{category: x, drop_percentage: {numerator: 25}}], endpoint_stale_after: 0s");
+    assert_eq!(drops.unwrap().drop_overload.unwrap().parts(), (25, 100));
+    assert_eq!(policy("drop_overloads: [{category: x}]").unwrap().drop_overload, None);
+    assert!(policy("weighted_priority_health: true").unwrap().weighted_priority_health);
+    assert_refused(
+        policy("drop_overloads: [{category: x}, {category: y}]"),
+        "endpoints \"s\": policy.drop_overloads: has 2 categories, expected one",
+    );
+    assert_refused(
+        policy("drop_overloads: [{drop_percentage: {numerator: 25}}]"),
+        "endpoints \"s\": policy.drop_overloads[0].category: must not be empty",
     );
     assert_refused(endpoints("{}"), "endpoints \"\": cluster_name: must not be empty");
 }

@@ -3,15 +3,21 @@
 //! Owns what a snapshot is made from: one per change of hosts, weights or health, shared by all workers. Never keeps
 //! state that picks change (see `picker`).
 
-use outrigger_config::cluster::{BalancingOptions, Consistent, HashFunction, LbMetadata, LoadBalancing};
+use std::sync::Arc;
+
+use outrigger_config::cluster::{
+    BalancingOptions, Consistent, HashFunction, LbMetadata, LoadBalancing, PeakEwma, ReportOptions,
+};
 use outrigger_config::units::Percent;
 
+use super::hashing::xx_hash_seeded;
 use super::locality::ZoneRouting;
 use super::placement::{Method, PlacementStats};
 use super::pools::Pools;
 use super::priority::PriorityLoad;
 use super::slow_start::Ramp;
 use super::subset::Subsets;
+use crate::hash::ConfigMap;
 
 /// A host's position in the list that a [`HostSet`] was built from.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -69,6 +75,16 @@ pub trait Facts {
         0
     }
 
+    /// What requests call a host that they name: its address.
+    fn address(&self, host: HostIndex) -> String {
+        host.0.to_string()
+    }
+
+    /// What makes this process choose other hosts than others, where each should.
+    fn seed(&self) -> u64 {
+        0
+    }
+
     /// Where the callers of this cluster are, if that is known.
     fn callers(&self) -> Option<&Callers> {
         None
@@ -108,8 +124,14 @@ pub enum Policy {
     RoundRobin,
     /// The one with the fewest active requests among `choice_count` random ones; see [`super::Picker`].
     LeastRequest { choice_count: u32, active_request_bias: f64 },
-    /// At random, by weight.
+    /// The one of lowest cost among some random ones; see [`super::Picker`].
+    PeakEwma(PeakEwma),
+    /// In turn, by the weights that hosts report.
+    Reported,
+    /// At random, whatever the weights, as in Envoy.
     Random,
+    /// The first in the order of the list, or in an order of this process.
+    PickFirst { shuffle: bool },
     /// By the request's hash, on a ring of `minimum_size` to `maximum_size` places.
     RingHash { function: HashFunction, minimum_size: u32, maximum_size: u32, consistent: Consistent },
     /// By the request's hash, in a table of `table_size` places.
@@ -124,7 +146,10 @@ impl Policy {
             LoadBalancing::LeastRequest { choice_count, active_request_bias } => {
                 Some(Self::LeastRequest { choice_count, active_request_bias })
             }
+            LoadBalancing::PeakEwma(options) => Some(Self::PeakEwma(options)),
+            LoadBalancing::Reported => Some(Self::Reported),
             LoadBalancing::Random => Some(Self::Random),
+            LoadBalancing::PickFirst { shuffle } => Some(Self::PickFirst { shuffle }),
             LoadBalancing::RingHash { function, minimum_size, maximum_size, consistent } => {
                 Some(Self::RingHash { function, minimum_size, maximum_size, consistent })
             }
@@ -140,17 +165,27 @@ impl Policy {
                 Some((Method::Ring { function, minimum_size, maximum_size }, consistent))
             }
             Self::Maglev { table_size, consistent } => Some((Method::Table { size: table_size }, consistent)),
-            Self::RoundRobin | Self::LeastRequest { .. } | Self::Random => None,
+            Self::RoundRobin
+            | Self::LeastRequest { .. }
+            | Self::PeakEwma(_)
+            | Self::Reported
+            | Self::Random
+            | Self::PickFirst { .. } => None,
         }
     }
 
     /// Whether hosts of different weight are drawn at random, rather than scheduled.
     pub(super) fn draws_by_weight(self) -> bool {
         match self {
-            Self::RoundRobin | Self::RingHash { .. } | Self::Maglev { .. } => false,
+            Self::RoundRobin
+            | Self::Reported
+            | Self::Random
+            | Self::PickFirst { .. }
+            | Self::RingHash { .. }
+            | Self::Maglev { .. } => false,
             // Without regard to active requests this is round robin, as in Envoy.
             Self::LeastRequest { active_request_bias, .. } => active_request_bias > 0.0,
-            Self::Random => true,
+            Self::PeakEwma(_) => true,
         }
     }
 }
@@ -164,6 +199,8 @@ pub struct BalanceOptions {
     pub overprovisioning_factor: u32,
     /// Share of available hosts under which all are used; 0 for never.
     pub panic_threshold: Percent,
+    /// What a priority can take follows from the weights of its hosts, instead of their number.
+    pub weighted_priority_health: bool,
 }
 
 /// What a [`HostSet`] is built from.
@@ -187,6 +224,9 @@ pub struct HostSet {
     pub(super) pools: Pools,
     pub(super) subsets: Option<Box<Subsets>>,
     pub(super) ramp: Option<Box<Ramp>>,
+    pub(super) reports: Option<Arc<ReportOptions>>,
+    /// Where requests may name hosts.
+    by_address: Option<Box<ConfigMap<Box<str>, HostIndex>>>,
 }
 
 impl HostSet {
@@ -197,14 +237,29 @@ impl HostSet {
 
     /// Prepares hosts for picking.
     pub fn build_with(inputs: &Inputs<'_>) -> Self {
-        let all: Vec<u32> = (0..inputs.hosts.len() as u32).collect();
+        let all: Vec<u32> = match inputs.options.subset_size {
+            None => (0..inputs.hosts.len() as u32).collect(),
+            Some(size) => own_subset(inputs, size as usize),
+        };
+        let named = inputs.options.override_hosts.is_some();
+        let by_address = || {
+            let index = (0..inputs.hosts.len() as u32).map(HostIndex);
+            Box::new(index.map(|host| (inputs.facts.address(host).into(), host)).collect())
+        };
         Self {
             policy: inputs.balance.policy,
             overprovisioning_factor: inputs.balance.overprovisioning_factor,
             pools: Pools::build(inputs, &all, inputs.options.locality, None),
             subsets: inputs.options.subsets.as_ref().map(|options| Box::new(Subsets::build(options, inputs, &all))),
             ramp: Ramp::build(inputs).map(Box::new),
+            reports: inputs.options.reports.clone(),
+            by_address: named.then(by_address),
         }
+    }
+
+    /// The host with this address, whatever its health, where requests may name hosts.
+    pub fn find(&self, address: &str) -> Option<HostIndex> {
+        self.by_address.as_ref()?.get(address).copied()
     }
 
     /// How traffic divides among priorities, apart from subsets.
@@ -234,7 +289,7 @@ impl HostSet {
 
     /// Whether picks should bring the time.
     pub fn wants_time(&self) -> bool {
-        self.ramp.is_some()
+        self.ramp.is_some() || matches!(self.policy, Policy::PeakEwma(_) | Policy::Reported | Policy::PickFirst { .. })
     }
 
     /// The part of its share that a host gets; 1 unless it is in slow start. `now` as in [`Wanted::now`].
@@ -264,7 +319,31 @@ impl HostSet {
         self.pools.placement_stats()
     }
 
-    pub(super) fn policy(&self) -> Policy {
+    /// How hosts are chosen.
+    pub fn policy(&self) -> Policy {
         self.policy
     }
+
+    /// How hosts report their weights, if they do.
+    pub fn reports(&self) -> Option<&ReportOptions> {
+        self.reports.as_deref()
+    }
+}
+
+/// `size` hosts of each priority, others for each process: those whose hashes with its seed are the least. A host that
+/// comes or goes changes one host of a subset at most.
+fn own_subset(inputs: &Inputs<'_>, size: usize) -> Vec<u32> {
+    let seed = inputs.facts.seed();
+    let mut ranked: Vec<(u32, u64, u32)> = (0..)
+        .zip(inputs.hosts)
+        .map(|(member, host)| {
+            let key = inputs.facts.hash_key(HostIndex(member), false);
+            (host.priority, xx_hash_seeded(key.as_bytes(), seed), member)
+        })
+        .collect();
+    ranked.sort_unstable();
+    let of_priority = ranked.chunk_by(|a, b| a.0 == b.0);
+    let mut members: Vec<u32> = of_priority.flat_map(|hosts| hosts.iter().take(size).map(|host| host.2)).collect();
+    members.sort_unstable();
+    members
 }

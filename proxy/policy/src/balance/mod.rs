@@ -7,12 +7,15 @@
 mod alias;
 mod hashing;
 mod hosts;
+mod latency;
+pub mod load_report;
 mod locality;
 mod picker;
 mod picking;
 mod placement;
 mod pools;
 mod priority;
+mod reported;
 mod request_hash;
 mod schedule;
 mod slow_start;
@@ -20,10 +23,12 @@ mod subset;
 
 pub use hashing::xx_hash;
 pub use hosts::{BalanceOptions, Callers, Facts, Health, Host, HostIndex, HostSet, Inputs, Policy};
+pub use latency::Latency;
 pub use locality::{Zone, ZoneRouting};
 pub use picker::{Load, Pick, Picker, Wanted};
 pub use placement::PlacementStats;
 pub use priority::{Availability, LevelHealth, LevelLoad, PriorityLoad};
+pub use reported::ReportedWeight;
 pub use request_hash::{HashView, request_hash};
 pub use subset::Via;
 

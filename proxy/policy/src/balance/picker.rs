@@ -7,10 +7,12 @@ use std::sync::Arc;
 use outrigger_config::cluster::LbMetadata;
 
 use super::hosts::{HostIndex, HostSet, Policy};
+use super::latency::Latency;
 use super::locality::Zone;
 use super::picking::Picking;
 use super::pools::{Choice, Group, Pool, Pools, Weights};
 use super::priority::Availability;
+use super::reported::ReportedWeight;
 use super::schedule::Schedule;
 use super::subset::{Section, Via};
 use super::{scale, spread};
@@ -23,6 +25,24 @@ pub trait Load {
     /// Requests in flight to all hosts, where load is bounded; `None` to add them up.
     fn all_active_requests(&self) -> Option<u32> {
         None
+    }
+
+    /// The latency of a host, where the policy goes by that.
+    fn latency(&self, host: HostIndex) -> Latency {
+        let _ = host;
+        Latency::default()
+    }
+
+    /// What a host reports of its weight, where the policy goes by that.
+    fn reported(&self, host: HostIndex) -> ReportedWeight {
+        let _ = host;
+        ReportedWeight::default()
+    }
+
+    /// Whether a host could not be connected to a moment before `now`, where the policy goes by that.
+    fn is_unreachable(&self, host: HostIndex, now: u64) -> bool {
+        let _ = (host, now);
+        false
     }
 }
 
@@ -66,7 +86,12 @@ pub struct Pick {
 /// still have less load for its weight with this request than the earlier one has without it, where load is
 /// `active_requests ^ active_request_bias`. A bias of 0 makes it weighted round robin. Envoy schedules hosts by
 /// `weight / (active_requests + 1) ^ bias` instead, which reacts only when a host is due again; here a slow host is
-/// avoided at once.
+/// avoided at once. A `choice_count` of all hosts takes the least busy one, of several alike a random one.
+///
+/// Peak EWMA: hosts are drawn in the same way, and the one of lowest cost wins: its latency times its active requests
+/// with the new one, where the active requests of a heavy host count for as much less as it is heavier than the mean.
+///
+/// Reported weights: round robin by weights that are made anew from reports now and then; by turns until there is one.
 ///
 /// Ring hash and Maglev: the hash says which host, and the order of those that take its place when it is excluded.
 ///
@@ -98,6 +123,11 @@ pub(super) enum Turn {
     /// The position that is next.
     Next(u32),
     Schedule(Schedule),
+    /// By reported weights, until they are made anew.
+    Reported {
+        schedule: Schedule,
+        until: u64,
+    },
 }
 
 impl Picker {
@@ -169,9 +199,10 @@ fn turns(pools: &Pools, policy: Policy, seed: &mut u64) -> Turns {
     }
     let turn = |pool: &Pool, seed: &mut u64| match &pool.weights {
         _ if !pool.is_taken_in_turn(policy) => Turn::None,
+        _ if policy == Policy::Reported => Turn::Reported { schedule: Schedule::new(&[], 0), until: 0 },
         Weights::Equal => Turn::Next(scale((spread(seed) >> 32) as u32, pool.len())),
         Weights::Different { weights, .. } => Turn::Schedule(Schedule::new(weights, spread(seed))),
-        Weights::Placed(_) => Turn::None,
+        Weights::Placed(_) | Weights::Ordered(_) => Turn::None,
     };
     let of_group = |group: &Group| GroupTurns {
         pool: match &group.choice {
@@ -220,7 +251,8 @@ impl<L: Load, E: Fn(HostIndex) -> bool> Draw<'_, L, E> {
         let mut order = (first..group.pools.len()).chain(0..first);
         order.find_map(|number| {
             let pool = &group.pools[number];
-            let picking = Picking { pool, policy: self.set.policy(), load: self.load, exclude: self.exclude, ramp };
+            let (policy, reports) = (self.set.policy(), self.set.reports());
+            let picking = Picking { pool, policy, load: self.load, exclude: self.exclude, ramp, now, reports };
             let position = picking.position(hash, turns.get_mut(number), random)?;
             Some(Pick { host: pool.host(position), panic: group.panic, via, zone })
         })

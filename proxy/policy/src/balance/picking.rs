@@ -2,17 +2,26 @@
 //!
 //! Owns the policies. Never keeps a worker's place between picks.
 
+use outrigger_config::cluster::{PeakEwma, ReportOptions};
+
 use super::hosts::{HostIndex, Policy};
 use super::picker::{Load, Turn};
 use super::placement::Placement;
 use super::pools::{Pool, Weights};
+use super::reported::{millis, whole_weights};
 use super::scale;
+use super::schedule::Schedule;
 use super::slow_start::Ramp;
 
 /// Draws of excluded hosts before all hosts are looked at.
 const DRAWS: u32 = 4;
 /// The same while hosts are held back by slow start, which happens in nine of ten draws at worst.
 const DRAWS_IN_SLOW_START: u32 = 24;
+
+/// Draws for an idle host before all hosts are looked at for the least busy one.
+const DRAWS_FOR_IDLE: u32 = 8;
+/// The latency below which hosts are alike, in milliseconds.
+const LEAST_LATENCY: f64 = 0.001;
 
 /// A pool, less the hosts that are excluded.
 pub(super) struct Picking<'a, L, E> {
@@ -22,6 +31,10 @@ pub(super) struct Picking<'a, L, E> {
     pub exclude: &'a E,
     /// Hosts that give up a part of their turns, and the time.
     pub ramp: Option<(&'a Ramp, u64)>,
+    /// In milliseconds, where the policy goes by time.
+    pub now: u64,
+    /// How hosts report their weights.
+    pub reports: Option<&'a ReportOptions>,
 }
 
 impl<L: Load, E: Fn(HostIndex) -> bool> Picking<'_, L, E> {
@@ -35,7 +48,10 @@ impl<L: Load, E: Fn(HostIndex) -> bool> Picking<'_, L, E> {
                 (Policy::LeastRequest { choice_count, active_request_bias }, _) => {
                     self.least_busy(choice_count, active_request_bias, turn, random)
                 }
+                (Policy::PeakEwma(options), weights) => self.cheapest(&options, weights, random),
                 (Policy::RoundRobin, _) => self.in_turn(turn, random),
+                (Policy::Reported, _) => self.by_reports(turn, random),
+                (Policy::PickFirst { .. }, weights) => self.first(weights),
                 (Policy::Random | Policy::RingHash { .. } | Policy::Maglev { .. }, _) => self.at_random(random),
             },
         }
@@ -105,8 +121,40 @@ impl<L: Load, E: Fn(HostIndex) -> bool> Picking<'_, L, E> {
                 }
                 self.any(random)
             }
-            Some(Turn::None) | None => self.any(random),
+            Some(Turn::None | Turn::Reported { .. }) | None => self.any(random),
         }
+    }
+
+    fn by_reports(&self, turn: Option<&mut Turn>, random: &mut impl FnMut() -> u64) -> Option<u32> {
+        let (Some(Turn::Reported { schedule, until }), Some(options)) = (turn, self.reports) else {
+            return self.at_random(random);
+        };
+        if self.now >= *until {
+            let reported = |position| self.load.reported(self.pool.host(position)).counts(self.now, options);
+            let weights: Vec<Option<f64>> = (0..self.pool.len()).map(reported).collect();
+            let weights = whole_weights(&weights).unwrap_or_else(|| vec![1; weights.len()].into());
+            *schedule = Schedule::new(&weights, random());
+            *until = self.now.saturating_add(millis(options.weight_update_period));
+        }
+        for _ in 0..self.draws() {
+            let position = schedule.next()?;
+            if self.takes(position, random) {
+                return Some(position);
+            }
+        }
+        self.any(random)
+    }
+
+    /// The first that can be connected to, or else the first.
+    fn first(&self, weights: &Weights) -> Option<u32> {
+        let at = |place: u32| match weights {
+            Weights::Ordered(order) => order[place as usize],
+            _ => place,
+        };
+        let mut order = (0..self.pool.len()).map(at).filter(|position| self.allows(*position));
+        let first = order.next()?;
+        let reachable = |position: &u32| !self.load.is_unreachable(self.pool.host(*position), self.now);
+        if reachable(&first) { Some(first) } else { order.find(reachable).or(Some(first)) }
     }
 
     fn least_busy(
@@ -121,46 +169,114 @@ impl<L: Load, E: Fn(HostIndex) -> bool> Picking<'_, L, E> {
             (Weights::Different { .. }, Some(turn @ (Turn::Next(_) | Turn::Schedule(_)))) => {
                 self.in_turn(Some(turn), random)
             }
-            (Weights::Different { weights, .. }, _) if all => self.fewest_of_all(random, |position| {
-                cost(self.active(position).saturating_add(1), bias, weights[position as usize])
-            }),
+            (Weights::Different { weights, .. }, _) if all => self.least_for_its_weight(bias, weights, random),
             (Weights::Different { weights, .. }, _) => self.fewest_by_weight(choice_count, bias, weights, random),
             // Of all the same the share of a busy host does not matter, only that it is the least busy.
-            _ if all => self.fewest_of_all(random, |position| f64::from(self.active(position))),
-            _ => self.fewest(choice_count, random),
+            _ if all => self.least_busy_of_all(random),
+            _ => self.least_of_some(choice_count, random, |position| self.active(position)),
         }
     }
 
-    /// A random start shares ties evenly: the first minimum wins.
-    fn fewest_of_all(&self, random: &mut impl FnMut() -> u64, cost: impl Fn(u32) -> f64) -> Option<u32> {
+    /// Of hosts of the same weight. While fewer requests are in flight than there are hosts, which is nearly always so
+    /// where there are many, a few draws find an idle one, or a short way from a random place.
+    fn least_busy_of_all(&self, random: &mut impl FnMut() -> u64) -> Option<u32> {
         let count = self.pool.len();
-        let start = scale(random() as u32, count);
-        let mut best: Option<(u32, f64)> = None;
-        for position in (start..count).chain(0..start) {
-            if self.takes(position, random) {
-                let cost = cost(position);
-                if best.is_none_or(|(_, least)| cost < least) {
-                    best = Some((position, cost));
+        if count > DRAWS_FOR_IDLE {
+            for _ in 0..DRAWS_FOR_IDLE {
+                let position = scale(random() as u32, count);
+                if self.active(position) == 0 && self.takes(position, random) {
+                    return Some(position);
                 }
             }
+            let start = scale(random() as u32, count);
+            let mut order = (start..count).chain(0..start);
+            let idle = order.find(|position| self.active(*position) == 0 && self.takes(*position, random));
+            if idle.is_some() {
+                return idle;
+            }
         }
-        best.map(|(position, _)| position).or_else(|| self.any(random))
+        let least = self.least_of_all(random, |position| self.active(position));
+        least.map(|(position, _)| position).or_else(|| self.any(random))
     }
 
-    fn fewest(&self, choice_count: u32, random: &mut impl FnMut() -> u64) -> Option<u32> {
+    /// Of hosts of different weights: one drawn by weight if it is idle, so that an idle cluster is shared by weight,
+    /// otherwise the one that has the least load for its weight with this request.
+    fn least_for_its_weight(&self, bias: f64, weights: &[u32], random: &mut impl FnMut() -> u64) -> Option<u32> {
+        let mut drawn = None;
+        for _ in 0..self.draws() {
+            let position = self.draw(random());
+            if self.takes(position, random) {
+                drawn = Some((position, self.active(position)));
+                break;
+            }
+        }
+        if let Some((position, 0)) = drawn {
+            return Some(position);
+        }
+        let with_one_more = |position: u32| {
+            let active = self.active(position).saturating_add(1);
+            cost(active, bias, weights[position as usize])
+        };
+        let least = self.least_of_all(random, with_one_more);
+        match (drawn, least) {
+            (Some((position, active)), Some((_, least))) if least >= cost(active, bias, weights[position as usize]) => {
+                Some(position)
+            }
+            (_, Some((position, _))) => Some(position),
+            (Some((position, _)), None) => Some(position),
+            (None, None) => self.any(random),
+        }
+    }
+
+    /// The position of least cost, one of several alike at random, and that cost.
+    fn least_of_all<C: PartialOrd>(
+        &self,
+        random: &mut impl FnMut() -> u64,
+        cost: impl Fn(u32) -> C,
+    ) -> Option<(u32, C)> {
+        let mut best: Option<(u32, C)> = None;
+        let mut alike = 1;
+        for position in 0..self.pool.len() {
+            if !self.takes(position, random) {
+                continue;
+            }
+            let cost = cost(position);
+            match &best {
+                Some((_, least)) if cost > *least => continue,
+                Some((_, least)) if cost == *least => {
+                    // Each of so many has the same chance to be the one.
+                    alike += 1;
+                    if scale(random() as u32, alike) != 0 {
+                        continue;
+                    }
+                }
+                _ => alike = 1,
+            }
+            best = Some((position, cost));
+        }
+        best
+    }
+
+    /// The position of least cost among `choice_count` that are drawn, each another than the best so far.
+    fn least_of_some<C: PartialOrd>(
+        &self,
+        choice_count: u32,
+        random: &mut impl FnMut() -> u64,
+        cost: impl Fn(u32) -> C,
+    ) -> Option<u32> {
         let count = self.pool.len();
         let bits = random();
         let first = scale(bits as u32, count);
-        let mut best = (first, self.active(first), self.takes(first, random));
+        let mut best = (first, cost(first), self.takes(first, random));
         let mut bits = bits >> 32;
         for _ in 1..choice_count.max(2) {
             let drawn = scale(bits as u32, count - 1);
             // One of all hosts but the best so far.
             let position = if drawn >= best.0 { drawn + 1 } else { drawn };
             if self.takes(position, random) {
-                let requests = self.active(position);
-                if !best.2 || requests < best.1 {
-                    best = (position, requests, true);
+                let cost = cost(position);
+                if !best.2 || cost < best.1 {
+                    best = (position, cost, true);
                 }
             }
             bits = if choice_count > 2 { random() } else { 0 };
@@ -193,6 +309,35 @@ impl<L: Load, E: Fn(HostIndex) -> bool> Picking<'_, L, E> {
         best.map(|(position, _)| position).or_else(|| self.at_random(random))
     }
 
+    /// By latency and active requests. Weights say how often a host is drawn and how much it bears; what is drawn twice
+    /// is compared with nothing, so that hosts of one latency share by weight.
+    fn cheapest(&self, options: &PeakEwma, weights: &Weights, random: &mut impl FnMut() -> u64) -> Option<u32> {
+        let cost = |position: u32, part: f64| {
+            let latency = self.load.latency(self.pool.host(position)).expected(self.now, options);
+            latency.max(LEAST_LATENCY) * (f64::from(self.active(position)) / part + 1.0)
+        };
+        let Weights::Different { weights, alias: _ } = weights else {
+            let cost = |position| cost(position, 1.0);
+            if options.choice_count < self.pool.len() {
+                return self.least_of_some(options.choice_count, random, cost);
+            }
+            let least = self.least_of_all(random, cost);
+            return least.map(|(position, _)| position).or_else(|| self.any(random));
+        };
+        let mut best: Option<(u32, f64)> = None;
+        for _ in 0..options.choice_count.min(self.pool.len().max(2)) {
+            let position = self.draw(random());
+            if best.is_some_and(|(best, _)| best == position) || !self.takes(position, random) {
+                continue;
+            }
+            let cost = cost(position, f64::from(weights[position as usize]) / self.pool.mean_weight);
+            if best.is_none_or(|(_, least)| cost < least) {
+                best = Some((position, cost));
+            }
+        }
+        best.map(|(position, _)| position).or_else(|| self.at_random(random))
+    }
+
     fn by_hash(&self, placement: &Placement, hash: u64, random: &mut impl FnMut() -> u64) -> Option<u32> {
         let Some(position) = placement.find(hash, |position| self.allows(position)) else {
             return self.any(random);
@@ -207,5 +352,6 @@ impl<L: Load, E: Fn(HostIndex) -> bool> Picking<'_, L, E> {
 
 /// What a host of a weight costs with so many requests.
 fn cost(active: u32, bias: f64, weight: u32) -> f64 {
-    f64::from(active).powf(bias) / f64::from(weight)
+    let load = if bias == 1.0 { f64::from(active) } else { f64::from(active).powf(bias) };
+    load / f64::from(weight)
 }

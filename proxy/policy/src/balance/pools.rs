@@ -5,6 +5,7 @@
 use outrigger_config::cluster::{LocalityBalancing, ZoneAware};
 
 use super::alias::Alias;
+use super::hashing::xx_hash_seeded;
 use super::hosts::{Health, Host, HostIndex, Inputs, Policy};
 use super::locality::{self, Zone, ZoneRouting, ZoneShare};
 use super::placement::{Entry, Placement, PlacementStats};
@@ -49,6 +50,8 @@ pub(super) enum Choice {
 pub(super) struct Pool {
     members: Members,
     pub(super) weights: Weights,
+    /// Of weights that differ.
+    pub(super) mean_weight: f64,
 }
 
 /// Hosts by position in the pool.
@@ -68,6 +71,8 @@ pub(super) enum Weights {
         /// For policies that choose at random.
         alias: Option<Alias>,
     },
+    /// For a policy that has an order of its own: positions in it.
+    Ordered(Box<[u32]>),
     /// For policies that choose by hash.
     Placed(Box<Placement>),
 }
@@ -83,15 +88,28 @@ impl Pools {
         let host = |member: &u32| &inputs.hosts[*member as usize];
         let counted = || members.iter().map(host).filter(|host| host.health != Health::Excluded);
         let levels = counted().map(|host| host.priority as usize + 1).max().unwrap_or(0);
-        let mut health = vec![LevelHealth::default(); levels];
-        for host in counted() {
-            let level = &mut health[host.priority as usize];
-            level.total += 1;
-            level.healthy += u32::from(host.health == Health::Healthy);
-            level.degraded += u32::from(host.health == Health::Degraded);
-        }
+        let count = |value: &dyn Fn(&Host) -> u32| {
+            let mut health = vec![LevelHealth::default(); levels];
+            for host in counted() {
+                let level = &mut health[host.priority as usize];
+                level.total = level.total.saturating_add(value(host));
+                match host.health {
+                    Health::Healthy => level.healthy = level.healthy.saturating_add(value(host)),
+                    Health::Degraded => level.degraded = level.degraded.saturating_add(value(host)),
+                    Health::Unhealthy | Health::Excluded => {}
+                }
+            }
+            health
+        };
         let balance = &inputs.balance;
-        let load = PriorityLoad::compute(&health, balance.overprovisioning_factor, balance.panic_threshold);
+        let health = count(&|_| 1);
+        let capacities = balance.weighted_priority_health.then(|| count(&|host| host.weight.max(1)));
+        let load = PriorityLoad::compute_by(
+            capacities.as_deref().unwrap_or(&health),
+            &health,
+            |_| balance.overprovisioning_factor,
+            balance.panic_threshold,
+        );
         let mut groups = Vec::new();
         let mut zone_routing = ZoneRouting::default();
         for availability in [Availability::Healthy, Availability::Degraded] {
@@ -145,7 +163,7 @@ impl Pools {
     pub(super) fn placement_stats(&self) -> Option<PlacementStats> {
         self.groups.iter().flat_map(|group| &group.pools).find_map(|pool| match &pool.weights {
             Weights::Placed(placement) => Some(placement.stats()),
-            Weights::Equal | Weights::Different { .. } => None,
+            Weights::Equal | Weights::Different { .. } | Weights::Ordered(_) => None,
         })
     }
 
@@ -270,15 +288,35 @@ impl Source<'_> {
     }
 
     fn pool(&self, members: Vec<u32>) -> Pool {
-        let equal = members.windows(2).all(|pair| self.weight(&pair[0]) == self.weight(&pair[1]));
-        let weights = if equal {
+        let policy = self.inputs.balance.policy;
+        let ignored = matches!(policy, Policy::Reported | Policy::Random | Policy::PickFirst { .. });
+        let equal = ignored || members.windows(2).all(|pair| self.weight(&pair[0]) == self.weight(&pair[1]));
+        let weights = if policy == (Policy::PickFirst { shuffle: true }) {
+            Weights::Ordered(self.shuffled(&members))
+        } else if equal {
             Weights::Equal
         } else {
             let weights: Box<[u32]> = members.iter().map(|member| self.weight(member)).collect();
             let alias = self.inputs.balance.policy.draws_by_weight().then(|| Alias::build(&weights));
             Weights::Different { weights, alias }
         };
-        Pool { members: Members::new(members), weights }
+        let mean_weight = match &weights {
+            Weights::Different { weights, alias: _ } => {
+                weights.iter().map(|weight| f64::from(*weight)).sum::<f64>() / weights.len().max(1) as f64
+            }
+            Weights::Equal | Weights::Placed(_) | Weights::Ordered(_) => 1.0,
+        };
+        Pool { members: Members::new(members), weights, mean_weight }
+    }
+
+    /// Positions in an order that is this process's own, and stays when hosts come and go.
+    fn shuffled(&self, members: &[u32]) -> Box<[u32]> {
+        let facts = self.inputs.facts;
+        let seed = facts.seed();
+        let rank = |member: &u32| xx_hash_seeded(facts.hash_key(HostIndex(*member), false).as_bytes(), seed);
+        let mut order: Vec<(u64, u32)> = members.iter().map(rank).zip(0..).collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, position)| position).collect()
     }
 
     /// Each host's part of the whole where localities have weights; hosts of those without are left out.
@@ -321,7 +359,7 @@ impl Source<'_> {
         };
         let entries: Vec<Entry> = members.iter().zip(shares).map(entry).collect();
         let placement = Placement::build(method, &entries, consistent.balance_factor);
-        Pool { members: Members::new(members), weights: Weights::Placed(Box::new(placement)) }
+        Pool { members: Members::new(members), weights: Weights::Placed(Box::new(placement)), mean_weight: 1.0 }
     }
 }
 
@@ -352,11 +390,15 @@ impl Pool {
     /// Whether a policy keeps a place in this pool.
     pub(super) fn is_taken_in_turn(&self, policy: Policy) -> bool {
         match policy {
-            Policy::RoundRobin => true,
+            Policy::RoundRobin | Policy::Reported => true,
             Policy::LeastRequest { .. } => {
                 !policy.draws_by_weight() && matches!(self.weights, Weights::Different { .. })
             }
-            Policy::Random | Policy::RingHash { .. } | Policy::Maglev { .. } => false,
+            Policy::PeakEwma(_)
+            | Policy::Random
+            | Policy::PickFirst { .. }
+            | Policy::RingHash { .. }
+            | Policy::Maglev { .. } => false,
         }
     }
 }

@@ -52,17 +52,23 @@ impl PriorityLoad {
     /// threshold (0 for never) uses all of its hosts. If every priority does, they share by number of hosts.
     /// What rounding leaves over goes to the first priority that takes anything.
     pub fn compute(levels: &[LevelHealth], overprovisioning_factor: u32, panic_threshold: Percent) -> Self {
-        Self::compute_each(levels, |_| overprovisioning_factor, panic_threshold)
+        Self::compute_by(levels, levels, |_| overprovisioning_factor, panic_threshold)
     }
 
-    /// As [`Self::compute`], for levels that each have an overprovisioning factor of their own.
-    pub fn compute_each(levels: &[LevelHealth], factor: impl Fn(usize) -> u32, panic_threshold: Percent) -> Self {
+    /// As [`Self::compute`], for levels that each have an overprovisioning `factor` of their own. What a priority can take
+    /// follows from `capacities`, in whatever these count: hosts or their weights (`weighted_priority_health`).
+    pub fn compute_by(
+        capacities: &[LevelHealth],
+        levels: &[LevelHealth],
+        factor: impl Fn(usize) -> u32,
+        panic_threshold: Percent,
+    ) -> Self {
         let capacity = |at: usize, part: u32, total: u32| {
             let scaled = u64::from(factor(at)) * u64::from(part);
             scaled.checked_div(u64::from(total)).unwrap_or(0).min(100) as u32
         };
         let each = |part: fn(&LevelHealth) -> u32| -> Vec<u32> {
-            levels.iter().enumerate().map(|(at, level)| capacity(at, part(level), level.total)).collect()
+            capacities.iter().enumerate().map(|(at, level)| capacity(at, part(level), level.total)).collect()
         };
         let healthy = each(|level| level.healthy);
         let degraded = each(|level| level.degraded);
@@ -185,7 +191,10 @@ mod tests {
     #[test]
     fn levels_may_have_factors_of_their_own() {
         let factor = |at: usize| [100, 140, 200][at];
-        let load = PriorityLoad::compute_each(&healthy(&[50, 25, 100]), factor, percent(50.0));
+        let load = {
+            let levels = healthy(&[50, 25, 100]);
+            PriorityLoad::compute_by(&levels, &levels, factor, percent(50.0))
+        };
         assert_eq!(load.levels.iter().map(|level| level.healthy).collect::<Vec<_>>(), [50, 35, 15]);
     }
 

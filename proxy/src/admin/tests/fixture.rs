@@ -235,7 +235,7 @@ fn node(cluster: Cluster) -> ClusterNode {
     }
     ClusterNode {
         config: Arc::new(cluster),
-        hosts: Arc::new(HostList { hosts, balance: None }),
+        hosts: Arc::new(HostList { hosts, ..HostList::default() }),
         tls: Transports::default(),
         shared: Arc::default(),
         outlier: None,

@@ -37,6 +37,7 @@ impl Forwarding<'_, '_> {
             Discovery::DynamicForward(cache) => return Ok((Box::pin(self.resolve(cache)).await?, None)),
             _ => None,
         };
+        let session = session.or_else(|| self.affinity.named(&cluster));
         let Some(options) = node.config.concurrency.as_deref() else {
             let host = match (session, destination) {
                 (Some(host), _) => Some(host),

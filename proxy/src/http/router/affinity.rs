@@ -1,13 +1,16 @@
 //! What a request says about the endpoint it wants.
 //!
-//! Owns its hash, the cookies that clients without one are given, and the subset it asks for. Never picks an endpoint.
+//! Owns its hash, the cookies that clients without one are given, the subset it asks for and the endpoints it names.
+//! Never picks an endpoint.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_config::cluster::{Discovery, LbMetadata};
+use outrigger_config::cluster::{Discovery, LbMetadata, OverrideHosts, OverrideSource};
 use outrigger_config::route::{Forward, HashCookie, WeightedCluster};
 use outrigger_policy::balance::{HashView, HostSet, Wanted, request_hash, xx_hash};
 use outrigger_policy::route::RequestView;
@@ -15,12 +18,15 @@ use outrigger_policy::route::RequestView;
 use crate::graph::ClusterNode;
 use crate::http::manager::normalize;
 use crate::http::manager::request::Request;
+use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 
 /// The endpoint that a request wants, the same for all its tries.
 #[derive(Debug, Default)]
 pub struct Affinity {
     hash: Option<u64>,
     metadata: Option<Arc<LbMetadata>>,
+    /// Addresses of endpoints that the request names, which are tried in this order before the policy chooses.
+    named: Option<Box<Named>>,
     /// Values of `set-cookie`.
     cookies: Vec<String>,
 }
@@ -41,6 +47,8 @@ impl Affinity {
                 value
             });
         }
+        affinity.named =
+            node.config.balancing.override_hosts.as_ref().map(|options| Box::new(Named::of(request, options)));
         if balance.map_or(aggregate, HostSet::wants_metadata) {
             let configured = match weighted {
                 Some(weighted) => &weighted.metadata_match,
@@ -56,10 +64,94 @@ impl Affinity {
         Wanted { hash: self.hash, metadata: self.metadata.as_deref(), ..Wanted::default() }
     }
 
+    /// The next of the endpoints that the request names, if the cluster has it.
+    pub fn named(&self, cluster: &WorkerCluster) -> Option<Rc<WorkerHost>> {
+        self.named.as_ref()?.next(cluster)
+    }
+
+    /// Tells which endpoint was chosen, where the policy says so.
+    pub fn tell(&self, request: &Request<'_>, host: &WorkerHost) {
+        if let Some(selected) = self.named.as_ref().and_then(|named| named.options.selected.as_ref()) {
+            let mut namespaces = request.info.dynamic_metadata.borrow_mut();
+            let namespace = namespaces.entry(selected.namespace.to_string()).or_default();
+            set_path(namespace, &selected.keys, host.host.address.to_string());
+        }
+    }
+
     /// Gives the client its cookies.
     pub fn response(&self, request: &mut Request<'_>) {
         for cookie in &self.cookies {
             request.response.headers.append(b"set-cookie", cookie.as_bytes());
+        }
+    }
+}
+
+/// Endpoints that a request names. Source: `envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost`.
+#[derive(Debug)]
+struct Named {
+    options: Arc<OverrideHosts>,
+    addresses: Vec<String>,
+    next: Cell<usize>,
+}
+
+impl Named {
+    fn of(request: &Request<'_>, options: &Arc<OverrideHosts>) -> Self {
+        let mut addresses = Vec::new();
+        let mut add = |list: &str| {
+            addresses.extend(list.split(',').map(str::trim).filter(|address| !address.is_empty()).map(str::to_owned));
+        };
+        for source in &options.sources {
+            match source {
+                OverrideSource::Header(name) => {
+                    let first = request.head.headers.get_by_name(name);
+                    if let Some(list) = first.and_then(|value| std::str::from_utf8(value).ok()) {
+                        add(list);
+                    }
+                }
+                OverrideSource::Metadata(path) => {
+                    let namespaces = request.info.dynamic_metadata.borrow();
+                    if let Some(list) = namespaces.get(&*path.namespace).and_then(|map| at_path(map, &path.keys)) {
+                        add(list);
+                    }
+                }
+            }
+        }
+        Self { options: Arc::clone(options), addresses, next: Cell::new(0) }
+    }
+
+    fn next(&self, cluster: &WorkerCluster) -> Option<Rc<WorkerHost>> {
+        while let Some(address) = self.addresses.get(self.next.get()) {
+            self.next.set(self.next.get() + 1);
+            if let Some(host) = cluster.named(address) {
+                return Some(host);
+            }
+        }
+        None
+    }
+}
+
+type Metadata = serde_json::Map<String, serde_json::Value>;
+
+fn at_path<'a>(map: &'a Metadata, keys: &[Arc<str>]) -> Option<&'a str> {
+    let (last, outer) = keys.split_last()?;
+    let map = outer.iter().try_fold(map, |map, key| map.get(&**key)?.as_object())?;
+    map.get(&**last)?.as_str()
+}
+
+fn set_path(map: &mut Metadata, keys: &[Arc<str>], value: String) {
+    match keys {
+        [] => {}
+        [last] => {
+            map.insert(last.to_string(), value.into());
+        }
+        [first, rest @ ..] => {
+            let inner = map.entry(first.to_string()).or_insert_with(|| Metadata::new().into());
+            if !inner.is_object() {
+                *inner = Metadata::new().into();
+            }
+            if let Some(inner) = inner.as_object_mut() {
+                set_path(inner, rest, value);
+            }
         }
     }
 }
@@ -138,6 +230,18 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn metadata_is_found_and_set_where_a_path_leads() {
+        let path: Vec<Arc<str>> = vec!["a".into(), "b".into()];
+        let mut map = Metadata::new();
+        assert_eq!(at_path(&map, &path), None);
+        map.insert("a".into(), "in the way".into());
+        map.insert("c".into(), 1.into());
+        set_path(&mut map, &path, "10.0.0.1:80".into());
+        assert_eq!(at_path(&map, &path), Some("10.0.0.1:80"));
+        assert_eq!(map.get("c"), Some(&1.into()));
+    }
 
     #[test]
     fn cookies_say_what_the_policy_says() {

@@ -27,6 +27,7 @@ use crate::stream::ResponseFlag;
 use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
 use crate::upstream::connect::ConnectError;
 use crate::upstream::dns_cache::NoAddress;
+use crate::upstream::feedback::{self, Unanswered, Watch};
 use crate::upstream::gate::Place;
 use crate::upstream::pool::{self, PoolError, Wanted};
 use crate::upstream::stream::UpstreamStream;
@@ -230,7 +231,7 @@ impl Active {
     pub fn new(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>) -> Self {
         cluster.stats.upstream_rq_active.increment();
         host.stats.rq_active.increment();
-        host.active.set(host.active.get() + 1);
+        host.begin();
         Self(Rc::clone(cluster), Rc::clone(host))
     }
 }
@@ -239,7 +240,7 @@ impl Drop for Active {
     fn drop(&mut self) {
         self.0.stats.upstream_rq_active.decrement();
         self.1.stats.rq_active.decrement();
-        self.1.active.set(self.1.active.get().saturating_sub(1));
+        self.1.end();
     }
 }
 
@@ -447,6 +448,29 @@ pub fn observe(process: &Process, host: &WorkerHost, failure: &Failure) {
     }
 }
 
+/// Tells the balancer what a failure says of the endpoint.
+pub fn watched(watch: Watch, host: &WorkerHost, failure: &Failure) {
+    watch.unanswered(
+        host,
+        match failure {
+            Failure::Connect { .. } => Unanswered::Unreachable,
+            Failure::Reset { .. } | Failure::Timeout(Limit::PerTry | Limit::Route) => Unanswered::Failed,
+            Failure::DownstreamGone(_) | Failure::Timeout(_) => Unanswered::GivenUp,
+            // Says nothing of the endpoint.
+            Failure::NoHost
+            | Failure::NoWantedHost(_)
+            | Failure::NoAddress(_)
+            | Failure::Overflow
+            | Failure::QueueFull
+            | Failure::QueueTimeout
+            | Failure::StaleConnection
+            | Failure::NotSent
+            | Failure::DownstreamError(_)
+            | Failure::Drained => return,
+        },
+    );
+}
+
 /// What ends a request from outside.
 pub fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> Poll<Failure> {
     if let Poll::Ready(gone) = request.downstream.poll_closed(cx) {
@@ -549,6 +573,7 @@ pub async fn relay(
         connection.stats.downstream_cx_upgrades_active.decrement();
     }
     request.trailers = download.into_trailers();
+    feedback::trailers(host, &request.response.headers, request.trailers.as_ref());
     let (read, written) = stream.transferred();
     request.info.upstream_bytes_received.set(read);
     request.info.upstream_bytes_sent.set(written);

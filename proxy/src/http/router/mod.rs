@@ -6,6 +6,7 @@ mod admission;
 pub mod affinity;
 pub mod attempt;
 mod body;
+mod drops;
 mod mirror;
 mod prepare;
 mod timeout;
@@ -32,6 +33,7 @@ use crate::http::seam::BodySink;
 use crate::stream::ResponseFlag;
 use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
 use crate::upstream::dns_cache::Lookup;
+use crate::upstream::feedback::Watch;
 use crate::upstream::host::Host;
 use crate::worker::deadlines::Limit;
 use affinity::Affinity;
@@ -63,6 +65,11 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
     *request.info.cluster.borrow_mut() = Some(Arc::clone(&node.config.stat_name));
     if let Some(reply) = overload::router_refusal(request) {
         return send_local(request, reply, Some(chosen)).await;
+    }
+    if let Some(share) = node.hosts.drop_overload
+        && drops::holds(share, &graph, worker.random.next())
+    {
+        return drops::answer(request, chosen, &cluster).await;
     }
     let policy = retry_policy(request, chosen, action);
     let timeouts = Timeouts::of(request, action, policy.as_deref());
@@ -176,6 +183,7 @@ impl Forwarding<'_, '_> {
                 };
                 _permit = Some(permit);
             }
+            self.affinity.tell(self.request, &host);
             self.request.info.attempts.set(self.request.info.attempts.get() + 1);
             *self.request.info.upstream_host.borrow_mut() = Some(Arc::clone(&host.host));
             let count = self.request.info.attempts.get();
@@ -185,6 +193,7 @@ impl Forwarding<'_, '_> {
             prepare::host_name(self.request, self.action, &host);
             target.cluster.stats.upstream_rq_total.increment();
             host.stats.rq_total.increment();
+            let watch = Watch::begin(&host);
             let mut attempt = Attempt::new(self.request, &self.cluster, &target, self.action, &self.timeouts, &body);
             let result = attempt.until_head(place).await;
             match result {
@@ -195,6 +204,8 @@ impl Forwarding<'_, '_> {
                     let grpc = if self.request.head.is_grpc() { grpc_status(self.request) } else { None };
                     let process = &self.request.connection.worker.process;
                     observe::response(process, &host, status, grpc, &self.request.response.headers);
+                    let is_error = observe::status(status, grpc) >= 500;
+                    watch.answered(&host, is_error, Some(&self.request.response.headers));
                     if self.retries_after(&outcome, &body, &host).await {
                         drop(stream);
                         continue;
@@ -214,6 +225,7 @@ impl Forwarding<'_, '_> {
                 }
                 Err(failure) => {
                     host.stats.rq_error.increment();
+                    attempt::watched(watch, &host, &failure);
                     let stale = failure == Failure::StaleConnection && !resent_stale;
                     if stale && is_idempotent(self.request.head.method()) && body.rewind() {
                         // The connection's end crossed with the request and nothing was answered. Once, and on a new

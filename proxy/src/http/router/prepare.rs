@@ -147,8 +147,8 @@ pub fn look_up(request: &Request<'_>, cluster: &WorkerCluster, cache: &Arc<DnsCa
 fn in_metadata(request: &Request<'_>, path: &MetadataPath) -> Option<SocketAddr> {
     let find = |namespaces: &BTreeMap<String, MetadataMap>| {
         let mut keys = path.keys.iter();
-        let first = namespaces.get(&*path.namespace)?.get(keys.next()?)?;
-        let value = keys.try_fold(first, |value, key| value.get(key))?;
+        let first = namespaces.get(&*path.namespace)?.get(&**keys.next()?)?;
+        let value = keys.try_fold(first, |value, key| value.get(&**key))?;
         value.as_str()?.parse::<SocketAddr>().ok()
     };
     let of_request = find(&request.info.dynamic_metadata.borrow());

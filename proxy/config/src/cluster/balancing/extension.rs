@@ -2,6 +2,8 @@
 //!
 //! Owns which extensions there are, and which of them hold others. Never chooses an endpoint.
 
+use std::sync::Arc;
+
 use outrigger_api::pb::envoy::config::cluster::v3 as pb;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::extensions::load_balancing_policies as extensions;
@@ -9,7 +11,10 @@ use outrigger_api::pb::google::protobuf::Any;
 
 use super::consistent::{HashingExtension, maglev_extension, ring_hash_extension};
 use super::locality::extension_locality;
+use super::override_host::override_hosts;
+use super::peak_ewma::peak_ewma;
 use super::read::least_request;
+use super::reported::reported;
 use super::slow_start::extension_slow_start;
 use super::subset::subsets_extension;
 use super::{BalancingOptions, LoadBalancing, LocalityBalancing};
@@ -44,7 +49,13 @@ pub(super) fn first_supported(
             return Err(at.field("typed_config").reject("is required"));
         };
         let at = at.field("typed_config");
-        let config = wire::extension(context, &at, config)?;
+        let config = match wire::known_extension(context, &at, config)? {
+            Ok(config) => config,
+            Err(type_url) => {
+                passed_over.push(format!("{type_url:?}"));
+                continue;
+            }
+        };
         match extension_policy(context, &at, &config)? {
             Some(policy) => return Ok(policy),
             None => passed_over.push(format!("{:?}", config.type_url)),
@@ -101,6 +112,27 @@ fn extension_policy(context: &Context<'_>, at: &FieldPath<'_>, wire: &Any) -> Pa
         "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided" => {
             Chosen { policy: LoadBalancing::ClusterProvided, options: BalancingOptions::default() }
         }
+        "envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin" => {
+            reported(at, wire::decode(at, wire)?)?
+        }
+        "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost" => {
+            override_host(context, at, wire::decode(at, wire)?)?
+        }
+        "envoy.extensions.load_balancing_policies.pick_first.v3.PickFirst" => {
+            let wire = wire::decode(at, wire)?;
+            decide!(wire, at, extensions::pick_first::v3::PickFirst
+                as "envoy.extensions.load_balancing_policies.pick_first.v3.PickFirst" {
+                implemented: shuffle_address_list;
+                no_effect: ;
+                unsupported: ;
+            });
+            let policy = LoadBalancing::PickFirst { shuffle: shuffle_address_list };
+            Chosen { policy, options: BalancingOptions::default() }
+        }
+        "envoy.extensions.load_balancing_policies.random_subsetting.v3.RandomSubsetting" => {
+            random_subsetting(context, at, wire::decode(at, wire)?)?
+        }
+        "outrigger.lb.v1.PeakEwma" => peak_ewma(at, wire::decode(at, wire)?)?,
         _ => return Ok(None),
     }))
 }
@@ -114,9 +146,52 @@ fn by_hash(wire: HashingExtension) -> Chosen {
 fn child(context: &Context<'_>, at: &FieldPath<'_>, wire: Option<pb::LoadBalancingPolicy>) -> Parsed<Chosen> {
     let Some(wire) = wire else { return Err(at.reject("is required")) };
     let chosen = first_supported(context, at, wire)?;
-    if chosen.policy == LoadBalancing::ClusterProvided || chosen.options.subsets.is_some() {
+    let BalancingOptions { subsets, subset_size, override_hosts, .. } = &chosen.options;
+    let narrows = subsets.is_some() || subset_size.is_some() || override_hosts.is_some();
+    if chosen.policy == LoadBalancing::ClusterProvided || narrows {
         return Err(at.reject("must be a policy that chooses among all endpoints it is given"));
     }
+    Ok(chosen)
+}
+
+fn random_subsetting(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: extensions::random_subsetting::v3::RandomSubsetting,
+) -> Parsed<Chosen> {
+    decide!(wire, at, extensions::random_subsetting::v3::RandomSubsetting
+        as "envoy.extensions.load_balancing_policies.random_subsetting.v3.RandomSubsetting" {
+        implemented: subset_size, child_policy;
+        no_effect: ;
+        unsupported: ;
+    });
+    let size_at = at.field("subset_size");
+    let Some(size) = wire::number_within(&size_at, subset_size, 1..=u32::MAX)? else {
+        return Err(size_at.reject("is required"));
+    };
+    let mut chosen = child(context, &at.field("child_policy"), child_policy)?;
+    chosen.options.subset_size = Some(size);
+    Ok(chosen)
+}
+
+fn override_host(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: extensions::override_host::v3::OverrideHost,
+) -> Parsed<Chosen> {
+    decide!(wire, at, extensions::override_host::v3::OverrideHost
+        as "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost" {
+        implemented: override_host_sources, selected_host_key, fallback_policy;
+        no_effect: ;
+        unsupported: ;
+    });
+    let fallback_at = at.field("fallback_policy");
+    let Some(fallback) = fallback_policy else { return Err(fallback_at.reject("is required")) };
+    let mut chosen = first_supported(context, &fallback_at, fallback)?;
+    if chosen.policy == LoadBalancing::ClusterProvided || chosen.options.override_hosts.is_some() {
+        return Err(fallback_at.reject("must be a policy that chooses among endpoints by itself"));
+    }
+    chosen.options.override_hosts = Some(Arc::new(override_hosts(at, override_host_sources, selected_host_key)?));
     Ok(chosen)
 }
 

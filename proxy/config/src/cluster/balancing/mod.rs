@@ -8,7 +8,10 @@ mod consistent;
 mod extension;
 mod locality;
 mod metadata;
+mod override_host;
+mod peak_ewma;
 mod read;
+mod reported;
 mod slow_start;
 mod subset;
 #[cfg(test)]
@@ -22,7 +25,11 @@ use crate::units::Percent;
 
 pub(crate) use metadata::lb_metadata;
 pub use metadata::{LbMetadata, LbValue};
+pub(in crate::cluster) use override_host::metadata_path;
+pub use override_host::{MetadataPath, OverrideHosts, OverrideSource, OverrideStatus};
+pub use peak_ewma::PeakEwma;
 pub(super) use read::{BalancingFields, ReadBalancing, balancing};
+pub use reported::{ReportOptions, ReportedMetric};
 pub use subset::{Fallback, SelectorFallback, SubsetOptions, SubsetSelector};
 
 /// How an endpoint is chosen among its like. Source: `lb_policy` or `load_balancing_policy`.
@@ -32,8 +39,14 @@ pub enum LoadBalancing {
     RoundRobin,
     /// The better of `choice_count` random ones by active requests; the best of all for `u32::MAX`.
     LeastRequest { choice_count: u32, active_request_bias: f64 },
-    /// Weighted random.
+    /// The one of lowest cost among some random ones, by latency and active requests.
+    PeakEwma(PeakEwma),
+    /// Weighted, smooth; endpoints say their weights themselves ([`BalancingOptions::reports`]).
+    Reported,
+    /// Random, whatever the weights.
     Random,
+    /// The first that is fit, in the order of discovery or, shuffled, in an order of this process.
+    PickFirst { shuffle: bool },
     /// By the request's hash, on a ring that holds each endpoint many times. Sizes are 1 to 8,388,608 places.
     RingHash { function: HashFunction, minimum_size: u32, maximum_size: u32, consistent: Consistent },
     /// By the request's hash, in a table whose size is a prime number up to 5,000,011.
@@ -70,6 +83,14 @@ pub struct BalancingOptions {
     pub slow_start: Option<SlowStart>,
     /// Requests may ask for a part of the endpoints.
     pub subsets: Option<Arc<SubsetOptions>>,
+    /// Only so many endpoints are used, which differ from process to process; above zero.
+    pub subset_size: Option<u32>,
+    /// Requests may name endpoints, which the policy then does not choose.
+    pub override_hosts: Option<Arc<OverrideHosts>>,
+    /// How fit an endpoint must be that a request or a filter names.
+    pub override_status: OverrideStatus,
+    /// How endpoints say their weights, for [`LoadBalancing::Reported`].
+    pub reports: Option<Arc<ReportOptions>>,
     /// What requests are hashed by instead of what their route says; empty to leave it to the route.
     pub hash_policy: Arc<[HashPolicy]>,
     /// Endpoints are left out until their first health check, if there are health checks.

@@ -5,11 +5,12 @@
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::cluster::v3 as pb;
-use outrigger_api::pb::envoy::config::core::v3::{HealthStatus, RuntimeDouble};
+use outrigger_api::pb::envoy::config::core::v3::RuntimeDouble;
 use outrigger_api::pb::google::protobuf::UInt32Value;
 use pb::cluster::LbConfig;
 
 use super::extension::{self, Chosen};
+use super::override_host::{OverrideStatus, override_status};
 use super::slow_start::{runtime_double, slow_start};
 use super::{BalancingOptions, Consistent, LoadBalancing, LocalityBalancing, consistent, locality, subset};
 use crate::context::Context;
@@ -67,6 +68,7 @@ pub(in crate::cluster) fn balancing(
     let Chosen { policy, mut options } = chosen;
     options.ignore_new_hosts_until_first_check = common.ignore_new_hosts_until_first_hc;
     options.close_connections_on_change = common.close_connections_on_host_set_change;
+    options.override_status = common.override_status;
     Ok(ReadBalancing {
         policy,
         options,
@@ -166,18 +168,7 @@ struct CommonBalancing {
     consistent: Consistent,
     ignore_new_hosts_until_first_hc: bool,
     close_connections_on_host_set_change: bool,
-}
-
-/// Sessions keep to endpoints that are healthy, degraded or of unknown health, which is the default.
-fn check_override_status(at: &FieldPath<'_>, statuses: &[i32]) -> Parsed<()> {
-    use HealthStatus::{Degraded, Healthy, Unknown};
-    let expected = [Unknown, Healthy, Degraded].map(|status| status as i32);
-    if expected.iter().all(|status| statuses.contains(status))
-        && statuses.iter().all(|status| expected.contains(status))
-    {
-        return Ok(());
-    }
-    Err(at.field("statuses").reject("must be UNKNOWN, HEALTHY and DEGRADED, which is the default"))
+    override_status: OverrideStatus,
 }
 
 fn common_balancing(at: &FieldPath<'_>, wire: Option<pb::cluster::CommonLbConfig>) -> Parsed<CommonBalancing> {
@@ -189,9 +180,6 @@ fn common_balancing(at: &FieldPath<'_>, wire: Option<pb::cluster::CommonLbConfig
         no_effect: ;
         unsupported: ;
     });
-    if let Some(wire) = override_host_status {
-        check_override_status(&at.field("override_host_status"), &wire.statuses)?;
-    }
     let threshold_at = at.field("healthy_panic_threshold");
     let healthy_panic_threshold = match healthy_panic_threshold {
         None => DEFAULT_PANIC_PERCENT,
@@ -209,6 +197,7 @@ fn common_balancing(at: &FieldPath<'_>, wire: Option<pb::cluster::CommonLbConfig
         consistent: consistent::consistent(&at.field("consistent_hashing_lb_config"), consistent_hashing_lb_config)?,
         ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change,
+        override_status: override_status(&at.field("override_host_status"), override_host_status)?,
     })
 }
 

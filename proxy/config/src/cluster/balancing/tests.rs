@@ -186,3 +186,148 @@ fn policies_in_policies_are_refused_where_they_make_no_sense() {
         assert_refused(refused, &format!("lb_subset_config.subset_selectors[0].{reason}"));
     }
 }
+
+#[test]
+fn the_policy_by_latency_is_read_as_a_message_and_as_a_typed_struct() {
+    let own = |fields: &str| {
+        with(&format!(
+            "load_balancing_policy: {{policies: [{{typed_extension_config: {{name: x, typed_config: {fields}}}}}]}}"
+        ))
+    };
+    let default = PeakEwma {
+        choice_count: 2,
+        decay: Duration::from_secs(10),
+        default_rtt: Duration::from_millis(30),
+        failure_penalty: Duration::from_secs(1),
+    };
+    const TYPE: &str = "'@type': type.googleapis.com/outrigger.lb.v1.PeakEwma";
+    assert_eq!(own(&format!("{{{TYPE}}}")).unwrap().load_balancing, LoadBalancing::PeakEwma(default));
+    let full = "decay_time: 5s, default_rtt: 0.010s, choice_count: 4, failure_penalty: 0s, slow_start_config: \
+                {slow_start_window: 60s}, locality_lb_config: {locality_weighted_lb_config: {}}";
+    let typed_struct = "'@type': type.googleapis.com/xds.type.v3.TypedStruct, type_url: \
+                        type.googleapis.com/outrigger.lb.v1.PeakEwma";
+    for fields in [format!("{{{TYPE}, {full}}}"), format!("{{{typed_struct}, value: {{{full}}}}}")] {
+        let cluster = own(&fields).unwrap();
+        let expected = PeakEwma {
+            choice_count: 4,
+            decay: Duration::from_secs(5),
+            default_rtt: Duration::from_millis(10),
+            failure_penalty: Duration::ZERO,
+        };
+        assert_eq!(cluster.load_balancing, LoadBalancing::PeakEwma(expected));
+        assert_eq!(cluster.balancing.slow_start.unwrap().window, Duration::from_secs(60));
+        assert_eq!(cluster.balancing.locality, LocalityBalancing::Weighted);
+    }
+    for (field, reason) in [
+        ("decay_time: 0s", "decay_time: 0s must be above zero"),
+        ("default_rtt: 0s", "default_rtt: 0s must be above zero"),
+        ("choice_count: 1", "choice_count: 1 is not within 2 to 4294967295"),
+    ] {
+        assert_refused(own(&format!("{{{TYPE}, {field}}}")), &format!("{AT}.{reason}"));
+    }
+}
+
+#[test]
+fn weights_that_endpoints_report() {
+    const NAME: &str = "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin";
+    let plain = policy(NAME, "").unwrap();
+    assert_eq!(plain.load_balancing, LoadBalancing::Reported);
+    let default = ReportOptions {
+        blackout_period: Duration::from_secs(10),
+        weight_expiration_period: Duration::from_secs(180),
+        weight_update_period: Duration::from_secs(1),
+        error_utilization_penalty: 1.0,
+        metrics: Vec::new(),
+    };
+    assert_eq!(*plain.balancing.reports.unwrap(), default);
+    let full = policy(
+        NAME,
+        "enable_oob_load_report: false, blackout_period: 0s, weight_expiration_period: 9s, weight_update_period: \
+         0.001s, error_utilization_penalty: 0.5, metric_names_for_computing_utilization: [mem_utilization, \
+         named_metrics.a.b], slow_start_config: {slow_start_window: 1s}",
+    )
+    .unwrap();
+    let expected = ReportOptions {
+        blackout_period: Duration::ZERO,
+        weight_expiration_period: Duration::from_secs(9),
+        weight_update_period: Duration::from_millis(100),
+        error_utilization_penalty: 0.5,
+        metrics: vec![
+            ReportedMetric::Field("mem_utilization".into()),
+            ReportedMetric::Entry("named_metrics".into(), "a.b".into()),
+        ],
+    };
+    assert_eq!(*full.balancing.reports.unwrap(), expected);
+    assert!(full.balancing.slow_start.is_some());
+    let refused = policy(NAME, "enable_oob_load_report: true");
+    assert_refused(refused, &format!("{AT}.enable_oob_load_report: is not supported"));
+    let refused = policy(NAME, "error_utilization_penalty: -1");
+    assert_refused(refused, &format!("{AT}.error_utilization_penalty: -1 must be 0 or more"));
+}
+
+#[test]
+fn policies_for_the_first_for_a_subset_and_for_named_endpoints() {
+    let first = policy("pick_first.v3.PickFirst", "shuffle_address_list: true").unwrap();
+    assert_eq!(first.load_balancing, LoadBalancing::PickFirst { shuffle: true });
+    let subset =
+        policy("random_subsetting.v3.RandomSubsetting", &format!("subset_size: 5, child_policy: {CHILD}")).unwrap();
+    assert_eq!((subset.load_balancing, subset.balancing.subset_size), (LoadBalancing::Random, Some(5)));
+    const NAMED: &str = "override_host.v3.OverrideHost";
+    let sources = "override_host_sources: [{header: X-Gateway-Destination}, {metadata: {key: envoy.lb, path: [{key: \
+                   a}, {key: b}]}}]";
+    let named = policy(NAMED, &format!("{sources}, fallback_policy: {CHILD}")).unwrap();
+    assert_eq!(named.load_balancing, LoadBalancing::Random);
+    let path = MetadataPath { namespace: "envoy.lb".into(), keys: vec!["a".into(), "b".into()] };
+    let expected = OverrideHosts {
+        sources: vec![OverrideSource::Header("x-gateway-destination".into()), OverrideSource::Metadata(path.clone())],
+        selected: None,
+    };
+    assert_eq!(*named.balancing.override_hosts.unwrap(), expected);
+    let told = policy(
+        NAMED,
+        &format!(
+            "{sources}, fallback_policy: {CHILD}, selected_host_key: {{key: envoy.lb, path: [{{key: a}}, {{key: b}}]}}"
+        ),
+    );
+    assert_eq!(told.unwrap().balancing.override_hosts.unwrap().selected, Some(path));
+    for (name, fields, reason) in [
+        (
+            "random_subsetting.v3.RandomSubsetting",
+            format!("child_policy: {CHILD}"),
+            "subset_size: is required".to_owned(),
+        ),
+        (
+            "random_subsetting.v3.RandomSubsetting",
+            format!("subset_size: 0, child_policy: {CHILD}"),
+            "subset_size: 0 is not within 1 to 4294967295".to_owned(),
+        ),
+        (NAMED, format!("fallback_policy: {CHILD}"), "override_host_sources: must not be empty".to_owned()),
+        (NAMED, sources.to_owned(), "fallback_policy: is required".to_owned()),
+        (
+            NAMED,
+            format!("override_host_sources: [{{}}], fallback_policy: {CHILD}"),
+            "override_host_sources[0]: needs one of header, metadata".to_owned(),
+        ),
+        (
+            NAMED,
+            format!(
+                "override_host_sources: [{{metadata: {{key: a, path: [{{index: 1}}]}}}}], fallback_policy: {CHILD}"
+            ),
+            "override_host_sources[0].metadata.path[0].index: is not supported".to_owned(),
+        ),
+    ] {
+        assert_refused(policy(name, &fields), &format!("{AT}.{reason}"));
+    }
+}
+
+#[test]
+fn endpoints_may_be_named_in_the_statuses_that_the_cluster_says() {
+    use crate::cluster::HealthStatus::{Degraded, Draining, Healthy, Unhealthy, Unknown};
+    let status = |fields: &str| with(fields).unwrap().balancing.override_status;
+    let default = status("common_lb_config: {}");
+    assert!(default.takes(Unknown) && default.takes(Healthy) && default.takes(Degraded));
+    assert!(!default.takes(Unhealthy) && !default.takes(Draining));
+    let draining = status("common_lb_config: {override_host_status: {statuses: [DRAINING, HEALTHY]}}");
+    assert!(draining.takes(Draining) && draining.takes(Healthy) && !draining.takes(Unknown));
+    assert!(!status("common_lb_config: {override_host_status: {}}").takes(Healthy));
+}

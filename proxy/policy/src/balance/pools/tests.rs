@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::cluster::{BalancingOptions, Consistent, HashFunction, SlowStart};
+use outrigger_config::cluster::{BalancingOptions, Consistent, HashFunction, PeakEwma, ReportOptions, SlowStart};
 use outrigger_config::units::Percent;
 use proptest::prelude::*;
 
@@ -37,7 +37,8 @@ impl World {
 
     fn set(&self, policy: Policy, options: &BalancingOptions, panic_percent: f64) -> Arc<HostSet> {
         let panic_threshold = Percent::new(panic_percent).unwrap();
-        let balance = BalanceOptions { policy, overprovisioning_factor: 140, panic_threshold };
+        let balance =
+            BalanceOptions { policy, overprovisioning_factor: 140, panic_threshold, weighted_priority_health: false };
         Arc::new(HostSet::build_with(&Inputs { hosts: &self.hosts, balance, options, facts: self }))
     }
 
@@ -88,6 +89,12 @@ fn picks(picker: &mut Picker, count: u32, now: u64) -> Vec<u32> {
 
 const P2C: Policy = Policy::LeastRequest { choice_count: 2, active_request_bias: 1.0 };
 const SCAN: Policy = Policy::LeastRequest { choice_count: u32::MAX, active_request_bias: 1.0 };
+const PEAK: Policy = Policy::PeakEwma(PeakEwma {
+    choice_count: 2,
+    decay: Duration::from_secs(10),
+    default_rtt: Duration::from_millis(30),
+    failure_penalty: Duration::from_secs(1),
+});
 const RING: Policy = Policy::RingHash {
     function: HashFunction::XxHash,
     minimum_size: 20_000,
@@ -187,7 +194,14 @@ fn in_panic_traffic_can_fail_instead() {
 fn slow_start(aggression: f64) -> BalancingOptions {
     let min_weight = Percent::new(10.0).unwrap();
     let slow_start = SlowStart { window: Duration::from_secs(10), aggression, min_weight };
-    BalancingOptions { slow_start: Some(slow_start), ..BalancingOptions::default() }
+    let reports = ReportOptions {
+        blackout_period: Duration::ZERO,
+        weight_expiration_period: Duration::from_secs(180),
+        weight_update_period: Duration::from_secs(1),
+        error_utilization_penalty: 1.0,
+        metrics: Vec::new(),
+    };
+    BalancingOptions { slow_start: Some(slow_start), reports: Some(Arc::new(reports)), ..BalancingOptions::default() }
 }
 
 /// The share of the last host.
@@ -211,9 +225,13 @@ fn a_new_host_gets_its_share_little_by_little() {
         let share = share_of_last(&world, policy, 2.0, 102_500);
         assert!((share - expected(0.5)).abs() < 0.012, "{policy:?}: {share}");
     }
-    // Least request compares what it draws, so it only comes near.
-    let (early, late) = (share_of_last(&world, P2C, 1.0, 100_000), share_of_last(&world, P2C, 1.0, 120_000));
-    assert!(early < 0.06 && (late - 0.25).abs() < 0.02, "{early} {late}");
+    // Policies that compare what they draw only come near.
+    for policy in [P2C, SCAN, PEAK] {
+        let (early, late) = (share_of_last(&world, policy, 1.0, 100_000), share_of_last(&world, policy, 1.0, 120_000));
+        assert!(early < 0.06 && (late - 0.25).abs() < 0.02, "{policy:?}: {early} {late}");
+    }
+    let share = share_of_last(&world, Policy::Reported, 1.0, 105_000);
+    assert!((share - expected(0.5)).abs() < 0.012, "{share}");
 }
 
 #[test]
@@ -221,10 +239,8 @@ fn weights_count_during_slow_start_and_hosts_that_are_all_new_share_as_ever() {
     let mut world = World::of(&[(3, 0)], &[0]);
     world.hosts[2].weight = 6;
     world.began = vec![1, 1, 100_000];
-    for policy in [Policy::RoundRobin, Policy::Random] {
-        let share = share_of_last(&world, policy, 1.0, 105_000);
-        assert!((share - 3.0 / 5.0).abs() < 0.02, "{policy:?}: {share}");
-    }
+    let share = share_of_last(&world, Policy::RoundRobin, 1.0, 105_000);
+    assert!((share - 3.0 / 5.0).abs() < 0.02, "{share}");
     world.began = vec![100_000; 3];
     let share = share_of_last(&world, Policy::RoundRobin, 1.0, 100_000);
     assert!((share - 6.0 / 8.0).abs() < 0.01, "{share}");
@@ -263,10 +279,10 @@ proptest! {
     fn no_unfit_host_is_picked_without_panic(
         hosts in proptest::collection::vec((0_u32..3, 0_u32..3, 1_u32..4), 1..20),
         threshold in prop_oneof![Just(0.0), Just(50.0)],
-        which in 0_usize..6,
+        which in 0_usize..7,
         weighted in any::<bool>(),
     ) {
-        let policy = [Policy::RoundRobin, P2C, SCAN, Policy::Random, RING, TABLE][which];
+        let policy = [Policy::RoundRobin, P2C, SCAN, PEAK, Policy::Random, RING, TABLE][which];
         let health = [Health::Healthy, Health::Unhealthy, Health::Excluded];
         let mut world = World::of(&[], &[1, 2, 1]);
         for (state, place, weight) in &hosts {

@@ -81,7 +81,8 @@ fn options(selectors: Vec<SubsetSelector>) -> SubsetOptions {
 fn picker_of(world: &World, subsets: SubsetOptions, locality: LocalityBalancing, policy: Policy) -> Picker {
     let panic_threshold = Percent::new(50.0).unwrap();
     let options = BalancingOptions { subsets: Some(Arc::new(subsets)), locality, ..BalancingOptions::default() };
-    let balance = BalanceOptions { policy, overprovisioning_factor: 140, panic_threshold };
+    let balance =
+        BalanceOptions { policy, overprovisioning_factor: 140, panic_threshold, weighted_priority_health: false };
     let inputs = Inputs { hosts: &world.hosts, balance, options: &options, facts: world };
     Picker::new(Arc::new(HostSet::build_with(&inputs)), 1)
 }

@@ -1,7 +1,10 @@
-//! Which endpoint a request goes to: affinity by hash, subsets, localities. Where both have to agree, the same requests
-//! go through Envoy, too.
+//! Which endpoint a request goes to: affinity by hash, subsets, localities, and in the modules shares and policies.
+//! Where both have to agree, the same requests go through Envoy, too.
 //!
 //! Needs `envoy` on the PATH (or `ENVOY_BIN`) and fails without it.
+
+mod policies;
+mod shares;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
