@@ -20,3 +20,4 @@ pub mod retry;
 pub mod route;
 pub mod session;
 pub mod token_bucket;
+pub mod trace;
