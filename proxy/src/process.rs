@@ -12,6 +12,7 @@ use crate::network::SharedBuckets;
 use crate::overload::{ConnectionCounts, Overload};
 use crate::stats::Registry;
 use crate::stream::WallClock;
+use crate::trace::TraceManager;
 
 /// Shared by all threads.
 #[derive(Default)]
@@ -26,6 +27,8 @@ pub struct Process {
     pub node_id: String,
     /// `node.cluster`.
     pub node_cluster: String,
+    /// `node.locality.zone`.
+    pub node_zone: String,
     /// What a mesh is told about us.
     pub workload: Workload,
     /// What is done about overload.
@@ -44,6 +47,8 @@ pub struct Process {
     pub shared: SharedStates,
     /// `/healthcheck/fail` was ordered.
     pub health_check_failed: AtomicBool,
+    /// Where spans go.
+    pub traces: TraceManager,
     connection_ids: AtomicU64,
 }
 

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{Cluster, UpstreamTransport};
@@ -24,6 +24,7 @@ use super::stats::{ClusterStats, EndedBy};
 use crate::graph::ClusterShared;
 use crate::istio;
 use crate::tls::HandshakeFailure;
+use crate::trace::Opening;
 use crate::worker::Worker;
 use crate::worker::socket::{Io, Socket, SocketKind};
 
@@ -74,6 +75,8 @@ pub struct Counted {
     permit: Option<Permit>,
     /// What its handshake offers in place of the cluster's own list.
     alpn: Option<AlpnOffer>,
+    /// Microseconds from the start until the transport below TLS was connected; 0 before.
+    connected_after: Cell<u32>,
 }
 
 impl Counted {
@@ -104,6 +107,21 @@ impl Counted {
     /// When it was made.
     pub fn start(&self) -> Instant {
         self.start
+    }
+
+    /// When it was made.
+    pub fn opening(&self) -> Opening {
+        let after = Some(self.connected_after.get()).filter(|after| *after > 0);
+        Opening {
+            start: self.start,
+            connected: after.map(|after| self.start + Duration::from_micros(after.into())),
+            secure: self.host.node.tls.get(self.host.host.transport).is_some(),
+        }
+    }
+
+    fn set_connected(&self) {
+        let micros = u32::try_from(self.start.elapsed().as_micros()).unwrap_or(u32::MAX);
+        self.connected_after.set(micros.max(1));
     }
 
     /// What is counted when it ends; that we ended it while it was idle, unless told otherwise.
@@ -176,6 +194,7 @@ pub fn take_place(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>, priority: 
         priority,
         permit: Some(permit),
         alpn: None,
+        connected_after: Cell::new(0),
     })
 }
 
@@ -213,7 +232,10 @@ pub async fn connect(
         let mut failure = None;
         for address in std::iter::once(&host.address).chain(&host.additional_addresses) {
             match open(address, &node.config).await {
-                Ok(socket) => return secure(socket, &node, &cluster.stats, host, alpn, sni).await,
+                Ok(socket) => {
+                    counted.set_connected();
+                    return secure(socket, &node, &cluster.stats, host, alpn, sni).await;
+                }
                 Err(error) => failure = failure.or(Some(error)),
             }
         }

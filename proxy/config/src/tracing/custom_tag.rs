@@ -72,7 +72,10 @@ fn metadata_value(at: &FieldPath<'_>, wire: parts::Metadata) -> Parsed<CustomTag
     let of = match kind.and_then(|metadata::MetadataKind { kind }| kind) {
         Some(Kind::Request(metadata::metadata_kind::Request {})) => TagMetadata::Request,
         Some(Kind::Route(metadata::metadata_kind::Route {})) => TagMetadata::Route,
-        Some(Kind::Cluster(metadata::metadata_kind::Cluster {})) => TagMetadata::Cluster,
+        Some(Kind::Cluster(metadata::metadata_kind::Cluster {})) => {
+            // Clusters do not keep theirs: it would cost every cluster memory, and hardly anybody asks.
+            return Err(at.field("kind").field("cluster").unsupported());
+        }
         Some(Kind::Host(metadata::metadata_kind::Host {})) => TagMetadata::Host,
         None => return Err(at.field("kind").reject("needs one of request, route, cluster, host")),
     };
@@ -82,6 +85,9 @@ fn metadata_value(at: &FieldPath<'_>, wire: parts::Metadata) -> Parsed<CustomTag
     };
     if key.is_empty() {
         return Err(at.field("key").reject("must not be empty"));
+    }
+    if of == TagMetadata::Host && key != LB_NAMESPACE {
+        return Err(at.field("key").reject(format!("{key:?}: endpoints keep {LB_NAMESPACE:?} only")));
     }
     let segment = |at: &FieldPath<'_>, wire: metadata::metadata_key::PathSegment| -> Parsed<Arc<str>> {
         use metadata::metadata_key::path_segment::Segment;
@@ -98,3 +104,6 @@ fn metadata_value(at: &FieldPath<'_>, wire: parts::Metadata) -> Parsed<CustomTag
         default: default_value.into(),
     })
 }
+
+/// The namespace of endpoints' metadata that balancing reads.
+const LB_NAMESPACE: &str = "envoy.lb";

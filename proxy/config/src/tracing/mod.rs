@@ -127,9 +127,7 @@ pub enum TagMetadata {
     Request,
     /// The route's.
     Route,
-    /// The cluster's.
-    Cluster,
-    /// The endpoint's.
+    /// The endpoint's, `envoy.lb` only.
     Host,
 }
 

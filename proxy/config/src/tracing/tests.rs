@@ -81,7 +81,7 @@ fn custom_tags_of_all_kinds() {
     let tags = tracing(
         "custom_tags: [{tag: a, literal: {value: x}}, {tag: b, environment: {name: TOKEN}}, \
          {tag: c, environment: {name: BAD, default_value: d}}, {tag: d, request_header: {name: X-Y, default_value: z}}, \
-         {tag: e, metadata: {kind: {host: {}}, metadata_key: {key: ns, path: [{key: k}]}}}, \
+         {tag: e, metadata: {kind: {host: {}}, metadata_key: {key: envoy.lb, path: [{key: k}]}}}, \
          {tag: f, value: '%REQ(:METHOD)%'}, {tag: a, literal: {value: later}}]",
     )
     .unwrap()
@@ -93,7 +93,7 @@ fn custom_tags_of_all_kinds() {
     assert_eq!(tags[3].value, CustomTagValue::RequestHeader { name: "x-y".into(), default: "z".into() });
     let of_host = CustomTagValue::Metadata {
         of: TagMetadata::Host,
-        namespace: "ns".into(),
+        namespace: "envoy.lb".into(),
         path: vec!["k".into()],
         default: "".into(),
     };
@@ -103,6 +103,14 @@ fn custom_tags_of_all_kinds() {
         ("{tag: a}", "custom_tags[0]: needs one of"),
         ("{tag: a, literal: {value: ''}}", "custom_tags[0].literal.value"),
         ("{tag: a, metadata: {kind: {route: {}}}}", "custom_tags[0].metadata.metadata_key: is required"),
+        (
+            "{tag: a, metadata: {kind: {cluster: {}}, metadata_key: {key: a}}}",
+            "custom_tags[0].metadata.kind.cluster: is not supported",
+        ),
+        (
+            "{tag: a, metadata: {kind: {host: {}}, metadata_key: {key: a}}}",
+            "metadata_key.key: \"a\": endpoints keep \"envoy.lb\" only",
+        ),
         ("{tag: a, value: '%NOPE%'}", "custom_tags[0].value"),
     ] {
         let error = tracing(&format!("custom_tags: [{inside}]")).unwrap_err();

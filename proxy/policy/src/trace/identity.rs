@@ -84,7 +84,7 @@ pub fn begin_otlp(
         Some(caller) => caller.trace_id,
         None => u128::from(seeds.random[0]) << 64 | u128::from(seeds.id(1)),
     };
-    let sampled = is_sampled(provider.sampler.as_ref(), traced, caller.map(|caller| caller.sampled), trace_id);
+    let sampled = traced && is_sampled(provider.sampler.as_ref(), caller.map(|caller| caller.sampled), trace_id);
     Some(Identity {
         trace_id,
         span_id: seeds.id(2),
