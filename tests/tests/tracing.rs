@@ -122,7 +122,8 @@ async fn each_try_has_its_span_and_its_name() {
     }
     assert_eq!((server.tag("response_flags"), server.tag("error")), (Some("URX"), Some("true")));
     // The endpoint was told of the try that reached it, each time.
-    let told: Vec<_> = upstream.seen().iter().map(|seen| seen.header("traceparent").unwrap()[36..52].to_owned()).collect();
+    let told: Vec<_> =
+        upstream.seen().iter().map(|seen| seen.header("traceparent").unwrap()[36..52].to_owned()).collect();
     assert_eq!(told, tries.iter().map(|span| span.id.clone()).collect::<Vec<_>>());
 }
 
@@ -133,14 +134,13 @@ async fn who_decides_and_what_becomes_of_the_rest() {
     let table = "{ match: { prefix: /all }, tracing: { random_sampling: { numerator: 100 }, \
                  custom_tags: [{ tag: kind, literal: { value: all } }] }, route: { cluster: a } }, \
                  { match: { prefix: / }, route: { cluster: a } }";
-    let tracing = format!("{OTLP}, random_sampling: {{ value: 0 }}, custom_tags: [{{ tag: kind, literal: {{ value: any }} }}]");
+    let tracing =
+        format!("{OTLP}, random_sampling: {{ value: 0 }}, custom_tags: [{{ tag: kind, literal: {{ value: any }} }}]");
     let more = format!(
         ", internal_address_config: {{ cidr_ranges: [{{ address_prefix: 127.0.0.0, prefix_len: 8 }}] }}, \
          use_remote_address: true{}",
-        access_log_of("log", "%TRACE_ID% %SPAN_ID% %REQ(:path)%").replace(
-            "typed_config",
-            "filter: { traceable_filter: {} }, typed_config"
-        )
+        access_log_of("log", "%TRACE_ID% %SPAN_ID% %REQ(:path)%")
+            .replace("typed_config", "filter: { traceable_filter: {} }, typed_config")
     );
     let clusters = [cluster("a", &[upstream.port()]), http2_cluster("collector", &[collector.port()])];
     let (proxy, web) = start("INBOUND", &manager(&tracing, &more, table), &clusters).await;
@@ -290,11 +290,9 @@ async fn verbose_spans_tell_what_was_waited_for() {
     });
     upstream.wait("the first", |counts| counts.waiting == 1).await;
     let second = tokio::spawn(async move { h1::get(web, "/second").await });
-    eventually("the second waits", async || {
-        match _proxy.stat("cluster.a.upstream_rq_pending_active").await {
-            1 => Ok(()),
-            other => Err(other.to_string()),
-        }
+    eventually("the second waits", async || match _proxy.stat("cluster.a.upstream_rq_pending_active").await {
+        1 => Ok(()),
+        other => Err(other.to_string()),
     })
     .await;
     upstream.open_gate();

@@ -210,7 +210,8 @@ pub fn listener(
         };
         let listener = &config.name;
         let direction = config.traffic_direction;
-        let (node, input) = Chain { listener, direction, config: chain, place, extensions, surroundings }.build(olds)?;
+        let (node, input) =
+            Chain { listener, direction, config: chain, place, extensions, surroundings }.build(olds)?;
         nodes.push(node);
         inputs.push(input);
     }

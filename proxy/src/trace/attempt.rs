@@ -133,9 +133,7 @@ fn outcome(failure: &Failure) -> Outcome {
         Failure::Overflow => Outcome::Reset("overflow", ResponseFlag::UpstreamOverflow),
         Failure::StaleConnection | Failure::NotSent => closed,
         Failure::Reset { reason, flag, .. } => Outcome::Reset(reason, *flag),
-        Failure::Timeout(Limit::PerTry | Limit::Route) => {
-            Outcome::Canceled(Some(ResponseFlag::UpstreamRequestTimeout))
-        }
+        Failure::Timeout(Limit::PerTry) => Outcome::Canceled(Some(ResponseFlag::UpstreamRequestTimeout)),
         _ => Outcome::Canceled(None),
     }
 }

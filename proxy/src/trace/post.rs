@@ -81,12 +81,7 @@ impl Poster {
         result
     }
 
-    async fn exchange(
-        &mut self,
-        content_type: &str,
-        user_agent: Option<&str>,
-        body: Bytes,
-    ) -> Result<u16, PostError> {
+    async fn exchange(&mut self, content_type: &str, user_agent: Option<&str>, body: Bytes) -> Result<u16, PostError> {
         let failed = |source| PostError::Exchange { cluster: Arc::clone(&self.service.cluster), source };
         let kept = match &mut self.connection {
             Some(Connection::Http1(client)) => client.ready().await.is_ok(),

@@ -11,7 +11,9 @@ use outrigger_config::http::HttpConnectionManager;
 use outrigger_config::listener::TrafficDirection;
 use outrigger_config::route::Route;
 use outrigger_config::tracing::{HttpTracing, RouteTracing, TraceProvider};
-use outrigger_policy::trace::{Caller, Decision, Identity, Reason, RequestFacts, Seeds, begin_otlp, begin_zipkin, decide};
+use outrigger_policy::trace::{
+    Caller, Decision, Identity, Reason, RequestFacts, Seeds, begin_otlp, begin_zipkin, decide,
+};
 
 use super::attempt::{self, Attempt};
 use super::headers::{B3, B3_PARENT_ID, B3_SAMPLED, B3_SPAN_ID, B3_TRACE_ID, TRACEPARENT, TRACESTATE};
@@ -84,7 +86,8 @@ pub fn begin(request: &mut Request<'_>, chosen: Option<&Chosen<'_>>) {
     let egress = connection.node.direction == TrafficDirection::Outbound;
     let tracer = connection.node.tracer.as_ref();
     let traced = decision.reason.is_traced();
-    let identity = tracer.and_then(|tracer| identity(connection, tracer, &request.head, traced, egress));
+    let server = !egress || tracing.spawn_upstream_span;
+    let identity = tracer.and_then(|tracer| identity(connection, tracer, &request.head, traced, server));
     let records = identity.is_some_and(|identity| identity.sampled);
     let operation = own.and_then(|own| own.operation.as_ref()).or(tracing.operation.as_ref());
     let mut name: Option<Box<str>> = None;
@@ -151,7 +154,7 @@ fn identity(
     tracer: &Tracer,
     head: &RequestHead,
     traced: bool,
-    egress: bool,
+    server: bool,
 ) -> Option<Identity> {
     let random = &connection.worker.random;
     let now = connection.worker.process.clock.at(Instant::now());
@@ -169,7 +172,7 @@ fn identity(
                 b3_parent_id: header(B3_PARENT_ID),
                 b3_sampled: header(B3_SAMPLED),
             };
-            begin_zipkin(provider, &caller, traced, !egress, &seeds)
+            begin_zipkin(provider, &caller, traced, server, &seeds)
         }
     }
 }

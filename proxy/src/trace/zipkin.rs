@@ -73,6 +73,12 @@ fn annotations(span: &Span) -> impl Iterator<Item = (u64, &'static str)> {
     events.chain(last.map(|name| (micros(span.end), name)))
 }
 
+/// Tags that say something.
+fn tags(span: &Span) -> impl Iterator<Item = (String, String)> {
+    let all = span.tags.iter().map(|(name, value)| (name.to_owned(), value.to_string()));
+    all.filter(|(_, value)| !value.is_empty())
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -94,12 +100,14 @@ fn as_json(span: &Span, config: &Zipkin, endpoint: &Endpoint<'_>) -> Value {
     json.insert("timestamp".into(), micros(span.start).into());
     json.insert("duration".into(), duration(span).into());
     let family = if endpoint.ip.is_ipv4() { "ipv4" } else { "ipv6" };
-    json.insert("localEndpoint".into(), json!({"serviceName": endpoint.service, family: endpoint.ip.to_string(), "port": 0}));
+    json.insert(
+        "localEndpoint".into(),
+        json!({"serviceName": endpoint.service, family: endpoint.ip.to_string(), "port": 0}),
+    );
     let annotations: Vec<Value> =
         annotations(span).map(|(timestamp, value)| json!({"timestamp": timestamp, "value": value})).collect();
     json.insert("annotations".into(), annotations.into());
-    let tags: Map<String, Value> =
-        span.tags.iter().map(|(name, value)| (name.to_owned(), value.to_string().into())).collect();
+    let tags: Map<String, Value> = tags(span).map(|(name, value)| (name, value.into())).collect();
     json.insert("tags".into(), tags.into());
     if is_shared(span, config) {
         json.insert("shared".into(), true.into());
@@ -130,7 +138,7 @@ fn as_proto(span: &Span, config: &Zipkin, endpoint: &Endpoint<'_>) -> proto::Spa
         duration: duration(span),
         local_endpoint: Some(proto::Endpoint { service_name: endpoint.service.to_owned(), ipv4, ipv6, port: 0 }),
         annotations: annotations(span).map(annotation).collect(),
-        tags: span.tags.iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect(),
+        tags: tags(span).collect(),
         debug: false,
         shared: is_shared(span, config),
     }

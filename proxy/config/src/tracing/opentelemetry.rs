@@ -30,12 +30,8 @@ pub(super) fn provider(
         (Some(_), Some(_)) => {
             return Err(at.field("http_service").reject("must not be set together with grpc_service"));
         }
-        (Some(wire), None) => {
-            Some(OtlpExporter::Grpc(source::grpc_service(context, &at.field("grpc_service"), wire)?))
-        }
-        (None, Some(wire)) => {
-            Some(OtlpExporter::Http(self::http_service(context, &at.field("http_service"), wire)?))
-        }
+        (Some(wire), None) => Some(OtlpExporter::Grpc(source::grpc_service(context, &at.field("grpc_service"), wire)?)),
+        (None, Some(wire)) => Some(OtlpExporter::Http(self::http_service(context, &at.field("http_service"), wire)?)),
         (None, None) => None,
     };
     let service_name = match service_name.is_empty() {

@@ -95,7 +95,8 @@ pub fn begin_otlp(
     })
 }
 
-/// The identity of a Zipkin span; `None` where the caller's headers are malformed. `server` is false for egress.
+/// The identity of a Zipkin span; `None` where the caller's headers are malformed. `server` says that the span is
+/// a server's: that of a proxy whose tries have spans of their own always is.
 pub fn begin_zipkin(
     provider: &Zipkin,
     caller: &Caller<'_>,
@@ -255,7 +256,8 @@ mod tests {
     #[test]
     fn trace_ids_may_tell_the_time() {
         let dated = |wide| Zipkin { timestamp_trace_ids: true, ..zipkin(false, true, wide) };
-        let begin = |provider: &Zipkin| begin_zipkin(provider, &Caller::default(), true, true, &SEEDS).unwrap().trace_id;
+        let begin =
+            |provider: &Zipkin| begin_zipkin(provider, &Caller::default(), true, true, &SEEDS).unwrap().trace_id;
         assert_eq!(begin(&dated(false)), 0x1234 << 32 | 0xc);
         assert_eq!(begin(&dated(true)), (0x1234 << 32 | 0xa) << 64 | 0xc);
     }

@@ -56,7 +56,10 @@ mod tests {
     fn what_is_taken_and_what_is_not() {
         let valid = "00-11111111111111111111111111111111-2222222222222222-01";
         let parsed = Traceparent::parse(valid.as_bytes()).unwrap();
-        assert_eq!((parsed.trace_id, parsed.parent_id, parsed.sampled), (0x1111 * (u128::MAX / 0xffff), 0x2222222222222222, true));
+        assert_eq!(
+            (parsed.trace_id, parsed.parent_id, parsed.sampled),
+            (0x1111 * (u128::MAX / 0xffff), 0x2222222222222222, true)
+        );
         // A later version, other flags and capitals are fine.
         for text in [valid.replacen("00", "ff", 1), valid.replace("-01", "-09"), valid.replace('1', "A")] {
             assert!(Traceparent::parse(text.as_bytes()).is_some(), "{text}");
