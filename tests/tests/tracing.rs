@@ -309,6 +309,31 @@ async fn verbose_spans_tell_what_was_waited_for() {
     }
 }
 
+/// Waits at the limit of an endpoint, which Envoy does not have.
+#[tokio::test]
+async fn waits_for_a_place_are_told_too() {
+    let mut collector = Collector::grpc().await;
+    let upstream = Upstream::start("a").await;
+    let limit = ", typed_extension_protocol_options: { outrigger.upstream: { \
+                 '@type': type.googleapis.com/outrigger.upstream.v1.ConcurrencyOptions, max_requests: 1 } }";
+    let clusters = [cluster_with("a", &[upstream.port()], limit), http2_cluster("collector", &[collector.port()])];
+    let tracing = format!("{OTLP}, verbose: true");
+    let (proxy, web) = start("INBOUND", &manager(&tracing, "", &all_to("a")), &clusters).await;
+    let first = tokio::spawn(async move {
+        h1::Client::connect(web).await.request("GET", "/first", &[("x-reply", "gate")], b"").await
+    });
+    upstream.wait("the first", |counts| counts.waiting == 1).await;
+    let second = tokio::spawn(async move { h1::get(web, "/second").await });
+    proxy.wait_stat("cluster.a.queue.active", |value| value == 1).await;
+    upstream.open_gate();
+    assert_eq!((first.await.unwrap().status, second.await.unwrap().status), (200, 200));
+    let spans = collector.take(4).await;
+    let queue = spans.iter().find(|span| span.name == "queue").expect("the wait");
+    assert_eq!((queue.tag("outcome"), queue.tag("upstream_cluster")), (Some("served"), Some("a")));
+    let parent = spans.iter().find(|span| span.id == queue.parent_id).expect("its request");
+    assert!(parent.kind == "SERVER" && parent.tag("http.url").unwrap().ends_with("/second"), "{parent:?}");
+}
+
 #[tokio::test]
 async fn operations_are_told_to_the_other_side() {
     let mut collector = Collector::grpc().await;

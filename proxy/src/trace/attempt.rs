@@ -31,9 +31,17 @@ pub(super) struct Attempt {
     pub status: u16,
     /// Set once there is a connection.
     pub version: Option<Version>,
-    /// Status and message of a gRPC response without a body.
-    pub grpc: Option<(Box<[u8]>, Option<Box<[u8]>>)>,
+    /// Set if the response head is the end of a gRPC call.
+    pub grpc: Option<GrpcEnd>,
     pub outcome: Outcome,
+}
+
+/// How a gRPC call ended.
+pub(super) struct GrpcEnd {
+    /// `grpc-status`.
+    pub status: Box<[u8]>,
+    /// `grpc-message`.
+    pub message: Option<Box<[u8]>>,
 }
 
 /// How a try went.
@@ -94,7 +102,7 @@ pub fn answered(request: &mut Request<'_>) {
     let version = request.info.upstream_version.get();
     let status = request.response.status;
     let own = |name: &str| request.response.headers.get_by_name(name).map(Box::from);
-    let grpc = own("grpc-status").map(|status| (status, own("grpc-message")));
+    let grpc = own("grpc-status").map(|status| GrpcEnd { status, message: own("grpc-message") });
     if let Some(attempt) = recorded(request).and_then(|recorded| recorded.attempt.as_mut()) {
         (attempt.status, attempt.version, attempt.grpc) = (status, version, grpc);
     }

@@ -20,5 +20,5 @@ mod zipkin;
 pub use attempt::{answered, begin_attempt, fail_attempt, retry_attempt};
 pub use headers::for_copy;
 pub use manager::{Channels, TraceManager, Tracer};
-pub use phases::{Opening, acquired};
+pub use phases::{Opening, acquired, queued};
 pub use request::{Mark, RequestTrace, begin, end, mark, response_head, set_cluster, set_route};

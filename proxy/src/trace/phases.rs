@@ -20,44 +20,67 @@ pub struct Opening {
     pub secure: bool,
 }
 
-/// A request that had asked for a connection at `began` has one, which was made for it if there is an `opening`.
-pub fn acquired(request: &Request<'_>, began: Instant, opening: Option<Opening>) {
-    let verbose = |request: &Request<'_>| request.trace.as_ref()?.recorded.as_ref()?.marks.as_ref().map(|_| ());
-    if verbose(request).is_none() {
+/// A request has waited since then for an endpoint to have a place for it, with this outcome.
+pub fn queued(request: &Request<'_>, since: Instant, outcome: &'static str) {
+    if !is_verbose(request) {
         return;
     }
+    let mut tags = tags(request);
+    tags.set("outcome", Value::Known(outcome));
+    send(request, "queue", since, Instant::now(), tags);
+}
+
+/// A request that had asked for a connection at `began` has one, which was made for it if there is an `opening`.
+pub fn acquired(request: &Request<'_>, began: Instant, opening: Option<Opening>) {
+    if !is_verbose(request) {
+        return;
+    }
+    let reached = || {
+        let mut tags = tags(request);
+        if let Some(host) = &*request.info.upstream_host.borrow() {
+            tags.set("upstream_address", Value::Text(host.address.to_string().into()));
+        }
+        tags
+    };
     let now = Instant::now();
     // A connection that is older than the question was made for somebody else.
     let Some(opening) = opening.filter(|opening| opening.start >= began) else {
-        return send(request, "queue", began, now);
+        return send(request, "queue", began, now, reached());
     };
     if opening.start.saturating_duration_since(began) >= WORTH_TELLING {
-        send(request, "queue", began, opening.start);
+        send(request, "queue", began, opening.start, reached());
     }
     let connected = opening.connected.unwrap_or(now);
-    send(request, "connect", opening.start, connected);
+    send(request, "connect", opening.start, connected, reached());
     if opening.secure {
-        send(request, "tls handshake", connected, now);
+        send(request, "tls handshake", connected, now, reached());
     }
 }
 
 /// Waits that are shorter are no waits.
 const WORTH_TELLING: Duration = Duration::from_micros(100);
 
-fn send(request: &Request<'_>, name: &'static str, start: Instant, end: Instant) {
+fn is_verbose(request: &Request<'_>) -> bool {
+    let recorded = request.trace.as_ref().and_then(|trace| trace.recorded.as_ref());
+    recorded.is_some_and(|recorded| recorded.marks.is_some())
+}
+
+fn tags(request: &Request<'_>) -> Tags {
+    let mut tags = Tags::default();
+    tags.set("component", Value::Known("proxy"));
+    let recorded = request.trace.as_ref().and_then(|trace| trace.recorded.as_ref());
+    if let Some(cluster) = recorded.and_then(|recorded| recorded.cluster.as_ref()) {
+        tags.set("upstream_cluster", Value::Shared(cluster.config.name.clone()));
+    }
+    tags
+}
+
+fn send(request: &Request<'_>, name: &'static str, start: Instant, end: Instant, tags: Tags) {
     let Some(trace) = &request.trace else { return };
     let (Some(identity), Some(recorded)) = (trace.identity, trace.recorded.as_ref()) else { return };
     let parent = recorded.attempt.as_ref().map_or(identity, |attempt| attempt.identity);
     let worker = &request.connection.worker;
     let clock = &worker.process.clock;
-    let mut tags = Tags::default();
-    tags.set("component", Value::Known("proxy"));
-    if let Some(host) = &*request.info.upstream_host.borrow() {
-        tags.set("upstream_address", Value::Text(host.address.to_string().into()));
-    }
-    if let Some(cluster) = &recorded.cluster {
-        tags.set("upstream_cluster", Value::Shared(cluster.config.name.clone()));
-    }
     recorded.tracer.send(Span {
         identity: child(&parent, worker.random.next()),
         trace_state: recorded.trace_state.clone(),

@@ -12,7 +12,7 @@ use outrigger_config::metadata::MetadataMap;
 use outrigger_config::tracing::{CustomTag, CustomTagValue, TagMetadata};
 use serde_json::Value as Json;
 
-use super::attempt::{Attempt, Outcome};
+use super::attempt::{Attempt, GrpcEnd, Outcome};
 use super::request::{Mark, Marks, Recorded, evaluate};
 use super::span::{Kind, Name, Tags, Value};
 use crate::accesslog::format::{Given, write_operator};
@@ -84,7 +84,7 @@ pub(super) fn of_attempt(request: &Request<'_>, recorded: &Recorded, attempt: &A
         }
     };
     let mut grpc = None;
-    if let Some((status, message)) = &attempt.grpc {
+    if let Some(GrpcEnd { status, message }) = &attempt.grpc {
         grpc = grpc_tags(&mut tags, status, message.as_deref());
     }
     if attempt.outcome == Outcome::Open

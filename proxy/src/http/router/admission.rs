@@ -14,6 +14,7 @@ use super::attempt::{self, Failure};
 use super::{Forwarding, prepare};
 use crate::http::manager::normalize;
 use crate::http::manager::request::Request;
+use crate::trace;
 use crate::upstream::admission::{Admission, Admitted, Refused, Seeker, Waited, Wish};
 use crate::upstream::clusters::{Known, WorkerHost};
 
@@ -52,6 +53,7 @@ impl Forwarding<'_, '_> {
         let cluster = seeker.cluster;
         if let Some(waited) = waited {
             note(request, outcome(&result), waited);
+            trace::queued(request, waited.since, outcome(&result));
         }
         self.cluster = cluster;
         result.map_err(|refused| match refused {
