@@ -20,5 +20,6 @@ pub mod stats;
 pub mod stream;
 pub mod tcp;
 pub mod tls;
+pub mod trace;
 pub mod upstream;
 pub mod worker;

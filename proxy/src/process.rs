@@ -12,6 +12,7 @@ use crate::network::SharedBuckets;
 use crate::overload::{ConnectionCounts, Overload};
 use crate::stats::Registry;
 use crate::stream::WallClock;
+use crate::trace::TraceManager;
 use crate::upstream::dns_cache::DnsQuestions;
 
 /// Shared by all threads.
@@ -27,6 +28,8 @@ pub struct Process {
     pub node_id: String,
     /// `node.cluster`.
     pub node_cluster: String,
+    /// `node.locality.zone`.
+    pub node_zone: String,
     /// What a mesh is told about us.
     pub workload: Workload,
     /// What is done about overload.
@@ -47,6 +50,8 @@ pub struct Process {
     pub shared: SharedStates,
     /// `/healthcheck/fail` was ordered.
     pub health_check_failed: AtomicBool,
+    /// Where spans go.
+    pub traces: TraceManager,
     connection_ids: AtomicU64,
 }
 

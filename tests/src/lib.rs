@@ -5,6 +5,7 @@
 //! Every port is taken by binding port 0, every wait is bounded, and scenarios may run side by side.
 
 pub mod certificates;
+pub mod collector;
 pub mod config;
 pub mod dns;
 pub mod h1;

@@ -146,6 +146,8 @@ pub enum Operator {
     StreamId,
     /// `TRACE_ID`; absent without tracing.
     TraceId,
+    /// `SPAN_ID`; absent without tracing, and for Zipkin.
+    SpanId,
     /// `REQUEST_HEADERS_BYTES`.
     RequestHeadersBytes,
     /// `RESPONSE_HEADERS_BYTES`.

@@ -32,6 +32,7 @@ pub mod route;
 pub mod source;
 pub mod tcp;
 pub mod tls;
+pub mod tracing;
 pub mod units;
 mod wire;
 

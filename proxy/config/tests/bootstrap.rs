@@ -141,7 +141,7 @@ admin: {address: {socket_address: {address: localhost, port_value: 1}}}
 #[test]
 fn sections_that_are_refused() {
     let cases = [
-        ("tracing: {http: {name: zipkin}}", "tracing.http: is not supported"),
+        ("tracing: {http: {name: zipkin}}", "tracing.http.typed_config: is required"),
         (
             "bootstrap_extensions: [{name: a, typed_config: {'@type': type.googleapis.com/google.protobuf.Empty}}]",
             "bootstrap_extensions[0].typed_config: \"google.protobuf.Empty\" is not supported",

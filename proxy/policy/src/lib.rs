@@ -21,3 +21,4 @@ pub mod retry;
 pub mod route;
 pub mod session;
 pub mod token_bucket;
+pub mod trace;

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use outrigger_config::address::Address;
+use outrigger_policy::trace::Identity;
 
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
@@ -41,8 +42,10 @@ pub struct Facts<'a> {
     pub hostname: &'a str,
     /// The moment in the stream's life.
     pub log_type: LogType,
-    /// A trace is recorded for this stream.
+    /// A service asked for a trace of this stream.
     pub traced: bool,
+    /// The stream's span, recorded or not.
+    pub span: Option<&'a Identity>,
 }
 
 impl<'a> Facts<'a> {
@@ -64,6 +67,7 @@ impl<'a> Facts<'a> {
             hostname: "",
             log_type: LogType::NotSet,
             traced: false,
+            span: None,
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use outrigger_config::address::Address;
 use outrigger_config::format::{AddressPart, FilterStateForm, Format, FormatPart, GrpcStatusForm, Operator};
+use outrigger_policy::trace::{Format as SpanFormat, b3};
 use serde_json::Value;
 
 use super::facts::Facts;
@@ -136,7 +137,17 @@ fn emit(operator: &Operator, facts: &Facts<'_>, out: &mut Vec<u8>) -> Given {
         Operator::DynamicMetadata { path } => dynamic_metadata(path, facts, out),
         Operator::FilterState { key, form } => filter_state(key, form, facts, out),
         // Nothing in the proxy sets these.
-        Operator::VirtualClusterName | Operator::Metadata { .. } | Operator::TraceId => Given::Absent,
+        Operator::VirtualClusterName | Operator::Metadata { .. } => Given::Absent,
+        Operator::TraceId => match facts.span {
+            Some(span) if span.format == SpanFormat::W3c => hexadecimal(span.trace_id, 32, out),
+            Some(span) => text(Some(&b3::trace_id_text(span.trace_id)), out),
+            None => Given::Absent,
+        },
+        // Envoy tells that of OpenTelemetry only.
+        Operator::SpanId => match facts.span.filter(|span| span.format == SpanFormat::W3c) {
+            Some(span) => hexadecimal(u128::from(span.span_id), 16, out),
+            None => Given::Absent,
+        },
     }
 }
 
@@ -296,6 +307,12 @@ fn grpc_status(form: GrpcStatusForm, facts: &Facts<'_>, out: &mut Vec<u8>) -> Gi
 fn text(value: Option<&[u8]>, out: &mut Vec<u8>) -> Given {
     let Some(value) = value else { return Given::Absent };
     out.extend_from_slice(value);
+    Given::Text
+}
+
+fn hexadecimal(value: u128, digits: usize, out: &mut Vec<u8>) -> Given {
+    // Writing to a vector cannot fail.
+    let _ = write!(out, "{value:0digits$x}");
     Given::Text
 }
 

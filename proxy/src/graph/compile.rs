@@ -11,7 +11,8 @@ use outrigger_config::accesslog::AccessLog;
 use outrigger_config::cluster::{Assignment, Cluster, Discovery};
 use outrigger_config::extension::Extension;
 use outrigger_config::http::{HttpConnectionManager, HttpFilterConfig, RouteSource};
-use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig};
+use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig, TrafficDirection};
+use outrigger_config::tracing::HttpTracing;
 use outrigger_policy::filter_chain::FilterChainIndex;
 use outrigger_policy::route::RouteTable;
 
@@ -28,6 +29,7 @@ use crate::accesslog::{AccessLogError, AccessLogger};
 use crate::health::OutlierState;
 use crate::network::NetworkFilter;
 use crate::tls::TlsError;
+use crate::trace::Tracer;
 
 /// Why a node cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +75,8 @@ pub struct Surroundings<'a> {
     pub secrets: &'a FindSecret<'a>,
     /// Access loggers.
     pub open_log: &'a OpenLog<'a>,
+    /// Makes tracers.
+    pub open_tracer: &'a dyn Fn(&HttpTracing) -> Option<Arc<Tracer>>,
     /// The need that a discovered filter is.
     pub extension_need: &'a dyn Fn(WantedFilter<'_>) -> Option<Need>,
 }
@@ -120,13 +124,21 @@ impl Application {
 impl HttpNode {
     /// The same, with other discovered filters.
     fn with_discovered(&self, discovered: Vec<Option<Arc<Extension>>>) -> Self {
-        let Self { config, routes, access_logs, listener, discovered: _ } = self;
+        let Self { config, routes, access_logs, listener, direction, tracer, discovered: _ } = self;
         let routes = match routes {
             Routes::Inline(table) => Routes::Inline(Arc::clone(table)),
             Routes::Discovered(name) => Routes::Discovered(Arc::clone(name)),
         };
         let (config, listener) = (Arc::clone(config), Arc::clone(listener));
-        Self { config, routes, access_logs: access_logs.clone(), listener, discovered }
+        Self {
+            config,
+            routes,
+            access_logs: access_logs.clone(),
+            listener,
+            direction: *direction,
+            tracer: tracer.clone(),
+            discovered,
+        }
     }
 }
 
@@ -197,7 +209,9 @@ pub fn listener(
             None => "default_filter_chain".to_owned(),
         };
         let listener = &config.name;
-        let (node, input) = Chain { listener, config: chain, place, extensions, surroundings }.build(olds)?;
+        let direction = config.traffic_direction;
+        let (node, input) =
+            Chain { listener, direction, config: chain, place, extensions, surroundings }.build(olds)?;
         nodes.push(node);
         inputs.push(input);
     }
@@ -212,6 +226,7 @@ pub fn listener(
 
 struct Chain<'a> {
     listener: &'a Arc<str>,
+    direction: TrafficDirection,
     config: &'a Arc<FilterChain>,
     place: String,
     extensions: &'a Extensions,
@@ -234,7 +249,9 @@ impl Chain<'_> {
         };
         let inputs = ChainInputs { tls, discovered, http_discovered };
         let old = olds.iter().find_map(|old| {
-            let mut known = old.node.chains.iter().zip(&old.inputs);
+            // What a connection manager does for traffic of one direction, it does not do for the other.
+            let same = old.node.config.traffic_direction == self.direction;
+            let mut known = old.node.chains.iter().zip(&old.inputs).filter(|_| same);
             known.find(|(node, _)| Arc::ptr_eq(&node.config, self.config))
         });
         if let Some((node, old)) = old
@@ -334,7 +351,17 @@ impl Chain<'_> {
                 let access_logs = logs(&config.access_logs, &place, self.surroundings)?;
                 let (config, listener) = (Arc::clone(config), Arc::clone(self.listener));
                 let discovered = inputs.http_discovered.clone();
-                Ok(Application::Http(Arc::new(HttpNode { config, routes, access_logs, listener, discovered })))
+                let tracer = config.tracing.as_deref().and_then(self.surroundings.open_tracer);
+                let direction = self.direction;
+                Ok(Application::Http(Arc::new(HttpNode {
+                    config,
+                    routes,
+                    access_logs,
+                    listener,
+                    direction,
+                    tracer,
+                    discovered,
+                })))
             }
             // A discovered filter that is discovered again would never end, and only terminal ones end a chain.
             NetworkFilterConfig::Discovered(_)

@@ -19,6 +19,7 @@ use outrigger_config::cluster::{Cluster, Discovery, DnsOptions};
 use outrigger_config::listener::Listener;
 use outrigger_config::source::{ConfigSource, SourceKind};
 use outrigger_config::tls::Secret;
+use outrigger_config::tracing::HttpTracing;
 use outrigger_policy::route::RouteTable;
 use outrigger_xds::{Interest, ResourceKind, SourceKey, WatchId, XdsClient};
 use tokio::sync::{Notify, watch};
@@ -469,7 +470,10 @@ impl GraphManager {
         let secrets = |name: &Arc<str>, source: Option<&ConfigSource>| self.secret(name, source);
         let open = |log: &Arc<_>| AccessLogger::open(log, &self.options.access_logs).map(Arc::new);
         let need = |wanted: WantedFilter<'_>| self.extension_need(wanted).ok();
-        let surroundings = Surroundings { secrets: &secrets, open_log: &open, extension_need: &need };
+        let process = &self.process;
+        let tracer = |tracing: &HttpTracing| process.traces.tracer(tracing.provider.as_ref(), process);
+        let surroundings =
+            Surroundings { secrets: &secrets, open_log: &open, open_tracer: &tracer, extension_need: &need };
         compile::listener(config, extensions, olds, &surroundings)
     }
 

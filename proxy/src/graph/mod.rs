@@ -46,7 +46,7 @@ use outrigger_config::bootstrap::RuntimeValues;
 use outrigger_config::cluster::Cluster;
 use outrigger_config::extension::Extension;
 use outrigger_config::http::{HttpConnectionManager, HttpFilter, HttpFilterConfig};
-use outrigger_config::listener::{FilterChain, Listener};
+use outrigger_config::listener::{FilterChain, Listener, TrafficDirection};
 use outrigger_config::route::Priority;
 use outrigger_config::tcp::TcpProxy;
 use outrigger_config::units::{Fraction, RuntimeFraction};
@@ -66,6 +66,7 @@ use crate::accesslog::AccessLogger;
 use crate::health::OutlierState;
 use crate::network::NetworkFilter;
 use crate::tls::ServerTls;
+use crate::trace::Tracer;
 use crate::upstream::gate::Gate;
 use crate::upstream::host::Host;
 
@@ -137,6 +138,10 @@ pub struct HttpNode {
     pub access_logs: Vec<Arc<AccessLogger>>,
     /// The listener that it is part of.
     pub listener: Arc<str>,
+    /// Which way its traffic goes.
+    pub direction: TrafficDirection,
+    /// Where its spans go; `None` without tracing, or without a provider.
+    pub tracer: Option<Arc<Tracer>>,
     /// What was discovered in the place of each filter; empty if none of them is discovered.
     pub discovered: Vec<Option<Arc<Extension>>>,
 }

@@ -83,6 +83,11 @@ async fn control(
     let channels = Arc::clone(&process);
     access_logs.set_channels(bootstrap.node.clone(), move |service| channel(service, &channels));
     tokio::task::spawn_local(Arc::clone(&access_logs).run());
+    let channels = Arc::clone(&process);
+    let tracing = Arc::clone(&process);
+    tokio::task::spawn_local(async move {
+        tracing.traces.run(&tracing, Arc::new(move |service: &_| channel(service, &channels))).await;
+    });
 
     let stats = process.stats.scope::<ServerStats>("server.");
     stats.static_unknown_fields.add(warnings.len() as u64);
@@ -201,6 +206,8 @@ fn process(bootstrap: &Bootstrap) -> Process {
     process.node_id.clone_from(&bootstrap.node.id);
     process.node_cluster.clone_from(&bootstrap.node.cluster);
     process.workload = Workload::of(&bootstrap.node);
+    process.node_zone = bootstrap.node.locality.as_ref().map(|locality| locality.zone.clone()).unwrap_or_default();
+    process.traces.set_default_provider(bootstrap.tracing.clone());
     let overload = bootstrap.overload.as_ref();
     process.overload = Overload::new(overload);
     process.max_downstream_connections = overload.and_then(OverloadManager::max_downstream_connections);

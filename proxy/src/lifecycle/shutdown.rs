@@ -14,7 +14,7 @@ use crate::worker::Command;
 /// after they asked, and an exit code of 0 is worth more than the rest of a long response.
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
 
-/// For each of: entries of log services, the last lines of log files, the end of the workers.
+/// For each of: entries of log services and spans, the last lines of log files, the end of the workers.
 const CLEANUP_WAIT: Duration = Duration::from_secs(1);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -31,7 +31,7 @@ pub(super) async fn shut_down(state: &State, threads: Vec<JoinHandle<()>>) {
         () = state.stop().reached(2) => tracing::warn!("asked again, closing {} connections", connections(process)),
     }
     tokio::select! {
-        () = state.access_logs().drain(CLEANUP_WAIT) => {}
+        ((), ()) = async { tokio::join!(state.access_logs().drain(CLEANUP_WAIT), process.traces.drain(CLEANUP_WAIT)) } => {}
         () = state.stop().reached(2) => {}
     }
     state.workers().send_all(|| Command::Exit);

@@ -31,6 +31,7 @@ use crate::graph::ClusterShared;
 use crate::istio;
 use crate::stream::ConnectionInfo;
 use crate::tls::HandshakeFailure;
+use crate::trace::Opening;
 use crate::worker::Worker;
 use crate::worker::socket::{Io, Socket, SocketKind};
 
@@ -81,6 +82,8 @@ pub struct Counted {
     permit: Option<Permit>,
     /// For whose requests alone it was made.
     key: Option<Box<ConnectionKey>>,
+    /// Microseconds from the start until the transport below TLS was connected; 0 before.
+    connected_after: Cell<u32>,
 }
 
 impl Counted {
@@ -112,6 +115,21 @@ impl Counted {
     /// When it was made.
     pub fn start(&self) -> Instant {
         self.start
+    }
+
+    /// When it was made.
+    pub fn opening(&self) -> Opening {
+        let after = Some(self.connected_after.get()).filter(|after| *after > 0);
+        Opening {
+            start: self.start,
+            connected: after.map(|after| self.start + Duration::from_micros(after.into())),
+            secure: self.host.node.tls.get(self.host.host.transport).is_some(),
+        }
+    }
+
+    fn set_connected(&self) {
+        let micros = u32::try_from(self.start.elapsed().as_micros()).unwrap_or(u32::MAX);
+        self.connected_after.set(micros.max(1));
     }
 
     /// What is counted when it ends; that we ended it while it was idle, unless told otherwise.
@@ -184,6 +202,7 @@ pub fn take_place(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>, priority: 
         priority,
         permit: Some(permit),
         key: None,
+        connected_after: Cell::new(0),
     })
 }
 
@@ -230,6 +249,7 @@ pub async fn connect(counted: &Counted, means: &Means<'_>) -> Result<Connected, 
     let attempt = async {
         let host = &counted.host().host;
         let mut socket = open_host(host, &node.config, means).await?;
+        counted.set_connected();
         if let Some(header) = counted.host().proxy_header() {
             socket.write_all(&header_of(header, means.downstream, &socket, host)).await.map_err(ConnectError::Io)?;
         }

@@ -1,4 +1,4 @@
-//! Connections that the control thread makes itself: to control planes and access log services.
+//! Connections that the control thread makes itself: to control planes, access log services and trace collectors.
 //!
 //! Owns the way from a gRPC service in the configuration to a connector. Never retries, and never serves traffic.
 
@@ -44,13 +44,14 @@ pub enum DialError {
 pub fn connector_for(service: &GrpcService, process: &Arc<Process>) -> Result<Connector, DialError> {
     match &service.target {
         GrpcTarget::Cluster { name, authority: _, max_receive_message_bytes: _ } => {
-            Ok(to_cluster(Arc::clone(process), Arc::clone(name)))
+            Ok(to_cluster(Arc::clone(process), Arc::clone(name), true))
         }
         GrpcTarget::Uri { target, tls, .. } => to_target(target, tls.as_ref()),
     }
 }
 
-fn to_cluster(process: Arc<Process>, name: Arc<str>) -> Connector {
+/// A connector to one of our clusters as the graph has it when connecting, for HTTP/2 or HTTP/1.1.
+pub fn to_cluster(process: Arc<Process>, name: Arc<str>, http2: bool) -> Connector {
     let turn = Arc::new(AtomicUsize::new(0));
     // The control thread's own share of the cluster's stats.
     let stats: Arc<OnceLock<Arc<ClusterStats>>> = Arc::default();
@@ -64,9 +65,9 @@ fn to_cluster(process: Arc<Process>, name: Arc<str>) -> Connector {
                 return Err(io::Error::new(io::ErrorKind::NotFound, format!("cluster {name:?} is not ready")));
             };
             let prefix = || names::prefix("cluster", &cluster.config.stat_name);
-            let counted = CountedIo::begin(Arc::clone(stats.get_or_init(|| process.stats.scope(&prefix()))));
+            let counted = CountedIo::begin(Arc::clone(stats.get_or_init(|| process.stats.scope(&prefix()))), http2);
             let limit = cluster.config.connect_timeout;
-            match tokio::time::timeout(limit, connect(&cluster, turn)).await {
+            match tokio::time::timeout(limit, connect(&cluster, turn, http2)).await {
                 Ok(Ok(connection)) => Ok(Box::new(counted.connected(connection)) as Connection),
                 Ok(Err(error)) => {
                     counted.stats.upstream_cx_connect_fail.increment();
@@ -91,9 +92,10 @@ struct CountedIo {
 }
 
 impl CountedIo {
-    fn begin(stats: Arc<ClusterStats>) -> Self {
+    fn begin(stats: Arc<ClusterStats>, http2: bool) -> Self {
         stats.upstream_cx_total.increment();
-        stats.upstream_cx_http2_total.increment();
+        let kind = if http2 { &stats.upstream_cx_http2_total } else { &stats.upstream_cx_http1_total };
+        kind.increment();
         stats.upstream_cx_active.increment();
         Self { stats, connection: None }
     }
@@ -158,7 +160,7 @@ fn member_of(process: &Process, cluster: Arc<ClusterNode>) -> Arc<ClusterNode> {
     fit.or_else(any).map_or_else(|| Arc::clone(&cluster), |member| Arc::clone(member))
 }
 
-async fn connect(cluster: &ClusterNode, turn: usize) -> io::Result<Connection> {
+async fn connect(cluster: &ClusterNode, turn: usize, http2: bool) -> io::Result<Connection> {
     let name = &cluster.config.name;
     let Some(host) = choose(&cluster.hosts.hosts, turn) else {
         let reason = format!("cluster {name:?} has no endpoints");
@@ -186,7 +188,8 @@ async fn connect(cluster: &ClusterNode, turn: usize) -> io::Result<Connection> {
             return Err(io::Error::new(io::ErrorKind::NotConnected, reason));
         };
         let sni = (config.auto_host_sni && !host.hostname.is_empty()).then_some(&*host.hostname);
-        return match tls.connect(opened, sni, Some(&[b"h2".to_vec()])).await {
+        let offer = [if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        return match tls.connect(opened, sni, Some(&offer)).await {
             Ok((stream, _)) => Ok(Box::new(stream) as Connection),
             Err(error) => Err(io::Error::other(format!("cluster {name:?}: {address}: {error}"))),
         };

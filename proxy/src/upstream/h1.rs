@@ -20,6 +20,7 @@ use crate::http::h1::parse::{Framing, HeadError, Limits, LookedAt, ParsedRespons
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{Chunk, StreamError};
+use crate::trace::Opening;
 
 /// A connection that carries one request at a time.
 pub struct Connection {
@@ -159,6 +160,11 @@ impl Stream {
     /// the request.
     pub fn is_reused(&self) -> bool {
         self.reused && self.connection.link.totals().0 == self.totals_before.0
+    }
+
+    /// When the connection was made; `None` if it has served requests before.
+    pub fn opening(&self) -> Option<Opening> {
+        (!self.reused).then(|| self.connection.counted.opening())
     }
 
     /// Our address.

@@ -28,6 +28,7 @@ use crate::http::h2::{convert, keepalive};
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{Chunk, StreamError};
+use crate::trace::Opening;
 use crate::worker::Worker;
 use crate::worker::socket::Io;
 
@@ -258,6 +259,11 @@ impl Stream {
             receive: OnceCell::new(),
             reset_by_peer: Cell::new(false),
         }
+    }
+
+    /// When the connection was made, maybe for another request.
+    pub fn opening(&self) -> Opening {
+        self.connection.counted.opening()
     }
 
     /// Our address.

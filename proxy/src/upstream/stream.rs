@@ -13,6 +13,7 @@ use crate::http::h1::parse::Framing;
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead, Version};
 use crate::http::seam::{BodySink, BodySource, Chunk, StreamError};
+use crate::trace::Opening;
 
 /// One request and its response. Boxed engines keep the request's future small.
 pub enum UpstreamStream {
@@ -50,6 +51,14 @@ impl UpstreamStream {
         match self {
             UpstreamStream::H1(stream) => stream.is_reused(),
             UpstreamStream::H2(_) => false,
+        }
+    }
+
+    /// When its connection was made.
+    pub fn opening(&self) -> Option<Opening> {
+        match self {
+            UpstreamStream::H1(stream) => stream.opening(),
+            UpstreamStream::H2(stream) => Some(stream.opening()),
         }
     }
 

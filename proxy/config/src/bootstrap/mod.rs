@@ -17,6 +17,7 @@ use crate::listener::{Listener, SocketOption};
 use crate::overload::OverloadManager;
 use crate::source::{ApiSource, ConfigSource};
 use crate::tls::Secret;
+use crate::tracing::TraceProvider;
 
 mod dynamic;
 mod parse;
@@ -62,6 +63,8 @@ pub struct Bootstrap {
     pub upstream_bind: Option<BindConfig>,
     /// How names are resolved, unless a cluster says so itself; as the system does when `None`.
     pub dns: Option<DnsResolver>,
+    /// Where connection managers that name no provider send their spans.
+    pub tracing: Option<Arc<TraceProvider>>,
     /// Shown as `server.version` instead of the one of this build.
     pub stats_server_version: Option<u64>,
     /// `x-envoy` unless given.

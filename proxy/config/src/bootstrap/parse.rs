@@ -17,6 +17,7 @@ use crate::decide::decide;
 use crate::dns::{DnsResolver, dns_resolution, dns_resolver};
 use crate::overload::OverloadManager;
 use crate::rejection::{FieldPath, Parsed, Rejection};
+use crate::tracing::bootstrap_provider;
 use crate::wire;
 
 impl Bootstrap {
@@ -83,7 +84,7 @@ fn read(
             default_socket_interface, xds_delegate_extension, xds_config_tracker_extension;
     });
     debug_assert!(static_resources.is_none(), "taken by the caller");
-    rejections.keep(process::no_tracing(&at.field("tracing"), tracing));
+    let tracing = rejections.keep(bootstrap_provider(context, &at.field("tracing"), tracing)).flatten();
     rejections.keep(process::extensions(context, &at.field("bootstrap_extensions"), bootstrap_extensions));
     rejections.keep(process::regex_engine(context, &at.field("default_regex_engine"), default_regex_engine));
     rejections.keep(process::listener_manager(context, &at.field("listener_manager"), listener_manager));
@@ -120,6 +121,7 @@ fn read(
         upstream_bind: manager.upstream_bind,
         outlier_event_log: manager.outlier_event_log,
         dns,
+        tracing,
         stats_server_version: stats_server_version_override.map(|version| version.value),
         header_prefix: rejections.keep_or_default(prefix(&at.field("header_prefix"), header_prefix)),
         log_format: rejections.keep_or_default(process::log_format(

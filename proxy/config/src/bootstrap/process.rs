@@ -6,7 +6,6 @@ use outrigger_api::pb::envoy::config::accesslog::v3 as accesslog;
 use outrigger_api::pb::envoy::config::bootstrap::v3 as bootstrap;
 use outrigger_api::pb::envoy::config::bootstrap::v3::bootstrap::{ApplicationLogConfig, application_log_config};
 use outrigger_api::pb::envoy::config::core::v3 as core;
-use outrigger_api::pb::envoy::config::trace::v3 as trace;
 use outrigger_api::pb::envoy::extensions::access_loggers::file::v3 as file;
 use outrigger_api::pb::google::protobuf::{Any, Struct, value::Kind};
 use prost::Message;
@@ -57,17 +56,6 @@ fn file_logger(path: String) -> accesslog::AccessLog {
         filter: None,
         config_type: Some(accesslog::access_log::ConfigType::TypedConfig(typed)),
     }
-}
-
-/// Tracing for all connection managers, which nobody provides.
-pub(super) fn no_tracing(at: &FieldPath<'_>, wire: Option<trace::Tracing>) -> Parsed<()> {
-    let Some(wire) = wire else { return Ok(()) };
-    decide!(wire, at, trace::Tracing as "envoy.config.trace.v3.Tracing" {
-        implemented: ;
-        no_effect: ;
-        unsupported: http;
-    });
-    Ok(())
 }
 
 /// Bootstrap extensions that may stand there since nothing is lost without them.

@@ -242,6 +242,7 @@ fn bare_operator(name: &str) -> Option<Operator> {
         "GRPC_STATUS_NUMBER" => Operator::GrpcStatus(GrpcStatusForm::Number),
         "STREAM_ID" => Operator::StreamId,
         "TRACE_ID" => Operator::TraceId,
+        "SPAN_ID" => Operator::SpanId,
         "REQUEST_HEADERS_BYTES" => Operator::RequestHeadersBytes,
         "RESPONSE_HEADERS_BYTES" => Operator::ResponseHeadersBytes,
         "ACCESS_LOG_TYPE" => Operator::AccessLogType,

@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
 use crate::route::RouteConfiguration;
+use crate::tracing::{http_tracing, request_id};
 use crate::{address_parse, source, wire};
 
 impl HttpConnectionManager {
@@ -54,10 +55,8 @@ impl HttpConnectionManager {
         if stat_prefix.is_empty() {
             return Err(at.field("stat_prefix").reject("must not be empty"));
         }
-        check_tracing(&at.field("tracing"), tracing)?;
         check_access_log_options(&at.field("access_log_options"), access_log_options)?;
         check_local_replies(&at.field("local_reply_config"), local_reply_config)?;
-        check_request_id(context, &at.field("request_id_extension"), request_id_extension)?;
         check_header_value(&at.field("server_name"), &server_name)?;
         check_header_value(&at.field("via"), &via)?;
         let common_at = at.field("common_http_protocol_options");
@@ -125,6 +124,11 @@ impl HttpConnectionManager {
             append_x_forwarded_port,
             append_local_overload,
             upgrades: upgrades(&at.field("upgrade_configs"), upgrade_configs)?,
+            tracing: match tracing {
+                Some(wire) => Some(Box::new(http_tracing(context, &at.field("tracing"), wire)?)),
+                None => None,
+            },
+            request_id: request_id(context, &at.field("request_id_extension"), request_id_extension)?,
         })
     }
 }
@@ -297,26 +301,6 @@ fn upgrades(at: &FieldPath<'_>, wire: Vec<parts::UpgradeConfig>) -> Parsed<Vec<U
     Ok(upgrades)
 }
 
-fn check_tracing(at: &FieldPath<'_>, wire: Option<parts::Tracing>) -> Parsed<()> {
-    let Some(wire) = wire else { return Ok(()) };
-    use parts::Tracing;
-    decide!(wire, at, Tracing as "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing" {
-        implemented: ;
-        no_effect: client_sampling = "nothing is traced without a provider",
-            random_sampling = "nothing is traced without a provider",
-            overall_sampling = "nothing is traced without a provider",
-            verbose = "nothing is traced without a provider",
-            max_path_tag_length = "nothing is traced without a provider",
-            custom_tags = "nothing is traced without a provider",
-            spawn_upstream_span = "nothing is traced without a provider",
-            operation = "nothing is traced without a provider",
-            upstream_operation = "nothing is traced without a provider",
-            no_context_propagation = "nothing is traced without a provider";
-        unsupported: provider;
-    });
-    Ok(())
-}
-
 fn check_access_log_options(at: &FieldPath<'_>, wire: Option<parts::HcmAccessLogOptions>) -> Parsed<()> {
     let Some(wire) = wire else { return Ok(()) };
     use parts::HcmAccessLogOptions;
@@ -337,27 +321,6 @@ fn check_local_replies(at: &FieldPath<'_>, wire: Option<pb::LocalReplyConfig>) -
         unsupported: mappers, body_format;
     });
     Ok(())
-}
-
-/// Only the default extension exists; what it can be told only matters to tracing.
-fn check_request_id(context: &Context<'_>, at: &FieldPath<'_>, wire: Option<pb::RequestIdExtension>) -> Parsed<()> {
-    let Some(any) = wire.and_then(|pb::RequestIdExtension { typed_config }| typed_config) else { return Ok(()) };
-    let at = at.field("typed_config");
-    let any = wire::extension(context, &at, any)?;
-    match wire::type_name(&any) {
-        "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig" => {
-            use outrigger_api::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
-            let wire: UuidRequestIdConfig = wire::decode(&at, &any)?;
-            decide!(wire, at, UuidRequestIdConfig as "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig" {
-                implemented: ;
-                no_effect: pack_trace_reason = "nothing is traced, so there is no reason to pack",
-                    use_request_id_for_trace_sampling = "nothing is traced, so nothing is sampled";
-                unsupported: ;
-            });
-            Ok(())
-        }
-        _ => Err(at.reject(format!("the request id extension {:?} is not supported", any.type_url))),
-    }
 }
 
 /// Source: `HttpConnectionManager.server_name`.

@@ -21,6 +21,7 @@ use crate::accesslog::AccessLog;
 use crate::format::Format;
 use crate::route::RouteConfiguration;
 use crate::source::ConfigSource;
+use crate::tracing::{HttpTracing, RequestIdTracing};
 
 /// An HTTP connection manager, checked.
 #[derive(Debug)]
@@ -107,6 +108,10 @@ pub struct HttpConnectionManager {
     pub append_local_overload: bool,
     /// Upgrades let through, lower case, such as `websocket`.
     pub upgrades: Vec<Upgrade>,
+    /// Set when requests may be traced.
+    pub tracing: Option<Box<HttpTracing>>,
+    /// What ids of requests are used for.
+    pub request_id: RequestIdTracing,
 }
 
 /// Source: `HttpConnectionManager.CodecType`.

@@ -232,7 +232,7 @@ fn each_bad_connection_manager_is_refused_by_path() {
             with(&format!("upgrade_configs: [{{upgrade_type: websocket, filters: [{ROUTER}]}}]")),
             ".upgrade_configs[0].filters: is not supported",
         ),
-        (with("tracing: {provider: {name: zipkin}}"), ".tracing.provider: is not supported"),
+        (with("tracing: {provider: {name: zipkin}}"), ".tracing.provider.typed_config: is required"),
         (with("local_reply_config: {mappers: [{}]}"), ".local_reply_config.mappers: is not supported"),
         (
             with("set_current_client_cert_details: {issuer: true}"),

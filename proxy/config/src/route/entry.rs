@@ -18,6 +18,7 @@ use crate::http::RouteFilters;
 use crate::http::header_mutations::{request_header_mutations, response_header_mutations};
 use crate::metadata::by_namespace;
 use crate::rejection::{FieldPath, Parsed};
+use crate::tracing::route_trace;
 
 /// What a route knows of the configuration it stands in.
 pub(super) struct RouteScope<'a, 'c> {
@@ -32,9 +33,9 @@ pub(super) struct RouteScope<'a, 'c> {
 pub(super) fn route(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Route) -> Parsed<Option<Route>> {
     decide!(wire, at, pb::Route as "envoy.config.route.v3.Route" {
         implemented: name, r#match, typed_per_filter_config, request_headers_to_add, request_headers_to_remove,
-            response_headers_to_add, response_headers_to_remove, stat_prefix, action, metadata;
-        no_effect: decorator = "there is no tracing",
-            tracing = "there is no tracing";
+            response_headers_to_add, response_headers_to_remove, stat_prefix, action, metadata,
+            decorator, tracing;
+        no_effect: ;
         unsupported: per_request_buffer_limit_bytes, request_body_buffer_limit, route_specifiers;
     });
     let Some(matches) = r#match else {
@@ -66,6 +67,7 @@ pub(super) fn route(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Ro
         response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
         filters: RouteFilters::parse(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?,
         metadata: metadata.map(|wire| Arc::new(by_namespace(wire))),
+        trace: route_trace(scope.context, at, decorator, tracing)?,
         stat_prefix: Some(stat_prefix).filter(|prefix| !prefix.is_empty()).map(Into::into),
     }))
 }

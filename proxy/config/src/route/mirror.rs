@@ -21,6 +21,8 @@ pub struct MirrorPolicy {
     pub share: Option<RuntimeFraction>,
     /// Their host.
     pub host: MirrorHost,
+    /// Copies of traced requests say that they are traced; true unless given.
+    pub trace_sampled: bool,
 }
 
 /// Where copies go.
@@ -55,8 +57,8 @@ fn mirror_policy(at: &FieldPath<'_>, wire: pb::route_action::RequestMirrorPolicy
     decide!(wire, at, pb::route_action::RequestMirrorPolicy
         as "envoy.config.route.v3.RouteAction.RequestMirrorPolicy" {
         implemented: cluster, cluster_header, runtime_fraction, disable_shadow_host_suffix_append,
-            host_rewrite_literal;
-        no_effect: trace_sampled = "copies are not traced";
+            host_rewrite_literal, trace_sampled;
+        no_effect: ;
         unsupported: request_headers_mutations;
     });
     let target = match (cluster.as_str(), cluster_header.as_str()) {
@@ -72,6 +74,7 @@ fn mirror_policy(at: &FieldPath<'_>, wire: pb::route_action::RequestMirrorPolicy
             None => None,
             Some(wire) => Some(wire::runtime_fraction(&at.field("runtime_fraction"), wire)?),
         },
+        trace_sampled: trace_sampled.is_none_or(|flag| flag.value),
         host: match (host_rewrite_literal, disable_shadow_host_suffix_append) {
             (host, _) if !host.is_empty() => MirrorHost::Literal(host),
             (_, true) => MirrorHost::Keep,

@@ -23,6 +23,7 @@ use crate::http::{HeaderMutations, RouteFilters};
 use crate::matching::{StringMatcher, UriRewrite, UriTemplate};
 use crate::metadata::Namespaces;
 use crate::rate_limit::RateLimit;
+use crate::tracing::RouteTrace;
 use crate::units::RuntimeFraction;
 
 pub(crate) use forward::priority;
@@ -117,6 +118,8 @@ pub struct Route {
     pub filters: RouteFilters,
     /// By namespace; for filters to read.
     pub metadata: Option<Arc<Namespaces>>,
+    /// What is said of tracing.
+    pub trace: Option<Box<RouteTrace>>,
 }
 
 /// Source: `RouteMatch`.

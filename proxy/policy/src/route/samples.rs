@@ -63,6 +63,7 @@ pub(crate) fn route(name: &str, matches: RouteMatch) -> Arc<Route> {
         stat_prefix: None,
         filters: RouteFilters::default(),
         metadata: None,
+        trace: None,
     })
 }
 

@@ -14,6 +14,7 @@ use outrigger_config::format::Format;
 use outrigger_config::http::filters::AlpnOffer;
 use outrigger_config::route::{DirectResponse, Redirect, RequireTls, Route, RouteAction, VirtualHost, WeightedCluster};
 use outrigger_policy::route::{RequestView, RouteTable, redirect_location};
+use outrigger_policy::trace::Reason;
 
 use super::HttpConnection;
 use super::downstream::Downstream;
@@ -29,6 +30,7 @@ use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::router;
 use crate::http::seam::{BodySink, Chunk};
 use crate::stream::{ResponseFlag, StreamInfo};
+use crate::trace::{self, Mark, RequestTrace};
 use crate::worker::GraphView;
 use crate::worker::deadlines::{Deadlines, Limit};
 
@@ -72,6 +74,10 @@ pub struct Request<'a> {
     pub request_body: Option<Rc<BodyChain>>,
     /// Filters of the response body.
     pub response_body: Option<BodyChain>,
+    /// Why it is traced, once that is decided.
+    pub trace_reason: Option<Reason>,
+    /// Its trace, if anybody wants to know.
+    pub trace: Option<Box<RequestTrace>>,
 }
 
 /// A client that does not read an answer of ours for this long does not get it.
@@ -95,6 +101,8 @@ impl Request<'_> {
         facts.response = (self.response.status != 0).then_some(&self.response);
         facts.trailers = self.trailers.as_ref();
         facts.local_reply_body = &self.local_reply_body;
+        facts.span = self.trace.as_ref().and_then(|trace| trace.identity.as_ref());
+        facts.traced = self.trace_reason == Some(Reason::ServiceForced) && !self.info.health_check.get();
         facts
     }
 }
@@ -223,6 +231,8 @@ fn begin<'a>(
         wanted_host: None,
         request_body: None,
         response_body: None,
+        trace_reason: None,
+        trace: None,
     }
 }
 
@@ -239,6 +249,9 @@ fn end(mut request: Request<'_>) {
     if !request.filters.slots.is_empty() {
         let graph = Rc::clone(&request.graph);
         filter::ends(&mut request, &mut RouteChoice::of(connection, &graph, None));
+    }
+    if connection.node.config.tracing.is_some() {
+        trace::end(&mut request);
     }
     if !connection.node.access_logs.is_empty() {
         let mut facts = request.facts();
@@ -257,9 +270,11 @@ async fn route(request: &mut Request<'_>) {
     let graph = Rc::clone(&request.graph);
     let connection = Rc::clone(request.connection);
     let mut choice = RouteChoice::new(&connection, &graph, request);
+    trace::begin(request, choice.chosen.as_ref());
     if !request.filters.slots.is_empty() {
         let turn = filter::requests(request, &mut choice).await;
         name_route(request, choice.chosen.as_ref());
+        trace::set_route(request, choice.chosen.as_ref());
         match turn {
             Turn::Continue => {}
             Turn::Reply(reply) => return send_local(request, *reply, choice.chosen.as_ref()).await,
@@ -460,9 +475,11 @@ async fn send_local_now(request: &mut Request<'_>, reply: LocalReply, chosen: Op
             filtered = Some(body);
         }
     }
+    trace::response_head(request);
     reply::finish_head(&connection, &mut request.response, false, Instant::now());
     overload::limit_keepalive(request);
     let sent = request.downstream.send_head(&request.response, !has_body);
+    trace::mark(request, Mark::FirstDownstreamTx);
     let body: &[u8] = if has_body { filtered.as_deref().unwrap_or(&reply.body) } else { b"" };
     let mut position = 0;
     let finished = poll_fn(|cx| {
@@ -502,6 +519,7 @@ async fn send_local_now(request: &mut Request<'_>, reply: LocalReply, chosen: Op
         }
     });
     if finished.await {
+        trace::mark(request, Mark::LastDownstreamTx);
         request.info.bytes_sent.set(body.len() as u64);
     } else {
         request.info.flag(ResponseFlag::DownstreamConnectionTermination);

@@ -60,6 +60,11 @@ scope! {
         rq_redirect: Counter,
         rq_reset_after_downstream_response_started: Counter,
         rq_total: Counter,
+        tracing_client_enabled: Counter = "tracing.client_enabled",
+        tracing_health_check: Counter = "tracing.health_check",
+        tracing_not_traceable: Counter = "tracing.not_traceable",
+        tracing_random_sampling: Counter = "tracing.random_sampling",
+        tracing_service_forced: Counter = "tracing.service_forced",
     }
 }
 

@@ -14,6 +14,7 @@ use super::attempt::{self, Failure};
 use super::{Forwarding, prepare};
 use crate::http::manager::normalize;
 use crate::http::manager::request::Request;
+use crate::trace;
 use crate::upstream::admission::{Admission, Admitted, OwnEndpoint, Refused, Seeker, Waited, Wish};
 use crate::upstream::clusters::{Known, Target, WorkerHost};
 use crate::upstream::gate::Place;
@@ -57,6 +58,7 @@ impl Forwarding<'_, '_> {
         let cluster = seeker.cluster;
         if let Some(waited) = waited {
             note(request, outcome(&result), waited);
+            trace::queued(request, waited.since, outcome(&result));
         }
         let is_member = cluster.node().config.name != self.cluster.node().config.name;
         if !is_member {

@@ -24,6 +24,7 @@ use crate::http::manager::request::Request;
 use crate::http::seam::{BodySink, Pump, PumpError, StreamError};
 use crate::process::Process;
 use crate::stream::ResponseFlag;
+use crate::trace::{self, Mark};
 use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
 use crate::upstream::connect::ConnectError;
 use crate::upstream::dns_cache::NoAddress;
@@ -226,6 +227,13 @@ impl Answered {
 /// Counts a request towards an endpoint.
 pub struct Active(Rc<WorkerCluster>, Rc<WorkerHost>);
 
+impl Answered {
+    /// Nothing of the response is left to come.
+    pub fn is_complete(&self) -> bool {
+        self.stream.response_is_done()
+    }
+}
+
 impl Active {
     /// One request more, until it is dropped.
     pub fn new(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>) -> Self {
@@ -339,6 +347,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
         }
         // Boxed: the state of connecting is large, and most requests never need it.
         let mut acquiring = Box::pin(pool::acquire(&request.connection.worker, self.cluster, self.host, wanted));
+        let began = Instant::now();
         let acquired = poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
                 return Poll::Ready(Ok(acquired));
@@ -346,7 +355,10 @@ impl<'a, 'r> Attempt<'a, 'r> {
             self.interrupted(cx).map(Err)
         });
         match acquired.await? {
-            Ok(stream) => Ok(stream),
+            Ok(stream) => {
+                trace::acquired(self.request, began, stream.opening());
+                Ok(stream)
+            }
             Err(PoolError::PendingOverflow) => Err(Failure::Overflow),
             Err(PoolError::Connect(ConnectError::Timeout)) => {
                 Err(Failure::Connect { reason: "connection timeout".into(), timeout: true })
@@ -373,7 +385,10 @@ impl<'a, 'r> Attempt<'a, 'r> {
             }
             if !head_sent {
                 match stream.poll_send_head(cx, &self.request.head, framing, options) {
-                    Poll::Ready(Ok(())) => head_sent = true,
+                    Poll::Ready(Ok(())) => {
+                        head_sent = true;
+                        trace::mark(self.request, Mark::FirstUpstreamTx);
+                    }
                     Poll::Ready(Err(StreamError::Refused)) => return Poll::Ready(Err(Failure::NotSent)),
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, stream.is_reused()))),
                     Poll::Pending => return self.interrupted(cx).map(Err),
@@ -386,6 +401,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 match pump_up(self.request, stream, upload, self.body, cx) {
                     Poll::Ready(Ok(())) => {
                         let now = Instant::now();
+                        trace::mark(self.request, Mark::LastUpstreamTx);
                         if self.request.info.request_end.get().is_none() {
                             self.request.info.request_end.set(Some(now));
                             self.request.deadlines.set(Limit::Request, None);
@@ -519,6 +535,7 @@ pub async fn relay(
     request.deadlines.set(Limit::PerTry, None);
     cluster.stats.upstream_rq_time.record(now.saturating_duration_since(request.info.start).as_millis() as u64);
     let upgraded = request.response.status == 101;
+    trace::response_head(request);
     reply::finish_head(&connection, &mut request.response, true, now);
     let end =
         !upgraded && stream.response_is_done() && !request.response_body.as_ref().is_some_and(BodyChain::changes_bytes);
@@ -534,6 +551,7 @@ pub async fn relay(
         request.info.flag(ResponseFlag::DownstreamConnectionTermination);
         return;
     }
+    trace::mark(request, Mark::FirstDownstreamTx);
     if upgraded {
         connection.stats.downstream_cx_upgrades_total.increment();
         connection.stats.downstream_cx_upgrades_active.increment();
@@ -579,6 +597,8 @@ pub async fn relay(
     request.info.upstream_bytes_sent.set(written);
     match result {
         Ok(()) => {
+            trace::mark(request, Mark::LastUpstreamRx);
+            trace::mark(request, Mark::LastDownstreamTx);
             if !upload.is_done() && !upgraded {
                 connection.stats.downstream_rq_response_before_rq_complete.increment();
                 request.downstream.set_close();
@@ -620,6 +640,7 @@ pub fn record_gone(request: &Request<'_>, gone: Gone) {
 
 /// The response was cut off after its head had been sent.
 fn broken(request: &mut Request<'_>, cluster: &WorkerCluster, host: &WorkerHost, failure: &Failure) {
+    trace::fail_attempt(request, failure);
     let stats = &cluster.stats;
     let reason = match failure {
         Failure::DownstreamGone(gone) => {

@@ -26,6 +26,7 @@ use crate::http::headers::Headers;
 use crate::http::manager::request::{Chosen, Request};
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{BodySource, Chunk, Pump, StreamError};
+use crate::trace;
 use crate::upstream::admission::{Admitted, Seeker};
 use crate::upstream::pool;
 use crate::upstream::stream::UpstreamStream;
@@ -51,7 +52,8 @@ pub fn begin(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward) {
             continue;
         }
         let Some(node) = target(request, policy) else { continue };
-        let head = head(&request.head, &policy.host);
+        let mut head = head(&request.head, &policy.host);
+        trace::for_copy(request, &mut head, policy.trace_sampled);
         let body = Rc::new(RefCell::new(Waiting::default()));
         if request.framing == Framing::None {
             body.borrow_mut().end(None);

@@ -31,6 +31,7 @@ use crate::http::filter::{self, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
 use crate::http::seam::BodySink;
 use crate::stream::ResponseFlag;
+use crate::trace;
 use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
 use crate::upstream::dns_cache::Lookup;
 use crate::upstream::feedback::Watch;
@@ -63,6 +64,7 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
     };
     let cluster = worker.clusters.get(&worker, node);
     *request.info.cluster.borrow_mut() = Some(Arc::clone(&node.config.stat_name));
+    trace::set_cluster(request, node);
     if let Some(reply) = overload::router_refusal(request) {
         return send_local(request, reply, Some(chosen)).await;
     }
@@ -191,6 +193,7 @@ impl Forwarding<'_, '_> {
                 self.request.head.headers.set(HeaderId::XEnvoyAttemptCount, count.to_string().as_bytes());
             }
             prepare::host_name(self.request, self.action, &host);
+            trace::begin_attempt(self.request);
             target.cluster.stats.upstream_rq_total.increment();
             host.stats.rq_total.increment();
             let watch = Watch::begin(&host);
@@ -198,6 +201,7 @@ impl Forwarding<'_, '_> {
             let result = attempt.until_head(place).await;
             match result {
                 Ok(stream) => {
+                    trace::answered(self.request);
                     let status = self.request.response.status;
                     let outcome = self.outcome();
                     count_response(&self.cluster, &host, status);
@@ -207,6 +211,7 @@ impl Forwarding<'_, '_> {
                     let is_error = observe::status(status, grpc) >= 500;
                     watch.answered(&host, is_error, Some(&self.request.response.headers));
                     if self.retries_after(&outcome, &body, &host).await {
+                        trace::retry_attempt(self.request, stream.is_complete());
                         drop(stream);
                         continue;
                     }
@@ -224,6 +229,7 @@ impl Forwarding<'_, '_> {
                     return attempt::relay(self.request, &self.cluster, &host, stream, &body).await;
                 }
                 Err(failure) => {
+                    trace::fail_attempt(self.request, &failure);
                     host.stats.rq_error.increment();
                     attempt::watched(watch, &host, &failure);
                     let stale = failure == Failure::StaleConnection && !resent_stale;
@@ -356,7 +362,9 @@ impl Forwarding<'_, '_> {
         }
         self.affinity.response(request);
         self.chosen.mutate_response(request);
-        if request.connection.node.config.always_set_request_id_in_response
+        // A request that somebody asked to be traced can be found by its id.
+        if (request.connection.node.config.always_set_request_id_in_response
+            || request.head.headers.contains(HeaderId::XEnvoyForceTrace))
             && let Some(id) = request.head.headers.get(HeaderId::XRequestId).map(<[u8]>::to_vec)
         {
             request.response.headers.set(HeaderId::XRequestId, &id);

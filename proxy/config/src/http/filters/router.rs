@@ -24,6 +24,8 @@ pub struct Router {
     pub strict_check_headers: Vec<String>,
     /// x-envoy-expected-rq-timeout-ms of an earlier hop is respected.
     pub respect_expected_rq_timeout: bool,
+    /// Each try has a span of its own, as with `HttpConnectionManager.Tracing.spawn_upstream_span`.
+    pub start_child_span: bool,
 }
 
 impl Router {
@@ -37,9 +39,8 @@ impl Router {
         }
         decide!(wire, at, router::Router as "envoy.extensions.filters.http.router.v3.Router" {
             implemented: upstream_log, upstream_log_options, suppress_envoy_headers, strict_check_headers,
-                respect_expected_rq_timeout;
+                respect_expected_rq_timeout, start_child_span;
             no_effect: dynamic_stats = "all counters of a cluster exist",
-                start_child_span = "nothing is traced yet",
                 suppress_grpc_request_failure_code_stats = "there are no counters per gRPC status",
                 reject_connect_request_early_data = "CONNECT requests are not forwarded";
             unsupported: upstream_http_filters;
@@ -66,6 +67,7 @@ impl Router {
             upstream_logs: access_logs(context, &at.field("upstream_log"), upstream_log)?,
             strict_check_headers,
             respect_expected_rq_timeout,
+            start_child_span,
         })
     }
 }

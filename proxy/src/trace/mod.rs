@@ -1,0 +1,24 @@
+//! Distributed tracing: spans of requests, and where they go.
+//!
+//! Owns the way of a span: begun and ended on a worker as plain facts, handed over by a push into a buffer, written in the
+//! form of its provider and sent by the control thread. A worker never waits for a collector, and a request that is not
+//! recorded touches no buffer. Never decides whether a request is traced (see `outrigger_policy::trace`).
+
+mod attempt;
+mod exporter;
+mod headers;
+mod manager;
+mod otlp;
+mod phases;
+mod post;
+mod request;
+mod span;
+mod stats;
+mod tags;
+mod zipkin;
+
+pub use attempt::{answered, begin_attempt, fail_attempt, retry_attempt};
+pub use headers::for_copy;
+pub use manager::{Channels, TraceManager, Tracer};
+pub use phases::{Opening, acquired, queued};
+pub use request::{Mark, RequestTrace, begin, end, mark, response_head, set_cluster, set_route};
