@@ -24,6 +24,7 @@ use crate::bootstrap::{Loaded, System};
 use crate::cli::{BUILD_VERSION, Mode, Options};
 use crate::graph::{GraphManager, ManagerOptions};
 use crate::istio::Workload;
+use crate::jwks::JwksStore;
 use crate::logging::LogControl;
 use crate::overload::{self, Overload};
 use crate::process::Process;
@@ -83,6 +84,7 @@ async fn control(
     let channels = Arc::clone(&process);
     access_logs.set_channels(bootstrap.node.clone(), move |service| channel(service, &channels));
     tokio::task::spawn_local(Arc::clone(&access_logs).run());
+    tokio::task::spawn_local(JwksStore::run(Arc::clone(&process)));
 
     let stats = process.stats.scope::<ServerStats>("server.");
     stats.static_unknown_fields.add(warnings.len() as u64);
