@@ -297,7 +297,7 @@ fn per_route_filter_configuration_is_refused_unless_it_may_be_missing() {
 #[test]
 fn matches_that_are_refused() {
     for (matches, reason) in [
-        ("{}", "match: needs one of prefix, path, safe_regex, path_separated_prefix"),
+        ("{}", "match: needs one of prefix, path, safe_regex, path_separated_prefix, path_match_policy"),
         ("{connect_matcher: {}}", "match.connect_matcher: is not supported"),
         (
             "{path_separated_prefix: /}",
