@@ -9,6 +9,7 @@ pub mod graph;
 pub mod health;
 pub mod http;
 pub mod istio;
+pub mod jwks;
 pub mod lifecycle;
 pub mod listener;
 pub mod logging;

@@ -8,6 +8,7 @@ use crate::graph::GraphCell;
 use crate::health::Reports;
 use crate::http::filter::SharedStates;
 use crate::istio::Workload;
+use crate::jwks::JwksStore;
 use crate::network::SharedBuckets;
 use crate::overload::{ConnectionCounts, Overload};
 use crate::stats::Registry;
@@ -48,6 +49,8 @@ pub struct Process {
     pub reports: Reports,
     /// What HTTP filters of all workers share.
     pub shared: SharedStates,
+    /// Keys of token issuers.
+    pub jwks: JwksStore,
     /// `/healthcheck/fail` was ordered.
     pub health_check_failed: AtomicBool,
     /// Where spans go.

@@ -18,6 +18,7 @@ pub mod reply;
 pub mod response;
 pub mod side_by_side;
 pub mod tcp;
+pub mod tokens;
 pub mod upstream;
 
 use std::time::Duration;

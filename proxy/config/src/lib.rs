@@ -19,6 +19,7 @@ pub mod extension;
 pub mod format;
 pub mod http;
 pub mod istio;
+pub mod jwks;
 pub mod listener;
 pub mod matcher;
 pub mod matching;

@@ -26,6 +26,7 @@ use super::stats::count;
 use super::tls_inputs::check_secret;
 use super::warming::User;
 use super::{hosts, xds_handler};
+use crate::jwks::RemoteKeys;
 use crate::upstream::dns::{Answer, DnsError, RefreshSchedule};
 use crate::worker::random::Random;
 
@@ -250,6 +251,23 @@ impl GraphManager {
                 tokio::time::sleep(wait).await;
             }
         })
+    }
+
+    /// Holds keys that are fetched in the background as long as a listener needs them, and says when that was tried once.
+    pub(super) fn keep_keys(&mut self, need: &Need, keys: Arc<RemoteKeys>) -> AbortHandle {
+        let (this, need): (Weak<RefCell<Self>>, _) = (Weak::clone(&self.this), need.clone());
+        self.spawn(async move {
+            keys.first_attempt().await;
+            let Some(manager) = this.upgrade() else { return };
+            manager.borrow_mut().take_keys(&need);
+            drop(manager);
+            std::future::pending::<()>().await;
+        })
+    }
+
+    fn take_keys(&mut self, need: &Need) {
+        self.warming.answered(need);
+        self.proceed();
     }
 
     fn take_addresses(&mut self, need: &Need, result: Result<Answer, DnsError>) {

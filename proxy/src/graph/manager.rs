@@ -16,6 +16,7 @@ use outrigger_config::Environment;
 use outrigger_config::address::Address;
 use outrigger_config::bootstrap::{Bootstrap, RuntimeLayerKind};
 use outrigger_config::cluster::{Cluster, Discovery, DnsOptions};
+use outrigger_config::http::filters::RemoteJwks;
 use outrigger_config::listener::Listener;
 use outrigger_config::source::{ConfigSource, SourceKind};
 use outrigger_config::tls::Secret;
@@ -93,6 +94,7 @@ pub(super) struct RunningListener {
 pub(super) enum Spec {
     Resource(ConfigSource),
     Addresses(DnsOptions),
+    Keys(Arc<RemoteJwks>),
 }
 
 /// What works on a need.
@@ -374,6 +376,10 @@ impl GraphManager {
             (Need::Addresses { host, .. }, Some(Spec::Addresses(options))) => {
                 Some(Running::Task(self.keep_resolving(&need, host, options.clone())))
             }
+            (Need::Keys { stat_prefix, .. }, Some(Spec::Keys(source))) => {
+                let keys = self.process.jwks.get(stat_prefix, source);
+                Some(Running::Task(self.keep_keys(&need, keys)))
+            }
             _ => None,
         };
         match running {
@@ -585,7 +591,7 @@ impl GraphManager {
         let clusters = self.clusters.iter().filter(|(_, build)| build.is_usable());
         let routes = self.warming.routes().filter_map(|(need, entry)| match need {
             Need::Resource { name, .. } => Some((Arc::clone(name), Arc::clone(entry.active()?))),
-            Need::Addresses { .. } | Need::Checks { .. } => None,
+            Need::Addresses { .. } | Need::Checks { .. } | Need::Keys { .. } => None,
         });
         let retired = self.retired_routes.iter().map(|(name, (table, _))| (Arc::clone(name), Arc::clone(table)));
         Graph {

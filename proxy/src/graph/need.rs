@@ -9,6 +9,7 @@ use std::sync::Arc;
 use outrigger_config::address::EndpointAddress;
 use outrigger_config::cluster::{Assignment, Cluster, Discovery};
 use outrigger_config::extension::{DiscoveredFilter, Extension};
+use outrigger_config::http::filters::{JwksSource, JwtAuthn, RemoteJwks};
 use outrigger_config::http::{HttpFilterConfig, RouteSource};
 use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig};
 use outrigger_config::route::{ClusterChoice, MirrorCluster, MirrorPolicy, RouteAction, RouteConfiguration};
@@ -42,6 +43,13 @@ pub enum Need {
         /// Which of its revisions.
         revision: u64,
     },
+    /// The first attempt to fetch a key set.
+    Keys {
+        /// Prefix of the stats of who wants it.
+        stat_prefix: Arc<str>,
+        /// Where it comes from.
+        source: Arc<str>,
+    },
 }
 
 impl fmt::Display for Need {
@@ -50,6 +58,7 @@ impl fmt::Display for Need {
             Self::Resource { kind, source, name } => write!(f, "{} {name:?} ({source})", kind.noun()),
             Self::Addresses { cluster, host } => write!(f, "addresses of {host:?} (cluster {cluster:?})"),
             Self::Checks { cluster, revision: _ } => write!(f, "health checks of cluster {cluster:?}"),
+            Self::Keys { stat_prefix: _, source } => write!(f, "keys from {source}"),
         }
     }
 }
@@ -257,6 +266,9 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
             if let RouteSource::Inline(routes) = &manager.routes {
                 names.extend(clusters_of_routes(routes));
             }
+            for filter in &manager.filters {
+                clusters_of_http_filter(&filter.config, names);
+            }
         }
         // The cluster by SNI may or may not exist when a connection asks for it.
         NetworkFilterConfig::Rbac(_)
@@ -273,6 +285,46 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
             }
         }
     }
+}
+
+/// Adds the clusters that an HTTP filter names.
+pub fn clusters_of_http_filter(filter: &HttpFilterConfig, names: &mut BTreeSet<Arc<str>>) {
+    if let HttpFilterConfig::JwtAuthn(settings) = filter {
+        names.extend(remote_keys(settings).map(|source| Arc::clone(&source.cluster)));
+    }
+}
+
+/// Key sets that a filter fetches.
+pub fn remote_keys(settings: &JwtAuthn) -> impl Iterator<Item = &Arc<RemoteJwks>> {
+    settings.providers.iter().filter_map(|provider| match &provider.jwks {
+        JwksSource::Remote(source) => Some(source),
+        JwksSource::Local(_) => None,
+    })
+}
+
+/// The authentication filters of a listener, with the stat prefixes of their connection managers. `find` gives what is
+/// known of discovered filters.
+pub fn authentication_filters<'a>(
+    listener: &'a Listener,
+    find: &FindExtension<'_, 'a>,
+) -> Vec<(&'a Arc<str>, &'a Arc<JwtAuthn>)> {
+    let mut filters = Vec::new();
+    for filter in network_filters(listener, find) {
+        let NetworkFilterConfig::Http(manager) = filter else { continue };
+        for filter in &manager.filters {
+            let config = match &filter.config {
+                HttpFilterConfig::Discovered(filter) => {
+                    let found = find(WantedFilter::Http(filter)).and_then(|found| found.http.as_ref());
+                    found.or(filter.default.as_ref())
+                }
+                config => Some(config),
+            };
+            if let Some(HttpFilterConfig::JwtAuthn(settings)) = config {
+                filters.push((&manager.stat_prefix, settings));
+            }
+        }
+    }
+    filters
 }
 
 /// Clusters that routes name, those that get copies among them.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use outrigger_config::cluster::{Cluster, Discovery};
 use outrigger_config::http::RouteSource;
+use outrigger_config::http::filters::JwtAuthn;
 use outrigger_config::listener::{Listener, NetworkFilterConfig};
 use outrigger_config::route::RouteConfiguration;
 use outrigger_xds::ResourceKind;
@@ -19,6 +20,7 @@ use super::manager::{ClusterRevision, GraphManager, ListenerRevision, Running, S
 use super::need::{self, Need, Reference, Requirement, WantedFilter};
 use super::sockets::{self, BoundSockets};
 use super::stats::SubscriptionStats;
+use crate::jwks;
 use crate::stats::names;
 use crate::upstream::dns_cache::Question;
 
@@ -38,6 +40,23 @@ pub(super) fn explain(error: &dyn Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+/// What a listener needs of keys that are fetched in the background: it waits for the first attempt, or does not.
+fn background_keys(
+    stat_prefix: &Arc<str>,
+    settings: &JwtAuthn,
+    requirements: &mut Vec<Requirement>,
+    specs: &mut HashMap<Need, Spec>,
+) {
+    let stat_prefix: Arc<str> = jwks::stat_prefix(stat_prefix, settings).into();
+    for source in need::remote_keys(settings) {
+        let Some(background) = source.in_background else { continue };
+        let need = Need::Keys { stat_prefix: Arc::clone(&stat_prefix), source: format!("{source:?}").into() };
+        if specs.insert(need.clone(), Spec::Keys(Arc::clone(source))).is_none() {
+            requirements.push(Requirement { need, wait: !background.fast_listener });
+        }
+    }
 }
 
 impl GraphManager {
@@ -123,11 +142,20 @@ impl GraphManager {
         let extensions = self.extensions_of(&config)?;
         let (requirements, specs) = {
             let find = |wanted: WantedFilter<'_>| extensions.get(&self.extension_need(wanted).ok()?).map(Arc::as_ref);
-            self.requirements(&need::of_listener(&config, &find))?
+            let (mut requirements, mut specs) = self.requirements(&need::of_listener(&config, &find))?;
+            for (stat_prefix, settings) in need::authentication_filters(&config, &find) {
+                background_keys(stat_prefix, settings, &mut requirements, &mut specs);
+            }
+            (requirements, specs)
         };
         let mut clusters = need::clusters_of_listener(&config);
-        for filter in extensions.values().filter_map(|extension| extension.network.as_ref()) {
-            need::clusters_of_filter(filter, &mut clusters);
+        for extension in extensions.values() {
+            if let Some(filter) = &extension.network {
+                need::clusters_of_filter(filter, &mut clusters);
+            }
+            if let Some(filter) = &extension.http {
+                need::clusters_of_http_filter(filter, &mut clusters);
+            }
         }
         self.check_inline_routes(&config)?;
         let prepared = self.prepare(&config, &extensions)?;

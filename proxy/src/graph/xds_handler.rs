@@ -288,7 +288,7 @@ impl GraphManager {
         }
         let concerned = |need: &&Need| match need {
             Need::Resource { kind: of, source: from, name: _ } => *of == kind && from == source,
-            Need::Addresses { .. } | Need::Checks { .. } => false,
+            Need::Addresses { .. } | Need::Checks { .. } | Need::Keys { .. } => false,
         };
         for need in self.running.keys().filter(concerned) {
             for (_, stats) in self.stats.resources.get(need).into_iter().flatten() {

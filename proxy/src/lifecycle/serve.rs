@@ -24,6 +24,7 @@ use crate::bootstrap::{Loaded, System};
 use crate::cli::{BUILD_VERSION, Mode, Options};
 use crate::graph::{GraphManager, ManagerOptions};
 use crate::istio::Workload;
+use crate::jwks::JwksStore;
 use crate::logging::LogControl;
 use crate::overload::{self, Overload};
 use crate::process::Process;
@@ -88,6 +89,7 @@ async fn control(
     tokio::task::spawn_local(async move {
         tracing.traces.run(&tracing, Arc::new(move |service: &_| channel(service, &channels))).await;
     });
+    tokio::task::spawn_local(JwksStore::run(Arc::clone(&process)));
 
     let stats = process.stats.scope::<ServerStats>("server.");
     stats.static_unknown_fields.add(warnings.len() as u64);

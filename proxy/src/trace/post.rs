@@ -14,7 +14,7 @@ use outrigger_config::cluster::UpstreamProtocol;
 use outrigger_config::tracing::HttpService;
 
 use crate::process::Process;
-use crate::upstream::dial::to_cluster;
+use crate::upstream::dial::{HttpVersion, to_cluster};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +135,8 @@ impl Poster {
         let Some(cluster) = graph.clusters.get(name) else { return Err(PostError::NoCluster(Arc::clone(name))) };
         let failed = |source| PostError::Exchange { cluster: Arc::clone(name), source };
         let http2 = cluster.config.http.protocol == UpstreamProtocol::Http2;
-        let io = TokioIo::new(to_cluster(Arc::clone(&self.process), Arc::clone(name), http2).connect().await?);
+        let version = if http2 { HttpVersion::Http2 } else { HttpVersion::Http1 };
+        let io = TokioIo::new(to_cluster(Arc::clone(&self.process), Arc::clone(name), version).connect().await?);
         // How a connection ends is seen by the request that needs it.
         if http2 {
             let (client, driver) = http2::handshake(TokioExecutor::new(), io).await.map_err(failed)?;

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::{Cluster, Discovery, HealthStatus, UpstreamTransport};
+use outrigger_config::cluster::{Cluster, Discovery, HealthStatus, UpstreamProtocol, UpstreamTransport};
 use outrigger_config::source::{GoogleTls, GrpcService, GrpcTarget};
 use outrigger_config::tls::{TlsCertificate, UpstreamTls, Validation};
 use outrigger_policy::balance::Health;
@@ -44,14 +44,14 @@ pub enum DialError {
 pub fn connector_for(service: &GrpcService, process: &Arc<Process>) -> Result<Connector, DialError> {
     match &service.target {
         GrpcTarget::Cluster { name, authority: _, max_receive_message_bytes: _ } => {
-            Ok(to_cluster(Arc::clone(process), Arc::clone(name), true))
+            Ok(to_cluster(Arc::clone(process), Arc::clone(name), HttpVersion::Http2))
         }
         GrpcTarget::Uri { target, tls, .. } => to_target(target, tls.as_ref()),
     }
 }
 
-/// A connector to one of our clusters as the graph has it when connecting, for HTTP/2 or HTTP/1.1.
-pub fn to_cluster(process: Arc<Process>, name: Arc<str>, http2: bool) -> Connector {
+/// A connector to one of our clusters as the graph has it when connecting.
+pub fn to_cluster(process: Arc<Process>, name: Arc<str>, version: HttpVersion) -> Connector {
     let turn = Arc::new(AtomicUsize::new(0));
     // The control thread's own share of the cluster's stats.
     let stats: Arc<OnceLock<Arc<ClusterStats>>> = Arc::default();
@@ -59,29 +59,80 @@ pub fn to_cluster(process: Arc<Process>, name: Arc<str>, http2: bool) -> Connect
         let (process, name, stats) = (Arc::clone(&process), Arc::clone(&name), Arc::clone(&stats));
         let turn = turn.fetch_add(1, Ordering::Relaxed);
         async move {
-            let cluster = process.graph.load().clusters.get(&name).cloned();
-            let cluster = cluster.map(|cluster| member_of(&process, cluster));
-            let Some(cluster) = cluster else {
-                return Err(io::Error::new(io::ErrorKind::NotFound, format!("cluster {name:?} is not ready")));
-            };
+            let cluster = ready(&process, &name)?;
             let prefix = || names::prefix("cluster", &cluster.config.stat_name);
-            let counted = CountedIo::begin(Arc::clone(stats.get_or_init(|| process.stats.scope(&prefix()))), http2);
-            let limit = cluster.config.connect_timeout;
-            match tokio::time::timeout(limit, connect(&cluster, turn, http2)).await {
-                Ok(Ok(connection)) => Ok(Box::new(counted.connected(connection)) as Connection),
-                Ok(Err(error)) => {
-                    counted.stats.upstream_cx_connect_fail.increment();
-                    Err(error)
-                }
-                Err(_) => {
-                    counted.stats.upstream_cx_connect_fail.increment();
-                    counted.stats.upstream_cx_connect_timeout.increment();
-                    let reason = format!("cluster {name:?}: no connection within {limit:?}");
-                    Err(io::Error::new(io::ErrorKind::TimedOut, reason))
-                }
-            }
+            let stats = stats.get_or_init(|| process.stats.scope(&prefix()));
+            counted(&cluster, turn, stats, version).await
         }
     })
+}
+
+/// A connection for one request.
+pub struct HttpConnection {
+    /// Its bytes.
+    pub connection: Connection,
+    /// What it speaks.
+    pub version: HttpVersion,
+    /// It is under TLS.
+    pub secure: bool,
+}
+
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum HttpVersion {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// A connection to an endpoint of a cluster in the protocol that the cluster has, HTTP/1.1 where it has several.
+pub async fn connect_http(
+    process: &Process,
+    cluster: &str,
+    turn: usize,
+    stats: &OnceLock<Arc<ClusterStats>>,
+) -> io::Result<HttpConnection> {
+    let cluster = ready(process, cluster)?;
+    let version = match cluster.config.http.protocol {
+        UpstreamProtocol::Http2 => HttpVersion::Http2,
+        UpstreamProtocol::Http1 | UpstreamProtocol::UseDownstream | UpstreamProtocol::Auto => HttpVersion::Http1,
+    };
+    let prefix = || names::prefix("cluster", &cluster.config.stat_name);
+    let stats = stats.get_or_init(|| process.stats.scope(&prefix()));
+    let connection = counted(&cluster, turn, stats, version).await?;
+    let secure = cluster.config.transport.tls().is_some();
+    Ok(HttpConnection { connection, version, secure })
+}
+
+fn ready(process: &Process, name: &str) -> io::Result<Arc<ClusterNode>> {
+    let cluster = process.graph.load().clusters.get(name).cloned();
+    let cluster = cluster.map(|cluster| member_of(process, cluster));
+    cluster.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("cluster {name:?} is not ready")))
+}
+
+/// A connection that counts among those of its cluster.
+async fn counted(
+    cluster: &ClusterNode,
+    turn: usize,
+    stats: &Arc<ClusterStats>,
+    version: HttpVersion,
+) -> io::Result<Connection> {
+    let counted = CountedIo::begin(Arc::clone(stats), version);
+    let limit = cluster.config.connect_timeout;
+    match tokio::time::timeout(limit, connect(cluster, turn, version)).await {
+        Ok(Ok(connection)) => Ok(Box::new(counted.connected(connection)) as Connection),
+        Ok(Err(error)) => {
+            counted.stats.upstream_cx_connect_fail.increment();
+            Err(error)
+        }
+        Err(_) => {
+            counted.stats.upstream_cx_connect_fail.increment();
+            counted.stats.upstream_cx_connect_timeout.increment();
+            let reason = format!("cluster {:?}: no connection within {limit:?}", cluster.config.name);
+            Err(io::Error::new(io::ErrorKind::TimedOut, reason))
+        }
+    }
 }
 
 /// A connection that counts among those of its cluster, from the attempt to its end.
@@ -92,10 +143,12 @@ struct CountedIo {
 }
 
 impl CountedIo {
-    fn begin(stats: Arc<ClusterStats>, http2: bool) -> Self {
+    fn begin(stats: Arc<ClusterStats>, version: HttpVersion) -> Self {
         stats.upstream_cx_total.increment();
-        let kind = if http2 { &stats.upstream_cx_http2_total } else { &stats.upstream_cx_http1_total };
-        kind.increment();
+        match version {
+            HttpVersion::Http1 => stats.upstream_cx_http1_total.increment(),
+            HttpVersion::Http2 => stats.upstream_cx_http2_total.increment(),
+        }
         stats.upstream_cx_active.increment();
         Self { stats, connection: None }
     }
@@ -160,7 +213,7 @@ fn member_of(process: &Process, cluster: Arc<ClusterNode>) -> Arc<ClusterNode> {
     fit.or_else(any).map_or_else(|| Arc::clone(&cluster), |member| Arc::clone(member))
 }
 
-async fn connect(cluster: &ClusterNode, turn: usize, http2: bool) -> io::Result<Connection> {
+async fn connect(cluster: &ClusterNode, turn: usize, version: HttpVersion) -> io::Result<Connection> {
     let name = &cluster.config.name;
     let Some(host) = choose(&cluster.hosts.hosts, turn) else {
         let reason = format!("cluster {name:?} has no endpoints");
@@ -188,8 +241,11 @@ async fn connect(cluster: &ClusterNode, turn: usize, http2: bool) -> io::Result<
             return Err(io::Error::new(io::ErrorKind::NotConnected, reason));
         };
         let sni = (config.auto_host_sni && !host.hostname.is_empty()).then_some(&*host.hostname);
-        let offer = [if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-        return match tls.connect(opened, sni, Some(&offer)).await {
+        let alpn: &[u8] = match version {
+            HttpVersion::Http1 => b"http/1.1",
+            HttpVersion::Http2 => b"h2",
+        };
+        return match tls.connect(opened, sni, Some(&[alpn.to_vec()])).await {
             Ok((stream, _)) => Ok(Box::new(stream) as Connection),
             Err(error) => Err(io::Error::other(format!("cluster {name:?}: {address}: {error}"))),
         };

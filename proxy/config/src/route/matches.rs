@@ -14,7 +14,7 @@ use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
 /// Reads a route's match.
-pub(super) fn route_match(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::RouteMatch) -> Parsed<RouteMatch> {
+pub(crate) fn route_match(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::RouteMatch) -> Parsed<RouteMatch> {
     decide!(wire, at, pb::RouteMatch as "envoy.config.route.v3.RouteMatch" {
         implemented: case_sensitive, runtime_fraction, headers, query_parameters, grpc, path_specifier, cookies;
         no_effect: ;

@@ -29,7 +29,7 @@ use crate::units::RuntimeFraction;
 pub(crate) use forward::priority;
 pub(crate) use hash_policy::hash_policies;
 pub use hash_policy::{HashCookie, HashPolicy, HashSource};
-pub(crate) use matches::{header_matcher, query_parameter_matcher};
+pub(crate) use matches::{header_matcher, query_parameter_matcher, route_match};
 pub use mirror::{MirrorCluster, MirrorHost, MirrorPolicy};
 pub(crate) use rewrite::regex_rewrite;
 

@@ -6,7 +6,7 @@ use outrigger_config::route::{
     CookieMatcher, HeaderMatch, HeaderMatcher, PathMatch, QueryParameterMatcher, RouteMatch as RouteCriteria,
 };
 
-use super::{RequestView, RuntimeView, fraction_holds};
+use super::{NoRuntime, RequestView, RuntimeView, fraction_holds, split_path};
 
 /// Whether all of `criteria` hold. `path` and `query` are the parts of the request's path.
 pub(super) fn route_matches(
@@ -23,6 +23,12 @@ pub(super) fn route_matches(
         && criteria.cookies.iter().all(|matcher| cookie_matches(matcher, request))
         && criteria.query_parameters.iter().all(|matcher| query_matches(matcher, query))
         && criteria.runtime_fraction.as_ref().is_none_or(|fraction| fraction_holds(fraction, random, runtime))
+}
+
+/// Whether a request is one of those that a rule is for which has the form of a route's match, and names no share.
+pub fn rule_matches(criteria: &RouteCriteria, request: &impl RequestView) -> bool {
+    let (path, query) = split_path(request.path());
+    route_matches(criteria, request, path, query, 0, &NoRuntime)
 }
 
 fn path_matches(criteria: &RouteCriteria, request: &impl RequestView, path: &str) -> bool {

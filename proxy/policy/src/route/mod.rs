@@ -14,7 +14,7 @@ use outrigger_config::route::{Route, RouteConfiguration, VirtualHost};
 use outrigger_config::units::{Fraction, RuntimeFraction};
 
 use domains::DomainIndex;
-pub use matches::{header_matches, request_header_matches};
+pub use matches::{header_matches, request_header_matches, rule_matches};
 use paths::PathIndex;
 pub use rewrite::{pick_weighted, redirect_location, rewrite_path, rewrite_path_by_regex};
 

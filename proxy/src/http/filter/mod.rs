@@ -4,9 +4,12 @@
 //! each worker and lives as long as its chain, so it may keep its stats and caches without locks. What it keeps for one
 //! request stands in the request (see [`Exchange::state`]). Never forwards requests.
 
+mod api_key_auth;
+mod basic_auth;
 mod body;
 mod buffer;
 mod chain;
+mod challenge;
 mod compressor;
 mod cors;
 mod csrf;
@@ -20,6 +23,7 @@ mod header_mutation;
 mod header_to_metadata;
 mod health_check;
 mod istio_alpn;
+mod jwt_authn;
 mod local_ratelimit;
 mod missing;
 mod peer_metadata;
@@ -137,6 +141,12 @@ impl Filters {
                     continue;
                 }
                 HttpFilterConfig::Discovered(_) => maker.make(|_| missing::Missing),
+                HttpFilterConfig::ApiKeyAuth(settings) => {
+                    maker.make(|maker| api_key_auth::ApiKeyAuth::new(settings, maker))
+                }
+                HttpFilterConfig::BasicAuth(settings) => {
+                    maker.make(|maker| basic_auth::BasicAuth::new(settings, maker))
+                }
                 HttpFilterConfig::Buffer(settings) => maker.make(|_| buffer::Buffer::new(*settings)),
                 HttpFilterConfig::Compressor(settings) => {
                     maker.make(|maker| compressor::Compressor::new(settings, maker))
@@ -163,6 +173,7 @@ impl Filters {
                     maker.make(|maker| health_check::HealthCheck::new(settings, maker))
                 }
                 HttpFilterConfig::IstioAlpn(settings) => maker.make(|_| istio_alpn::IstioAlpn::new(settings)),
+                HttpFilterConfig::JwtAuthn(settings) => maker.make(|maker| jwt_authn::JwtAuthn::new(settings, maker)),
                 HttpFilterConfig::IstioStats(StandardMetrics) => {
                     istio::warn_of_missing_metrics();
                     continue;

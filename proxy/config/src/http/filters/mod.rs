@@ -3,6 +3,8 @@
 //! Owns which types exist and their order in a chain; each type is read in a file of its own. Never runs filters.
 
 mod alpn;
+mod api_key_auth;
+mod basic_auth;
 mod buffer;
 mod compression;
 mod cors;
@@ -13,6 +15,7 @@ mod grpc_stats;
 mod header_mutation;
 mod header_to_metadata;
 mod health_check;
+mod jwt_authn;
 mod local_ratelimit;
 mod on_demand;
 mod peer_metadata;
@@ -30,6 +33,8 @@ use outrigger_api::pb::envoy::extensions::filters::network::http_connection_mana
 use outrigger_api::pb::google::protobuf::Any;
 
 pub use alpn::{AlpnOffer, AlpnOverride};
+pub use api_key_auth::{ApiKeyAuth, ApiKeyRoute, ApiKeys, Forwarding, KeySource};
+pub use basic_auth::{BasicAuth, Users};
 pub use buffer::Buffer;
 pub use compression::{
     BrotliMode, Compressible, Compression, Compressor, CompressorOverride, ContentCoding, Decompressible, Decompressor,
@@ -43,6 +48,10 @@ pub use grpc_stats::{GrpcMethods, GrpcStats};
 pub use header_mutation::{HeaderMutation, Mutation, Mutations, QueryMutation};
 pub use header_to_metadata::{EntryValue, HeaderToMetadata, MetadataEntry, MetadataRule, MetadataSource, ValueKind};
 pub use health_check::{HealthCheck, HealthCheckMode};
+pub use jwt_authn::{
+    AsyncFetch, ClaimHeader, FetchRetries, FilterStateRule, HeaderLocation, JwksSource, JwtAuthn, JwtCache,
+    JwtProvider, JwtRequirement, JwtRoute, JwtRule, Lifetime, RemoteJwks,
+};
 pub use local_ratelimit::{LocalDescriptor, LocalRateLimit, VirtualHostLimits};
 pub use peer_metadata::PeerMetadata;
 pub use route::{RouteFilter, RouteFilterConfig, RouteFilters};
@@ -75,6 +84,10 @@ pub struct HttpFilter {
 /// The HTTP filters that exist.
 #[derive(Clone, Debug)]
 pub enum HttpFilterConfig {
+    /// Lets through requests with known API keys.
+    ApiKeyAuth(Arc<ApiKeyAuth>),
+    /// Lets through requests of known users.
+    BasicAuth(Arc<BasicAuth>),
     /// Collects whole requests before they go on.
     Buffer(Buffer),
     /// Compresses bodies.
@@ -107,6 +120,8 @@ pub enum HttpFilterConfig {
     IstioStats(StandardMetrics),
     /// Limits requests in a time.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// Lets through requests with valid JSON Web Tokens.
+    JwtAuthn(Arc<JwtAuthn>),
     /// Tells workloads of a mesh who the other side is.
     PeerMetadata(Arc<PeerMetadata>),
     /// Lets through what its rules allow.
@@ -170,6 +185,12 @@ impl HttpFilterConfig {
                 cors::nothing(wire::decode(at, any)?);
                 Self::Cors
             }
+            "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth" => {
+                Self::ApiKeyAuth(Arc::new(ApiKeyAuth::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.basic_auth.v3.BasicAuth" => {
+                Self::BasicAuth(Arc::new(BasicAuth::parse(context, at, wire::decode(at, any)?)?))
+            }
             "envoy.extensions.filters.http.rbac.v3.RBAC" => {
                 Self::Rbac(Arc::new(HttpRbac::parse(context, at, wire::decode(at, any)?)?))
             }
@@ -213,6 +234,9 @@ impl HttpFilterConfig {
             }
             "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
                 Self::LocalRateLimit(Arc::new(LocalRateLimit::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {
+                Self::JwtAuthn(Arc::new(JwtAuthn::parse(context, at, wire::decode(at, any)?)?))
             }
             "io.istio.http.peer_metadata.Config" => {
                 Self::PeerMetadata(Arc::new(PeerMetadata::parse(at, wire::decode(at, any)?)?))

@@ -10,8 +10,8 @@ use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::google::protobuf::Any;
 
 use super::{
-    Buffer, CompressorOverride, CorsPolicy, CsrfPolicy, DynamicHost, Fault, HeaderToMetadata, LocalRateLimit,
-    Mutations, SetFilterState, SetMetadata, StatefulSession,
+    ApiKeyAuth, ApiKeyRoute, BasicAuth, Buffer, CompressorOverride, CorsPolicy, CsrfPolicy, DynamicHost, Fault,
+    HeaderToMetadata, JwtRoute, LocalRateLimit, Mutations, SetFilterState, SetMetadata, StatefulSession, Users,
 };
 use crate::context::Context;
 use crate::decide::decide;
@@ -35,6 +35,10 @@ pub struct RouteFilter {
 /// Settings of a filter for one level. The variant belongs to a filter type, whatever the filter's name is.
 #[derive(Clone, Debug)]
 pub enum RouteFilterConfig {
+    /// For [`super::HttpFilterConfig::ApiKeyAuth`].
+    ApiKeyAuth(Arc<ApiKeyRoute>),
+    /// For [`super::HttpFilterConfig::BasicAuth`].
+    BasicAuth(Arc<Users>),
     /// For [`super::HttpFilterConfig::Buffer`]; `None` switches it off.
     Buffer(Option<Buffer>),
     /// For [`super::HttpFilterConfig::Compressor`].
@@ -53,6 +57,8 @@ pub enum RouteFilterConfig {
     HeaderToMetadata(Arc<HeaderToMetadata>),
     /// For [`super::HttpFilterConfig::LocalRateLimit`], instead of its settings.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// For [`super::HttpFilterConfig::JwtAuthn`].
+    JwtAuthn(Arc<JwtRoute>),
     /// For [`super::HttpFilterConfig::Rbac`]; `None` switches it off.
     Rbac(Option<Arc<HttpRbac>>),
     /// For [`super::HttpFilterConfig::SetFilterState`].
@@ -139,6 +145,12 @@ impl RouteFilterConfig {
             "envoy.extensions.filters.http.rbac.v3.RBACPerRoute" => {
                 Self::Rbac(HttpRbac::parse_per_route(context, at, wire::decode(at, any)?)?.map(Arc::new))
             }
+            "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuthPerRoute" => {
+                Self::ApiKeyAuth(Arc::new(ApiKeyAuth::parse_route(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.basic_auth.v3.BasicAuthPerRoute" => {
+                Self::BasicAuth(BasicAuth::parse_route(context, at, wire::decode(at, any)?)?)
+            }
             "envoy.extensions.filters.http.buffer.v3.BufferPerRoute" => {
                 Self::Buffer(Buffer::parse_route(at, wire::decode(at, any)?)?)
             }
@@ -162,6 +174,9 @@ impl RouteFilterConfig {
             }
             "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
                 Self::LocalRateLimit(Arc::new(LocalRateLimit::parse_route(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig" => {
+                Self::JwtAuthn(Arc::new(JwtRoute::parse(at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
                 Self::SetFilterState(Arc::new(SetFilterState::parse(context, at, wire::decode(at, any)?)?))
