@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_config::address::{Address, EndpointAddress};
-use outrigger_config::cluster::{Assignment, Cluster, Discovery, Endpoint, HealthStatus, Locality, LocalityEndpoints};
+use outrigger_config::cluster::{Assignment, Cluster, Discovery, Endpoint, HealthStatus, Locality, LocalityEndpoints, Probe};
 use outrigger_policy::balance::{self, BalanceOptions, Health, HostSet, Policy};
 
 use super::HostList;
@@ -44,7 +44,7 @@ impl HostInputs<'_> {
         // A logical host is one host, wherever its name leads.
         let logical_shared = logical.then(|| self.old.and_then(|old| old.hosts.first())).flatten();
         let wants_metadata = reads_metadata(self.cluster);
-        let checks = self.cluster.health_check.is_some();
+        let checks = !self.cluster.health_checks.is_empty();
         let mut seen = HashSet::new();
         let mut hosts = Vec::new();
         for LocalityEndpoints { locality, priority, weight, transport, endpoints } in self.localities() {
@@ -89,7 +89,7 @@ impl HostInputs<'_> {
     /// A host that was not there before. Where hosts are checked it has to pass first.
     fn newcomer(&self, endpoint: &Endpoint) -> HostShared {
         let shared = HostShared::default();
-        if self.cluster.health_check.is_some() && !endpoint.health_check.as_ref().is_some_and(|check| check.disabled) {
+        if !self.cluster.health_checks.is_empty() && !endpoint.health_check.as_ref().is_some_and(|check| check.disabled) {
             shared.flags.set(HealthFlag::FailedActiveCheck, true);
             let ignored = self.cluster.balancing.ignore_new_hosts_until_first_check;
             shared.flags.set(HealthFlag::PendingActiveCheck, ignored);
@@ -101,7 +101,7 @@ impl HostInputs<'_> {
     /// they are not.
     fn keep_healthy(&self, hosts: &mut Vec<Arc<Host>>) {
         let discovered = matches!(self.cluster.discovery, Discovery::Eds { .. } | Discovery::StrictDns { .. });
-        let (Some(old), Some(_), true) = (self.old, &self.cluster.health_check, discovered) else { return };
+        let (Some(old), true) = (self.old, discovered && !self.cluster.health_checks.is_empty()) else { return };
         if self.assignment.is_none() || self.cluster.ignore_health_on_host_removal {
             return;
         }
@@ -151,7 +151,13 @@ impl HostInputs<'_> {
             overprovisioning_factor: self.assignment.map_or(140, |assignment| assignment.overprovisioning_factor),
             panic_threshold: self.cluster.healthy_panic_threshold,
         };
-        let view: Vec<balance::Host> = hosts.iter().map(|host| for_balance(host)).collect();
+        let mut view: Vec<balance::Host> = hosts.iter().map(|host| for_balance(host)).collect();
+        // Where agents say what share of its weight an endpoint has, all weights are in hundredths.
+        if self.cluster.health_checks.iter().any(|check| matches!(check.probe, Probe::Agent(_))) {
+            for (seen, host) in view.iter_mut().zip(hosts) {
+                seen.weight = seen.weight.saturating_mul(host.shared.agent_weight_percent()).max(1);
+            }
+        }
         let facts = HostFacts::new(self.cluster, self.localities(), hosts, &view, self.old, self.zones);
         let inputs =
             balance::Inputs { hosts: &view, balance: options, options: &self.cluster.balancing, facts: &facts };
@@ -340,7 +346,7 @@ pub(super) mod tests {
             ignore_health_on_host_removal: false,
             outlier_detection: None,
             close_connections_on_host_health_failure: false,
-            health_check: None,
+            health_checks: Box::default(),
             istio: Default::default(),
             metadata_exchange: None,
         }

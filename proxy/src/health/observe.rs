@@ -16,7 +16,7 @@ use crate::upstream::connect::ConnectError;
 
 /// The head of a response to a request. `grpc_status` stands in for the status code of a gRPC response without a body.
 pub fn response(process: &Process, host: &WorkerHost, status: u16, grpc_status: Option<u32>, headers: &Headers) {
-    if host.node.config.health_check.is_some()
+    if !host.node.config.health_checks.is_empty()
         && headers.get_by_name("x-envoy-immediate-health-check-fail").is_some()
         && !host.host.shared.flags.has(HealthFlag::Excluded)
     {

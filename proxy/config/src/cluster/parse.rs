@@ -119,7 +119,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
     let connect_at = at.field("connect_timeout");
     Ok(Cluster {
         stat_name: if alt_stat_name.is_empty() { name.as_str().into() } else { alt_stat_name.into() },
-        name: name.into(),
+        name: name.as_str().into(),
         discovery,
         connect_timeout: match connect_timeout {
             None => DEFAULT_CONNECT_TIMEOUT,
@@ -153,7 +153,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         close_connections_on_host_health_failure,
         istio: ClusterHints::read(metadata.as_ref()),
         metadata_exchange: upstream_filters(context, &at.field("filters"), filters)?,
-        health_check: self::health_checks(context, &at.field("health_checks"), health_checks)?.map(Box::new),
+        health_checks: self::health_checks(context, &at.field("health_checks"), &name, health_checks)?,
         outlier_detection: match outlier_detection {
             None => None,
             Some(wire) => Some(Box::new(self::outlier_detection(&at.field("outlier_detection"), wire)?)),
