@@ -11,6 +11,7 @@ pub mod http;
 pub mod istio;
 pub mod lifecycle;
 pub mod listener;
+pub mod load_report;
 pub mod logging;
 pub mod network;
 pub mod overload;

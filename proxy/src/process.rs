@@ -8,6 +8,7 @@ use crate::graph::GraphCell;
 use crate::health::Reports;
 use crate::http::filter::SharedStates;
 use crate::istio::Workload;
+use crate::load_report::LoadServers;
 use crate::network::SharedBuckets;
 use crate::overload::{ConnectionCounts, Overload};
 use crate::stats::Registry;
@@ -40,6 +41,8 @@ pub struct Process {
     pub buckets: SharedBuckets,
     /// What workers notice about endpoints.
     pub reports: Reports,
+    /// Who takes load reports.
+    pub load_servers: LoadServers,
     /// What HTTP filters of all workers share.
     pub shared: SharedStates,
     /// `/healthcheck/fail` was ordered.

@@ -8,7 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_config::address::{Address, EndpointAddress};
-use outrigger_config::cluster::{Assignment, Cluster, Discovery, Endpoint, HealthStatus, Locality, LocalityEndpoints, Probe};
+use outrigger_config::cluster::{
+    Assignment, Cluster, Discovery, Endpoint, HealthStatus, Locality, LocalityEndpoints, Probe,
+};
 use outrigger_policy::balance::{self, BalanceOptions, Health, HostSet, Policy};
 
 use super::HostList;
@@ -89,7 +91,8 @@ impl HostInputs<'_> {
     /// A host that was not there before. Where hosts are checked it has to pass first.
     fn newcomer(&self, endpoint: &Endpoint) -> HostShared {
         let shared = HostShared::default();
-        if !self.cluster.health_checks.is_empty() && !endpoint.health_check.as_ref().is_some_and(|check| check.disabled) {
+        if !self.cluster.health_checks.is_empty() && !endpoint.health_check.as_ref().is_some_and(|check| check.disabled)
+        {
             shared.flags.set(HealthFlag::FailedActiveCheck, true);
             let ignored = self.cluster.balancing.ignore_new_hosts_until_first_check;
             shared.flags.set(HealthFlag::PendingActiveCheck, ignored);
@@ -152,10 +155,13 @@ impl HostInputs<'_> {
             panic_threshold: self.cluster.healthy_panic_threshold,
         };
         let mut view: Vec<balance::Host> = hosts.iter().map(|host| for_balance(host)).collect();
-        // Where agents say what share of its weight an endpoint has, all weights are in hundredths.
-        if self.cluster.health_checks.iter().any(|check| matches!(check.probe, Probe::Agent(_))) {
+        // Where endpoints may have a part of their weight only, all weights are in hundredths.
+        let agents = self.cluster.health_checks.iter().any(|check| matches!(check.probe, Probe::Agent(_)));
+        if agents || self.cluster.outlier_detection.as_ref().is_some_and(|settings| settings.probation_requests > 0) {
             for (seen, host) in view.iter_mut().zip(hosts) {
-                seen.weight = seen.weight.saturating_mul(host.shared.agent_weight_percent()).max(1);
+                let percent = host.shared.agent_weight_percent();
+                let percent = if host.shared.flags.has(HealthFlag::OnProbation) { percent / 10 } else { percent };
+                seen.weight = seen.weight.saturating_mul(percent).max(1);
             }
         }
         let facts = HostFacts::new(self.cluster, self.localities(), hosts, &view, self.old, self.zones);
@@ -347,6 +353,7 @@ pub(super) mod tests {
             outlier_detection: None,
             close_connections_on_host_health_failure: false,
             health_checks: Box::default(),
+            load_reports: None,
             istio: Default::default(),
             metadata_exchange: None,
         }

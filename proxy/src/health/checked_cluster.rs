@@ -168,7 +168,8 @@ impl CheckedCluster {
             let sessions = node.config.health_checks.iter().enumerate().map(|(check, settings)| {
                 let known = self.hosts.get(&id).and_then(|known| known.sessions.get(check));
                 let known = known.or_else(|| predecessor?.alike(settings, id));
-                let session_key = SessionKey { cluster: Arc::clone(&node.config.name), round: self.round, host: id, check };
+                let session_key =
+                    SessionKey { cluster: Arc::clone(&node.config.name), round: self.round, host: id, check };
                 let state = known.map(|session| session.state.clone());
                 let state = state.unwrap_or_else(|| first_state(settings, host));
                 // Those that begin together are spread a little, so that they are not all due in the same moment.

@@ -33,6 +33,8 @@ pub enum HealthFlag {
     AgentMaintenance = 1 << 9,
     /// Its agent gives it no weight.
     AgentWeightless = 1 << 10,
+    /// It was ejected, and owes some successes.
+    OnProbation = 1 << 11,
 }
 
 /// The marks of one endpoint. Written by the control thread, read by everybody.
@@ -96,6 +98,7 @@ impl HealthFlags {
             (own(HealthFlag::AgentDraining), "/agent_drain"),
             (own(HealthFlag::AgentMaintenance), "/agent_maint"),
             (own(HealthFlag::AgentWeightless), "/agent_no_weight"),
+            (own(HealthFlag::OnProbation), "/on_probation"),
         ];
         let text: String = shown.into_iter().filter(|(shown, _)| *shown).map(|(_, name)| name).collect();
         if text.is_empty() { "healthy".to_owned() } else { text }

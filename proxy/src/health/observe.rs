@@ -28,6 +28,9 @@ pub fn response(process: &Process, host: &WorkerHost, status: u16, grpc_status: 
         None => grpc_status.map_or(status, http_status),
     };
     report(process, host, monitor.response(limits, status));
+    if !(500..600).contains(&status) && monitor.passes_probation() {
+        send(process, host, Observation::ProbationPassed);
+    }
     if limits.looks_for_degraded()
         && headers.contains(HeaderId::XEnvoyDegraded)
         && !host.host.shared.flags.has(HealthFlag::DegradedOutlierCheck)
@@ -51,10 +54,12 @@ pub fn reached(host: &WorkerHost) {
     }
 }
 
-/// A connection whose bytes are not looked at was made.
-pub fn connected(host: &WorkerHost) {
-    if let Some((limits, monitor)) = watched(host) {
-        monitor.connected(limits);
+/// A connection whose bytes are not looked at was made, which is all the success that there can be.
+pub fn connected(process: &Process, host: &WorkerHost) {
+    let Some((limits, monitor)) = watched(host) else { return };
+    monitor.connected(limits);
+    if monitor.passes_probation() {
+        send(process, host, Observation::ProbationPassed);
     }
 }
 

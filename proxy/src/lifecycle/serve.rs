@@ -24,6 +24,7 @@ use crate::bootstrap::{Loaded, System};
 use crate::cli::{BUILD_VERSION, Mode, Options};
 use crate::graph::{GraphManager, ManagerOptions};
 use crate::istio::Workload;
+use crate::load_report::{self, LoadServers};
 use crate::logging::LogControl;
 use crate::overload::{self, Overload};
 use crate::process::Process;
@@ -83,6 +84,10 @@ async fn control(
     let channels = Arc::clone(&process);
     access_logs.set_channels(bootstrap.node.clone(), move |service| channel(service, &channels));
     tokio::task::spawn_local(Arc::clone(&access_logs).run());
+    let channels = Arc::clone(&process);
+    let reports =
+        load_report::run(Arc::clone(&process), bootstrap.node.clone(), move |service| channel(service, &channels));
+    tokio::task::spawn_local(reports);
 
     let stats = process.stats.scope::<ServerStats>("server.");
     stats.static_unknown_fields.add(warnings.len() as u64);
@@ -204,6 +209,7 @@ fn process(bootstrap: &Bootstrap) -> Process {
     let overload = bootstrap.overload.as_ref();
     process.overload = Overload::new(overload);
     process.max_downstream_connections = overload.and_then(OverloadManager::max_downstream_connections);
+    process.load_servers = LoadServers::new(bootstrap);
     process
 }
 

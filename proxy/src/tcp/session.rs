@@ -162,7 +162,7 @@ impl Session {
             cluster.stats.upstream_rq_pending_total.increment();
             match connect(&counted, None, None).await {
                 Ok(connected) => {
-                    observe::connected(&host);
+                    observe::connected(&self.worker.process, &host);
                     return Some((connected.begin(&self.worker, &counted), ActiveSession::new(counted, place)));
                 }
                 Err(error) => {

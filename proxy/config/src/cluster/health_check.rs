@@ -138,12 +138,7 @@ pub(super) fn health_checks(
     Ok(checks.into())
 }
 
-fn health_check(
-    context: &Context<'_>,
-    at: &FieldPath<'_>,
-    name: &str,
-    wire: core::HealthCheck,
-) -> Parsed<HealthCheck> {
+fn health_check(context: &Context<'_>, at: &FieldPath<'_>, name: &str, wire: core::HealthCheck) -> Parsed<HealthCheck> {
     decide!(wire, at, core::HealthCheck as "envoy.config.core.v3.HealthCheck" {
         implemented: timeout, interval, initial_jitter, interval_jitter, interval_jitter_percent, unhealthy_threshold,
             healthy_threshold, alt_port, reuse_connection, no_traffic_interval, no_traffic_healthy_interval,
@@ -262,9 +257,7 @@ mod tests {
         let read = |names: &[&str]| {
             let list: Vec<String> = names
                 .iter()
-                .map(|name| {
-                    format!("{{name: '{name}', unhealthy_threshold: 2, healthy_threshold: 3, {TIMES}}}")
-                })
+                .map(|name| format!("{{name: '{name}', unhealthy_threshold: 2, healthy_threshold: 3, {TIMES}}}"))
                 .collect();
             let text = format!("{{name: c, health_checks: [{}]}}", list.join(", "));
             let mut newer = NewerFields::default();

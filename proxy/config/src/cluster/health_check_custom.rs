@@ -118,8 +118,8 @@ mod tests {
                 ".metadata: \"te\" is not the name of a header that can be set",
             ),
             (
-                "'@type': type.googleapis.com/google.protobuf.Empty, value: {}",
-                ": \"type.googleapis.com/google.protobuf.Empty\" is not supported",
+                "'@type': type.googleapis.com/google.protobuf.Struct, value: {}",
+                ": \"type.googleapis.com/google.protobuf.Struct\" is not supported",
             ),
         ] {
             let expected = format!("cluster \"c\": custom_health_check.typed_config{reason}");

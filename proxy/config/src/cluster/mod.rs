@@ -13,6 +13,7 @@ mod health_check_custom;
 mod health_check_probe;
 mod http;
 mod limits;
+mod load_reports;
 mod outlier;
 mod parse;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use error_matcher::ErrorMatcher;
 pub use health_check::{CheckIntervals, EndpointCheck, HealthCheck};
 pub use health_check_custom::AgentProbe;
 pub use health_check_probe::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProxyProtocolVersion, TcpProbe};
+pub use load_reports::LoadReports;
 pub use outlier::{Consecutive, Ejection, FailurePercentage, OutlierDetection, SuccessRate};
 pub use transport::{TransportMatch, UpstreamTransport};
 
@@ -89,6 +91,8 @@ pub struct Cluster {
     pub close_connections_on_host_health_failure: bool,
     /// How endpoints are checked; not at all when empty. An endpoint is healthy that passes all of them.
     pub health_checks: Box<[HealthCheck]>,
+    /// Where its load is reported to, if anywhere.
+    pub load_reports: Option<LoadReports>,
     /// What Istio says about it.
     pub istio: ClusterHints,
     /// Proxied TCP connections that negotiate its protocol begin with it.

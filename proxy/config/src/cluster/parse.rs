@@ -15,7 +15,8 @@ use super::discovery::{DiscoveryFields, DnsFields, discovery};
 use super::health_check::health_checks;
 use super::http::{HttpFields, ReadHttp, upstream_http};
 use super::limits::circuit_breakers;
-use super::outlier::outlier_detection;
+use super::load_reports::load_reports;
+use super::outlier::{outlier_detection, probation_requests};
 use super::transport::transport_matches;
 use super::{Cluster, Discovery, LoadBalancing, UpstreamProtocol, UpstreamTransport};
 use crate::address_parse::{bind_config, tcp_keepalive};
@@ -46,14 +47,13 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
             upstream_bind_config, common_lb_config, transport_socket, transport_socket_matches, protocol_selection,
             upstream_connection_options, ignore_health_on_host_removal, load_balancing_policy, upstream_config,
             cluster_discovery_type, lb_config, lb_subset_config, outlier_detection,
-            health_checks, metadata, filters, close_connections_on_host_health_failure;
+            health_checks, metadata, filters, close_connections_on_host_health_failure, lrs_server;
         no_effect: stats_matcher = "the bootstrap's stats matcher holds for all clusters",
-            lrs_report_endpoint_metrics = "load reports are not sent",
+            lrs_report_endpoint_metrics = "endpoints' own metrics are not read",
             track_timeout_budgets = "these stats are not kept",
             track_cluster_stats = "these stats are not kept";
         unsupported: transport_socket_matcher, per_connection_buffer_high_watermark_timeout,
-            lrs_server, preconnect_policy,
-            connection_pool_per_downstream_connection, queuing_policies;
+            preconnect_policy, connection_pool_per_downstream_connection, queuing_policies;
     });
     if name.is_empty() {
         return Err(at.field("name").reject("must not be empty"));
@@ -116,6 +116,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
     let (circuit_breakers, per_host) =
         self::circuit_breakers(&at.field("circuit_breakers"), circuit_breakers.unwrap_or_default())?;
     let concurrency = self::concurrency(context, at, Carriers { typed, metadata: metadata.as_ref(), per_host })?;
+    let probation = probation_requests(&at.field("metadata"), metadata.as_ref())?;
     let connect_at = at.field("connect_timeout");
     Ok(Cluster {
         stat_name: if alt_stat_name.is_empty() { name.as_str().into() } else { alt_stat_name.into() },
@@ -154,9 +155,13 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         istio: ClusterHints::read(metadata.as_ref()),
         metadata_exchange: upstream_filters(context, &at.field("filters"), filters)?,
         health_checks: self::health_checks(context, &at.field("health_checks"), &name, health_checks)?,
+        load_reports: self::load_reports(context, &at.field("lrs_server"), lrs_server)?,
         outlier_detection: match outlier_detection {
             None => None,
-            Some(wire) => Some(Box::new(self::outlier_detection(&at.field("outlier_detection"), wire)?)),
+            Some(wire) => {
+                let at = at.field("outlier_detection");
+                Some(Box::new(self::outlier_detection(&at, wire, probation)?))
+            }
         },
     })
 }
