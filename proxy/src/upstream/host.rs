@@ -127,6 +127,11 @@ impl HostShared {
         }
     }
 
+    /// How many requests its agent allows at the same time, if it limits them.
+    pub fn agent_limit(&self) -> Option<u32> {
+        Some(self.agent_max_requests.load(Ordering::Relaxed)).filter(|limit| *limit > 0)
+    }
+
     /// Takes over what its agent makes of its weight. Whether that is another share than before.
     pub fn set_agent_weight(&self, percent: u16) -> bool {
         let before = self.agent_weight_percent();
