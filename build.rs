@@ -10,7 +10,8 @@ use std::process::Command;
 use std::{env, fs};
 
 use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, Value};
-use prost_types::DescriptorProto;
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{DescriptorProto, FieldDescriptorProto};
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
 
@@ -34,12 +35,18 @@ const OWN_PROTOS: &[&str] = &[
     "envoy/tcp/metadataexchange/config/metadata_exchange.proto",
     "io/istio/http/peer_metadata/config.proto",
     "istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
+    "outrigger/health/v1/checks.proto",
     "outrigger/lb/v1/peak_ewma.proto",
     "outrigger/upstream/v1/concurrency.proto",
     "stats/config.proto",
     "udpa/type/v1/typed_struct.proto",
     "xds/type/v3/typed_struct.proto",
 ];
+
+/// Fields of Envoy's API that `envoy-types` does not have yet: file, message, field, number, type. Text may name them, and
+/// `proto/newer.rs` finds them in encoded messages.
+const NEWER_FIELDS: &[(&str, &str, &str, i32, Type)] =
+    &[("envoy/config/core/v3/health_check.proto", "HealthCheck", "name", 27, Type::String)];
 
 /// Number of the `udpa.annotations.sensitive` field option.
 const SENSITIVE_OPTION: u32 = 76_569_463;
@@ -218,6 +225,17 @@ impl FileResolver for QualifyingResolver {
         let imported = file.dependency.iter().filter_map(|path| Some(path.rsplit_once('/')?.0.replace('/', ".")));
         let visible: Vec<String> = file.package.clone().into_iter().chain(imported).collect();
         file.message_type.iter_mut().for_each(|message| qualify(message, &visible));
+        for (_, message, field, number, kind) in NEWER_FIELDS.iter().filter(|(path, ..)| *path == name) {
+            let newer = FieldDescriptorProto {
+                name: Some((*field).to_owned()),
+                number: Some(*number),
+                label: Some(Label::Optional.into()),
+                r#type: Some((*kind).into()),
+                ..FieldDescriptorProto::default()
+            };
+            let owner = file.message_type.iter_mut().find(|owner| owner.name() == *message);
+            owner.expect("NEWER_FIELDS names messages that exist").field.push(newer);
+        }
         Ok(File::from_file_descriptor_proto(file))
     }
 }

@@ -5,6 +5,7 @@
 
 mod any;
 mod json;
+mod newer;
 mod schema;
 mod typed_struct;
 mod wire;
@@ -13,6 +14,7 @@ mod yaml;
 pub use any::{UnpackError, pack, type_name, type_url, unpack};
 pub use envoy_types::pb;
 pub use json::{JsonError, JsonStyle, JsonView, Names, ParseOptions, Parsed, Problem, UnknownFields, UnknownTypes};
+pub use newer::{NewerFields, NewerHealthCheck};
 pub use schema::{Format, Schema};
 pub use typed_struct::{flatten_typed_structs, unwrap_typed_struct};
 
@@ -57,6 +59,11 @@ pub mod istio {
 
 /// Messages of our own, for what the Envoy API has no field for.
 pub mod outrigger {
+    /// `outrigger.health.v1`.
+    pub mod health_v1 {
+        include!(concat!(env!("OUT_DIR"), "/outrigger.health.v1.rs"));
+    }
+
     /// `outrigger.lb.v1`.
     pub mod lb_v1 {
         include!(concat!(env!("OUT_DIR"), "/outrigger.lb.v1.rs"));

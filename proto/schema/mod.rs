@@ -88,19 +88,34 @@ impl Schema {
         }
     }
 
+    /// As [`Self::parse`]; `see` is shown the encoded message, which has newer fields that `M` drops.
+    pub fn parse_seeing<M: prost::Message + Name + Default>(
+        &self,
+        content: &[u8],
+        format: Format,
+        options: impl Into<ParseOptions>,
+        see: &mut dyn FnMut(&[u8]),
+    ) -> Result<Parsed<M>, JsonError> {
+        let value = match format {
+            Format::Json => json_value(text(content, "JSON")?)?,
+            Format::Yaml => yaml::to_json_value(text(content, "YAML")?)?,
+            Format::Protobuf | Format::TextProto => {
+                see(content);
+                return self.parse(content, format, options);
+            }
+        };
+        let Parsed { message: bytes, unknown_fields } = json::read(named(&M::full_name())?, &value, options.into())?;
+        see(&bytes);
+        Ok(Parsed { message: decode(&bytes)?, unknown_fields })
+    }
+
     /// Reads an `M` from JSON text.
     pub fn parse_json<M: prost::Message + Name + Default>(
         &self,
         text: &str,
         options: impl Into<ParseOptions>,
     ) -> Result<Parsed<M>, JsonError> {
-        let value: Value = serde_json::from_str(text).map_err(|error| JsonError::Syntax {
-            format: "JSON",
-            line: error.line(),
-            column: error.column(),
-            reason: error.to_string(),
-        })?;
-        self.parse_value(&value, options)
+        self.parse_value(&json_value(text)?, options)
     }
 
     /// Reads an `M` from YAML text: one document, with anchors and merge keys.
@@ -172,6 +187,15 @@ impl Schema {
     ) -> Result<Value, JsonError> {
         self.to_json(&M::full_name(), &message.encode_to_vec(), style)
     }
+}
+
+fn json_value(text: &str) -> Result<Value, JsonError> {
+    serde_json::from_str(text).map_err(|error| JsonError::Syntax {
+        format: "JSON",
+        line: error.line(),
+        column: error.column(),
+        reason: error.to_string(),
+    })
 }
 
 fn named(name: &str) -> Result<Message, JsonError> {

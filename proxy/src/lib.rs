@@ -12,6 +12,7 @@ pub mod istio;
 pub mod jwks;
 pub mod lifecycle;
 pub mod listener;
+pub mod load_report;
 pub mod logging;
 pub mod network;
 pub mod overload;

@@ -9,6 +9,7 @@ use crate::health::Reports;
 use crate::http::filter::SharedStates;
 use crate::istio::Workload;
 use crate::jwks::JwksStore;
+use crate::load_report::LoadServers;
 use crate::network::SharedBuckets;
 use crate::overload::{ConnectionCounts, Overload};
 use crate::stats::Registry;
@@ -47,6 +48,8 @@ pub struct Process {
     pub dns: DnsQuestions,
     /// What workers notice about endpoints.
     pub reports: Reports,
+    /// Who takes load reports.
+    pub load_servers: LoadServers,
     /// What HTTP filters of all workers share.
     pub shared: SharedStates,
     /// Keys of token issuers.

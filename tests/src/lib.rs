@@ -11,6 +11,7 @@ pub mod dns;
 pub mod h1;
 pub mod h2c;
 pub mod load;
+pub mod load_service;
 pub mod log_service;
 pub mod programs;
 pub mod proxy;

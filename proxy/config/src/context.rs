@@ -7,7 +7,7 @@ use std::cell::OnceCell;
 use std::io;
 use std::path::Path;
 
-use outrigger_api::Schema;
+use outrigger_api::{NewerFields, Schema};
 
 /// Files and variables of the process.
 pub trait Environment {
@@ -22,12 +22,25 @@ pub struct Context<'a> {
     environment: &'a dyn Environment,
     /// Decoding the schema costs memory, so it happens on first use and ends with the context.
     schema: OnceCell<Schema>,
+    newer: NewerFields,
 }
 
 impl<'a> Context<'a> {
     /// A context that reads through `environment`.
     pub fn new(environment: &'a dyn Environment) -> Self {
-        Self { environment, schema: OnceCell::new() }
+        Self { environment, schema: OnceCell::new(), newer: NewerFields::default() }
+    }
+
+    /// The same, with what the messages that are read say in fields that their types do not have.
+    #[must_use]
+    pub fn with_newer(mut self, newer: NewerFields) -> Self {
+        self.newer = newer;
+        self
+    }
+
+    /// What is said in such fields.
+    pub fn newer(&self) -> &NewerFields {
+        &self.newer
     }
 
     /// Files and variables.

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use outrigger_api::{Format, JsonError, ParseOptions, Parsed, Schema, UnknownFields, UnknownTypes, pb};
+use outrigger_api::{Format, JsonError, NewerFields, ParseOptions, Parsed, Schema, UnknownFields, UnknownTypes, pb};
 use outrigger_config::bootstrap::{Bootstrap, StatsTag, StatsTagValue};
 use outrigger_config::{Context, Environment, Rejection};
 use outrigger_sys::process;
@@ -124,7 +124,8 @@ pub fn load(options: &Options, environment: &dyn Environment) -> Result<Loaded, 
     let consumed = message.clone();
     // Reading the text took several times what the message takes.
     process::trim_heap();
-    let parse = || Bootstrap::parse(&Context::new(environment), consumed);
+    let newer = std::mem::take(&mut collected.newer);
+    let parse = || Bootstrap::parse(&Context::new(environment).with_newer(newer), consumed);
     let mut bootstrap = match process::trimming(parse) {
         Ok(bootstrap) => Some(bootstrap),
         Err(rejections) => {
@@ -157,6 +158,7 @@ pub fn first_pattern(options: &Options) -> Pattern {
 struct Collected {
     problems: Vec<String>,
     warnings: Vec<String>,
+    newer: NewerFields,
 }
 
 impl Collected {
@@ -168,9 +170,11 @@ impl Collected {
         options: &Options,
     ) -> Result<Message, LoadError> {
         // Extensions that nobody knows are kept: the reader of the field says whether that matters, and where.
-        let parse = |unknown_fields| {
+        let newer = &mut self.newer;
+        let mut parse = |unknown_fields| {
             let how = ParseOptions { unknown_fields, unknown_types: UnknownTypes::Keep };
-            Schema::load().parse::<Message>(content, format, how)
+            let see = &mut |bytes: &[u8]| newer.extend(NewerFields::of_bootstrap(bytes));
+            Schema::load().parse_seeing::<Message>(content, format, how, see)
         };
         let document = |source| LoadError::Document { origin: origin.clone(), source };
         if options.allow_unknown_static_fields {

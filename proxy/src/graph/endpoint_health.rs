@@ -160,6 +160,11 @@ impl GraphManager {
                         self.rebalance_soon(&cluster);
                     }
                 }
+                Observation::ProbationPassed => {
+                    if self.outliers.passed_probation(&cluster, &host) {
+                        self.rebalance_soon(&cluster);
+                    }
+                }
                 Observation::ImmediateFailure => {
                     let outcome = self.checks.fail_at_once(&cluster, &host);
                     self.act_on(&cluster, outcome);

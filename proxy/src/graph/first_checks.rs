@@ -25,7 +25,9 @@ impl GraphManager {
     pub(super) fn expect_first_checks(&mut self, config: &Arc<Cluster>) -> Option<Requirement> {
         let name = &config.name;
         self.drop_first_checks(name);
-        config.health_check.as_ref()?;
+        if config.health_checks.is_empty() {
+            return None;
+        }
         self.first_checks.revisions += 1;
         let need = Need::Checks { cluster: Arc::clone(name), revision: self.first_checks.revisions };
         self.first_checks.expected.insert(Arc::clone(name), need.clone());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use outrigger_config::address::{Address, EndpointAddress};
 use outrigger_config::cluster::{
-    Assignment, Cluster, Discovery, DnsFamily, Endpoint, HealthStatus, Locality, LocalityEndpoints,
+    Assignment, Cluster, Discovery, DnsFamily, Endpoint, HealthStatus, Locality, LocalityEndpoints, Probe,
 };
 use outrigger_config::units::Fraction;
 use outrigger_policy::balance::{self, BalanceOptions, Health, HostSet, LevelHealth, Policy};
@@ -47,7 +47,7 @@ impl HostInputs<'_> {
         // A logical host is one host, wherever its name leads.
         let logical_shared = logical.then(|| self.old.and_then(|old| old.hosts.first())).flatten();
         let wants_metadata = reads_metadata(self.cluster);
-        let checks = self.cluster.health_check.is_some();
+        let checks = !self.cluster.health_checks.is_empty();
         let mut seen = HashSet::new();
         let mut hosts = Vec::new();
         for LocalityEndpoints { locality, priority, weight, transport, endpoints } in self.localities() {
@@ -97,7 +97,8 @@ impl HostInputs<'_> {
     /// A host that was not there before. Where hosts are checked it has to pass first.
     fn newcomer(&self, endpoint: &Endpoint) -> HostShared {
         let shared = HostShared::default();
-        if self.cluster.health_check.is_some() && !endpoint.health_check.as_ref().is_some_and(|check| check.disabled) {
+        if !self.cluster.health_checks.is_empty() && !endpoint.health_check.as_ref().is_some_and(|check| check.disabled)
+        {
             shared.flags.set(HealthFlag::FailedActiveCheck, true);
             let ignored = self.cluster.balancing.ignore_new_hosts_until_first_check;
             shared.flags.set(HealthFlag::PendingActiveCheck, ignored);
@@ -109,7 +110,7 @@ impl HostInputs<'_> {
     /// they are not.
     fn keep_healthy(&self, hosts: &mut Vec<Arc<Host>>) {
         let discovered = matches!(self.cluster.discovery, Discovery::Eds { .. } | Discovery::StrictDns { .. });
-        let (Some(old), Some(_), true) = (self.old, &self.cluster.health_check, discovered) else { return };
+        let (Some(old), true) = (self.old, discovered && !self.cluster.health_checks.is_empty()) else { return };
         if self.assignment.is_none() || self.cluster.ignore_health_on_host_removal {
             return;
         }
@@ -172,7 +173,16 @@ impl HostInputs<'_> {
             panic_threshold: self.cluster.healthy_panic_threshold,
             weighted_priority_health: self.assignment.is_some_and(|assignment| assignment.weighted_priority_health),
         };
-        let view: Vec<balance::Host> = hosts.iter().map(|host| for_balance(host)).collect();
+        let mut view: Vec<balance::Host> = hosts.iter().map(|host| for_balance(host)).collect();
+        // Where endpoints may have a part of their weight only, all weights are in hundredths.
+        let agents = self.cluster.health_checks.iter().any(|check| matches!(check.probe, Probe::Agent(_)));
+        if agents || self.cluster.outlier_detection.as_ref().is_some_and(|settings| settings.probation_requests > 0) {
+            for (seen, host) in view.iter_mut().zip(hosts) {
+                let percent = host.shared.agent_weight_percent();
+                let percent = if host.shared.flags.has(HealthFlag::OnProbation) { percent / 10 } else { percent };
+                seen.weight = seen.weight.saturating_mul(percent).max(1);
+            }
+        }
         let facts = HostFacts::new(self.cluster, self.localities(), hosts, &view, self.old, self.zones);
         let inputs =
             balance::Inputs { hosts: &view, balance: options, options: &self.cluster.balancing, facts: &facts };
@@ -384,7 +394,8 @@ pub(crate) mod tests {
             ignore_health_on_host_removal: false,
             outlier_detection: None,
             close_connections_on_host_health_failure: false,
-            health_check: None,
+            health_checks: Box::default(),
+            load_reports: None,
             istio: Default::default(),
             metadata_exchange: None,
         }

@@ -55,6 +55,7 @@ use outrigger_policy::breaker::Breaker;
 use outrigger_policy::filter_chain::FilterChainIndex;
 use outrigger_policy::route::{RouteTable, RuntimeView, fraction_holds};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 pub use drains::{DrainRequest, DrainScope};
 pub use handle::{ManagerHandle, Readiness};
@@ -362,12 +363,17 @@ impl RuntimeView for RuntimeSnapshot {
 pub struct GraphCell {
     current: ArcSwap<Graph>,
     generation: AtomicU64,
+    published: Notify,
 }
 
 impl GraphCell {
     /// Holds an empty graph of generation 0.
     pub fn new() -> Self {
-        Self { current: ArcSwap::from_pointee(Graph::default()), generation: AtomicU64::new(0) }
+        Self {
+            current: ArcSwap::from_pointee(Graph::default()),
+            generation: AtomicU64::new(0),
+            published: Notify::new(),
+        }
     }
 
     /// Replaces the graph; its generation must be higher than the one before.
@@ -376,6 +382,12 @@ impl GraphCell {
         self.current.store(graph);
         // After the pointer, so that whoever sees the number finds the graph.
         self.generation.store(generation, Ordering::Release);
+        self.published.notify_waiters();
+    }
+
+    /// Returns when another graph was published after this future was enabled or first polled.
+    pub fn published(&self) -> Notified<'_> {
+        self.published.notified()
     }
 
     /// The current generation.

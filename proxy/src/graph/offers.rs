@@ -63,6 +63,7 @@ impl GraphManager {
     /// Takes a cluster in, or says why not.
     pub(super) fn offer_cluster(&mut self, config: Arc<Cluster>) -> Result<(), String> {
         let name = Arc::clone(&config.name);
+        self.process.load_servers.check(&config)?;
         let (mut requirements, mut specs) = self.requirements(&need::of_cluster(&config))?;
         if let Discovery::StrictDns { dns, .. } | Discovery::LogicalDns { dns, .. } = &config.discovery {
             for host in need::host_names(&config) {

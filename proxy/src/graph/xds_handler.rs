@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use outrigger_api::NewerFields;
 use outrigger_api::pb::envoy::config::cluster::v3 as cluster_pb;
 use outrigger_api::pb::envoy::config::core::v3::TypedExtensionConfig;
 use outrigger_api::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
@@ -109,7 +110,13 @@ impl GraphManager {
         let context = &Context::new(&*environment);
         match kind {
             ResourceKind::Cluster => {
-                let config = Cluster::parse(context, decode::<cluster_pb::Cluster>(any)?).map_err(words)?;
+                let wire = decode::<cluster_pb::Cluster>(any)?;
+                let newer = match wire.health_checks.is_empty() {
+                    true => NewerFields::default(),
+                    false => NewerFields::of_cluster(&any.value),
+                };
+                let context = &Context::new(&*environment).with_newer(newer);
+                let config = Cluster::parse(context, wire).map_err(words)?;
                 self.offer_cluster(Arc::new(config))
             }
             ResourceKind::Listener => {

@@ -64,8 +64,8 @@ fn line(settings: &HealthCheck, cluster: &str, host: &Host, event: CheckEvent, n
     let mut line = EventLine::new();
     let checker = match settings.probe {
         Probe::Http(_) => "HTTP",
-        Probe::Tcp(_) => "TCP",
-        Probe::Grpc(_) => "GRPC",
+        Probe::Tcp(_) | Probe::Agent(_) => "TCP",
+        Probe::Grpc(_) | Probe::GrpcWatch(_) => "GRPC",
     };
     line.field("health_checker_type", checker);
     line.object("host", |line| address(line, &host.address)).field("cluster_name", cluster);

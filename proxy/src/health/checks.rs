@@ -1,39 +1,38 @@
 //! Active checks of all clusters, on the control thread.
 //!
-//! Owns who is checked, and marks endpoints by what checks find. Never rebuilds what balancers pick from, and never sends
-//! anything (see `probe`).
+//! Owns which clusters are checked, by which of their configurations, and when the next check is due. Never rebuilds what
+//! balancers pick from, and never sends anything (see `probe`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use outrigger_config::cluster::{EndpointCheck, HealthCheck};
-use outrigger_policy::health::{
-    CheckResult, CheckThresholds, CheckedHost, FailureKind, IntervalLimits, Transition, Verdict, initial_wait, interval,
-};
+use outrigger_config::cluster::Probe;
+use outrigger_policy::health::{CheckResult, FailureKind, IntervalLimits, interval};
 use tokio::task::AbortHandle;
 
-use super::check_log;
+use super::checked_cluster::CheckedCluster;
 use super::event_file::EventFile;
-use super::flags::{HealthFlag, HealthFlags};
+use super::marks;
 use super::probe::{Checked, Target};
-use super::stats::HealthCheckStats;
-use crate::graph::{ClusterNode, HostList, RuntimeSnapshot};
-use crate::stats::{Registry, names};
-use crate::upstream::host::{Host, HostShared};
+use crate::graph::{ClusterNode, RuntimeSnapshot};
+use crate::stats::Registry;
+use crate::upstream::host::HostShared;
 use crate::worker::random::Random;
 
-/// Which checks of which endpoint.
+/// Which check of which endpoint.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SessionKey {
     /// The cluster.
     pub cluster: Arc<str>,
     /// Which of its configurations.
-    round: u64,
+    pub(super) round: u64,
     /// The endpoint.
-    host: usize,
+    pub(super) host: usize,
+    /// A place among `Cluster::health_checks`.
+    pub(super) check: usize,
 }
 
 /// Starts a session after a while.
@@ -75,28 +74,7 @@ pub struct Checks {
     random: Random,
 }
 
-/// The checks by one configuration of a cluster.
-struct CheckedCluster {
-    round: u64,
-    node: Arc<ClusterNode>,
-    hosts: HashMap<usize, Session>,
-    stats: Arc<HealthCheckStats>,
-    logs: Vec<EventFile>,
-}
-
-struct Session {
-    host: Arc<Host>,
-    state: CheckedHost,
-    task: AbortHandle,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn key(host: &Arc<HostShared>) -> usize {
+pub(super) fn key(host: &Arc<HostShared>) -> usize {
     Arc::as_ptr(host) as usize
 }
 
@@ -104,27 +82,35 @@ impl Checks {
     /// Takes over a cluster in use: checks by other configurations end. Whether marks of its endpoints have changed.
     pub fn follow(&mut self, node: &Arc<ClusterNode>, surroundings: &Surroundings<'_>) -> bool {
         let name = &node.config.name;
-        if node.config.health_check.is_none() {
-            return self.forget(name) && unmark(&node.hosts);
+        if node.config.health_checks.is_empty() {
+            return self.forget(name) && marks::unmark(&node.hosts);
         }
         self.prepare(node, surroundings);
+        let mut changed = false;
         if let Some(rounds) = self.clusters.get_mut(name) {
+            let before = rounds.len();
             rounds.retain(|round| Arc::ptr_eq(&round.node.config, &node.config));
+            let asked = node.config.health_checks.iter().any(|check| matches!(check.probe, Probe::Agent(_)));
+            if rounds.len() < before && !asked {
+                changed = marks::forget_agents(&node.hosts);
+            }
             rounds.iter().for_each(CheckedCluster::show);
         }
-        false
+        changed
     }
 
     /// Begins or goes on checking by a configuration, beside those that are in use. Whether all its endpoints have a
     /// result.
     pub fn prepare(&mut self, node: &Arc<ClusterNode>, surroundings: &Surroundings<'_>) -> bool {
-        let Some(settings) = &node.config.health_check else { return true };
+        if node.config.health_checks.is_empty() {
+            return true;
+        }
         let rounds = self.clusters.entry(Arc::clone(&node.config.name)).or_default();
         let position = match rounds.iter().position(|round| Arc::ptr_eq(&round.node.config, &node.config)) {
             Some(position) => position,
             None => {
                 self.next_round += 1;
-                let round = CheckedCluster::new(self.next_round, node, settings, rounds.last(), surroundings);
+                let round = CheckedCluster::new(self.next_round, node, rounds.last(), surroundings);
                 rounds.push(round);
                 rounds.len() - 1
             }
@@ -151,24 +137,32 @@ impl Checks {
     pub fn begin(&mut self, key: &SessionKey, runtime: &RuntimeSnapshot) -> Option<Target> {
         let round = self.clusters.get(&key.cluster)?.iter().find(|round| round.round == key.round)?;
         let host = Arc::clone(&round.hosts.get(&key.host)?.host);
-        round.stats.attempt.increment();
-        let percent = number(runtime, "health_check.verify_cluster").unwrap_or(100);
-        let verify = (self.random.next() >> 11) % 100 < percent;
-        Some(Target { node: Arc::clone(&round.node), host, verify })
+        round.checkers.get(key.check)?.stats.attempt.increment();
+        let verify = match &round.node.config.health_checks.get(key.check)?.probe {
+            Probe::Http(probe) if probe.service_name.is_some() => {
+                let percent = number(runtime, "health_check.verify_cluster").unwrap_or(100);
+                (self.random.next() >> 11) % 100 < percent
+            }
+            _ => false,
+        };
+        Some(Target { node: Arc::clone(&round.node), host, check: key.check, verify })
     }
 
     /// A session has checked: what follows.
     pub fn end(&mut self, key: &SessionKey, checked: Checked, runtime: &RuntimeSnapshot) -> Option<Outcome> {
         let round = self.clusters.get_mut(&key.cluster)?.iter_mut().find(|round| round.round == key.round)?;
         if checked.verified {
-            round.stats.verify_cluster.increment();
+            round.checkers.get(key.check)?.stats.verify_cluster.increment();
         }
-        let (verdict, mut outcome) = round.record(key.host, &checked)?;
+        let (verdict, mut outcome) = round.record(key.host, key.check, &checked)?;
         let used = round.node.shared.used.load(Ordering::Relaxed);
         let limits = limits(runtime);
         let mut random = || self.random.next() >> 11;
-        if let Some(settings) = &round.node.config.health_check {
+        if let Some(settings) = round.node.config.health_checks.get(key.check) {
             outcome.wait = interval(&settings.intervals, &verdict, used, limits, &mut random);
+            if verdict.first && round.hosts.len() > MANY {
+                outcome.wait = spread(outcome.wait, &mut random);
+            }
         }
         Some(outcome)
     }
@@ -178,178 +172,29 @@ impl Checks {
         let mut all = Outcome::default();
         for round in self.clusters.get_mut(cluster).into_iter().flatten() {
             let result = CheckResult::Failure { kind: FailureKind::Passive, retriable: false };
-            let checked = Checked { result, status: 0, excluded: true, verified: false };
-            if let Some((_, outcome)) = round.record(key(host), &checked) {
-                all.changed |= outcome.changed;
-                all.remove |= outcome.remove;
-                all.complete |= outcome.complete;
+            let checked = Checked { excluded: true, ..Checked::of(result) };
+            for check in 0..round.checkers.len() {
+                if let Some((_, outcome)) = round.record(key(host), check, &checked) {
+                    all.changed |= outcome.changed;
+                    all.remove |= outcome.remove;
+                    all.complete |= outcome.complete;
+                }
             }
         }
         all
     }
 }
 
-impl CheckedCluster {
-    fn new(
-        round: u64,
-        node: &Arc<ClusterNode>,
-        settings: &HealthCheck,
-        predecessor: Option<&Self>,
-        surroundings: &Surroundings<'_>,
-    ) -> Self {
-        let prefix = || format!("{}health_check.", names::prefix("cluster", &node.config.stat_name));
-        let same = predecessor.filter(|old| old.node.config.stat_name == node.config.stat_name);
-        let stats = same.map_or_else(|| surroundings.registry.scope(&prefix()), |old| Arc::clone(&old.stats));
-        let logs = settings.event_logs.iter().filter_map(|path| (surroundings.open_log)(path)).collect();
-        Self { round, node: Arc::clone(node), hosts: HashMap::new(), stats, logs }
-    }
+/// A cluster of more endpoints has its checks spread over the interval.
+const MANY: usize = 100;
 
-    fn follow(
-        &mut self,
-        node: &Arc<ClusterNode>,
-        predecessor: Option<&Self>,
-        surroundings: &Surroundings<'_>,
-        random: &Random,
-    ) {
-        self.node = Arc::clone(node);
-        let Some(settings) = &node.config.health_check else { return };
-        let mut random = || random.next() >> 11;
-        // Results of checks that were made alike hold.
-        let alike = predecessor.filter(|old| old.node.config.health_check.as_ref() == Some(settings));
-        let limits = limits(surroundings.runtime);
-        let mut begun = 0;
-        let mut there = HashSet::new();
-        for host in node.hosts.hosts.iter().filter(|host| !is_disabled(host)) {
-            let id = key(&host.shared);
-            there.insert(id);
-            if let Some(session) = self.hosts.get_mut(&id).filter(|session| is_checked_alike(&session.host, host)) {
-                session.host = Arc::clone(host);
-                continue;
-            }
-            let known = self.hosts.get(&id).or_else(|| alike?.hosts.get(&id));
-            let state = known.map(|session| session.state.clone());
-            let state =
-                state.unwrap_or_else(|| CheckedHost::new(!host.shared.flags.has(HealthFlag::FailedActiveCheck)));
-            // Those that begin together are spread a little, so that they are not all due in the same moment ever after.
-            let wait = match state.is_unchecked() {
-                true => initial_wait(&settings.intervals, limits, &mut random) + SPREAD * begun,
-                false => settings.intervals.healthy,
-            };
-            begun += 1;
-            let session_key = SessionKey { cluster: Arc::clone(&node.config.name), round: self.round, host: id };
-            let task = (surroundings.start)(session_key, wait);
-            self.hosts.insert(id, Session { host: Arc::clone(host), state, task });
-        }
-        self.hosts.retain(|id, _| there.contains(id));
-        self.show();
-    }
-
-    fn is_complete(&self) -> bool {
-        self.hosts.values().all(|session| !session.state.is_unchecked())
-    }
-
-    fn show(&self) {
-        let count = |wanted: fn(&CheckedHost) -> bool| {
-            self.hosts.values().filter(|session| wanted(&session.state)).count() as i64
-        };
-        self.stats.healthy.set(count(CheckedHost::is_healthy));
-        self.stats.degraded.set(count(CheckedHost::is_degraded));
-    }
-
-    /// Takes in a result: state, marks, stats and log of an endpoint.
-    fn record(&mut self, host: usize, checked: &Checked) -> Option<(Verdict, Outcome)> {
-        let settings = self.node.config.health_check.as_ref()?;
-        let session = self.hosts.get_mut(&host)?;
-        let thresholds =
-            CheckThresholds { unhealthy: settings.unhealthy_threshold, healthy: settings.healthy_threshold };
-        let verdict = session.state.record(checked.result, thresholds);
-        let flags = &session.host.shared.flags;
-        let marked = mark(flags, &session.state, checked);
-        let failure = match checked.result {
-            CheckResult::Success { .. } => None,
-            CheckResult::Failure { kind, .. } => Some((kind, checked.status)),
-        };
-        match failure {
-            None => self.stats.success.increment(),
-            Some((kind, _)) => {
-                self.stats.failure.increment();
-                if kind.is_network() {
-                    self.stats.network_failure.increment();
-                }
-                if kind == FailureKind::Passive {
-                    self.stats.passive_failure.increment();
-                }
-            }
-        }
-        if !self.logs.is_empty() {
-            for line in check_log::lines(settings, &self.node.config.name, &session.host, &verdict, failure) {
-                self.logs.iter().for_each(|log| log.append(&line));
-            }
-        }
-        let healthy = session.state.is_healthy();
-        let outcome = Outcome {
-            wait: Duration::ZERO,
-            changed: marked || verdict.transition == Transition::Changed,
-            remove: !healthy && flags.has(HealthFlag::PendingRemoval),
-            healthy: (verdict.success && healthy && flags.has(HealthFlag::FailedOutlierCheck))
-                .then(|| Arc::clone(&session.host.shared)),
-            complete: verdict.first && self.is_complete(),
-        };
-        if outcome.changed {
-            self.show();
-        }
-        Some((verdict, outcome))
-    }
+/// A point within `wait`, once: whoever began in the same moment is not due in the same moments ever after.
+fn spread(wait: Duration, random: &mut dyn FnMut() -> u64) -> Duration {
+    let most = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX).max(1);
+    Duration::from_micros(random() % most).max(Duration::from_millis(1))
 }
 
-/// Time between the first checks of endpoints that begin together.
-const SPREAD: Duration = Duration::from_micros(100);
-
-/// Marks an endpoint by its state and last result. Whether that changed anything that balancing looks at.
-fn mark(flags: &HealthFlags, state: &CheckedHost, checked: &Checked) -> bool {
-    let failure = match checked.result {
-        CheckResult::Success { .. } => None,
-        CheckResult::Failure { kind, .. } => Some(kind),
-    };
-    flags.set(HealthFlag::ActiveCheckTimeout, failure == Some(FailureKind::NetworkTimeout) && !state.is_healthy());
-    let mut changed = flags.set(HealthFlag::FailedActiveCheck, !state.is_healthy());
-    changed |= flags.set(HealthFlag::DegradedActiveCheck, state.is_degraded());
-    changed |= flags.set(HealthFlag::PendingActiveCheck, false);
-    if checked.excluded {
-        changed |= flags.set(HealthFlag::Excluded, true);
-    } else if failure.is_none() {
-        changed |= flags.set(HealthFlag::Excluded, false);
-    }
-    changed
-}
-
-/// Takes away the marks of checks. Whether there were any.
-fn unmark(hosts: &HostList) -> bool {
-    let mut changed = false;
-    for host in &hosts.hosts {
-        for flag in [
-            HealthFlag::FailedActiveCheck,
-            HealthFlag::DegradedActiveCheck,
-            HealthFlag::PendingActiveCheck,
-            HealthFlag::PendingRemoval,
-            HealthFlag::Excluded,
-            HealthFlag::ActiveCheckTimeout,
-        ] {
-            changed |= host.shared.flags.set(flag, false);
-        }
-    }
-    changed
-}
-
-fn is_disabled(host: &Host) -> bool {
-    host.health_check.as_ref().is_some_and(|check: &Arc<EndpointCheck>| check.disabled)
-}
-
-fn is_checked_alike(a: &Host, b: &Host) -> bool {
-    a.address == b.address && a.health_check == b.health_check && a.hostname == b.hostname && a.transport == b.transport
-}
-
-fn limits(runtime: &RuntimeSnapshot) -> IntervalLimits {
+pub(super) fn limits(runtime: &RuntimeSnapshot) -> IntervalLimits {
     let time = |key: &str| number(runtime, key).map(Duration::from_millis);
     let IntervalLimits { min, max } = IntervalLimits::default();
     IntervalLimits {

@@ -27,6 +27,14 @@ pub enum HealthFlag {
     ActiveCheckTimeout = 1 << 6,
     /// Its responses say that it is degraded.
     DegradedOutlierCheck = 1 << 7,
+    /// Its agent wants no new requests.
+    AgentDraining = 1 << 8,
+    /// Its agent wants no requests at all.
+    AgentMaintenance = 1 << 9,
+    /// Its agent gives it no weight.
+    AgentWeightless = 1 << 10,
+    /// It was ejected, and owes some successes.
+    OnProbation = 1 << 11,
 }
 
 /// The marks of one endpoint. Written by the control thread, read by everybody.
@@ -48,18 +56,23 @@ impl HealthFlags {
 
     /// Whether checks or outlier detection keep requests away.
     pub fn has_failed(&self) -> bool {
-        self.has(HealthFlag::FailedActiveCheck) || self.has(HealthFlag::FailedOutlierCheck)
+        const FAILED: u16 = HealthFlag::FailedActiveCheck as u16
+            | HealthFlag::FailedOutlierCheck as u16
+            | HealthFlag::AgentMaintenance as u16;
+        self.0.load(Ordering::Relaxed) & FAILED != 0
     }
 
     /// What balancing makes of the marks and of what discovery says.
     pub fn health(&self, discovered: HealthStatus) -> Health {
-        use HealthFlag::{DegradedActiveCheck, DegradedOutlierCheck, Excluded, PendingActiveCheck};
+        use HealthFlag::{
+            AgentDraining, AgentWeightless, DegradedActiveCheck, DegradedOutlierCheck, Excluded, PendingActiveCheck,
+        };
         if self.has(PendingActiveCheck) || self.has(Excluded) {
             return Health::Excluded;
         }
         match discovered {
             HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => Health::Unhealthy,
-            _ if self.has_failed() => Health::Unhealthy,
+            _ if self.has_failed() || self.has(AgentDraining) || self.has(AgentWeightless) => Health::Unhealthy,
             HealthStatus::Degraded => Health::Degraded,
             _ if self.has(DegradedActiveCheck) || self.has(DegradedOutlierCheck) => Health::Degraded,
             HealthStatus::Unknown | HealthStatus::Healthy => Health::Healthy,
@@ -77,7 +90,7 @@ impl HealthFlags {
         }
     }
 
-    /// As `/clusters` shows them, in Envoy's words and order.
+    /// As `/clusters` shows them, in Envoy's words and order, and then in ours.
     pub fn text(&self, discovered: HealthStatus) -> String {
         let own = |flag| self.has(flag);
         let eds = |statuses: &[HealthStatus]| statuses.contains(&discovered);
@@ -93,6 +106,10 @@ impl HealthFlags {
             (own(HealthFlag::ActiveCheckTimeout), "/active_hc_timeout"),
             (eds(&[HealthStatus::Draining]), "/eds_status_draining"),
             (own(HealthFlag::DegradedOutlierCheck), "/degraded_outlier_detection"),
+            (own(HealthFlag::AgentDraining), "/agent_drain"),
+            (own(HealthFlag::AgentMaintenance), "/agent_maint"),
+            (own(HealthFlag::AgentWeightless), "/agent_no_weight"),
+            (own(HealthFlag::OnProbation), "/on_probation"),
         ];
         let text: String = shown.into_iter().filter(|(shown, _)| *shown).map(|(_, name)| name).collect();
         if text.is_empty() { "healthy".to_owned() } else { text }

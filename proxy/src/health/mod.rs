@@ -4,11 +4,13 @@
 //! marks endpoints, and has the cluster's picks rebuilt. Never picks an endpoint.
 
 mod check_log;
+mod checked_cluster;
 mod checks;
 mod event_file;
 mod event_line;
 mod failure;
 mod flags;
+mod marks;
 pub mod observe;
 mod outlier_log;
 mod outliers;

@@ -16,7 +16,7 @@ use crate::upstream::connect::ConnectError;
 
 /// The head of a response to a request. `grpc_status` stands in for the status code of a gRPC response without a body.
 pub fn response(process: &Process, host: &WorkerHost, status: u16, grpc_status: Option<u32>, headers: &Headers) {
-    if host.node.config.health_check.is_some()
+    if !host.node.config.health_checks.is_empty()
         && headers.get_by_name("x-envoy-immediate-health-check-fail").is_some()
         && !host.host.shared.flags.has(HealthFlag::Excluded)
     {
@@ -28,6 +28,9 @@ pub fn response(process: &Process, host: &WorkerHost, status: u16, grpc_status: 
         None => self::status(status, grpc_status),
     };
     report(process, host, monitor.response(limits, status));
+    if !(500..600).contains(&status) && monitor.passes_probation() {
+        send(process, host, Observation::ProbationPassed);
+    }
     if limits.looks_for_degraded()
         && headers.contains(HeaderId::XEnvoyDegraded)
         && !host.host.shared.flags.has(HealthFlag::DegradedOutlierCheck)
@@ -51,10 +54,12 @@ pub fn reached(host: &WorkerHost) {
     }
 }
 
-/// A connection whose bytes are not looked at was made.
-pub fn connected(host: &WorkerHost) {
-    if let Some((limits, monitor)) = watched(host) {
-        monitor.connected(limits);
+/// A connection whose bytes are not looked at was made, which is all the success that there can be.
+pub fn connected(process: &Process, host: &WorkerHost) {
+    let Some((limits, monitor)) = watched(host) else { return };
+    monitor.connected(limits);
+    if monitor.passes_probation() {
+        send(process, host, Observation::ProbationPassed);
     }
 }
 

@@ -202,6 +202,12 @@ impl Outliers {
         watched.apply(cluster, event, self.log.as_ref())
     }
 
+    /// An endpoint has had the successes that it owed. Whether its marks have changed.
+    pub fn passed_probation(&self, cluster: &str, host: &Arc<HostShared>) -> bool {
+        let known = self.clusters.get(cluster).is_some_and(|watched| watched.host(key(host)).is_some());
+        known && host.flags.set(HealthFlag::OnProbation, false)
+    }
+
     /// An active check has found an endpoint well. Whether its marks have changed.
     pub fn checked_healthy(&mut self, cluster: &Arc<str>, host: &Arc<HostShared>, now: Instant) -> bool {
         let Some(watched) = self.clusters.get_mut(cluster) else { return false };
@@ -258,14 +264,21 @@ impl Watched {
             let Some(host) = self.host(event.host) else { continue };
             let flags = &host.shared.flags;
             changed |= match event.kind {
-                EventKind::Ejected { enforced, .. } => enforced && flags.set(HealthFlag::FailedOutlierCheck, true),
+                EventKind::Ejected { enforced, .. } => {
+                    // A probation that failed is over even if nothing else comes of it.
+                    let probation = flags.set(HealthFlag::OnProbation, false);
+                    (enforced && flags.set(HealthFlag::FailedOutlierCheck, true)) || probation
+                }
                 EventKind::Unejected => {
                     host.shared.monitor().forgive();
+                    let owed = self.configured.probation_requests;
+                    host.shared.monitor().begin_probation(owed);
+                    flags.set(HealthFlag::OnProbation, owed > 0);
                     flags.set(HealthFlag::FailedOutlierCheck, false)
                 }
                 EventKind::Degraded => flags.set(HealthFlag::DegradedOutlierCheck, true),
                 EventKind::Recovered => flags.set(HealthFlag::DegradedOutlierCheck, false),
-                EventKind::Spared { .. } => false,
+                EventKind::Spared { .. } => flags.set(HealthFlag::OnProbation, false),
             };
             if let Some(log) = log
                 && let Some(line) = outlier_log::line(&event, cluster, &host.address.to_string(), SystemTime::now())
@@ -289,8 +302,9 @@ fn forgive(hosts: &HostList) -> bool {
     for host in &hosts.hosts {
         if let Some(monitor) = host.shared.monitor_if_used() {
             monitor.forgive();
+            monitor.begin_probation(0);
         }
-        for flag in [HealthFlag::FailedOutlierCheck, HealthFlag::DegradedOutlierCheck] {
+        for flag in [HealthFlag::FailedOutlierCheck, HealthFlag::DegradedOutlierCheck, HealthFlag::OnProbation] {
             changed |= host.shared.flags.set(flag, false);
         }
     }

@@ -28,6 +28,8 @@ pub enum Observation {
     Outlier(Outlier),
     /// A response says that the endpoint's checks are to fail at once.
     ImmediateFailure,
+    /// The endpoint has had the successes that it owed after an ejection.
+    ProbationPassed,
 }
 
 /// From workers to the control thread.

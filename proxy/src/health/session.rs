@@ -20,7 +20,7 @@ pub fn start(manager: Weak<RefCell<GraphManager>>, key: SessionKey, wait: Durati
 async fn run(manager: Weak<RefCell<GraphManager>>, key: SessionKey, mut wait: Duration) {
     let mut prober = Prober::default();
     loop {
-        tokio::time::sleep(wait).await;
+        prober.rest(wait).await;
         let Some(target) = manager.upgrade().and_then(|manager| manager.borrow_mut().begin_check(&key)) else { return };
         let checked = prober.check(&target).await;
         drop(target);

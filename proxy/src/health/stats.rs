@@ -47,6 +47,15 @@ scope! {
     }
 }
 
+scope! {
+    /// `cluster.<name>.health_check.*` of endpoints by all their checks, where each kind of check has a name; one writer,
+    /// the control thread.
+    pub struct CheckGroupStats {
+        degraded: Gauge,
+        healthy: Gauge,
+    }
+}
+
 impl OutlierStats {
     /// Counts what has happened to an endpoint.
     pub fn count(&self, kind: &EventKind) {

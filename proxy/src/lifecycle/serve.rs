@@ -25,6 +25,7 @@ use crate::cli::{BUILD_VERSION, Mode, Options};
 use crate::graph::{GraphManager, ManagerOptions};
 use crate::istio::Workload;
 use crate::jwks::JwksStore;
+use crate::load_report::{self, LoadServers};
 use crate::logging::LogControl;
 use crate::overload::{self, Overload};
 use crate::process::Process;
@@ -90,6 +91,10 @@ async fn control(
         tracing.traces.run(&tracing, Arc::new(move |service: &_| channel(service, &channels))).await;
     });
     tokio::task::spawn_local(JwksStore::run(Arc::clone(&process)));
+    let channels = Arc::clone(&process);
+    let reports =
+        load_report::run(Arc::clone(&process), bootstrap.node.clone(), move |service| channel(service, &channels));
+    tokio::task::spawn_local(reports);
 
     let stats = process.stats.scope::<ServerStats>("server.");
     stats.static_unknown_fields.add(warnings.len() as u64);
@@ -213,6 +218,7 @@ fn process(bootstrap: &Bootstrap) -> Process {
     let overload = bootstrap.overload.as_ref();
     process.overload = Overload::new(overload);
     process.max_downstream_connections = overload.and_then(OverloadManager::max_downstream_connections);
+    process.load_servers = LoadServers::new(bootstrap);
     process
 }
 

@@ -117,6 +117,23 @@ impl Registry {
         all.into_iter().map(|(name, kind)| Family { name, kind }).collect()
     }
 
+    /// The sum of these counters in all instances of the scope under `prefix`. Unlike what readers are shown, it never
+    /// falls.
+    pub fn sum(&self, prefix: &str, counters: &[&str]) -> u64 {
+        let mut sum = 0;
+        for entry in self.lock().get(prefix).into_iter().flatten() {
+            let Some(scope) = entry.scope.upgrade() else { continue };
+            scope.visit(&mut |name, metric| {
+                if let Metric::Counter(value) = metric
+                    && counters.contains(&name)
+                {
+                    sum += value;
+                }
+            });
+        }
+        sum
+    }
+
     /// Counters start from zero again for readers.
     pub fn reset_counters(&self) {
         for entry in self.lock().values_mut().flatten() {

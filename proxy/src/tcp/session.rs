@@ -184,7 +184,7 @@ impl Session {
             let watch = Watch::begin(&host);
             match connect(&counted, &Means { downstream: Some(&self.connection), ..Means::default() }).await {
                 Ok(connected) => {
-                    observe::connected(&host);
+                    observe::connected(&self.worker.process, &host);
                     watch.answered(&host, false, None);
                     return Some((connected.begin(&self.worker, &counted), ActiveSession::new(counted, place)));
                 }

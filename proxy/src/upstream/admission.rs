@@ -338,7 +338,9 @@ fn limit_of(node: &ClusterNode, gate: &Gate, index: Option<HostIndex>, host: &Ho
         (Some(index), Some(balance)) if options.slow_start => balance.slow_start_part(index, facts::now()),
         _ => 1.0,
     };
-    endpoint_limit(options, host.max_requests, Load { in_cluster: gate.load(), part })
+    // What its agent says now comes before what discovery said once.
+    let own = host.shared.agent_limit().or(host.max_requests);
+    endpoint_limit(options, own, Load { in_cluster: gate.load(), part })
 }
 
 /// Whether it was called, rather than its time over.

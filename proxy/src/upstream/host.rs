@@ -2,8 +2,8 @@
 //!
 //! Owns its identity and the counters that outlive graph swaps. Never connects, and never chooses.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{EndpointCheck, HealthStatus, LbMetadata, Locality};
@@ -53,6 +53,11 @@ pub struct HostShared {
     pub requests: AtomicU32,
     /// What checks and outlier detection have found. Written by the control thread.
     pub flags: HealthFlags,
+    /// What its agent makes of its weight, in percent and one more; 0 while it has said nothing. Written by the control
+    /// thread.
+    pub agent_weight: AtomicU16,
+    /// Requests at the same time that its agent allows over all workers; 0 for no limit. Written by the control thread.
+    pub agent_max_requests: AtomicU32,
     used: OnceLock<Box<UsedHost>>,
 }
 
@@ -61,7 +66,7 @@ pub struct HostShared {
 struct UsedHost {
     freed: Notify,
     monitor: HostMonitor,
-    instances: Mutex<Vec<Weak<HostStats>>>,
+    instances: Mutex<Instances>,
     /// Requests in flight from all workers, where the policy goes by that. Written by all workers.
     active: AtomicU32,
     weight: OnceLock<Box<SharedWeight>>,
@@ -74,6 +79,28 @@ struct SharedWeight {
     weight: AtomicU64,
     since: AtomicU64,
     last: AtomicU64,
+}
+
+/// The counters of all workers.
+#[derive(Debug, Default)]
+struct Instances {
+    live: Vec<Arc<HostStats>>,
+    /// What those have counted whose worker has no use for the endpoint any more.
+    past: HostStats,
+}
+
+impl Instances {
+    /// Adds up those that nobody else holds.
+    fn settle(&mut self) {
+        let past = &self.past;
+        self.live.retain(|stats| {
+            let held = Arc::strong_count(stats) > 1;
+            if !held {
+                past.absorb(stats);
+            }
+            held
+        });
+    }
 }
 
 impl HostShared {
@@ -133,9 +160,38 @@ impl HostShared {
     pub fn stats(&self) -> Arc<HostStats> {
         let stats = Arc::new(HostStats::default());
         let mut instances = self.used().instances.lock().unwrap_or_else(PoisonError::into_inner);
-        instances.retain(|instance| instance.strong_count() > 0);
-        instances.push(Arc::downgrade(&stats));
+        instances.settle();
+        instances.live.push(Arc::clone(&stats));
         stats
+    }
+
+    /// What its agent makes of its weight, in percent; 100 while it has said nothing.
+    pub fn agent_weight_percent(&self) -> u32 {
+        match self.agent_weight.load(Ordering::Relaxed) {
+            0 => 100,
+            percent => u32::from(percent) - 1,
+        }
+    }
+
+    /// How many requests its agent allows at the same time, if it limits them.
+    pub fn agent_limit(&self) -> Option<u32> {
+        Some(self.agent_max_requests.load(Ordering::Relaxed)).filter(|limit| *limit > 0)
+    }
+
+    /// Takes over what its agent makes of its weight. Whether that is another share than before.
+    pub fn set_agent_weight(&self, percent: u16) -> bool {
+        let before = self.agent_weight_percent();
+        self.agent_weight.store(percent.saturating_add(1), Ordering::Relaxed);
+        before != u32::from(percent)
+    }
+
+    /// Calls `add` with the counters of each worker that has used this endpoint.
+    pub fn each_stats(&self, add: &mut dyn FnMut(&HostStats)) {
+        if let Some(used) = self.used.get() {
+            let instances = used.instances.lock().unwrap_or_else(PoisonError::into_inner);
+            add(&instances.past);
+            instances.live.iter().for_each(|stats| add(stats));
+        }
     }
 
     /// Sums of all workers: (name, value, is a gauge), in a fixed order.
@@ -157,10 +213,7 @@ impl HostShared {
             });
         };
         add(&HostStats::default());
-        if let Some(used) = self.used.get() {
-            let instances = used.instances.lock().unwrap_or_else(PoisonError::into_inner);
-            instances.iter().filter_map(Weak::upgrade).for_each(|stats| add(&stats));
-        }
+        self.each_stats(&mut add);
         totals
     }
 }
@@ -176,5 +229,52 @@ scope! {
         rq_total: Counter,
         cx_active: Gauge,
         rq_active: Gauge,
+    }
+}
+
+impl HostStats {
+    /// Adds what another has counted; its gauges are of what has ended.
+    fn absorb(&self, other: &Self) {
+        let Self { cx_connect_fail, cx_total, rq_error, rq_success, rq_timeout, rq_total, cx_active: _, rq_active: _ } =
+            self;
+        for (sum, part) in [
+            (cx_connect_fail, &other.cx_connect_fail),
+            (cx_total, &other.cx_total),
+            (rq_error, &other.rq_error),
+            (rq_success, &other.rq_success),
+            (rq_timeout, &other.rq_timeout),
+            (rq_total, &other.rq_total),
+        ] {
+            sum.add(part.value());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_outlives_the_worker_that_counted_it() {
+        let host = HostShared::default();
+        let requests = || host.totals().into_iter().find(|(name, ..)| *name == "rq_total").map(|(_, value, _)| value);
+        assert_eq!(requests(), Some(0));
+        let (first, second) = (host.stats(), host.stats());
+        first.rq_total.add(2);
+        second.rq_total.add(3);
+        first.rq_active.set(0);
+        assert_eq!(requests(), Some(5));
+        drop(first);
+        let third = host.stats();
+        third.rq_total.add(10);
+        assert_eq!(requests(), Some(15));
+    }
+
+    #[test]
+    fn an_agent_that_said_nothing_leaves_the_weight_as_it_is() {
+        let host = HostShared::default();
+        assert_eq!(host.agent_weight_percent(), 100);
+        assert!(!host.set_agent_weight(100) && host.set_agent_weight(0) && host.set_agent_weight(25_600));
+        assert_eq!(host.agent_weight_percent(), 25_600);
     }
 }

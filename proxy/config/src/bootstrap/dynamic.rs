@@ -11,7 +11,7 @@ use outrigger_api::pb::envoy::config::bootstrap::v3::bootstrap::DynamicResources
 use super::parse::Rejections;
 use super::statics::Statics;
 use crate::address_parse::bind_config;
-use crate::cluster::BindConfig;
+use crate::cluster::{BindConfig, LoadReports};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
@@ -70,6 +70,25 @@ impl Dynamic {
         Ok(dynamic)
     }
 
+    /// Refuses static clusters that report their load to a server that is not there.
+    pub(super) fn check_load_reports(&self, at: &FieldPath<'_>, statics: &Statics) -> Parsed<()> {
+        let list = at.field("clusters");
+        for (index, cluster) in statics.clusters.iter().enumerate() {
+            match &cluster.load_reports {
+                Some(LoadReports::SameServer | LoadReports::Ads) if !self.has_ads => {
+                    let item = list.item(index);
+                    return Err(item.field("lrs_server").reject("needs dynamic_resources.ads_config"));
+                }
+                Some(LoadReports::Api(api)) => {
+                    let item = list.item(index);
+                    check_servers(&item.field("lrs_server").field("api_config_source"), api, statics)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses a source whose servers cannot be reached.
     pub(super) fn check(&self, at: &FieldPath<'_>, source: ConfigSource, statics: &Statics) -> Parsed<ConfigSource> {
         match &source.kind {
@@ -102,17 +121,19 @@ pub(super) struct Manager {
     pub local_cluster_name: Option<Arc<str>>,
     pub upstream_bind: Option<BindConfig>,
     pub outlier_event_log: Option<PathBuf>,
+    pub load_reports: Option<Arc<ApiSource>>,
 }
 
 pub(super) fn cluster_manager(
+    context: &Context<'_>,
     at: &FieldPath<'_>,
     wire: bootstrap::ClusterManager,
     statics: &Statics,
 ) -> Parsed<Manager> {
     decide!(wire, at, bootstrap::ClusterManager as "envoy.config.bootstrap.v3.ClusterManager" {
-        implemented: local_cluster_name, upstream_bind_config, outlier_detection;
+        implemented: local_cluster_name, upstream_bind_config, outlier_detection, load_stats_config;
         no_effect: enable_deferred_cluster_creation = "a cluster that nobody uses costs little";
-        unsupported: load_stats_config;
+        unsupported: ;
     });
     let known = statics.clusters.iter().any(|cluster| *cluster.name == *local_cluster_name)
         || statics.refused_clusters.contains(&local_cluster_name);
@@ -121,7 +142,14 @@ pub(super) fn cluster_manager(
         return Err(at.reject(format!("{local_cluster_name:?} is not a static cluster")));
     }
     let bind_at = at.field("upstream_bind_config");
+    let loads_at = at.field("load_stats_config");
+    let load_reports = load_stats_config.map(|wire| {
+        let source = api_source(context, &loads_at, wire)?;
+        check_servers(&loads_at, &source, statics)?;
+        Ok(Arc::new(source))
+    });
     Ok(Manager {
+        load_reports: load_reports.transpose()?,
         local_cluster_name: (!local_cluster_name.is_empty()).then(|| Arc::from(local_cluster_name)),
         upstream_bind: upstream_bind_config.map(|wire| bind_config(&bind_at, wire)).transpose()?,
         outlier_event_log: match outlier_detection {

@@ -59,6 +59,8 @@ pub struct Bootstrap {
     pub local_cluster_name: Option<Arc<str>>,
     /// Where ejections by outlier detection are logged (`cluster_manager.outlier_detection.event_log_path`).
     pub outlier_event_log: Option<PathBuf>,
+    /// Where the load of all clusters is reported to (`cluster_manager.load_stats_config`).
+    pub load_reports: Option<Arc<ApiSource>>,
     /// Where upstream connections come from, unless their cluster says so itself.
     pub upstream_bind: Option<BindConfig>,
     /// How names are resolved, unless a cluster says so itself; as the system does when `None`.

@@ -91,10 +91,11 @@ fn read(
     let dns = dns(context, at, use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config);
     let dns = rejections.keep_or_default(dns);
     let manager_at = at.field("cluster_manager");
-    let manager = dynamic::cluster_manager(&manager_at, cluster_manager.unwrap_or_default(), &statics);
+    let manager = dynamic::cluster_manager(context, &manager_at, cluster_manager.unwrap_or_default(), &statics);
     let manager = rejections.keep_or_default(manager);
     let dynamic_at = at.field("dynamic_resources");
     let dynamic = Dynamic::read(context, &dynamic_at, dynamic_resources, &statics, rejections);
+    rejections.keep(dynamic.check_load_reports(&at.field("static_resources"), &statics));
     let check = |at: &FieldPath<'_>, source| dynamic.check(at, source, &statics);
     let layered = layered_runtime.unwrap_or_default();
     let runtime = runtime::layers(context, &at.field("layered_runtime"), layered, &check, rejections);
@@ -120,6 +121,7 @@ fn read(
         local_cluster_name: manager.local_cluster_name,
         upstream_bind: manager.upstream_bind,
         outlier_event_log: manager.outlier_event_log,
+        load_reports: manager.load_reports,
         dns,
         tracing,
         stats_server_version: stats_server_version_override.map(|version| version.value),

@@ -20,9 +20,11 @@ use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
-/// How the endpoints of a cluster are checked.
+/// One way in which the endpoints of a cluster are checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {
+    /// Stands in the names of its stats unless empty; unique within the cluster.
+    pub name: Arc<str>,
     /// A check that takes longer has failed.
     pub timeout: Duration,
     /// Time between checks, and what varies it.
@@ -112,21 +114,31 @@ pub(super) fn endpoint_check(
     Ok((check != EndpointCheck::default()).then_some(check))
 }
 
-/// Reads the active checks of a cluster. More than one kind for a cluster is refused, as Envoy does.
+/// Reads the active checks of a cluster. Several of them must have names, and names are unique, as Envoy has it.
 pub(super) fn health_checks(
     context: &Context<'_>,
     at: &FieldPath<'_>,
+    cluster: &str,
     wire: Vec<core::HealthCheck>,
-) -> Parsed<Option<HealthCheck>> {
-    let mut wire = wire.into_iter();
-    let Some(first) = wire.next() else { return Ok(None) };
-    if wire.next().is_some() {
-        return Err(at.reject("several health checks for one cluster are not supported"));
+) -> Parsed<Box<[HealthCheck]>> {
+    let newer = context.newer().health_checks(cluster);
+    let several = wire.len() > 1;
+    let mut checks: Vec<HealthCheck> = Vec::with_capacity(wire.len());
+    for (index, wire) in wire.into_iter().enumerate() {
+        let at = at.item(index);
+        let name = newer.get(index).map_or("", |newer| &*newer.name);
+        if several && name.is_empty() {
+            return Err(at.field("name").reject("is required where there are several health checks"));
+        }
+        if several && checks.iter().any(|other| *other.name == *name) {
+            return Err(at.field("name").reject(format!("{name:?} is the name of another health check too")));
+        }
+        checks.push(health_check(context, &at, name, wire)?);
     }
-    health_check(context, &at.item(0), first).map(Some)
+    Ok(checks.into())
 }
 
-fn health_check(context: &Context<'_>, at: &FieldPath<'_>, wire: core::HealthCheck) -> Parsed<HealthCheck> {
+fn health_check(context: &Context<'_>, at: &FieldPath<'_>, name: &str, wire: core::HealthCheck) -> Parsed<HealthCheck> {
     decide!(wire, at, core::HealthCheck as "envoy.config.core.v3.HealthCheck" {
         implemented: timeout, interval, initial_jitter, interval_jitter, interval_jitter_percent, unhealthy_threshold,
             healthy_threshold, alt_port, reuse_connection, no_traffic_interval, no_traffic_healthy_interval,
@@ -165,6 +177,7 @@ fn health_check(context: &Context<'_>, at: &FieldPath<'_>, wire: core::HealthChe
     }
     let port = wire::number_within(&at.field("alt_port"), alt_port, 0..=65_535)?;
     Ok(HealthCheck {
+        name: name.into(),
         timeout: required("timeout", timeout)?,
         intervals: CheckIntervals {
             healthy,
@@ -183,7 +196,7 @@ fn health_check(context: &Context<'_>, at: &FieldPath<'_>, wire: core::HealthChe
         alt_port: port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0),
         transport_criteria: transport_socket_match_criteria.map(LbMetadata::from),
         alpn,
-        probe: probe(at, health_checker)?,
+        probe: probe(context, at, health_checker)?,
         event_logs: event_logs(context, at, event_log_path, event_logger)?,
         always_log_failures: always_log_health_check_failures,
         always_log_success: always_log_health_check_success,
@@ -228,14 +241,46 @@ mod tests {
     use super::super::health_check_probe::TcpProbe;
     use super::*;
     use crate::context::NoEnvironment;
-    use outrigger_api::{ParseOptions, Schema};
+    use outrigger_api::pb::envoy::config::cluster::v3::Cluster;
+    use outrigger_api::{Format, NewerFields, ParseOptions, Schema};
 
     fn read(fields: &str) -> Result<HealthCheck, String> {
         let yaml = format!("{{unhealthy_threshold: 2, healthy_threshold: 3, {fields}}}");
         let wire = Schema::load().parse_yaml(&yaml, ParseOptions::default()).unwrap().message;
         let root = FieldPath::resource("cluster", "c");
-        let read = health_checks(&Context::new(&NoEnvironment), &root.field("health_checks"), vec![wire]);
-        read.map(Option::unwrap).map_err(|error| error.to_string())
+        let read = health_checks(&Context::new(&NoEnvironment), &root.field("health_checks"), "c", vec![wire]);
+        read.map(|checks| checks[0].clone()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn several_checks_need_names_of_their_own() {
+        let read = |names: &[&str]| {
+            let list: Vec<String> = names
+                .iter()
+                .map(|name| format!("{{name: '{name}', unhealthy_threshold: 2, healthy_threshold: 3, {TIMES}}}"))
+                .collect();
+            let text = format!("{{name: c, health_checks: [{}]}}", list.join(", "));
+            let mut newer = NewerFields::default();
+            let wire: Cluster = Schema::load()
+                .parse_seeing(text.as_bytes(), Format::Yaml, ParseOptions::default(), &mut |bytes| {
+                    newer = NewerFields::of_cluster(bytes);
+                })
+                .unwrap()
+                .message;
+            let context = Context::new(&NoEnvironment).with_newer(newer);
+            let root = FieldPath::resource("cluster", "c");
+            let read = health_checks(&context, &root.field("health_checks"), "c", wire.health_checks);
+            read.map(|checks| checks.iter().map(|check| check.name.to_string()).collect::<Vec<_>>())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(read(&["a", "b"]).unwrap(), ["a", "b"]);
+        assert_eq!((read(&["a"]).unwrap(), read(&[""]).unwrap()), (vec!["a".to_owned()], vec![String::new()]));
+        for (names, reason) in [
+            (["a", ""], "health_checks[1].name: is required where there are several health checks"),
+            (["a", "a"], "health_checks[1].name: \"a\" is the name of another health check too"),
+        ] {
+            assert_eq!(read(&names).unwrap_err(), format!("cluster \"c\": {reason}"));
+        }
     }
 
     const TIMES: &str = "timeout: 1s, interval: 5s, tcp_health_check: {}";
@@ -281,7 +326,7 @@ mod tests {
             ("timeout: 1s, interval: 1s", "health_checker: is required"),
             (
                 "timeout: 1s, interval: 1s, custom_health_check: {name: envoy.health_checkers.redis}",
-                "custom_health_check: \"envoy.health_checkers.redis\" is not supported",
+                "custom_health_check.typed_config: is required",
             ),
             (&format!("{TIMES}, alt_port: 70000"), "alt_port: 70000 is not within 0 to 65535"),
             (&format!("{TIMES}, event_service: {{}}"), "event_service: is not supported"),

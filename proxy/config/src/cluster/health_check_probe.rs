@@ -9,6 +9,8 @@ use core::health_check::{GrpcHealthCheck, HealthChecker, HttpHealthCheck, Payloa
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::r#type::v3 as types;
 
+use super::health_check_custom::{AgentProbe, custom};
+use crate::context::Context;
 use crate::decide::decide;
 use crate::http::HeaderAddition;
 use crate::http::header_mutations::header_mutations;
@@ -25,6 +27,10 @@ pub enum Probe {
     Tcp(TcpProbe),
     /// `grpc.health.v1.Health/Check`.
     Grpc(GrpcProbe),
+    /// `grpc.health.v1.Health/Watch`.
+    GrpcWatch(GrpcProbe),
+    /// A line from an agent.
+    Agent(AgentProbe),
 }
 
 /// A request and its good answers.
@@ -85,7 +91,7 @@ pub enum ProxyProtocolVersion {
     V2,
 }
 
-/// `grpc.health.v1.Health/Check`.
+/// `grpc.health.v1.Health/Check` or `Watch`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GrpcProbe {
     /// Which service is asked for; may be empty.
@@ -97,15 +103,13 @@ pub struct GrpcProbe {
 }
 
 /// Reads the kind of check of the message `at`.
-pub(super) fn probe(at: &FieldPath<'_>, wire: Option<HealthChecker>) -> Parsed<Probe> {
+pub(super) fn probe(context: &Context<'_>, at: &FieldPath<'_>, wire: Option<HealthChecker>) -> Parsed<Probe> {
     match wire {
         None => Err(at.field("health_checker").reject("is required")),
         Some(HealthChecker::HttpHealthCheck(wire)) => Ok(Probe::Http(http(&at.field("http_health_check"), wire)?)),
         Some(HealthChecker::TcpHealthCheck(wire)) => Ok(Probe::Tcp(tcp(&at.field("tcp_health_check"), wire)?)),
         Some(HealthChecker::GrpcHealthCheck(wire)) => Ok(Probe::Grpc(grpc(&at.field("grpc_health_check"), wire)?)),
-        Some(HealthChecker::CustomHealthCheck(wire)) => {
-            Err(at.field("custom_health_check").reject(format!("{:?} is not supported", wire.name)))
-        }
+        Some(HealthChecker::CustomHealthCheck(wire)) => custom(context, &at.field("custom_health_check"), wire),
     }
 }
 
@@ -281,11 +285,13 @@ const DEFAULT_RESPONSE_BUFFER: u64 = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::NoEnvironment;
     use outrigger_api::{ParseOptions, Schema};
 
     fn read(yaml: &str) -> Result<Probe, String> {
         let wire: core::HealthCheck = Schema::load().parse_yaml(yaml, ParseOptions::default()).unwrap().message;
-        probe(&FieldPath::resource("cluster", "c"), wire.health_checker).map_err(|error| error.to_string())
+        let context = Context::new(&NoEnvironment);
+        probe(&context, &FieldPath::resource("cluster", "c"), wire.health_checker).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -12,9 +12,11 @@ mod dns_cache;
 mod endpoints;
 mod error_matcher;
 mod health_check;
+mod health_check_custom;
 mod health_check_probe;
 mod http;
 mod limits;
+mod load_reports;
 mod outlier;
 mod parse;
 #[cfg(test)]
@@ -43,7 +45,9 @@ pub use concurrency::{Caller, Concurrency, OverLimit, PriorityClass, QueueHints}
 pub use dns_cache::DnsCache;
 pub use error_matcher::ErrorMatcher;
 pub use health_check::{CheckIntervals, EndpointCheck, HealthCheck};
+pub use health_check_custom::AgentProbe;
 pub use health_check_probe::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProxyProtocolVersion, TcpProbe};
+pub use load_reports::LoadReports;
 pub use outlier::{Consecutive, Ejection, FailurePercentage, OutlierDetection, SuccessRate};
 pub use transport::{Preconnect, ProxiedTransport, ProxyHeaderSettings, TlvFilter, TransportMatch, UpstreamTransport};
 
@@ -96,8 +100,10 @@ pub struct Cluster {
     pub outlier_detection: Option<Box<OutlierDetection>>,
     /// TCP sessions with an endpoint end when checks or outlier detection fail it.
     pub close_connections_on_host_health_failure: bool,
-    /// How endpoints are checked; not at all when `None`.
-    pub health_check: Option<Box<HealthCheck>>,
+    /// How endpoints are checked; not at all when empty. An endpoint is healthy that passes all of them.
+    pub health_checks: Box<[HealthCheck]>,
+    /// Where its load is reported to, if anywhere.
+    pub load_reports: Option<LoadReports>,
     /// What Istio says about it.
     pub istio: ClusterHints,
     /// Proxied TCP connections that negotiate its protocol begin with it.

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::cluster::v3 as pb;
-use outrigger_api::pb::google::protobuf::{Duration as WireDuration, UInt32Value};
+use outrigger_api::pb::envoy::config::core::v3::Metadata;
+use outrigger_api::pb::google::protobuf::value::Kind;
+use outrigger_api::pb::google::protobuf::{Duration as WireDuration, UInt32Value, Value};
 
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
@@ -37,6 +39,9 @@ pub struct OutlierDetection {
     pub successful_active_health_check_uneject_host: bool,
     /// Responses with `x-envoy-degraded` make an endpoint degraded for a while.
     pub detect_degraded_hosts: bool,
+    /// Successes that an endpoint owes after an ejection: until then it gets a tenth of its share, and one failure ejects it
+    /// again. None for 0. Source: `probation_requests` in the namespace `outrigger.outlier` of `Cluster.metadata`.
+    pub probation_requests: u32,
 }
 
 /// How ejections last and how many there may be.
@@ -93,8 +98,38 @@ pub struct FailurePercentage {
     pub request_volume: u32,
 }
 
+/// What a cluster says about probation, which Envoy's message has no field for.
+pub(super) fn probation_requests(at: &FieldPath<'_>, metadata: Option<&Metadata>) -> Parsed<u32> {
+    let Some(own) = metadata.and_then(|metadata| metadata.filter_metadata.get(NAMESPACE)) else { return Ok(0) };
+    let all = at.field("filter_metadata");
+    let at = all.field(NAMESPACE);
+    let mut requests = 0;
+    for (key, Value { kind }) in &own.fields {
+        match (&**key, kind) {
+            ("probation_requests", Some(Kind::NumberValue(number)))
+                if number.fract() == 0.0 && (0.0..=f64::from(MOST_PROBATION)).contains(number) =>
+            {
+                requests = *number as u32;
+            }
+            ("probation_requests", _) => {
+                let at = at.field("probation_requests");
+                return Err(at.reject(format!("must be a whole number within 0 to {MOST_PROBATION}")));
+            }
+            _ => return Err(at.reject(format!("{key:?} is not known, expected probation_requests"))),
+        }
+    }
+    Ok(requests)
+}
+
+const NAMESPACE: &str = "outrigger.outlier";
+const MOST_PROBATION: u32 = 1_000_000;
+
 /// Reads outlier detection.
-pub(super) fn outlier_detection(at: &FieldPath<'_>, wire: pb::OutlierDetection) -> Parsed<OutlierDetection> {
+pub(super) fn outlier_detection(
+    at: &FieldPath<'_>,
+    wire: pb::OutlierDetection,
+    probation_requests: u32,
+) -> Parsed<OutlierDetection> {
     decide!(wire, at, pb::OutlierDetection as "envoy.config.cluster.v3.OutlierDetection" {
         implemented: consecutive_5xx, interval, base_ejection_time, max_ejection_percent, enforcing_consecutive_5xx,
             enforcing_success_rate, success_rate_minimum_hosts, success_rate_request_volume,
@@ -164,6 +199,7 @@ pub(super) fn outlier_detection(at: &FieldPath<'_>, wire: pb::OutlierDetection) 
         successful_active_health_check_uneject_host: successful_active_health_check_uneject_host
             .is_none_or(|flag| flag.value),
         detect_degraded_hosts: detect_degraded_hosts.is_some_and(|flag| flag.value),
+        probation_requests,
     })
 }
 
@@ -216,7 +252,26 @@ mod tests {
     fn read(yaml: &str) -> Result<OutlierDetection, String> {
         let wire = Schema::load().parse_yaml(yaml, ParseOptions::default()).unwrap().message;
         let root = FieldPath::resource("cluster", "c");
-        outlier_detection(&root.field("outlier_detection"), wire).map_err(|error| error.to_string())
+        outlier_detection(&root.field("outlier_detection"), wire, 0).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn probation_stands_in_the_metadata_of_the_cluster() {
+        let read = |own: &str| {
+            let yaml = format!("{{filter_metadata: {{{own}}}}}");
+            let metadata = Schema::load().parse_yaml(&yaml, ParseOptions::default()).unwrap().message;
+            let root = FieldPath::resource("cluster", "c");
+            probation_requests(&root.field("metadata"), Some(&metadata)).map_err(|error| error.to_string())
+        };
+        assert_eq!((read("other: {probation_requests: x}"), read("outrigger.outlier: {}")), (Ok(0), Ok(0)));
+        assert_eq!(read("outrigger.outlier: {probation_requests: 5}"), Ok(5));
+        let at = "cluster \"c\": metadata.filter_metadata.outrigger.outlier";
+        for value in ["0.5", "-1", "'5'", "1000001"] {
+            let expected = format!("{at}.probation_requests: must be a whole number within 0 to 1000000");
+            assert_eq!(read(&format!("outrigger.outlier: {{probation_requests: {value}}}")), Err(expected));
+        }
+        let unknown = read("outrigger.outlier: {probation: 5}");
+        assert_eq!(unknown, Err(format!("{at}: \"probation\" is not known, expected probation_requests")));
     }
 
     #[test]

@@ -16,7 +16,8 @@ use super::discovery::{Custom, DiscoveryFields, DnsFields, discovery};
 use super::health_check::health_checks;
 use super::http::{HttpFields, ReadHttp, upstream_http};
 use super::limits::circuit_breakers;
-use super::outlier::outlier_detection;
+use super::load_reports::load_reports;
+use super::outlier::{outlier_detection, probation_requests};
 use super::transport::transport_matches;
 use super::{Cluster, Discovery, HappyEyeballs, LoadBalancing, Preconnect, UpstreamProtocol, UpstreamTransport};
 use crate::address_parse::{bind_config, tcp_keepalive};
@@ -46,14 +47,15 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
             dns_resolution_config, typed_dns_resolver_config, wait_for_warm_on_init, cleanup_interval,
             upstream_bind_config, common_lb_config, transport_socket, transport_socket_matches, protocol_selection,
             upstream_connection_options, ignore_health_on_host_removal, load_balancing_policy, upstream_config,
-            cluster_discovery_type, lb_config, preconnect_policy, connection_pool_per_downstream_connection, lb_subset_config, outlier_detection,
-            health_checks, metadata, filters, close_connections_on_host_health_failure;
+            cluster_discovery_type, lb_config, preconnect_policy, connection_pool_per_downstream_connection,
+            lb_subset_config, outlier_detection, health_checks, metadata, filters,
+            close_connections_on_host_health_failure, lrs_server;
         no_effect: stats_matcher = "the bootstrap's stats matcher holds for all clusters",
-            lrs_report_endpoint_metrics = "load reports are not sent",
+            lrs_report_endpoint_metrics = "endpoints' own metrics are not read",
             track_timeout_budgets = "these stats are not kept",
             track_cluster_stats = "these stats are not kept";
         unsupported: transport_socket_matcher, per_connection_buffer_high_watermark_timeout,
-            lrs_server, queuing_policies;
+            queuing_policies;
     });
     if name.is_empty() {
         return Err(at.field("name").reject("must not be empty"));
@@ -131,10 +133,11 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
     }
     let ConnectionOptions { tcp_keepalive, happy_eyeballs } =
         connection_options(&at.field("upstream_connection_options"), upstream_connection_options.unwrap_or_default())?;
+    let probation = probation_requests(&at.field("metadata"), metadata.as_ref())?;
     let connect_at = at.field("connect_timeout");
     Ok(Cluster {
         stat_name: if alt_stat_name.is_empty() { name.as_str().into() } else { alt_stat_name.into() },
-        name: name.into(),
+        name: name.as_str().into(),
         discovery,
         connect_timeout: match connect_timeout {
             None => DEFAULT_CONNECT_TIMEOUT,
@@ -171,10 +174,14 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         close_connections_on_host_health_failure,
         istio: ClusterHints::read(metadata.as_ref()),
         metadata_exchange: upstream_filters(context, &at.field("filters"), filters)?,
-        health_check: self::health_checks(context, &at.field("health_checks"), health_checks)?.map(Box::new),
+        health_checks: self::health_checks(context, &at.field("health_checks"), &name, health_checks)?,
+        load_reports: self::load_reports(context, &at.field("lrs_server"), lrs_server)?,
         outlier_detection: match outlier_detection {
             None => None,
-            Some(wire) => Some(Box::new(self::outlier_detection(&at.field("outlier_detection"), wire)?)),
+            Some(wire) => {
+                let at = at.field("outlier_detection");
+                Some(Box::new(self::outlier_detection(&at, wire, probation)?))
+            }
         },
     })
 }

@@ -343,7 +343,7 @@ fn clusters_that_are_refused() {
         (
             "health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, \
               tcp_health_check: {}}, {}]",
-            "health_checks: several health checks for one cluster are not supported",
+            "health_checks[0].name: is required where there are several health checks",
         ),
         ("filters: [{name: x}]", "filters[0].typed_config: is required"),
         ("wait_for_warm_on_init: false", "wait_for_warm_on_init: false is not supported"),

@@ -3,11 +3,13 @@
 //! [`CheckedHost`] is the state of one endpoint: results go in, and what follows comes out. Randomness and runtime values
 //! come as arguments. Never checks anybody, never waits, and never marks a host.
 
+mod agent;
 mod interval;
 mod payload;
 #[cfg(test)]
 mod tests;
 
+pub use agent::{AgentMode, AgentReport, MAX_PERCENT, agent_report, line_end};
 pub use interval::{IntervalLimits, initial_wait, interval};
 pub use payload::contains_in_order;
 
@@ -18,6 +20,8 @@ pub enum CheckResult {
     Success { degraded: bool },
     /// Otherwise.
     Failure { kind: FailureKind, retriable: bool },
+    /// Says nothing about health: an agent told of other things, or could not be reached.
+    Nothing { reached: bool },
 }
 
 /// What failed. Source: `envoy.data.core.v3.HealthCheckFailureType`.
@@ -119,6 +123,9 @@ impl CheckedHost {
             CheckResult::Failure { kind, retriable } => {
                 let at_once = first || (!kind.is_network() && !retriable);
                 self.failure(at_once, first, thresholds.unhealthy)
+            }
+            CheckResult::Nothing { reached } => {
+                Verdict { success: reached, transition: Transition::Unchanged, first, turned: false, degraded: None }
             }
         }
     }

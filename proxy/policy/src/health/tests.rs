@@ -38,6 +38,14 @@ fn the_first_failure_is_enough_for_one_that_was_believed_to_be_well() {
 }
 
 #[test]
+fn a_result_that_says_nothing_leaves_all_as_it_is() {
+    let nothing = CheckResult::Nothing { reached: true };
+    let (host, transitions) = after(true, &[nothing, REFUSED, nothing, REFUSED, REFUSED]);
+    assert_eq!(transitions, [Unchanged, Pending, Unchanged, Pending, Changed]);
+    assert!(!host.is_healthy() && !host.is_unchecked());
+}
+
+#[test]
 fn later_results_have_to_come_in_a_row() {
     let (host, transitions) = after(false, &[REFUSED, SUCCESS, REFUSED, SUCCESS, SUCCESS]);
     assert_eq!(transitions, [Unchanged, Pending, Unchanged, Pending, Changed]);

@@ -297,11 +297,13 @@ impl<K: Copy + Ord> Detector<K> {
             };
             let fails = |rate: f64| 100.0 - rate >= f64::from(failure.threshold);
             for (host, rate) in by_percentage.into_iter().filter(|(_, rate)| fails(*rate)) {
-                // It may just have been ejected for its success rate.
-                if !self.is_ejected(host) {
-                    let rates = Rates { success_rate: Some(rate), averages: None };
-                    events.push(self.eject(host, outlier, rates, now, random));
-                }
+                let rates = Rates { success_rate: Some(rate), averages: None };
+                // It may just have been ejected for its success rate, and is found out once more.
+                let event = match self.is_ejected(host) {
+                    true => self.found_again(host, outlier, rates),
+                    false => self.eject(host, outlier, rates, now, random),
+                };
+                events.push(event);
             }
         }
     }
@@ -338,6 +340,16 @@ impl<K: Copy + Ord> Detector<K> {
             self.ejected += 1;
         }
         event(EventKind::Ejected { outlier, enforced, rates }, tracked.ejections)
+    }
+
+    /// An outlier that is ejected already: found, and nothing more.
+    fn found_again(&self, host: K, outlier: Outlier, rates: Rates) -> Event<K> {
+        let kind = match self.may_eject_another() {
+            true => EventKind::Ejected { outlier, enforced: false, rates },
+            false => EventKind::Spared { outlier },
+        };
+        let ejections = self.tracked.get(&host).map_or(0, |tracked| tracked.ejections);
+        Event { host, kind, ejections, since_last: None }
     }
 
     /// Whether the share of ejected hosts, with one more, keeps within the limit.

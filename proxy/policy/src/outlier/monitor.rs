@@ -60,6 +60,8 @@ pub struct HostMonitor {
     consecutive_5xx: AtomicU32,
     consecutive_gateway_failure: AtomicU32,
     consecutive_local_origin_failure: AtomicU32,
+    /// Successes that are owed since the last ejection.
+    probation: AtomicU32,
     external: Window,
     local: Window,
 }
@@ -109,6 +111,9 @@ impl HostMonitor {
         let failed = (500..600).contains(&status);
         if limits.measures.load(Ordering::Relaxed) {
             self.external.record(failed);
+        }
+        if failed && self.fail_probation() {
+            return Findings([Some(Outlier::Consecutive5xx), None]);
         }
         if !failed {
             reset(&self.consecutive_5xx);
@@ -167,7 +172,8 @@ impl HostMonitor {
         if limits.measures.load(Ordering::Relaxed) {
             self.local.record(true);
         }
-        let found = completes(&self.consecutive_local_origin_failure, &limits.consecutive_local_origin_failure);
+        let found = self.fail_probation()
+            || completes(&self.consecutive_local_origin_failure, &limits.consecutive_local_origin_failure);
         Findings([found.then_some(Outlier::ConsecutiveLocalOriginFailure), None])
     }
 
@@ -188,6 +194,26 @@ impl HostMonitor {
             | Outlier::FailurePercentageLocalOrigin
             | Outlier::Degraded => {}
         }
+    }
+
+    /// As many successes are owed from now on.
+    pub fn begin_probation(&self, requests: u32) {
+        self.probation.store(requests, Ordering::Relaxed);
+    }
+
+    /// A success of an endpoint that may be on probation. Whether it was the last one owed.
+    pub fn passes_probation(&self) -> bool {
+        // Rare but for those on probation, so the others read and no more.
+        self.probation.load(Ordering::Relaxed) != 0
+            && self
+                .probation
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |owed| owed.checked_sub(1))
+                .is_ok_and(|owed| owed == 1)
+    }
+
+    /// Whether a failure was one of probation, which ends with it.
+    fn fail_probation(&self) -> bool {
+        self.probation.load(Ordering::Relaxed) != 0 && self.probation.swap(0, Ordering::Relaxed) != 0
     }
 
     /// Whoever comes back starts from nothing.

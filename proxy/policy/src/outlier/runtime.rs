@@ -24,6 +24,7 @@ pub fn with_runtime(configured: &OutlierDetection, number: &dyn Fn(&str) -> Opti
         failure_percentage,
         successful_active_health_check_uneject_host,
         detect_degraded_hosts,
+        probation_requests,
     } = *configured;
     let consecutive = |name: &str, configured: Consecutive| Consecutive {
         threshold: count(&format!("consecutive_{name}"), configured.threshold),
@@ -62,5 +63,6 @@ pub fn with_runtime(configured: &OutlierDetection, number: &dyn Fn(&str) -> Opti
         },
         successful_active_health_check_uneject_host,
         detect_degraded_hosts,
+        probation_requests,
     }
 }

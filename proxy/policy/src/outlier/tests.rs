@@ -38,6 +38,7 @@ fn settings() -> OutlierDetection {
         },
         successful_active_health_check_uneject_host: true,
         detect_degraded_hosts: true,
+        probation_requests: 0,
     }
 }
 
@@ -155,6 +156,25 @@ mod counts {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!((found, host.take().external), (1, (80_000, 80_000)));
+    }
+
+    #[test]
+    fn one_failure_ends_a_probation_and_enough_successes_do() {
+        let (limits, host) = (Limits::new(&settings()), HostMonitor::default());
+        assert!(!host.passes_probation());
+        host.begin_probation(3);
+        assert!(!host.passes_probation() && !host.passes_probation() && host.passes_probation());
+        assert!(!host.passes_probation());
+        assert_eq!(findings(host.response(&limits, 500)), []);
+        host.begin_probation(3);
+        assert_eq!(findings(host.response(&limits, 404)), []);
+        assert_eq!(findings(host.response(&limits, 500)), [Outlier::Consecutive5xx]);
+        // It is over with that, whatever comes of it.
+        assert_eq!(findings(host.response(&limits, 500)), []);
+        let split = OutlierDetection { split_external_local_origin_errors: true, ..settings() };
+        limits.set(&split);
+        host.begin_probation(1);
+        assert_eq!(findings(host.unreachable(&limits)), [Outlier::ConsecutiveLocalOriginFailure]);
     }
 }
 

@@ -42,10 +42,34 @@ pub(super) fn address(target: &Target, settings: &HealthCheck) -> Address {
     }
 }
 
+/// A connection to this port of an endpoint (that of other checks if `None`) without any transport of its own, or over the
+/// one that its checks name.
+pub(super) async fn open_at(target: &Target, settings: &HealthCheck, port: Option<u16>) -> io::Result<Connection> {
+    let address = match (address(target, settings), port) {
+        (Address::Ip(socket), Some(port)) => Address::Ip(SocketAddr::new(socket.ip(), port)),
+        (address, _) => address,
+    };
+    let (stream, addresses) = plain(&address, &target.node.config).await?;
+    match settings.transport_criteria {
+        None => Ok(stream),
+        Some(_) => secure(target, settings, Offer::Nothing, stream, addresses).await.map(|opened| opened.stream),
+    }
+}
+
 /// A connection to an endpoint, over the transport that its checks have.
 pub(super) async fn open(target: &Target, settings: &HealthCheck, offer: Offer) -> io::Result<Opened> {
+    let (plain, addresses) = plain(&address(target, settings), &target.node.config).await?;
+    secure(target, settings, offer, plain, addresses).await
+}
+
+async fn secure(
+    target: &Target,
+    settings: &HealthCheck,
+    offer: Offer,
+    mut plain: Connection,
+    addresses: Option<(SocketAddr, SocketAddr)>,
+) -> io::Result<Opened> {
     let cluster = &target.node.config;
-    let (mut plain, addresses) = plain(&address(target, settings), cluster).await?;
     let place = match &settings.transport_criteria {
         Some(criteria) => cluster.transport_of(Some(criteria), None),
         None => target.host.transport,

@@ -1,4 +1,4 @@
-//! Checks by `grpc.health.v1.Health/Check`.
+//! Checks by `grpc.health.v1.Health/Check`, and the messages of that service.
 //!
 //! Owns its messages, which are of one field each. Never opens connections itself.
 
@@ -27,19 +27,8 @@ struct Answer {
 }
 
 pub(super) async fn check(target: &Target, settings: &HealthCheck, probe: &GrpcProbe, kept: Kept) -> Ended {
-    let mut headers = probe.metadata.clone();
-    for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
-        headers.push(ProbeHeader { name: name.into(), value: value.into() });
-    }
-    let parts = RequestParts {
-        method: "POST",
-        path: "/grpc.health.v1.Health/Check",
-        host: host_name(target, &probe.authority),
-        headers: &headers,
-        removed: &[],
-        secure: is_secure(target),
-        body: frame(&Question { service: probe.service_name.clone() }),
-    };
+    let headers = headers(probe);
+    let parts = parts(target, probe, "/grpc.health.v1.Health/Check", &headers);
     let (found, kept) = exchange(target, settings, HttpVersion::Http2, kept, &parts, Some(MAX_ANSWER)).await?;
     let serving = found.status == 200
         && is_ok(&found.headers, found.trailers.as_ref())
@@ -50,6 +39,51 @@ pub(super) async fn check(target: &Target, settings: &HealthCheck, probe: &GrpcP
     };
     Ok((checked, kept))
 }
+
+/// The headers of a call.
+pub(super) fn headers(probe: &GrpcProbe) -> Vec<ProbeHeader> {
+    let mut headers = probe.metadata.clone();
+    for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
+        headers.push(ProbeHeader { name: name.into(), value: value.into() });
+    }
+    headers
+}
+
+/// The call of a method with the service in question.
+pub(super) fn parts<'a>(
+    target: &'a Target,
+    probe: &'a GrpcProbe,
+    path: &'a str,
+    headers: &'a [ProbeHeader],
+) -> RequestParts<'a> {
+    RequestParts {
+        method: "POST",
+        path,
+        host: host_name(target, &probe.authority),
+        headers,
+        removed: &[],
+        secure: is_secure(target),
+        body: frame(&Question { service: probe.service_name.clone() }),
+    }
+}
+
+/// The status of an answer, if these bytes begin with all of it, and how many of them it takes. `Err` for bytes that are
+/// no answer.
+pub(super) fn first_answer(bytes: &[u8]) -> Result<Option<(i32, usize)>, NotAnAnswer> {
+    let Some((prefix, rest)) = bytes.split_first_chunk::<5>() else { return Ok(None) };
+    let [compressed, length @ ..] = *prefix;
+    let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+    if compressed != 0 || length > MAX_ANSWER {
+        return Err(NotAnAnswer);
+    }
+    let Some(message) = rest.get(..length) else { return Ok(None) };
+    let answer = Answer::decode(message).map_err(|_| NotAnAnswer)?;
+    Ok(Some((answer.status, prefix.len() + length)))
+}
+
+/// Bytes that no server of this service sends.
+#[derive(Debug)]
+pub(super) struct NotAnAnswer;
 
 /// The status stands in the trailers, or in the head if there is nothing else.
 fn is_ok(head: &HeaderMap, trailers: Option<&HeaderMap>) -> bool {
@@ -75,7 +109,7 @@ fn answer(body: &[u8]) -> Option<Answer> {
     Answer::decode(message).ok()
 }
 
-const SERVING: i32 = 1;
+pub(super) const SERVING: i32 = 1;
 /// Far beyond what an answer of one number takes.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -93,6 +127,9 @@ mod tests {
         {
             assert!(answer(wrong).is_none(), "{wrong:?}");
         }
+        assert_eq!(first_answer(&framed).unwrap(), Some((SERVING, 7)));
+        assert!(first_answer(&framed[..6]).unwrap().is_none() && first_answer(&[1, 0, 0, 0, 0]).is_err());
+        assert!(first_answer(&[0, 255, 255, 255, 255]).is_err() && first_answer(&[0, 0, 0, 0, 1, 8]).is_err());
         // A message of default values is empty.
         assert_eq!(answer(&[0, 0, 0, 0, 0]).unwrap().status, 0);
     }

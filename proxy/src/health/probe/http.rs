@@ -50,7 +50,7 @@ fn judge(probe: &HttpProbe, status: u16, headers: &HeaderMap, body: &[u8], verif
     };
     let failed = matches!(result, CheckResult::Failure { .. });
     let excluded = failed && headers.contains_key("x-envoy-immediate-health-check-fail");
-    Checked { result, status, excluded, verified }
+    Checked { status, excluded, verified, ..Checked::of(result) }
 }
 
 #[cfg(test)]

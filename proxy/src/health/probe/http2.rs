@@ -2,9 +2,12 @@
 //!
 //! Owns the connection and its task. Never judges an answer.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use outrigger_config::cluster::HealthCheck;
@@ -42,9 +45,22 @@ where
 impl Http2Connection {
     /// A new connection to `target`.
     pub(super) async fn open(target: &Target, settings: &HealthCheck) -> Result<Self, ProbeError> {
+        Self::open_with(target, settings, None).await
+    }
+
+    /// The same, which ends unless the endpoint answers pings at this interval.
+    pub(super) async fn open_with(
+        target: &Target,
+        settings: &HealthCheck,
+        ping: Option<Duration>,
+    ) -> Result<Self, ProbeError> {
         let io = TokioIo::new(connection::open(target, settings, Offer::Http2).await?.stream);
         let mut builder = http2::Builder::new(OnThisThread);
-        let (client, driver) = builder.timer(TokioTimer::new()).handshake(io).await?;
+        builder.timer(TokioTimer::new());
+        if let Some(interval) = ping {
+            builder.keep_alive_interval(interval).keep_alive_timeout(settings.timeout).keep_alive_while_idle(true);
+        }
+        let (client, driver) = builder.handshake(io).await?;
         // How it ends is seen by the request that needs it.
         let driver = tokio::task::spawn_local(async move { drop(driver.await) }).abort_handle();
         Ok(Self { client, driver })
@@ -69,6 +85,12 @@ impl Http2Connection {
             }
         }
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: kept, trailers })
+    }
+
+    /// Sends a request, and returns the head of its answer; the body comes as it comes.
+    pub(super) async fn call(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ProbeError> {
+        self.client.ready().await?;
+        Ok(self.client.send_request(request).await?)
     }
 
     /// Whether it takes no more requests.

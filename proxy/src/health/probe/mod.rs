@@ -2,8 +2,10 @@
 //!
 //! Owns the connection that is kept for the next check. Never decides when to check, nor what follows.
 
+mod agent;
 mod connection;
 mod grpc;
+mod grpc_watch;
 mod http;
 mod http1;
 mod http2;
@@ -12,15 +14,17 @@ mod tcp;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_config::cluster::{HealthCheck, Probe};
-use outrigger_policy::health::{CheckResult, FailureKind};
+use outrigger_policy::health::{AgentReport, CheckResult, FailureKind};
 use outrigger_xds::connector::Connection;
 
 use crate::graph::ClusterNode;
 use crate::upstream::host::Host;
 use ::http::HeaderMap;
 use connection::Offer;
+use grpc_watch::Watch;
 use http_request::RequestParts;
 use http2::Http2Connection;
 
@@ -31,6 +35,8 @@ pub struct Target {
     pub node: Arc<ClusterNode>,
     /// The endpoint.
     pub host: Arc<Host>,
+    /// Which check: a place among `Cluster::health_checks`.
+    pub check: usize,
     /// The endpoint has to say that it belongs to the right service, where that is configured.
     pub verify: bool,
 }
@@ -46,11 +52,15 @@ pub struct Checked {
     pub excluded: bool,
     /// The name of the service was compared.
     pub verified: bool,
+    /// The endpoint said so of its own accord, which it will not repeat: it counts at once.
+    pub told: bool,
+    /// What its agent says beside that.
+    pub agent: Option<AgentReport>,
 }
 
 impl Checked {
-    fn of(result: CheckResult) -> Self {
-        Self { result, status: 0, excluded: false, verified: false }
+    pub(super) fn of(result: CheckResult) -> Self {
+        Self { result, status: 0, excluded: false, verified: false, told: false, agent: None }
     }
 
     fn success() -> Self {
@@ -80,6 +90,10 @@ enum ProbeError {
 #[derive(Default)]
 pub struct Prober {
     kept: Kept,
+    /// The endpoint cannot be watched: it is asked.
+    unwatchable: bool,
+    /// Attempts to watch in a row that have failed.
+    failures: u32,
 }
 
 #[derive(Default)]
@@ -89,6 +103,8 @@ enum Kept {
     /// Of HTTP/1.1 or TCP.
     Plain(Connection),
     Http2(Http2Connection),
+    /// The endpoint tells by itself.
+    Watch(Box<Watch>),
 }
 
 /// What came back for a request.
@@ -100,25 +116,56 @@ struct Answer {
 }
 
 impl Prober {
+    /// Returns when the next check is due: after `wait`, or when an endpoint that is watched has something to say. An
+    /// endpoint that cannot be watched is left alone for longer each time.
+    pub async fn rest(&mut self, wait: Duration) {
+        match &mut self.kept {
+            Kept::Watch(watch) => watch.wait().await,
+            _ => {
+                let longer = self.failures.saturating_sub(1).min(MOST_DOUBLINGS);
+                tokio::time::sleep(wait.saturating_mul(1 << longer)).await;
+            }
+        }
+    }
+
     /// Checks `target` once, within the time that its cluster allows.
     pub async fn check(&mut self, target: &Target) -> Checked {
-        let Some(settings) = &target.node.config.health_check else {
+        let Some(settings) = target.node.config.health_checks.get(target.check) else {
             return Checked::failure(FailureKind::Network);
         };
+        let checked = self.attempt(target, settings).await;
+        let watching = matches!(self.kept, Kept::Watch(_)) || self.unwatchable;
+        self.failures = match settings.probe {
+            Probe::GrpcWatch(_) if !watching => self.failures.saturating_add(1),
+            _ => 0,
+        };
+        checked
+    }
+
+    async fn attempt(&mut self, target: &Target, settings: &HealthCheck) -> Checked {
         let kept = std::mem::take(&mut self.kept);
+        let unwatchable = &mut self.unwatchable;
         let attempt = async {
             match &settings.probe {
                 Probe::Http(probe) => http::check(target, settings, probe, kept).await,
                 Probe::Tcp(probe) => tcp::check(target, settings, probe, kept).await,
                 Probe::Grpc(probe) => grpc::check(target, settings, probe, kept).await,
+                Probe::GrpcWatch(probe) => match *unwatchable {
+                    true => grpc::check(target, settings, probe, kept).await,
+                    false => grpc_watch::check(target, settings, probe, kept, unwatchable).await,
+                },
+                Probe::Agent(probe) => agent::check(target, settings, probe).await,
             }
         };
         match tokio::time::timeout(settings.timeout, attempt).await {
             Ok(Ok((checked, kept))) => {
-                if settings.reuse_connection {
+                if settings.reuse_connection || matches!(kept, Kept::Watch(_)) {
                     self.kept = kept;
                 }
                 checked
+            }
+            Ok(Err(_)) | Err(_) if matches!(settings.probe, Probe::Agent(_)) => {
+                Checked::of(CheckResult::Nothing { reached: false })
             }
             Ok(Err(error)) => {
                 let (cluster, address) = (&target.node.config.name, &target.host.address);
@@ -129,6 +176,9 @@ impl Prober {
         }
     }
 }
+
+/// Between attempts to watch an endpoint lie at most as many times twice the interval.
+const MOST_DOUBLINGS: u32 = 4;
 
 /// The end of a check, with the connection if it is of further use.
 type Ended = Result<(Checked, Kept), ProbeError>;
