@@ -185,6 +185,13 @@ impl ExtAuthz {
             Some(pb::ext_authz::Services::HttpService(wire)) => http(&at.field("http_service"), wire)?,
             None => return Err(at.reject("needs one of grpc_service, http_service")),
         };
+        if let AuthzService::Http(service) = &service
+            && !service.allowed_headers.is_empty()
+            && allowed_headers.is_some()
+        {
+            let twice = "must not be set together with http_service.authorization_request.allowed_headers";
+            return Err(at.field("allowed_headers").reject(twice));
+        }
         let body =
             with_request_body.map(|wire| CheckedBody::parse(&at.field("with_request_body"), wire)).transpose()?;
         let enabled = filter_enabled.map(|wire| wire::runtime_fraction(&at.field("filter_enabled"), wire));

@@ -57,11 +57,9 @@ pub(super) struct Consent {
 pub(super) enum HeaderAction {
     /// Replaces what is there, or is added.
     Set,
-    /// Added if it is not there.
-    AddIfAbsent,
-    /// Replaces what is there.
-    Replace,
-    /// Joined to what is there.
+    /// Added beside what is there.
+    Add,
+    /// Joined to what is there; nothing otherwise.
     Join,
 }
 
@@ -96,6 +94,7 @@ impl Answer {
         let ok = status.unwrap_or_default().code == 0;
         let mut metadata = dynamic_metadata;
         let decision = match http_response {
+            // Whatever the status: a service that could not tell has not consented.
             Some(HttpResponse::ErrorResponse(error)) => Decision::Failure(Some(Box::new(refusal(error)))),
             Some(HttpResponse::OkResponse(mut consent)) => {
                 // Deprecated, and still the one that counts.
@@ -133,7 +132,7 @@ impl Answer {
             200 => {
                 let mut request = Vec::new();
                 request.extend(those(&service.upstream).into_iter().map(|header| (HeaderAction::Set, header)));
-                request.extend(those(&service.upstream_append).into_iter().map(|header| (HeaderAction::Join, header)));
+                request.extend(those(&service.upstream_append).into_iter().map(|header| (HeaderAction::Add, header)));
                 let response = those(&service.client_on_success).into_iter();
                 let lists = head.headers.get_all_by_name(TO_REMOVE).filter_map(|list| std::str::from_utf8(list).ok());
                 let names = lists.flat_map(|list| list.split(',')).map(|name| name.trim().to_ascii_lowercase());
@@ -201,17 +200,11 @@ fn consent_of(wire: OkHttpResponse) -> Consent {
     }
 }
 
-/// The action that is the default of the API stands for what `append` says, and that for replacing.
+/// As in Envoy, the action says nothing for request headers: what is not appended replaces.
 fn request_change(wire: core::HeaderValueOption) -> (HeaderAction, Header) {
-    let core::HeaderValueOption { header: value, append, append_action, keep_empty_value: _ } = wire;
-    let action = match (append.map(|append| append.value), HeaderAppendAction::try_from(append_action)) {
-        (Some(true), _) => HeaderAction::Join,
-        (Some(false), _) => HeaderAction::Set,
-        (None, Ok(HeaderAppendAction::AddIfAbsent)) => HeaderAction::AddIfAbsent,
-        (None, Ok(HeaderAppendAction::OverwriteIfExists)) => HeaderAction::Replace,
-        (None, _) => HeaderAction::Set,
-    };
-    (action, header(value))
+    let core::HeaderValueOption { header: value, append, append_action: _, keep_empty_value: _ } = wire;
+    let appends = append.is_some_and(|append| append.value);
+    (if appends { HeaderAction::Join } else { HeaderAction::Set }, header(value))
 }
 
 fn response_change(wire: core::HeaderValueOption) -> (AppendAction, Header) {
@@ -278,7 +271,8 @@ mod tests {
             let consent = consent_of(OkHttpResponse { headers, ..OkHttpResponse::default() });
             consent.request.into_iter().map(|(action, (name, _))| (action, name)).collect()
         };
-        let got = actions(vec![option("A", Some(true), 0), option("b", None, 0), option("c", Some(false), 0)]);
+        let absent = HeaderAppendAction::AddIfAbsent as i32;
+        let got = actions(vec![option("A", Some(true), 0), option("b", None, 0), option("c", None, absent)]);
         let expected = [(HeaderAction::Set, "b"), (HeaderAction::Set, "c"), (HeaderAction::Join, "a")];
         assert_eq!(got, expected.map(|(action, name)| (action, name.to_owned())));
     }
@@ -324,7 +318,7 @@ mod tests {
             Consent {
                 request: vec![
                     (HeaderAction::Set, header("x-user", "ann")),
-                    (HeaderAction::Join, header("x-group", "g"))
+                    (HeaderAction::Add, header("x-group", "g"))
                 ],
                 remove: vec!["cookie".into(), "x-secret".into()],
                 response: vec![(AppendAction::AppendIfExistsOrAdd, header("x-note", "n"))],

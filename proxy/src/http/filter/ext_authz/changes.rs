@@ -58,12 +58,12 @@ fn change(head: &mut RequestHead, action: HeaderAction, (name, value): &Header) 
     let before = head.lookup(name).map(|value| value.into_owned());
     let joined;
     let value = match (action, &before) {
-        (HeaderAction::AddIfAbsent, Some(_)) | (HeaderAction::Replace | HeaderAction::Join, None) => return Ok(()),
+        (HeaderAction::Join, None) => return Ok(()),
         (HeaderAction::Join, Some(before)) => {
             joined = [before, &b","[..], value].concat();
             &joined
         }
-        (HeaderAction::Set | HeaderAction::AddIfAbsent | HeaderAction::Replace, _) => value,
+        (HeaderAction::Set | HeaderAction::Add, _) => value,
     };
     match name.as_str() {
         ":path" if is_target(value) => head.set_path(value),
@@ -73,6 +73,7 @@ fn change(head: &mut RequestHead, action: HeaderAction, (name, value): &Header) 
         name if name.starts_with(':') || name == "host" => return Err(Invalid),
         // How a message is framed, and what belongs to one connection, nobody else may say.
         name if is_of_one_hop(name) => {}
+        name if action == HeaderAction::Add => head.headers.append(name.as_bytes(), value),
         name => head.headers.set_by_name(name, value),
     }
     Ok(())
@@ -178,10 +179,7 @@ mod tests {
             (HeaderAction::Set, "x-b", Some("2")),
             (HeaderAction::Join, "x-a", Some("1,2")),
             (HeaderAction::Join, "x-b", None),
-            (HeaderAction::AddIfAbsent, "x-a", Some("1")),
-            (HeaderAction::AddIfAbsent, "x-b", Some("2")),
-            (HeaderAction::Replace, "x-a", Some("2")),
-            (HeaderAction::Replace, "x-b", None),
+            (HeaderAction::Add, "x-b", Some("2")),
         ] {
             let head = after(action, name, "2").unwrap();
             let value = head.headers.get_by_name(name).map(|value| std::str::from_utf8(value).unwrap());

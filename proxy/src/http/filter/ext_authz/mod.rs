@@ -21,7 +21,6 @@ use outrigger_config::metadata;
 use self::answer::{Answer, Consent, Decision, Header, Refusal};
 use self::question::Told;
 use super::{Exchange, HttpFilter, Maker, Verdict};
-use crate::http::headers::Headers;
 use crate::http::manager::reply::LocalReply;
 use crate::network;
 use crate::scope;
@@ -49,6 +48,7 @@ scope! {
         denied: UsedCounter,
         error: UsedCounter,
         failure_mode_allowed: UsedCounter,
+        invalid: UsedCounter,
         ok: UsedCounter,
     }
 }
@@ -171,7 +171,7 @@ impl Authorizer {
             settings: &self.settings,
             extensions: extensions(exchange),
             body: body.map(|body| &body[..body.len().min(checked.map_or(0, |checked| checked.max_bytes))]),
-            partial: body.is_some_and(|body| checked.is_some_and(|checked| body.len() > checked.max_bytes)),
+            received: body.map_or(0, <[u8]>::len),
             as_bytes: checked.is_some_and(|checked| checked.as_bytes),
         };
         let call = match &*service {
@@ -211,11 +211,11 @@ impl Authorizer {
     fn let_through(&self, consent: Consent, exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
         let changes = consent.changes_request();
         if changes::apply(&consent, &self.settings, exchange.head_mut()).is_err() {
-            return self.invalid();
+            return self.invalid(exchange);
         }
         if !consent.response.is_empty() {
             if !consent.response.iter().all(|(_, header)| changes::is_valid(header)) {
-                return self.invalid();
+                return self.invalid(exchange);
             }
             exchange.state::<ForResponse>().0 = consent.response;
         }
@@ -229,7 +229,7 @@ impl Authorizer {
 
     fn refuse(&self, refusal: Refusal, exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
         if !refusal.headers.iter().all(changes::is_valid) {
-            return self.invalid();
+            return self.invalid(exchange);
         }
         let status = refusal.status.unwrap_or(403);
         self.stats.denied.increment();
@@ -256,7 +256,7 @@ impl Authorizer {
         }
         match reply {
             None => Verdict::reply(failure(&self.settings)),
-            Some(reply) if !reply.headers.iter().all(changes::is_valid) => self.invalid(),
+            Some(reply) if !reply.headers.iter().all(changes::is_valid) => self.invalid(exchange),
             Some(reply) => {
                 let status = reply.status.unwrap_or(self.settings.status_on_error);
                 Verdict::reply(self.reply(*reply, status, "ext_authz_error", exchange))
@@ -265,8 +265,9 @@ impl Authorizer {
     }
 
     /// An answer of the service with what cannot stand in a message.
-    fn invalid(&self) -> Verdict {
+    fn invalid(&self, exchange: &Exchange<'_, '_, '_>) -> Verdict {
         self.stats.invalid.increment();
+        self.count(exchange, |stats| stats.invalid.increment());
         let reply = LocalReply::new(500, "ext_authz_invalid");
         Verdict::reply(reply.flag(ResponseFlag::UnauthorizedExternalService))
     }
@@ -328,15 +329,13 @@ fn read(service: &AuthzService, result: Result<call::Answer, CallError>) -> Answ
         }
     };
     match service {
-        AuthzService::Grpc(_) => {
-            match grpc_message::message::<CheckResponse>(&head, &body, trailers.as_ref().map(|all: &Headers| all)) {
-                Ok(response) => Answer::of_grpc(response),
-                Err(error) => {
-                    tracing::debug!(cluster = &**service.cluster(), "external authorization: {error}");
-                    Answer::failure()
-                }
+        AuthzService::Grpc(_) => match grpc_message::message::<CheckResponse>(&head, &body, trailers.as_ref()) {
+            Ok(response) => Answer::of_grpc(response),
+            Err(error) => {
+                tracing::debug!(cluster = &**service.cluster(), "external authorization: {error}");
+                Answer::failure()
             }
-        }
+        },
         AuthzService::Http(service) => Answer::of_http(service, &head, body),
     }
 }

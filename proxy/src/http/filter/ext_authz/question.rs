@@ -33,10 +33,16 @@ pub(super) struct Told<'a> {
     pub extensions: BTreeMap<String, String>,
     /// The body, or its beginning, if it is told.
     pub body: Option<&'a [u8]>,
-    /// There is more of it.
-    pub partial: bool,
+    /// Bytes of the body that are there; more than are told if it is told in part.
+    pub received: usize,
     /// Told as bytes.
     pub as_bytes: bool,
+}
+
+impl Told<'_> {
+    fn is_partial(&self) -> bool {
+        self.body.is_some_and(|body| body.len() < self.received)
+    }
 }
 
 /// The message for a gRPC service.
@@ -89,14 +95,15 @@ fn metadata(
 
 fn http_request(exchange: &Exchange<'_, '_, '_>, told: &Told<'_>) -> HttpRequest {
     let head = exchange.head();
-    let Told { settings, extensions: _, body, partial, as_bytes } = told;
+    let Told { settings, extensions: _, body, received, as_bytes } = told;
+    let partial = told.is_partial();
     let mut request = HttpRequest {
         id: exchange.worker().random.next().to_string(),
         method: head.method_str().to_owned(),
         path: head.path_str().to_owned(),
         host: head.authority_str().to_owned(),
         scheme: head.scheme_str().to_owned(),
-        size: body.map_or(0, |body| i64::try_from(body.len()).unwrap_or(i64::MAX)),
+        size: i64::try_from(*received).unwrap_or(i64::MAX),
         protocol: head.version.as_str().to_owned(),
         ..HttpRequest::default()
     };
@@ -113,12 +120,12 @@ fn http_request(exchange: &Exchange<'_, '_, '_>, told: &Told<'_>) -> HttpRequest
                 headers.push(header(name, value));
             }
         });
-        headers.extend(body.map(|_| header(PARTIAL_BODY, partial_text(*partial).as_bytes())));
+        headers.extend(body.map(|_| header(PARTIAL_BODY, partial_text(partial).as_bytes())));
         request.header_map = Some(core::HeaderMap { headers });
     } else {
         request.headers = joined(head, tells).into_iter().collect();
         if body.is_some() {
-            request.headers.insert(PARTIAL_BODY.to_owned(), partial_text(*partial).to_owned());
+            request.headers.insert(PARTIAL_BODY.to_owned(), partial_text(partial).to_owned());
         }
     }
     match body {
@@ -131,7 +138,8 @@ fn http_request(exchange: &Exchange<'_, '_, '_>, told: &Told<'_>) -> HttpRequest
 
 /// The request for an HTTP server.
 pub(super) fn http_call(exchange: &Exchange<'_, '_, '_>, service: &HttpAuthz, told: Told<'_>) -> Call {
-    let Told { settings, extensions: _, body, partial, as_bytes: _ } = told;
+    let partial = told.is_partial();
+    let Told { settings, extensions: _, body, received: _, as_bytes: _ } = told;
     let original = exchange.head();
     let body = body.unwrap_or_default();
     let mut head = RequestHead::default();
