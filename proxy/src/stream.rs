@@ -77,6 +77,8 @@ pub struct TlsInfo {
     pub local_uri_sans: Vec<String>,
     /// What our own certificate is called: its first URI name, else its first DNS name, else its subject.
     pub local_principal: Arc<str>,
+    /// The server name that the client asked for in the handshake.
+    pub sni: Option<Box<str>>,
 }
 
 /// Facts of a certificate.

@@ -3,9 +3,12 @@
 //!
 //! Needs `envoy` on the PATH (or `ENVOY_BIN`) and fails without it.
 
-use outrigger_tests::config::{bootstrap, cluster, http2_cluster};
+use std::path::PathBuf;
+
+use outrigger_tests::certificates::{self, Authority, Identity};
+use outrigger_tests::config::{all_to, bootstrap, chain, cluster, http2_cluster, listener};
 use outrigger_tests::side_by_side::{Case, Chain, Intended, Side, chain_of, compare, get, post};
-use outrigger_tests::{AskedService, Upstream, proxy};
+use outrigger_tests::{AskedService, Proxy, Settings, Upstream, eventually, h1, proxy};
 
 const AUTHZ: &str = "ext_authz.v3.ExtAuthz";
 const LIMIT: &str = "ratelimit.v3.RateLimit";
@@ -476,4 +479,131 @@ async fn services_are_asked_and_obeyed_as_by_envoy() {
         }
     }
     assert!(report.is_empty(), "not the same as with Envoy:\n{report}");
+}
+
+/// A listener whose only filter before the router is this one, with further fields of the filter chain.
+fn listener_of(kind: &str, fields: &str, more: &str) -> String {
+    let types = "type.googleapis.com/envoy.extensions.filters";
+    let manager = format!(
+        "{{ name: manager, typed_config: {{ \
+         '@type': {types}.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: in, \
+         http_filters: [{{ name: asks, typed_config: {{ '@type': {types}.http.{kind}, {fields} }} }}, \
+         {{ name: router, typed_config: {{ '@type': {types}.http.router.v3.Router }} }}], \
+         route_config: {{ name: local, virtual_hosts: [{{ name: all, domains: ['*'], routes: [{}] }}] }} }} }}",
+        all_to("one")
+    );
+    listener("in", &[chain(&manager, more)], "")
+}
+
+const ASKS: &str = "transport_api_version: V3, grpc_service: { envoy_grpc: { cluster_name: asked }, timeout: 60s }, \
+                    include_peer_certificate: true, include_tls_session: true";
+
+/// What the service is told by `program` of clients with these identities.
+async fn told_of_tls(
+    program: PathBuf,
+    authority: &Authority,
+    server: &Identity,
+    clients: &[Option<&Identity>],
+) -> Vec<String> {
+    let (one, service) = (Upstream::start("one").await, AskedService::start().await);
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("ca.pem"), authority.pem()).unwrap();
+    server.write(directory.path(), "server");
+    let tls = ", transport_socket: { name: envoy.transport_sockets.tls, typed_config: { \
+         '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, \
+         common_tls_context: { tls_certificates: [{ certificate_chain: { filename: '$dir/server.crt' }, \
+         private_key: { filename: '$dir/server.key' } }], \
+         validation_context: { trusted_ca: { filename: $dir/ca.pem } } } } }";
+    let listener = listener_of(AUTHZ, ASKS, tls);
+    let clusters = [cluster("one", &[one.port()]), http2_cluster("asked", &[service.port()])];
+    let settings = Settings { program, ..Settings::default() };
+    let proxy = Proxy::start_in(directory, &bootstrap(&[listener], &clusters), settings).await;
+    let address = proxy.listener("in").await;
+    let mut told = Vec::new();
+    for client in clients {
+        let stream = certificates::connect(address, "server", authority.client(&[], *client)).await.unwrap();
+        let response = h1::Client::over(Box::new(stream)).get("/").await;
+        assert_eq!(response.status, 200);
+        told.extend(service.take_told());
+    }
+    told
+}
+
+#[tokio::test]
+async fn both_ends_of_a_tls_connection_are_told_as_by_envoy() {
+    let authority = Authority::new();
+    let web = authority.issue_workload("spiffe://cluster.local/ns/shop/sa/web", &["web.example.com"], "web workload");
+    let named = authority.issue(&["client.example.com"]);
+    let workload = authority.issue_workload("spiffe://cluster.local/ns/shop/sa/server", &["server"], "server");
+    for server in [&authority.issue(&["server"]), &workload] {
+        let clients = [None, Some(&web), Some(&named)];
+        let expected = told_of_tls(proxy::envoy(), &authority, server, &clients).await;
+        let seen = told_of_tls(proxy::program(), &authority, server, &clients).await;
+        let mut report = String::new();
+        compare(&mut report, &[], "tls", expected, seen.clone());
+        assert!(report.is_empty(), "not the same as with Envoy:\n{report}");
+        assert!(
+            seen.iter().any(|line| line.contains("principal \"spiffe://cluster.local/ns/shop/sa/web\"")),
+            "{seen:?}"
+        );
+        assert!(seen.iter().any(|line| line == "authz: session Some(\"server\")"), "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_ends_with_its_request() {
+    let (one, service) = (Upstream::start("one").await, AskedService::start().await);
+    let clusters = [cluster("one", &[one.port()]), http2_cluster("asked", &[service.port()])];
+    let proxy = Proxy::start(&bootstrap(&[listener_of(AUTHZ, ASKS, "")], &clusters)).await;
+    let mut client = h1::Client::connect(proxy.listener("in").await).await;
+    client.send("GET / HTTP/1.1\r\nhost: a\r\nx-authz: hang\r\n\r\n").await;
+    proxy.wait_stat("cluster.asked.upstream_rq_active", |active| active == 1).await;
+    drop(client);
+    proxy.wait_stat("cluster.asked.upstream_rq_active", |active| active == 0).await;
+    proxy.wait_stat("http.in.downstream_rq_active", |active| active == 0).await;
+    assert_eq!(one.counts().requests, 0);
+    // The connection to the service is still good.
+    assert_eq!(h1::get(proxy.listener("in").await, "/").await.status, 200);
+    assert_eq!(proxy.stat("cluster.asked.upstream_rq_200").await, 1);
+}
+
+/// What a rate limit service is asked by `program` when a request is over.
+async fn counted_at_the_end(program: PathBuf) -> Vec<String> {
+    let (one, service) = (Upstream::start("one").await, AskedService::start().await);
+    let fields = "domain: d, timeout: 5s, rate_limit_service: { transport_api_version: V3, \
+        grpc_service: { envoy_grpc: { cluster_name: asked } } }, rate_limits: [{ apply_on_stream_done: true, \
+        hits_addend: { format: '%RESPONSE_CODE%' }, actions: [{ generic_key: { descriptor_value: end } }] }]";
+    let clusters = [cluster("one", &[one.port()]), http2_cluster("asked", &[service.port()])];
+    let bootstrap = bootstrap(&[listener_of(LIMIT, fields, "")], &clusters);
+    let proxy = Proxy::start_with(&bootstrap, Settings { program, ..Settings::default() }).await;
+    assert_eq!(h1::get(proxy.listener("in").await, "/").await.status, 200);
+    eventually("a question", async || match service.take_told() {
+        told if told.is_empty() => Err("nothing was asked".to_owned()),
+        told => Ok(told),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_request_counts_when_it_is_over() {
+    let seen = counted_at_the_end(proxy::program()).await;
+    assert!(seen.iter().any(|line| line.contains("generic_key=end") && line.contains("200")), "{seen:?}");
+    assert_eq!(seen, counted_at_the_end(proxy::envoy()).await);
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_refuses() {
+    let one = Upstream::start("one").await;
+    let closed = outrigger_tests::tcp::ClosedPort::take();
+    let clusters = [cluster("one", &[one.port()]), http2_cluster("asked", &[closed.port()])];
+    let proxy = Proxy::start(&bootstrap(&[listener_of(AUTHZ, ASKS, "")], &clusters)).await;
+    let address = proxy.listener("in").await;
+    assert_eq!(h1::get(address, "/").await.status, 403);
+    assert_eq!(one.counts().requests, 0);
+    assert_eq!(proxy.stat("http.in.ext_authz.error").await, 1);
+    // A cluster that nobody has announced is no reason to let anybody in.
+    let unknown = ASKS.replace("cluster_name: asked", "cluster_name: unknown");
+    let proxy = Proxy::start(&bootstrap(&[listener_of(AUTHZ, &unknown, "")], &[cluster("one", &[one.port()])])).await;
+    assert_eq!(h1::get(proxy.listener("in").await, "/").await.status, 403);
+    assert_eq!(one.counts().requests, 0);
 }

@@ -27,5 +27,6 @@ pub(super) fn tls_info(
         peer: peer_certificate(chain, verified).map(Arc::new),
         local_uri_sans: local_uri_sans.to_vec(),
         local_principal: Arc::clone(local_principal),
+        sni: None,
     }
 }

@@ -99,7 +99,9 @@ impl ServerTls {
         }
         let config = self.config_for(&hello).clone();
         let stream = start.into_stream(config).await?;
-        let info = tls_info(stream.get_ref().1, self.verifier.as_deref(), &self.local_uri_sans, &self.local_principal);
+        let mut info =
+            tls_info(stream.get_ref().1, self.verifier.as_deref(), &self.local_uri_sans, &self.local_principal);
+        info.sni = stream.get_ref().1.server_name().map(Into::into);
         Ok((stream, info))
     }
 

@@ -219,11 +219,12 @@ impl Authorizer {
             }
             exchange.state::<ForResponse>().0 = consent.response;
         }
+        self.stats.ok.increment();
+        // For the cluster that it was about, wherever the request goes now.
+        self.count(exchange, |stats| stats.ok.increment());
         if changes && self.settings.clear_route_cache {
             exchange.reroute();
         }
-        self.stats.ok.increment();
-        self.count(exchange, |stats| stats.ok.increment());
         Verdict::Continue
     }
 

@@ -60,7 +60,7 @@ pub(super) fn check_request(exchange: &Exchange<'_, '_, '_>, told: Told<'_>) -> 
     let principal = info.tls.as_ref().map(|tls| tls.local_principal.to_string()).unwrap_or_default();
     let destination = Peer { principal, ..peer(&info.local) };
     let tls_session = info.tls.as_ref().filter(|_| settings.tells_tls_session);
-    let tls_session = tls_session.map(|_| TlsSession { sni: info.server_name.clone().unwrap_or_default() });
+    let tls_session = tls_session.map(|tls| TlsSession { sni: tls.sni.as_deref().unwrap_or_default().to_owned() });
     let start = exchange.worker().process.clock.at(exchange.info().start);
     let since_1970 = start.duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = Timestamp {
