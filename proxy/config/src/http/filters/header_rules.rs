@@ -93,10 +93,11 @@ impl HeaderRules {
         if self.allow.as_ref().is_some_and(|regex| regex.is_match(name)) {
             return true;
         }
-        !self.disallow_all
-            && !(self.disallow_system && system)
-            && (self.allow_envoy || !name.starts_with("x-envoy"))
-            && (self.allow_routing || !matches!(name, "host" | ":authority" | ":scheme" | ":method"))
+        let refused = self.disallow_all
+            || self.disallow_system && system
+            || !self.allow_envoy && name.starts_with("x-envoy")
+            || !self.allow_routing && matches!(name, "host" | ":authority" | ":scheme" | ":method");
+        !refused
     }
 }
 

@@ -288,7 +288,8 @@ impl Limiter {
         }
         let grpc = exchange.head().is_grpc();
         for (id, name, value) in added.headers.iter() {
-            if !(grpc && id == HeaderId::ContentType) && !matches!(id, HeaderId::ContentLength) {
+            let own = id == HeaderId::ContentLength || grpc && id == HeaderId::ContentType;
+            if !own {
                 reply.header(String::from_utf8_lossy(name).into_owned(), value);
             }
         }
