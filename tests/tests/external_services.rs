@@ -28,6 +28,8 @@ const INTENDED: Intended = &[
         "the request was read to its end, so that its connection can be kept",
     ),
     ("http body: too long", "header connection: close", "likewise"),
+    ("plain: refusal with an empty answer", "header content-", "bytes after a 204 would be taken for the next answer"),
+    ("plain: refusal with an empty answer", "body ", "likewise"),
     ("*", "asked: header x-envoy-", "what Envoy says of its own calls is of no use to a service"),
     ("http", "header x-envoy-upstream-service-time", "the time of our own call says nothing to the client"),
 ];
@@ -267,6 +269,7 @@ const CASES: &[Case] = &[
         "/",
         &[("x-authz", "deny header=content-length:99 header=connection:close body=x")],
     ),
+    get("plain: refusal with an empty answer", "plain", "/", &[("x-authz", "deny=204 body=x")]),
     get("plain: refusal with 200", "plain", "/", &[("x-authz", "deny=200 body=fine")]),
     Case { method: "HEAD", ..get("plain: refusal of HEAD", "plain", "/", &[("x-authz", "deny body=text")]) },
     grpc(

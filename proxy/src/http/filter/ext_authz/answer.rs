@@ -111,9 +111,10 @@ impl Answer {
         Self { decision, metadata: metadata.map(metadata::object).unwrap_or_default() }
     }
 
-    /// What an HTTP server has said: 200 is a consent, 5xx no answer, and all else a refusal.
+    /// What an HTTP server has said: 200 is a consent, all else that it may say to a request a refusal. What is no final
+    /// status, and 5xx, is no answer.
     pub fn of_http(service: &HttpAuthz, head: &ResponseHead, body: Vec<u8>) -> Self {
-        if head.status >= 500 {
+        if !(200..500).contains(&head.status) {
             return Self::failure();
         }
         let headers = || {
@@ -171,7 +172,7 @@ fn header(wire: Option<core::HeaderValue>) -> Header {
 
 fn refusal(wire: DeniedHttpResponse) -> Refusal {
     let DeniedHttpResponse { status, headers, body } = wire;
-    let status = status.and_then(|status| u16::try_from(status.code).ok()).filter(|code| (100..1000).contains(code));
+    let status = status.and_then(|status| u16::try_from(status.code).ok()).filter(|code| (200..600).contains(code));
     Refusal {
         status,
         headers: headers.into_iter().map(|option| header(option.header)).collect(),
@@ -259,6 +260,10 @@ mod tests {
         assert!(matches!(of_grpc(7, Some(ok())), Decision::Refusal(refusal) if refusal.status.is_none()));
         assert!(matches!(of_grpc(7, None), Decision::Refusal(_)));
         assert!(matches!(of_grpc(16, Some(denied())), Decision::Refusal(refusal) if refusal.status == Some(401)));
+        // No answer may have such a status.
+        let status = Some(HttpStatus { code: 100 });
+        let interim = HttpResponse::DeniedResponse(DeniedHttpResponse { status, ..DeniedHttpResponse::default() });
+        assert!(matches!(of_grpc(7, Some(interim)), Decision::Refusal(refusal) if refusal.status.is_none()));
         let error = HttpResponse::ErrorResponse(DeniedHttpResponse::default());
         assert!(matches!(of_grpc(0, Some(error)), Decision::Failure(Some(_))));
         // No status is OK, as a message of defaults says it.
@@ -325,7 +330,9 @@ mod tests {
                 ..Consent::default()
             }
         );
-        assert!(matches!(answer(&service(), 503).decision, Decision::Failure(None)));
+        for status in [101, 503, 999] {
+            assert!(matches!(answer(&service(), status).decision, Decision::Failure(None)), "{status}");
+        }
     }
 
     #[test]

@@ -284,6 +284,10 @@ impl Authorizer {
         if let Some(most) = self.settings.max_denied_body_bytes {
             body.truncate(most);
         }
+        // RFC 9110 section 6.4.1: after these, bytes would be taken for the next message.
+        if matches!(status, 204 | 205 | 304) {
+            body.clear();
+        }
         let mut reply = LocalReply::new(status, details).flag(ResponseFlag::UnauthorizedExternalService).body(body);
         for (name, value) in headers {
             // What belongs to one connection, and what is said of a body, is ours to say.
