@@ -149,6 +149,11 @@ const CHAINS: &[Chain] = &[
          disallowed_headers: { patterns: [{ exact: x-ab }] }",
         ""
     ),
+    Chain {
+        log: " %FILTER_STATE(authz.shadow:PLAIN)%",
+        stats: "http.shadow.ext_authz.",
+        ..grpc_authz!("shadow", ", shadow_mode: true", "")
+    },
     grpc_authz!("never", ", filter_enabled: { default_value: { numerator: 0 } }", ""),
     grpc_authz!(
         "denied-if-off",
@@ -343,6 +348,9 @@ const CASES: &[Case] = &[
     Case { body: b"\xffb", ..post("partial: less", "partial", "/", &[]) },
     get("raw: headers", "raw", "/", &[("x-a", "1"), ("x-a", "2"), ("x-authz", "set=x-b:1")]),
     get("chosen: headers", "chosen", "/", &[("x-a", "1"), ("x-ab", "2"), ("x-b", "3")]),
+    get("shadow: consent", "shadow", "/", &[("x-authz", "set=x-a:1")]),
+    get("shadow: refusal", "shadow", "/", &[("x-authz", "deny=401 header=x-a:b body=no")]),
+    get("shadow: service fails", "shadow", "/", &[("x-authz", "fail")]),
     get("never: enabled", "never", "/", &[("x-authz", "deny")]),
     get("denied if off", "denied-if-off", "/", &[]),
     get("metadata: none", "metadata", "/", &[("x-authz", "deny")]),
@@ -475,9 +483,13 @@ async fn services_are_asked_and_obeyed_as_by_envoy() {
         compare(&mut report, INTENDED, case.name, expected, seen);
     }
     if only.is_empty() {
-        for prefix in
-            ["http.plain.ext_authz.", "http.dead.ext_authz.", "cluster.one.ext_authz.", "cluster.one.ratelimit."]
-        {
+        for prefix in [
+            "http.plain.ext_authz.",
+            "http.dead.ext_authz.",
+            "http.shadow.ext_authz.",
+            "cluster.one.ext_authz.",
+            "cluster.one.ratelimit.",
+        ] {
             compare(&mut report, INTENDED, prefix, envoy.stats(prefix).await, subject.stats(prefix).await);
         }
     }

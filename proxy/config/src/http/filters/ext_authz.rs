@@ -64,6 +64,8 @@ pub struct ExtAuthz {
     pub takes_metadata: bool,
     /// Refusals count among the responses of the route's cluster.
     pub counts_for_cluster: bool,
+    /// What the service says refuses nothing, and is told in the filter state.
+    pub shadow: bool,
     /// More of a refusal's body is cut off; no limit unless given.
     pub max_denied_body_bytes: Option<usize>,
 }
@@ -172,12 +174,12 @@ impl ExtAuthz {
                 route_metadata_context_namespaces, filter_enabled, filter_enabled_metadata, deny_at_disable,
                 include_peer_certificate, stat_prefix, allowed_headers, disallowed_headers, include_tls_session,
                 charge_cluster_response_stats, encode_raw_headers, decoder_header_mutation_rules,
-                enable_dynamic_metadata_ingestion, max_denied_response_body_bytes, services;
+                enable_dynamic_metadata_ingestion, max_denied_response_body_bytes, shadow_mode, services;
             no_effect: typed_metadata_context_namespaces = "no filter sets typed metadata",
                 route_typed_metadata_context_namespaces = "typed metadata of routes is not kept",
                 emit_client_span = "no span is made of the call";
             unsupported: bootstrap_metadata_labels_key, filter_metadata, emit_filter_state_stats,
-                enforce_response_header_limits, shadow_mode;
+                enforce_response_header_limits;
         });
         source::api_version(&at.field("transport_api_version"), transport_api_version)?;
         let service = match services {
@@ -225,6 +227,7 @@ impl ExtAuthz {
             rules: rules.transpose()?,
             takes_metadata: enable_dynamic_metadata_ingestion.is_none_or(|flag| flag.value),
             counts_for_cluster: charge_cluster_response_stats.is_none_or(|flag| flag.value),
+            shadow: shadow_mode,
             max_denied_body_bytes: Some(max_denied_response_body_bytes as usize).filter(|bytes| *bytes > 0),
         })
     }
@@ -425,7 +428,10 @@ mod tests {
                 prefixed("authz"),
                 "listener \"l\": http_service.path_prefix: \"authz\" is not a path, expected it to begin with \"/\"",
             ),
-            (pb::ExtAuthz { shadow_mode: true, ..valid() }, "listener \"l\": shadow_mode: is not supported"),
+            (
+                pb::ExtAuthz { emit_filter_state_stats: true, ..valid() },
+                "listener \"l\": emit_filter_state_stats: is not supported",
+            ),
             (
                 pb::ExtAuthz { with_request_body: Some(pb::BufferSettings::default()), ..valid() },
                 "listener \"l\": with_request_body.max_request_bytes: must be above 0",

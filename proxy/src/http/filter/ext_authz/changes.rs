@@ -161,6 +161,7 @@ mod tests {
             rules: None,
             takes_metadata: true,
             counts_for_cluster: true,
+            shadow: false,
             max_denied_body_bytes: None,
         }
     }

@@ -39,6 +39,8 @@ scope! {
         ignored_dynamic_metadata: Counter,
         invalid: Counter,
         ok: Counter,
+        shadow_denied: Counter,
+        shadow_error: Counter,
     }
 }
 
@@ -219,6 +221,7 @@ impl Authorizer {
             }
             exchange.state::<ForResponse>().0 = consent.response;
         }
+        self.tell_shadow("OK", 200, &[], exchange);
         self.stats.ok.increment();
         // For the cluster that it was about, wherever the request goes now.
         self.count(exchange, |stats| stats.ok.increment());
@@ -241,12 +244,23 @@ impl Authorizer {
             let worker = exchange.worker();
             worker.clusters.get(worker, node).stats.response(status);
         }
+        if self.settings.shadow {
+            self.stats.shadow_denied.increment();
+            self.tell_shadow("DENIED", status, &refusal.headers, exchange);
+            return Verdict::Continue;
+        }
         Verdict::reply(self.reply(refusal, status, "ext_authz_denied", exchange))
     }
 
     fn fail(&self, reply: Option<Box<Refusal>>, exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
         self.stats.error.increment();
         self.count(exchange, |stats| stats.error.increment());
+        if self.settings.shadow {
+            let status = reply.and_then(|reply| reply.status).unwrap_or(self.settings.status_on_error);
+            self.stats.shadow_error.increment();
+            self.tell_shadow("ERROR", status, &[], exchange);
+            return Verdict::Continue;
+        }
         if self.settings.failure_mode_allow {
             self.stats.failure_mode_allowed.increment();
             self.count(exchange, |stats| stats.failure_mode_allowed.increment());
@@ -263,6 +277,24 @@ impl Authorizer {
                 Verdict::reply(self.reply(*reply, status, "ext_authz_error", exchange))
             }
         }
+    }
+
+    /// Leaves the decision in the filter state, where logs and later filters find it, in the JSON form of `ShadowDecision`.
+    fn tell_shadow(&self, result: &str, status: u16, headers: &[Header], exchange: &Exchange<'_, '_, '_>) {
+        if !self.settings.shadow {
+            return;
+        }
+        // In the order of the message's fields.
+        let mut decision = format!("{{\"check_result\":\"{result}\",\"status_code\":{status}");
+        if !headers.is_empty() {
+            let pair =
+                |(key, value): &Header| serde_json::json!({ "key": key, "value": String::from_utf8_lossy(value) });
+            let headers: serde_json::Value = headers.iter().map(pair).collect();
+            decision.push_str(&format!(",\"response_headers\":{headers}"));
+        }
+        decision.push('}');
+        let key = format!("{}.shadow", exchange.name());
+        exchange.info().filter_state.borrow_mut().insert(key, decision);
     }
 
     /// An answer of the service with what cannot stand in a message.
