@@ -184,25 +184,23 @@ impl Calling<'_> {
     }
 
     async fn admit(&mut self) -> Result<Admitted, CallError> {
-        if matches!(self.node.config.discovery, Discovery::OriginalDst(_)) {
-            // Where a connection was going is where its request goes; a call has no such place.
+        if matches!(self.node.config.discovery, Discovery::OriginalDst(_) | Discovery::DynamicForward(_)) {
+            // Where a request was going is where it goes; a call has no such place.
             return Err(CallError::NoHost);
         }
+        // The settings, limits and stats of a member hold for what follows.
+        let delegated = self.cluster.delegate(self.worker, Wanted::default());
+        let Some((cluster, wanted)) = delegated else { return Err(CallError::NoHost) };
+        self.node = cluster.node();
+        self.cluster = Rc::clone(&cluster);
         let Some(options) = self.node.config.concurrency.as_deref() else {
-            let host = self.cluster.pick(self.worker, Wanted::default(), &[]);
-            return match host {
+            return match cluster.pick(self.worker, wanted, &[]) {
                 Some(host) => Ok(Admitted { host, place: None }),
                 None => Err(CallError::NoHost),
             };
         };
-        let mut seeker = Seeker {
-            worker: self.worker,
-            cluster: Rc::clone(&self.cluster),
-            wanted: Wanted::default(),
-            tried: &[],
-            priority: Priority::Default,
-            destination: None,
-        };
+        let mut seeker =
+            Seeker { worker: self.worker, cluster, wanted, tried: &[], priority: Priority::Default, own: None };
         let wish = || Wish { timeout: options.queue_timeout, ..Wish::default() };
         let admission = seeker.admit(options, wish, |_: &mut Context<'_>| Poll::<()>::Pending).await;
         self.cluster = seeker.cluster;
@@ -216,14 +214,13 @@ impl Calling<'_> {
 
     async fn connect(&self, host: &Rc<WorkerHost>) -> Result<UpstreamStream, CallError> {
         let head = &self.call.head;
-        let name = head.authority_str();
-        let bare = name.rsplit_once(':').filter(|(name, _)| !name.contains(':')).map_or(name, |(name, _)| name);
         let wanted = pool::Wanted {
             priority: Priority::Default,
             downstream: head.version,
-            host: bare,
+            host: pool::bare_host(head.authority_str()),
             upgrade: false,
             alpn: None,
+            connection: None,
         };
         if let Some(stream) = pool::ready(host, wanted) {
             return Ok(stream);
