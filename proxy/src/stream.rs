@@ -54,6 +54,12 @@ impl ConnectionInfo {
         let peer = self.tls.as_ref()?.peer.as_deref()?;
         Some(peer.uri_sans.first().unwrap_or(&peer.subject))
     }
+
+    /// The same as services outside are told it: a DNS name comes before the subject.
+    pub fn peer_principal(&self) -> Option<&str> {
+        let peer = self.tls.as_ref()?.peer.as_deref()?;
+        Some(peer.uri_sans.first().or_else(|| peer.dns_sans.first()).unwrap_or(&peer.subject))
+    }
 }
 
 /// What a TLS handshake showed.
@@ -69,6 +75,10 @@ pub struct TlsInfo {
     pub peer: Option<Arc<PeerCertificate>>,
     /// URI SAN of our own certificate.
     pub local_uri_sans: Vec<String>,
+    /// What our own certificate is called: its first URI name, else its first DNS name, else its subject.
+    pub local_principal: Arc<str>,
+    /// The server name that the client asked for in the handshake.
+    pub sni: Option<Box<str>>,
 }
 
 /// Facts of a certificate.

@@ -4,6 +4,7 @@
 //! `OUTRIGGER_BIN=envoy` as well, unless it says that it tests something of our own.
 //! Every port is taken by binding port 0, every wait is bounded, and scenarios may run side by side.
 
+pub mod asked_service;
 pub mod certificates;
 pub mod collector;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod upstream;
 
 use std::time::Duration;
 
+pub use crate::asked_service::AskedService;
 pub use crate::proxy::{Proxy, Settings};
 pub use crate::response::Response;
 pub use crate::upstream::Upstream;

@@ -29,7 +29,7 @@ pub(crate) fn by_namespace(wire: core::Metadata) -> Namespaces {
 }
 
 /// A struct as an object; its keys in order.
-pub(crate) fn object(wire: pb::Struct) -> MetadataMap {
+pub fn object(wire: pb::Struct) -> MetadataMap {
     let mut fields: Vec<_> = wire.fields.into_iter().collect();
     fields.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     fields.into_iter().map(|(key, wire)| (key, value(wire))).collect()

@@ -11,6 +11,7 @@ use outrigger_api::pb::envoy::config::route::v3::rate_limit::action as actions;
 use outrigger_api::pb::envoy::config::route::v3::rate_limit::{HitsAddend as WireHits, XRateLimitOption};
 use outrigger_api::pb::envoy::r#type::matcher::v3::AddressMatcher;
 use outrigger_api::pb::envoy::r#type::metadata::v3 as metadata;
+use outrigger_api::pb::envoy::r#type::v3::RateLimitUnit;
 use outrigger_api::pb::google::protobuf::BoolValue;
 use outrigger_api::pb::xds::core::v3::CidrRange;
 
@@ -39,6 +40,17 @@ pub struct RateLimit {
     pub on_stream_done: bool,
     /// Whether answers tell of this limit; what the filter says unless given.
     pub tells_clients: Option<bool>,
+    /// A limit that a rate limit service is told instead of its own.
+    pub limit: Option<Box<LimitOverride>>,
+}
+
+/// A limit that stands in the place of the service's own. Source: `RateLimit.Override`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum LimitOverride {
+    /// Always the same; `unit` is a number of `envoy.type.v3.RateLimitUnit`.
+    Fixed { requests: u32, unit: i32 },
+    /// A value of dynamic metadata with `requests_per_unit` and `unit`, found under these keys.
+    Metadata { namespace: Arc<str>, path: Vec<Box<str>> },
 }
 
 /// How much a request counts. Source: `RateLimit.HitsAddend`.
@@ -130,6 +142,8 @@ pub(crate) enum RateLimitPlace {
     Route,
     /// In the local rate limit filter, which has no stages there and makes no use of overrides.
     LocalFilter,
+    /// In the global rate limit filter, or what routes say of it; likewise.
+    GlobalFilter,
 }
 
 /// Reads a list of rate limits.
@@ -147,12 +161,13 @@ fn rate_limit(at: &FieldPath<'_>, wire: pb::RateLimit, place: RateLimitPlace) ->
         no_effect: ;
         unsupported: ;
     });
-    if place == RateLimitPlace::LocalFilter {
+    if place != RateLimitPlace::Route {
+        let filter = if place == RateLimitPlace::LocalFilter { "local" } else { "global" };
         for (field, set) in
             [("stage", stage.is_some()), ("disable_key", !disable_key.is_empty()), ("limit", limit.is_some())]
         {
             if set {
-                return Err(at.field(field).reject("must not be set in the local rate limit filter"));
+                return Err(at.field(field).reject(format!("must not be set in the {filter} rate limit filter")));
             }
         }
     }
@@ -166,7 +181,7 @@ fn rate_limit(at: &FieldPath<'_>, wire: pb::RateLimit, place: RateLimitPlace) ->
         stage: u8::try_from(stage).unwrap_or(u8::MAX),
         disable_key: disable_key.into(),
         actions: wire::each(&actions_at, actions, action)?.into(),
-        hits: hits.filter(|_| place == RateLimitPlace::LocalFilter),
+        hits: hits.filter(|_| place != RateLimitPlace::Route),
         on_stream_done: apply_on_stream_done,
         tells_clients: match XRateLimitOption::try_from(x_ratelimit_option) {
             Ok(XRateLimitOption::Unspecified) => None,
@@ -174,7 +189,26 @@ fn rate_limit(at: &FieldPath<'_>, wire: pb::RateLimit, place: RateLimitPlace) ->
             Ok(XRateLimitOption::DraftVersion03) => Some(true),
             Err(_) => return Err(wire::unknown_enum(&at.field("x_ratelimit_option"), x_ratelimit_option)),
         },
+        limit: limit.map(|wire| limit_override(&at.field("limit"), wire).map(Box::new)).transpose()?,
     })
+}
+
+fn limit_override(at: &FieldPath<'_>, wire: pb::rate_limit::Override) -> Parsed<LimitOverride> {
+    use pb::rate_limit::r#override::{DynamicMetadata, OverrideSpecifier, RateLimitOverride};
+    let pb::rate_limit::Override { override_specifier } = wire;
+    match override_specifier {
+        Some(OverrideSpecifier::DynamicMetadata(DynamicMetadata { metadata_key })) => {
+            let (namespace, path) = metadata_path(&at.field("dynamic_metadata").field("metadata_key"), metadata_key)?;
+            Ok(LimitOverride::Metadata { namespace, path })
+        }
+        Some(OverrideSpecifier::RateLimit(RateLimitOverride { requests_per_unit: requests, unit })) => {
+            if RateLimitUnit::try_from(unit).is_err() {
+                return Err(wire::unknown_enum(&at.field("rate_limit").field("unit"), unit));
+            }
+            Ok(LimitOverride::Fixed { requests, unit })
+        }
+        None => Err(at.reject("needs one of dynamic_metadata, rate_limit")),
+    }
 }
 
 fn hits(at: &FieldPath<'_>, wire: WireHits) -> Parsed<Hits> {
@@ -336,17 +370,7 @@ fn metadata_action(at: &FieldPath<'_>, wire: actions::MetaData) -> Parsed<Descri
         }
         Err(_) => return Err(wire::unknown_enum(&source_at, source)),
     };
-    let key_at = at.field("metadata_key");
-    let Some(metadata::MetadataKey { key, path }) = metadata_key else { return Err(key_at.reject("is required")) };
-    use metadata::metadata_key::path_segment::Segment;
-    if path.iter().any(|segment| matches!(segment.segment, Some(Segment::Index(_)))) {
-        return Err(key_at.field("path").reject("places in lists are not supported, expected keys"));
-    }
-    let keys = path.into_iter().map(|segment| match segment.segment {
-        Some(Segment::Key(key)) => Some(key),
-        _ => None,
-    });
-    let (namespace, path) = namespace_path(&key_at, key, keys)?;
+    let (namespace, path) = metadata_path(&at.field("metadata_key"), metadata_key)?;
     Ok(DescriptorAction::Metadata(Box::new(MetadataAction {
         key: required(&at.field("descriptor_key"), descriptor_key)?,
         source,
@@ -355,6 +379,20 @@ fn metadata_action(at: &FieldPath<'_>, wire: actions::MetaData) -> Parsed<Descri
         default: default_value.into(),
         skip_if_absent,
     })))
+}
+
+/// The namespace and the keys that lead to a value.
+fn metadata_path(at: &FieldPath<'_>, wire: Option<metadata::MetadataKey>) -> Parsed<(Arc<str>, Vec<Box<str>>)> {
+    let Some(metadata::MetadataKey { key, path }) = wire else { return Err(at.reject("is required")) };
+    use metadata::metadata_key::path_segment::Segment;
+    if path.iter().any(|segment| matches!(segment.segment, Some(Segment::Index(_)))) {
+        return Err(at.field("path").reject("places in lists are not supported, expected keys"));
+    }
+    let keys = path.into_iter().map(|segment| match segment.segment {
+        Some(Segment::Key(key)) => Some(key),
+        _ => None,
+    });
+    namespace_path(at, key, keys)
 }
 
 fn address_match(at: &FieldPath<'_>, wire: actions::RemoteAddressMatch) -> Parsed<DescriptorAction> {

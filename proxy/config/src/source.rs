@@ -9,8 +9,8 @@ use std::time::Duration;
 mod grpc;
 mod parse;
 
-pub(crate) use grpc::grpc_service;
-pub(crate) use parse::{api_source, config_source};
+pub(crate) use grpc::{grpc_call, grpc_service};
+pub(crate) use parse::{api_source, api_version, config_source};
 
 /// A source of one kind of resource, and how long initialisation waits for it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -81,6 +81,21 @@ pub struct GrpcService {
     pub timeout: Option<Duration>,
     /// Headers sent with each call, in order.
     pub initial_metadata: Vec<(String, String)>,
+}
+
+/// A gRPC service in one of our clusters that is called for requests. Source: `GrpcService`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GrpcCall {
+    /// Which cluster.
+    pub cluster: Arc<str>,
+    /// The `:authority` of calls.
+    pub authority: String,
+    /// Limit for one call; none if `None`.
+    pub timeout: Option<Duration>,
+    /// Headers sent with each call, in order; lower case.
+    pub metadata: Vec<(String, String)>,
+    /// Longer answers are refused.
+    pub max_answer_bytes: Option<u32>,
 }
 
 impl GrpcService {

@@ -58,6 +58,17 @@ pub(crate) fn drop_zero(field: &mut Option<pb::google::protobuf::Duration>) {
     field.take_if(|duration| duration.seconds == 0 && duration.nanos == 0);
 }
 
+/// A status code that HTTP knows, if given.
+pub(crate) fn http_status(at: &FieldPath<'_>, wire: Option<types::HttpStatus>) -> Parsed<Option<u16>> {
+    let Some(types::HttpStatus { code }) = wire else { return Ok(None) };
+    match (types::StatusCode::try_from(code), u16::try_from(code)) {
+        (Ok(types::StatusCode::Empty) | Err(_), _) | (_, Err(_)) => {
+            Err(at.field("code").reject(format!("{code} is not a known status")))
+        }
+        (Ok(_), Ok(status)) => Ok(Some(status)),
+    }
+}
+
 /// A share in percent.
 pub(crate) fn percent(at: &FieldPath<'_>, wire: types::Percent) -> Parsed<Percent> {
     let types::Percent { value } = wire;

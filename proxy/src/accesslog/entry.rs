@@ -249,7 +249,7 @@ fn metadata(facts: &Facts<'_>) -> Option<core::Metadata> {
     Some(core::Metadata { filter_metadata, typed_filter_metadata: HashMap::new() })
 }
 
-fn object(values: &serde_json::Map<String, serde_json::Value>) -> google::Struct {
+pub(crate) fn object(values: &serde_json::Map<String, serde_json::Value>) -> google::Struct {
     google::Struct { fields: values.iter().map(|(key, value)| (key.clone(), self::value(value))).collect() }
 }
 
@@ -280,7 +280,7 @@ fn log_type(log_type: LogType) -> data::AccessLogType {
     }
 }
 
-fn address(address: &Address) -> core::Address {
+pub(crate) fn address(address: &Address) -> core::Address {
     use core::address::Address as Wire;
     use core::socket_address::PortSpecifier;
     let wire = match address {

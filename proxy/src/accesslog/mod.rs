@@ -4,7 +4,7 @@
 //! buffer, written by others. A worker never waits for a disk or a peer. Never decides what is worth knowing about a stream
 //! (see [`crate::stream`]).
 
-mod entry;
+pub(crate) mod entry;
 mod facts;
 mod file;
 pub mod filter;

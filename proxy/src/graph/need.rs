@@ -289,8 +289,13 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
 
 /// Adds the clusters that an HTTP filter names.
 pub fn clusters_of_http_filter(filter: &HttpFilterConfig, names: &mut BTreeSet<Arc<str>>) {
-    if let HttpFilterConfig::JwtAuthn(settings) = filter {
-        names.extend(remote_keys(settings).map(|source| Arc::clone(&source.cluster)));
+    match filter {
+        HttpFilterConfig::JwtAuthn(settings) => {
+            names.extend(remote_keys(settings).map(|source| Arc::clone(&source.cluster)));
+        }
+        HttpFilterConfig::ExtAuthz(settings) => drop(names.insert(Arc::clone(settings.service.cluster()))),
+        HttpFilterConfig::GlobalRateLimit(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
+        _ => {}
     }
 }
 

@@ -98,6 +98,14 @@ impl Parsed {
         })
     }
 
+    /// Its first URI name, else its first DNS name, else its subject.
+    pub(super) fn principal(&self) -> std::sync::Arc<str> {
+        match self.uris().next().or_else(|| self.dns().next()) {
+            Some(name) => name.into(),
+            None => rfc2253(&self.certificate.tbs_certificate.subject).into(),
+        }
+    }
+
     /// The common name of the subject, if it has one.
     pub(super) fn common_name(&self) -> Option<String> {
         let subject = &self.certificate.tbs_certificate.subject;

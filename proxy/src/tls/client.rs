@@ -33,6 +33,7 @@ pub struct ClientTls {
     max_session_keys: u32,
     verifier: Arc<PeerVerifier>,
     local_uri_sans: Vec<String>,
+    local_principal: Arc<str>,
 }
 
 impl ClientTls {
@@ -49,6 +50,7 @@ impl ClientTls {
         let provider = provider(common)?;
         let identities = Identities::load(certificates, &provider)?;
         let local_uri_sans = identities.uri_sans();
+        let local_principal = identities.principal();
         warn_left_out(common);
         let nothing = Validation::default();
         let validation = validation.unwrap_or(&nothing);
@@ -80,6 +82,7 @@ impl ClientTls {
             max_session_keys: *max_session_keys,
             verifier,
             local_uri_sans,
+            local_principal,
         })
     }
 
@@ -125,7 +128,7 @@ impl ClientTls {
             None => connector.connect(name, io).await?,
             Some(list) => connector.with_alpn(list.to_vec()).connect(name, io).await?,
         };
-        let info = tls_info(stream.get_ref().1, Some(&self.verifier), &self.local_uri_sans);
+        let info = tls_info(stream.get_ref().1, Some(&self.verifier), &self.local_uri_sans, &self.local_principal);
         Ok((stream, info))
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Identity {
     server_names: Vec<String>,
     /// URI names of the certificate.
     pub(super) uri_sans: Vec<String>,
+    /// What it is called where one name must do: its first URI name, else its first DNS name, else its subject.
+    principal: Arc<str>,
 }
 
 impl Identity {
@@ -55,9 +57,10 @@ impl Identity {
             server_names.extend(leaf.common_name());
         }
         let uri_sans = leaf.uris().map(str::to_owned).collect();
+        let principal = leaf.principal();
         let mut certified = CertifiedKey::new(chain, key);
         certified.ocsp.clone_from(&certificate.ocsp_staple);
-        Ok(Self { certified: Arc::new(certified), server_names, uri_sans })
+        Ok(Self { certified: Arc::new(certified), server_names, uri_sans, principal })
     }
 
     fn serves(&self, server_name: &str) -> Served {
@@ -118,6 +121,11 @@ impl Identities {
     /// workload's certificates carry the same identity.
     pub(super) fn uri_sans(&self) -> Vec<String> {
         self.0.first().map(|identity| identity.uri_sans.clone()).unwrap_or_default()
+    }
+
+    /// What the first certificate is called; empty if there is none.
+    pub(super) fn principal(&self) -> Arc<str> {
+        self.0.first().map(|identity| Arc::clone(&identity.principal)).unwrap_or_else(|| "".into())
     }
 
     /// By name first: exactly, then by wildcard; the cheapest that the client can verify. Without a name that fits:

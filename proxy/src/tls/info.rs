@@ -16,6 +16,7 @@ pub(super) fn tls_info(
     connection: &CommonState,
     verifier: Option<&PeerVerifier>,
     local_uri_sans: &[String],
+    local_principal: &Arc<str>,
 ) -> TlsInfo {
     let chain = connection.peer_certificates().unwrap_or_default();
     let verified = verifier.is_some_and(|verifier| verifier.is_verified(chain));
@@ -25,5 +26,7 @@ pub(super) fn tls_info(
         alpn: connection.alpn_protocol().map(<[u8]>::to_vec),
         peer: peer_certificate(chain, verified).map(Arc::new),
         local_uri_sans: local_uri_sans.to_vec(),
+        local_principal: Arc::clone(local_principal),
+        sni: None,
     }
 }

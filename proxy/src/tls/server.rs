@@ -31,6 +31,7 @@ pub struct ServerTls {
     require_sni: bool,
     verifier: Option<Arc<PeerVerifier>>,
     local_uri_sans: Vec<String>,
+    local_principal: Arc<str>,
 }
 
 impl ServerTls {
@@ -56,6 +57,7 @@ impl ServerTls {
         }
         warn_left_out(common);
         let local_uri_sans = identities.uri_sans();
+        let local_principal = identities.principal();
         let verifier = client_verifier(validation, *require_client_certificate, &provider)?;
         let versions = versions(common.versions, &provider)?;
         let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&versions)?;
@@ -79,6 +81,7 @@ impl ServerTls {
             require_sni: *require_sni,
             verifier: verifier.map(|verifier| verifier.peer.clone()),
             local_uri_sans,
+            local_principal,
         })
     }
 
@@ -96,7 +99,9 @@ impl ServerTls {
         }
         let config = self.config_for(&hello).clone();
         let stream = start.into_stream(config).await?;
-        let info = tls_info(stream.get_ref().1, self.verifier.as_deref(), &self.local_uri_sans);
+        let mut info =
+            tls_info(stream.get_ref().1, self.verifier.as_deref(), &self.local_uri_sans, &self.local_principal);
+        info.sni = stream.get_ref().1.server_name().map(Into::into);
         Ok((stream, info))
     }
 

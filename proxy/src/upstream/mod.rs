@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod aggregate;
+pub mod call;
 pub mod call_metadata;
 pub mod choice_stats;
 pub mod clusters;
@@ -11,6 +12,7 @@ pub mod dns;
 pub mod dns_cache;
 pub mod feedback;
 pub mod gate;
+pub mod grpc_message;
 pub mod h1;
 pub mod h2;
 pub mod host;

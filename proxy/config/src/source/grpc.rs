@@ -4,12 +4,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::config::core::v3::grpc_service::google_grpc;
 use outrigger_api::pb::envoy::config::grpc_credential::v3 as credential;
 
-use super::{GoogleTls, GrpcService, GrpcTarget};
+use super::{GoogleTls, GrpcCall, GrpcService, GrpcTarget};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
@@ -36,6 +37,30 @@ pub(crate) fn grpc_service(context: &Context<'_>, at: &FieldPath<'_>, wire: core
     };
     let timeout = wire::limit(&at.field("timeout"), timeout, None)?;
     Ok(GrpcService { target, timeout, initial_metadata: metadata })
+}
+
+/// A service that requests wait for; without a timeout it has `default_timeout`. Only clusters can be called, since a
+/// request must find its connection on its worker.
+pub(crate) fn grpc_call(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: core::GrpcService,
+    default_timeout: Duration,
+) -> Parsed<GrpcCall> {
+    let given = wire.timeout.is_some();
+    let service = grpc_service(context, at, wire)?;
+    let authority = service.authority();
+    let GrpcService { target, timeout, initial_metadata } = service;
+    match target {
+        GrpcTarget::Cluster { name, authority: _, max_receive_message_bytes } => Ok(GrpcCall {
+            cluster: name,
+            authority,
+            timeout: if given { timeout } else { Some(default_timeout) },
+            metadata: initial_metadata,
+            max_answer_bytes: max_receive_message_bytes,
+        }),
+        GrpcTarget::Uri { .. } => Err(at.field("google_grpc").reject("is not supported here, expected envoy_grpc")),
+    }
 }
 
 fn cluster_target(at: &FieldPath<'_>, wire: core::grpc_service::EnvoyGrpc) -> Parsed<GrpcTarget> {

@@ -120,7 +120,7 @@ fn protocol(at: &FieldPath<'_>, api_type: i32) -> Parsed<XdsProtocol> {
 }
 
 /// We speak v3, which `AUTO` means today, too.
-fn api_version(at: &FieldPath<'_>, version: i32) -> Parsed<()> {
+pub(crate) fn api_version(at: &FieldPath<'_>, version: i32) -> Parsed<()> {
     match core::ApiVersion::try_from(version) {
         Ok(core::ApiVersion::V3 | core::ApiVersion::Auto) => Ok(()),
         Ok(core::ApiVersion::V2) => Err(at.reject("V2 is not supported, expected V3")),

@@ -264,6 +264,7 @@ mod tests {
             hits: None,
             on_stream_done: false,
             tells_clients: None,
+            limit: None,
         }
     }
 

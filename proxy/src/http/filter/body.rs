@@ -81,12 +81,12 @@ impl BodyChain {
     }
 
     fn add(&self, mut step: Step) {
+        let collected = self.ready.take().split_off(self.taken.take());
+        let mut changed = step.through(collected);
         if self.ended.get() {
-            let collected = self.ready.take().split_off(self.taken.take());
-            let mut changed = step.through(collected);
             changed.append(&mut step.end(&mut self.trailers.borrow_mut()));
-            *self.ready.borrow_mut() = changed;
         }
+        *self.ready.borrow_mut() = changed;
         self.steps.borrow_mut().push(step);
     }
 
@@ -97,6 +97,13 @@ impl BodyChain {
         self.ended.set(true);
         self.changes.set(true);
         *self.trailers.borrow_mut() = trailers;
+    }
+
+    /// Gives back the beginning of a body, which was read before the rest; it has passed all steps.
+    pub fn put_back(&self, beginning: Vec<u8>) {
+        *self.ready.borrow_mut() = beginning;
+        self.taken.set(0);
+        self.changes.set(true);
     }
 
     /// Passes a whole body through all steps.
@@ -355,6 +362,18 @@ mod tests {
         assert_eq!(body, b"aabb.");
         assert!(trailers.is_some());
         assert_eq!(chain.apply(b"x".to_vec()), b"xx.");
+    }
+
+    #[test]
+    fn the_beginning_of_a_body_is_given_back_before_the_rest() {
+        let chain = BodyChain::default();
+        chain.push(Box::new(Doubling));
+        // What was read had passed the filter already.
+        chain.put_back(b"aa".to_vec());
+        chain.push(Box::new(Doubling));
+        let (body, trailers) = read(&chain.source(&Parts(RefCell::new(vec![b"b"]))));
+        assert_eq!(body, b"aaaabbbb...");
+        assert!(trailers.is_some());
     }
 
     /// Sums up what it sees, and signs for it.

@@ -102,18 +102,42 @@ async fn settle(
                 Ok(resume) => resume(&mut Exchange::new(request, route, slot, local)),
                 Err(failure) => return Turn::Interrupted(failure),
             },
-            Verdict::Collect { limit_bytes } => match collect(request, limit_bytes).await {
-                Ok(body) => {
-                    let mut exchange = Exchange::new(request, route, slot, local);
-                    let verdict =
-                        exchange.ask(|filter: &dyn HttpFilter, exchange| filter.request_body(exchange, &body.0));
-                    put_back(request, body);
-                    verdict
-                }
+            Verdict::Collect { limit_bytes } => match collect(request, Until::End { limit_bytes }).await {
+                Ok(body) => show(request, route, slot, local, body),
+                Err(turn) => return turn,
+            },
+            Verdict::Peek { bytes } => match collect(request, Until::Bytes(bytes)).await {
+                Ok(body) => show(request, route, slot, local, body),
                 Err(turn) => return turn,
             },
         };
     }
+}
+
+/// Asks a filter about what was read of the body, and gives it back.
+fn show(request: &mut Request<'_>, route: &mut RouteChoice<'_>, slot: usize, local: bool, body: Collected) -> Verdict {
+    let mut exchange = Exchange::new(request, route, slot, local);
+    let verdict = exchange.ask(|filter: &dyn HttpFilter, exchange| filter.request_body(exchange, &body.bytes));
+    put_back(request, body);
+    verdict
+}
+
+/// How much of a body is read.
+#[derive(Clone, Copy)]
+enum Until {
+    /// All of it; 413 if that is more than this many bytes.
+    End { limit_bytes: usize },
+    /// Until this many bytes are there.
+    Bytes(usize),
+}
+
+/// What was read of a body.
+#[derive(Default)]
+struct Collected {
+    bytes: Vec<u8>,
+    /// There is no more.
+    ended: bool,
+    trailers: Option<Headers>,
 }
 
 async fn wait_for(request: &Request<'_>, mut wait: Wait) -> Result<super::Resume, Failure> {
@@ -124,46 +148,50 @@ async fn wait_for(request: &Request<'_>, mut wait: Wait) -> Result<super::Resume
     .await
 }
 
-/// Reads the request body to its end.
-async fn collect(request: &mut Request<'_>, limit_bytes: usize) -> Result<(Vec<u8>, Option<Headers>), Turn> {
+/// Reads the request body.
+async fn collect(request: &mut Request<'_>, until: Until) -> Result<Collected, Turn> {
+    let mut body = Collected::default();
     if request.framing == Framing::None {
-        return Ok((Vec::new(), None));
+        body.ended = true;
+        return Ok(body);
     }
     request.downstream.send_continue();
-    let mut body = Vec::new();
     let request = &*request;
-    let mut trailers = None;
     let done = poll_fn(|cx| match &request.request_body {
-        Some(chain) => read(request, &chain.source(request.downstream), &mut body, limit_bytes, &mut trailers, cx),
-        None => read(request, request.downstream, &mut body, limit_bytes, &mut trailers, cx),
+        Some(chain) => read(request, &chain.source(request.downstream), &mut body, until, cx),
+        None => read(request, request.downstream, &mut body, until, cx),
     });
-    done.await.map(|()| (body, trailers))
+    done.await.map(|()| body)
 }
 
 fn read(
     request: &Request<'_>,
     source: &impl BodySource,
-    body: &mut Vec<u8>,
-    limit_bytes: usize,
-    trailers: &mut Option<Headers>,
+    body: &mut Collected,
+    until: Until,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Turn>> {
     loop {
         match source.poll_data(cx) {
             Poll::Ready(Ok(true)) => {
                 let count = source.with_data(|chunk| {
-                    body.extend_from_slice(chunk.bytes());
+                    body.bytes.extend_from_slice(chunk.bytes());
                     chunk.bytes().len()
                 });
                 source.consume(count);
                 request.info.bytes_received.set(request.info.bytes_received.get() + count as u64);
                 attempt::touch(request);
-                if body.len() > limit_bytes {
-                    return Poll::Ready(Err(Turn::Reply(Box::new(too_large()))));
+                match until {
+                    Until::End { limit_bytes } if body.bytes.len() > limit_bytes => {
+                        return Poll::Ready(Err(Turn::Reply(Box::new(too_large()))));
+                    }
+                    Until::Bytes(enough) if body.bytes.len() >= enough => return Poll::Ready(Ok(())),
+                    Until::End { .. } | Until::Bytes(_) => {}
                 }
             }
             Poll::Ready(Ok(false)) => {
-                *trailers = source.take_trailers();
+                body.ended = true;
+                body.trailers = source.take_trailers();
                 return Poll::Ready(Ok(()));
             }
             Poll::Ready(Err(error)) => {
@@ -182,18 +210,23 @@ fn too_large() -> LocalReply {
     LocalReply::new(413, "request_payload_too_large").body(&b"Payload Too Large"[..])
 }
 
-/// The body that was read is what is forwarded, with its length known.
-fn put_back(request: &mut Request<'_>, (body, trailers): (Vec<u8>, Option<Headers>)) {
+/// The body that was read is what is forwarded, with its length known if it is whole.
+fn put_back(request: &mut Request<'_>, body: Collected) {
     if request.framing == Framing::None {
         return;
     }
+    let Collected { bytes, ended, trailers } = body;
+    // Its bytes were counted when they came.
+    request.info.bytes_received.set(request.info.bytes_received.get().saturating_sub(bytes.len() as u64));
+    let chain = request.request_body.get_or_insert_with(Rc::default);
+    if !ended {
+        return chain.put_back(bytes);
+    }
     if trailers.is_none() {
-        request.framing = Framing::Length(body.len() as u64);
+        request.framing = Framing::Length(bytes.len() as u64);
         let headers = &mut request.head.headers;
-        headers.set(HeaderId::ContentLength, decimal(body.len() as u64, &mut [0; 20]));
+        headers.set(HeaderId::ContentLength, decimal(bytes.len() as u64, &mut [0; 20]));
         headers.remove(HeaderId::TransferEncoding);
     }
-    // Its bytes were counted when they came.
-    request.info.bytes_received.set(request.info.bytes_received.get().saturating_sub(body.len() as u64));
-    request.request_body.get_or_insert_with(Rc::default).replace(body, trailers);
+    chain.replace(bytes, trailers);
 }

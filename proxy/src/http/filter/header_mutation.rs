@@ -178,13 +178,13 @@ fn encoded(text: &[u8], out: &mut String) {
     }
 }
 
-fn without(path: &str, key: &str) -> String {
+pub(super) fn without(path: &str, key: &str) -> String {
     let (path, parameters) = split(path);
     join(path, parameters.filter(|parameter| !is_named(parameter, key)).map(Cow::Borrowed))
 }
 
 /// Parameters that are not meant stay as they are and where they are.
-fn with(path: &str, key: &str, value: &[u8], action: AppendAction) -> String {
+pub(super) fn with(path: &str, key: &str, value: &[u8], action: AppendAction) -> String {
     let present = split(path).1.any(|parameter| is_named(parameter, key));
     let new = || {
         let mut new = String::new();

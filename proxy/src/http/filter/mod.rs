@@ -16,6 +16,7 @@ mod csrf;
 mod decompressor;
 pub mod dynamic_forward;
 mod exchange;
+mod ext_authz;
 mod fault;
 mod grpc_stats;
 mod grpc_web;
@@ -27,6 +28,7 @@ mod jwt_authn;
 mod local_ratelimit;
 mod missing;
 mod peer_metadata;
+mod ratelimit;
 mod rbac;
 mod set_filter_state;
 mod set_metadata;
@@ -60,7 +62,8 @@ pub trait HttpFilter {
         Verdict::Continue
     }
 
-    /// Looks at the whole body, which [`Verdict::Collect`] asked for, before the request goes on.
+    /// Looks at the body, or the part of it, that [`Verdict::Collect`] or [`Verdict::Peek`] asked for, before the request
+    /// goes on.
     fn request_body(&self, _exchange: &mut Exchange<'_, '_, '_>, _body: &[u8]) -> Verdict {
         Verdict::Continue
     }
@@ -85,6 +88,8 @@ pub enum Verdict {
     Wait(Wait),
     /// The whole body is read first, then given to [`HttpFilter::request_body`]; 413 if it is longer than this many bytes.
     Collect { limit_bytes: usize },
+    /// The body is read until this many bytes of it are there, or all; they are given to [`HttpFilter::request_body`].
+    Peek { bytes: usize },
 }
 
 impl Verdict {
@@ -158,6 +163,10 @@ impl Filters {
                 HttpFilterConfig::Csrf(policy) => maker.make(|maker| csrf::Csrf::new(policy, maker)),
                 HttpFilterConfig::DynamicForward(settings) => {
                     maker.make(|_| dynamic_forward::DynamicForward::new(settings))
+                }
+                HttpFilterConfig::ExtAuthz(settings) => maker.make(|maker| ext_authz::ExtAuthz::new(settings, maker)),
+                HttpFilterConfig::GlobalRateLimit(settings) => {
+                    maker.make(|maker| ratelimit::GlobalRateLimit::new(settings, maker))
                 }
                 HttpFilterConfig::Fault(settings) => maker.make(|maker| fault::Fault::new(settings, maker)),
                 HttpFilterConfig::GrpcStats(settings) => maker.make(|_| grpc_stats::GrpcStats::new(settings)),

@@ -97,7 +97,7 @@ impl HttpConnection {
 }
 
 /// PEM with everything escaped that may not stand in a header element.
-fn url_pem(chain: &[Vec<u8>]) -> String {
+pub(crate) fn url_pem(chain: &[Vec<u8>]) -> String {
     let mut text = String::new();
     for der in chain {
         let body = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, der);

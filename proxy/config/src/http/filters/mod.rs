@@ -10,15 +10,18 @@ mod compression;
 mod cors;
 mod csrf;
 mod dynamic_forward;
+mod ext_authz;
 mod fault;
 mod grpc_stats;
 mod header_mutation;
+mod header_rules;
 mod header_to_metadata;
 mod health_check;
 mod jwt_authn;
 mod local_ratelimit;
 mod on_demand;
 mod peer_metadata;
+mod ratelimit;
 mod route;
 mod router;
 mod set_filter_state;
@@ -43,9 +46,11 @@ pub use compression::{
 pub use cors::CorsPolicy;
 pub use csrf::CsrfPolicy;
 pub use dynamic_forward::{DynamicForward, DynamicHost};
+pub use ext_authz::{AuthzPath, AuthzRoute, AuthzService, CheckedBody, ExtAuthz, HeaderChoice, HttpAuthz, RouteBody};
 pub use fault::{Abort, AbortStatus, DelayTime, Fault, FaultKeys, Injection, RateLimit};
 pub use grpc_stats::{GrpcMethods, GrpcStats};
 pub use header_mutation::{HeaderMutation, Mutation, Mutations, QueryMutation};
+pub use header_rules::{HeaderChange, HeaderRules, Ruling};
 pub use header_to_metadata::{EntryValue, HeaderToMetadata, MetadataEntry, MetadataRule, MetadataSource, ValueKind};
 pub use health_check::{HealthCheck, HealthCheckMode};
 pub use jwt_authn::{
@@ -54,6 +59,7 @@ pub use jwt_authn::{
 };
 pub use local_ratelimit::{LocalDescriptor, LocalRateLimit, VirtualHostLimits};
 pub use peer_metadata::PeerMetadata;
+pub use ratelimit::{GlobalRateLimit, GlobalRateLimitRoute, LimitedRequests};
 pub use route::{RouteFilter, RouteFilterConfig, RouteFilters};
 pub use router::Router;
 pub(crate) use set_filter_state::filter_state_entry;
@@ -100,6 +106,8 @@ pub enum HttpFilterConfig {
     Decompressor(Arc<Decompressor>),
     /// Resolves the host that a request is for.
     DynamicForward(Arc<DynamicForward>),
+    /// Asks a service outside who may do what.
+    ExtAuthz(Arc<ExtAuthz>),
     /// Delays, aborts and slows down.
     Fault(Arc<Fault>),
     /// Counts gRPC calls and messages.
@@ -110,6 +118,8 @@ pub enum HttpFilterConfig {
     OnDemand,
     /// Changes headers, trailers and query parameters.
     HeaderMutation(Arc<HeaderMutation>),
+    /// Asks a rate limit service.
+    GlobalRateLimit(Arc<GlobalRateLimit>),
     /// Copies headers into dynamic metadata.
     HeaderToMetadata(Arc<HeaderToMetadata>),
     /// Answers health checks.
@@ -209,8 +219,14 @@ impl HttpFilterConfig {
             "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig" => {
                 Self::DynamicForward(Arc::new(DynamicForward::parse(context, at, wire::decode(at, any)?)?))
             }
+            "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" => {
+                Self::ExtAuthz(Arc::new(ExtAuthz::parse(context, at, wire::decode(at, any)?)?))
+            }
             "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
                 Self::Fault(Arc::new(Fault::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.ratelimit.v3.RateLimit" => {
+                Self::GlobalRateLimit(Arc::new(GlobalRateLimit::parse(context, at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig" => {
                 Self::GrpcStats(Arc::new(GrpcStats::parse(wire::decode(at, any)?)))

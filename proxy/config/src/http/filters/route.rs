@@ -10,8 +10,9 @@ use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::google::protobuf::Any;
 
 use super::{
-    ApiKeyAuth, ApiKeyRoute, BasicAuth, Buffer, CompressorOverride, CorsPolicy, CsrfPolicy, DynamicHost, Fault,
-    HeaderToMetadata, JwtRoute, LocalRateLimit, Mutations, SetFilterState, SetMetadata, StatefulSession, Users,
+    ApiKeyAuth, ApiKeyRoute, AuthzRoute, BasicAuth, Buffer, CompressorOverride, CorsPolicy, CsrfPolicy, DynamicHost,
+    ExtAuthz, Fault, GlobalRateLimitRoute, HeaderToMetadata, JwtRoute, LocalRateLimit, Mutations, SetFilterState,
+    SetMetadata, StatefulSession, Users,
 };
 use crate::context::Context;
 use crate::decide::decide;
@@ -49,8 +50,12 @@ pub enum RouteFilterConfig {
     Csrf(Arc<CsrfPolicy>),
     /// For [`super::HttpFilterConfig::DynamicForward`].
     DynamicForward(Option<Arc<DynamicHost>>),
+    /// For [`super::HttpFilterConfig::ExtAuthz`]; `None` switches it off.
+    ExtAuthz(Option<Arc<AuthzRoute>>),
     /// For [`super::HttpFilterConfig::Fault`].
     Fault(Arc<Fault>),
+    /// For [`super::HttpFilterConfig::GlobalRateLimit`].
+    GlobalRateLimit(Arc<GlobalRateLimitRoute>),
     /// For [`super::HttpFilterConfig::HeaderMutation`].
     HeaderMutation(Arc<Mutations>),
     /// For [`super::HttpFilterConfig::HeaderToMetadata`].
@@ -163,8 +168,14 @@ impl RouteFilterConfig {
             "envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig" => {
                 Self::DynamicForward(DynamicHost::parse_route(at, wire::decode(at, any)?)?.map(Arc::new))
             }
+            "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute" => {
+                Self::ExtAuthz(ExtAuthz::parse_route(context, at, wire::decode(at, any)?)?)
+            }
             "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
                 Self::Fault(Arc::new(Fault::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute" => {
+                Self::GlobalRateLimit(Arc::new(GlobalRateLimitRoute::parse(at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute" => {
                 Self::HeaderMutation(Arc::new(Mutations::parse_route(at, wire::decode(at, any)?)?))

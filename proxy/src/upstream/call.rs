@@ -1,0 +1,359 @@
+//! Calls that a worker makes itself, to services that requests ask before they go on.
+//!
+//! Owns a call from the choice of its endpoint to the end of its answer, over the pools, limits and stats of the cluster,
+//! as those of forwarded requests. A call ends when its future is dropped. Never knows what is asked.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use outrigger_config::cluster::{Discovery, UpstreamTransport};
+use outrigger_config::route::Priority;
+use outrigger_config::source::GrpcCall;
+use outrigger_policy::balance::Wanted;
+use outrigger_policy::breaker::Resource;
+use prost::Message;
+
+use super::admission::{Admitted, Refused, Seeker, Wish};
+use super::clusters::{WorkerCluster, WorkerHost};
+use super::grpc_message;
+use super::pool::{self, PoolError};
+use super::stream::UpstreamStream;
+use crate::graph::ClusterNode;
+use crate::health::observe;
+use crate::http::h1::parse::Framing;
+use crate::http::headers::Headers;
+use crate::http::message::{RequestHead, ResponseHead};
+use crate::http::router::attempt::Active;
+use crate::http::seam::{BodySource, Chunk, Pump, PumpError, StreamError};
+use crate::worker::Worker;
+
+/// What is sent.
+#[derive(Debug)]
+pub struct Call {
+    /// The head.
+    pub head: RequestHead,
+    /// The whole body.
+    pub body: Vec<u8>,
+    /// How the length of the body is said.
+    pub framing: Framing,
+    /// Limit from the choice of the endpoint to the end of the answer.
+    pub timeout: Option<Duration>,
+    /// Sent again if its connection has ended before there was an answer: the service takes no harm from two.
+    pub repeatable: bool,
+    /// A longer body of the answer is an error.
+    pub max_answer_bytes: usize,
+}
+
+/// A call of gRPC; `path` is `/<service>/<method>`.
+pub fn unary(service: &GrpcCall, path: &str, message: &impl Message, repeatable: bool) -> Call {
+    let GrpcCall { cluster: _, authority, timeout, metadata, max_answer_bytes } = service;
+    let mut head = grpc_message::request_head(path, authority, *timeout);
+    for (name, value) in metadata {
+        head.headers.append(name.as_bytes(), value.as_bytes());
+    }
+    Call {
+        head,
+        body: grpc_message::frame(message),
+        framing: Framing::Chunked,
+        timeout: *timeout,
+        repeatable,
+        max_answer_bytes: max_answer_bytes.map_or(MAX_ANSWER_BYTES, |bytes| bytes as usize),
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    /// The head.
+    pub head: ResponseHead,
+    /// The whole body.
+    pub body: Vec<u8>,
+    /// The trailers.
+    pub trailers: Option<Headers>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No such cluster.
+    #[error("there is no cluster {0:?}")]
+    NoCluster(Arc<str>),
+    /// No endpoint to ask.
+    #[error("no healthy upstream")]
+    NoHost,
+    /// A limit was reached.
+    #[error("overflow")]
+    Overflow,
+    /// No connection.
+    #[error(transparent)]
+    Connect(PoolError),
+    /// The stream or connection ended before the answer did.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// It took too long.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The answer is too long.
+    #[error("the answer has more than {0} bytes")]
+    TooLong(usize),
+}
+
+/// Asks an endpoint of the cluster `name`, as the worker knows it now.
+///
+/// # Errors
+/// When there is no whole answer, whatever its status.
+pub async fn call(worker: &Rc<Worker>, name: &Arc<str>, mut call: Call) -> Result<Answer, CallError> {
+    let node = worker.graph().clusters.get(name).map(Arc::clone);
+    let Some(node) = node else { return Err(CallError::NoCluster(Arc::clone(name))) };
+    let cluster = worker.clusters.get(worker, &node);
+    if node.config.transports().any(|transport| matches!(transport, UpstreamTransport::Tls(_))) {
+        call.head.set_scheme(b"https");
+    }
+    let timeout = call.timeout;
+    let mut calling = Calling { worker, node, cluster, call: &call, began: Instant::now(), host: None };
+    let result = match timeout {
+        None => calling.run().await,
+        Some(limit) => match tokio::time::timeout(limit, calling.run()).await {
+            Ok(result) => result,
+            Err(_) => Err(CallError::Timeout(limit)),
+        },
+    };
+    calling.settle(&result);
+    result
+}
+
+/// A call on its way.
+struct Calling<'a> {
+    worker: &'a Rc<Worker>,
+    node: Arc<ClusterNode>,
+    cluster: Rc<WorkerCluster>,
+    call: &'a Call,
+    began: Instant,
+    /// The endpoint that was asked last.
+    host: Option<Rc<WorkerHost>>,
+}
+
+impl Calling<'_> {
+    async fn run(&mut self) -> Result<Answer, CallError> {
+        let mut resent = false;
+        loop {
+            let Admitted { host, place: _place } = self.admit().await?;
+            self.host = Some(Rc::clone(&host));
+            self.cluster.stats.upstream_rq_total.increment();
+            host.stats.rq_total.increment();
+            let (breaker, thresholds) = self.cluster.limits(Priority::Default);
+            // Where requests may wait, the place counts.
+            let mut _permit = None;
+            if self.node.config.concurrency.is_none() {
+                _permit = breaker.try_acquire_within(Resource::Request, &thresholds);
+                if _permit.is_none() {
+                    self.cluster.stats.upstream_rq_active_overflow.increment();
+                    return Err(CallError::Overflow);
+                }
+            }
+            let _active = Active::new(&self.cluster, &host);
+            let stream = self.connect(&host).await?;
+            observe::reached(&host);
+            let reused = stream.is_reused();
+            match exchange(&stream, self.call, &host).await {
+                Ok(answer) => {
+                    stream.finish(Instant::now());
+                    return Ok(answer);
+                }
+                // Nothing has left, or its end crossed with that of the connection. Once, and on a new connection.
+                Err(CallError::Stream(error)) if !resent && self.may_resend(&error, reused) => {
+                    resent = true;
+                    host.stats.rq_error.increment();
+                    host.idle.borrow_mut().clear();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn may_resend(&self, error: &StreamError, reused: bool) -> bool {
+        match error {
+            StreamError::Refused => true,
+            StreamError::Closed | StreamError::Io(_) => reused && self.call.repeatable,
+            StreamError::Reset(_) | StreamError::Protocol(_) => false,
+        }
+    }
+
+    async fn admit(&mut self) -> Result<Admitted, CallError> {
+        if matches!(self.node.config.discovery, Discovery::OriginalDst(_) | Discovery::DynamicForward(_)) {
+            // Where a request was going is where it goes; a call has no such place.
+            return Err(CallError::NoHost);
+        }
+        // The settings, limits and stats of a member hold for what follows.
+        let delegated = self.cluster.delegate(self.worker, Wanted::default());
+        let Some((cluster, wanted)) = delegated else { return Err(CallError::NoHost) };
+        self.node = cluster.node();
+        self.cluster = Rc::clone(&cluster);
+        let Some(options) = self.node.config.concurrency.as_deref() else {
+            return match cluster.pick(self.worker, wanted, &[]) {
+                Some(host) => Ok(Admitted { host, place: None }),
+                None => Err(CallError::NoHost),
+            };
+        };
+        let mut seeker =
+            Seeker { worker: self.worker, cluster, wanted, tried: &[], priority: Priority::Default, own: None };
+        let wish = || Wish { timeout: options.queue_timeout, ..Wish::default() };
+        let admission = seeker.admit(options, wish, |_: &mut Context<'_>| Poll::<()>::Pending).await;
+        self.cluster = seeker.cluster;
+        admission.result.map_err(|refused| match refused {
+            Refused::NoHost => CallError::NoHost,
+            Refused::Overflow | Refused::QueueFull | Refused::QueueTimeout | Refused::Interrupted(()) => {
+                CallError::Overflow
+            }
+        })
+    }
+
+    async fn connect(&self, host: &Rc<WorkerHost>) -> Result<UpstreamStream, CallError> {
+        let head = &self.call.head;
+        let wanted = pool::Wanted {
+            priority: Priority::Default,
+            downstream: head.version,
+            host: pool::bare_host(head.authority_str()),
+            upgrade: false,
+            alpn: None,
+            connection: None,
+        };
+        if let Some(stream) = pool::ready(host, wanted) {
+            return Ok(stream);
+        }
+        Box::pin(pool::acquire(self.worker, &self.cluster, host, wanted)).await.map_err(CallError::Connect)
+    }
+
+    /// Counts what became of it, as of a forwarded request: what failed here is an answer of ours, too.
+    fn settle(&self, result: &Result<Answer, CallError>) {
+        let (stats, process) = (&self.cluster.stats, &self.worker.process);
+        let host = self.host.as_deref();
+        let elapsed = self.began.elapsed().as_millis() as u64;
+        let failed = |status: u16| {
+            stats.response(status);
+            if let Some(host) = host {
+                host.stats.rq_error.increment();
+            }
+        };
+        match result {
+            Ok(answer) => {
+                let status = answer.head.status;
+                stats.response(status);
+                stats.upstream_rq_time.record(elapsed);
+                if let Some(host) = host {
+                    match status {
+                        500.. => host.stats.rq_error.increment(),
+                        _ => host.stats.rq_success.increment(),
+                    }
+                    observe::response(process, host, status, grpc_status(answer), &answer.head.headers);
+                }
+            }
+            Err(CallError::NoCluster(_)) => {}
+            Err(CallError::NoHost) => {
+                stats.upstream_cx_none_healthy.increment();
+                failed(503);
+            }
+            Err(CallError::Timeout(_)) => {
+                stats.upstream_rq_timeout.increment();
+                failed(504);
+                if let Some(host) = host {
+                    host.stats.rq_timeout.increment();
+                    observe::timed_out(process, host);
+                }
+            }
+            Err(CallError::Overflow | CallError::Connect(PoolError::PendingOverflow)) => failed(503),
+            Err(CallError::Connect(_) | CallError::Stream(_)) => {
+                failed(503);
+                if let Some(host) = host {
+                    observe::unreachable(process, host);
+                }
+            }
+            Err(CallError::TooLong(_)) => failed(503),
+        }
+    }
+}
+
+fn grpc_status(answer: &Answer) -> Option<u32> {
+    use crate::http::headers::HeaderId::GrpcStatus;
+    let trailers = answer.trailers.as_ref().and_then(|trailers| trailers.get_str(GrpcStatus));
+    trailers.or_else(|| answer.head.headers.get_str(GrpcStatus))?.parse().ok()
+}
+
+/// Sends the call and reads its answer to the end.
+async fn exchange(stream: &UpstreamStream, call: &Call, host: &WorkerHost) -> Result<Answer, CallError> {
+    let mut head = ResponseHead::default();
+    let mut upload = Pump::default();
+    let (mut head_sent, mut upload_failed) = (false, false);
+    let source = Whole { body: &call.body, taken: Cell::new(0) };
+    poll_fn(|cx| {
+        if !head_sent {
+            match stream.poll_send_head(cx, &call.head, call.framing, &host.node.config.http) {
+                Poll::Ready(sent) => sent?,
+                Poll::Pending => return Poll::Pending,
+            }
+            head_sent = true;
+        }
+        if !upload_failed && let Poll::Ready(Err(PumpError::Sink(_))) = upload.poll(cx, &source, stream, |_| {}) {
+            // Why is seen in the answer, or in the lack of one.
+            upload_failed = true;
+        }
+        stream.poll_response(cx, &mut head)
+    })
+    .await?;
+    let mut body = Vec::new();
+    poll_fn(|cx| {
+        if !upload_failed {
+            upload_failed = matches!(upload.poll(cx, &source, stream, |_| {}), Poll::Ready(Err(_)));
+        }
+        loop {
+            match stream.poll_data(cx) {
+                Poll::Ready(Ok(true)) => {
+                    let count = stream.with_data(|chunk| {
+                        body.extend_from_slice(chunk.bytes());
+                        chunk.bytes().len()
+                    });
+                    stream.consume(count);
+                    if body.len() > call.max_answer_bytes {
+                        return Poll::Ready(Err(CallError::TooLong(call.max_answer_bytes)));
+                    }
+                }
+                Poll::Ready(Ok(false)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await?;
+    Ok(Answer { head, body, trailers: stream.take_trailers() })
+}
+
+/// A body that is all there.
+struct Whole<'a> {
+    body: &'a [u8],
+    taken: Cell<usize>,
+}
+
+impl BodySource for Whole<'_> {
+    fn poll_data(&self, _: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        Poll::Ready(Ok(self.taken.get() < self.body.len()))
+    }
+
+    fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
+        look(Chunk::Slice(self.body.get(self.taken.get()..).unwrap_or_default()))
+    }
+
+    fn consume(&self, count: usize) {
+        self.taken.set(self.taken.get() + count);
+    }
+
+    fn take_trailers(&self) -> Option<Headers> {
+        None
+    }
+}
+
+/// The longest body of an answer where nothing else is said; gRPC's own default.
+pub const MAX_ANSWER_BYTES: usize = 4 << 20;
