@@ -10,7 +10,7 @@ use outrigger_tests::config::{
 };
 use outrigger_tests::{Proxy, Response, SOON, Settings, Upstream, h1, h2c, proxy, tcp, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 const WORKERS: usize = 4;
@@ -506,4 +506,38 @@ async fn a_session_waits_for_its_endpoint() {
     assert_eq!(second.await.unwrap().served_by(), begin.served_by());
     assert_eq!(first.await.unwrap().status, 200);
     assert_eq!(own.counts().peak, 1);
+}
+
+/// Tells whoever asks what the agent says at the moment.
+async fn agent(says: tokio::sync::watch::Receiver<&'static str>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let line = *says.borrow();
+            let _ = stream.write_all(line.as_bytes()).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_agent_limits_its_endpoint_and_raises_the_limit_again() {
+    let upstream = Upstream::start("a").await;
+    let (say, says) = tokio::sync::watch::channel("up maxconn:1\n");
+    let checks = format!(
+        ", health_checks: [{{ timeout: 1s, interval: 0.05s, no_traffic_interval: 0.05s, unhealthy_threshold: 1, \
+         healthy_threshold: 1, custom_health_check: {{ name: agent, typed_config: {{ \
+         '@type': type.googleapis.com/outrigger.health.v1.AgentCheck, port: {} }} }} }}]",
+        agent(says).await.port()
+    );
+    let world = World::limited(&[&upstream], &checks).await;
+    let first = world.send("/first", &[("x-reply", "gate")]);
+    upstream.wait("the first is there", |counts| counts.waiting == 1).await;
+    let second = world.send("/second", &[("x-reply", "gate")]);
+    world.waiting(1).await;
+    say.send("up maxconn:2\n").unwrap();
+    upstream.wait("the second has room", |counts| counts.waiting == 2).await;
+    upstream.open_gate();
+    all_good(vec![first, second]).await;
 }

@@ -19,7 +19,10 @@ use super::limits::circuit_breakers;
 use super::load_reports::load_reports;
 use super::outlier::{outlier_detection, probation_requests};
 use super::transport::transport_matches;
-use super::{Cluster, Discovery, HappyEyeballs, LoadBalancing, Preconnect, UpstreamProtocol, UpstreamTransport};
+use super::{
+    Cluster, Concurrency, Discovery, HappyEyeballs, LoadBalancing, Preconnect, Probe, UpstreamProtocol,
+    UpstreamTransport,
+};
 use crate::address_parse::{bind_config, tcp_keepalive};
 use crate::context::Context;
 use crate::decide::decide;
@@ -122,7 +125,11 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
     }
     let (circuit_breakers, per_host) =
         self::circuit_breakers(&at.field("circuit_breakers"), circuit_breakers.unwrap_or_default())?;
-    let concurrency = self::concurrency(context, at, Carriers { typed, metadata: metadata.as_ref(), per_host })?;
+    let health_checks = self::health_checks(context, &at.field("health_checks"), &name, health_checks)?;
+    // An agent may set a limit at any time (`maxconn:30`), over which requests wait.
+    let has_agent = health_checks.iter().any(|check| matches!(check.probe, Probe::Agent(_)));
+    let concurrency = self::concurrency(context, at, Carriers { typed, metadata: metadata.as_ref(), per_host })?
+        .or_else(|| has_agent.then(Concurrency::default));
     if concurrency.is_some() && matches!(discovery, Discovery::DynamicForward(_) | Discovery::Aggregate(_)) {
         let reason = format!("concurrency options are not supported for a cluster of type {}", discovery.type_name());
         return Err(at.field("cluster_type").reject(reason));
@@ -174,7 +181,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         close_connections_on_host_health_failure,
         istio: ClusterHints::read(metadata.as_ref()),
         metadata_exchange: upstream_filters(context, &at.field("filters"), filters)?,
-        health_checks: self::health_checks(context, &at.field("health_checks"), &name, health_checks)?,
+        health_checks,
         load_reports: self::load_reports(context, &at.field("lrs_server"), lrs_server)?,
         outlier_detection: match outlier_detection {
             None => None,

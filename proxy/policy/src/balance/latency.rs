@@ -30,6 +30,11 @@ impl Latency {
         self.record(after.max(options.failure_penalty), now, options);
     }
 
+    /// Whether anything is known.
+    pub fn is_known(&self) -> bool {
+        self.at != 0
+    }
+
     /// In milliseconds. Fades towards zero while nothing is heard, so that a host that was slow is tried again.
     pub fn expected(&self, now: u64, options: &PeakEwma) -> f64 {
         if self.at == 0 {

@@ -313,8 +313,12 @@ impl<L: Load, E: Fn(HostIndex) -> bool> Picking<'_, L, E> {
     /// is compared with nothing, so that hosts of one latency share by weight.
     fn cheapest(&self, options: &PeakEwma, weights: &Weights, random: &mut impl FnMut() -> u64) -> Option<u32> {
         let cost = |position: u32, part: f64| {
-            let latency = self.load.latency(self.pool.host(position)).expected(self.now, options);
-            latency.max(LEAST_LATENCY) * (f64::from(self.active(position)) / part + 1.0)
+            let (latency, active) = (self.load.latency(self.pool.host(position)), self.active(position));
+            if !latency.is_known() && active == 0 {
+                // One request finds out; otherwise a new host would wait until the others are as slow as it may be.
+                return 0.0;
+            }
+            latency.expected(self.now, options).max(LEAST_LATENCY) * (f64::from(active) / part + 1.0)
         };
         let Weights::Different { weights, alias: _ } = weights else {
             let cost = |position| cost(position, 1.0);

@@ -19,13 +19,14 @@ use outrigger_config::rbac::MetadataSource;
 use outrigger_config::route::RouteAction;
 use outrigger_policy::rate_limit::{Descriptor, DescriptorView, LocalLimiter, Outcome, Room, Told, descriptor};
 
+use super::added::Added;
 use super::{Exchange, HttpFilter, Maker, SettingsStates, Verdict};
 use crate::accesslog::format;
 use crate::http::headers::Headers;
-use crate::http::manager::mutate::{self, Mutable};
+use crate::http::manager::mutate;
 use crate::http::manager::normalize::client_address;
 use crate::http::manager::reply::LocalReply;
-use crate::http::manager::request::{Request, RequestSide};
+use crate::http::manager::request::RequestSide;
 use crate::http::message::RequestHead;
 use crate::scope;
 use crate::stats::names;
@@ -183,22 +184,6 @@ fn refusal(settings: &Settings, told: Option<Told>, exchange: &mut Exchange<'_, 
 
 fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
-}
-
-/// Headers of the answer, with values that may come from the request.
-struct Added<'a, 'r> {
-    headers: Headers,
-    request: &'a Request<'r>,
-}
-
-impl Mutable for Added<'_, '_> {
-    fn headers(&mut self) -> &mut Headers {
-        &mut self.headers
-    }
-
-    fn evaluate(&self, format: &Format, value: &mut Vec<u8>) {
-        format::write_header(format, &self.request.facts(), value);
-    }
 }
 
 /// What the request is measured by.

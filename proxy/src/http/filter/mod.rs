@@ -4,6 +4,7 @@
 //! each worker and lives as long as its chain, so it may keep its stats and caches without locks. What it keeps for one
 //! request stands in the request (see [`Exchange::state`]). Never forwards requests.
 
+mod added;
 mod api_key_auth;
 mod basic_auth;
 mod body;

@@ -258,6 +258,19 @@ fn a_host_that_was_slow_is_tried_again() {
     assert!(!tried(1) && !tried(30_000) && tried(100_000));
 }
 
+#[test]
+fn a_host_of_which_nothing_is_known_gets_one_request_at_a_time() {
+    let mut picker = picker(&weighted(&[1; 2]), Policy::PeakEwma(PEAK));
+    let mut world = World { active: vec![0; 2], latencies: vec![Latency::default(); 2], ..World::default() };
+    // Far faster than the default says of the new one.
+    world.latencies[0].record(Duration::from_millis(1), 1, &PEAK);
+    let mut pick = |active: u32| {
+        world.active[1] = active;
+        picker.pick_for(&Wanted { now: 2, ..Wanted::default() }, &mut || 0, &world, |_| false).unwrap().host.0
+    };
+    assert_eq!((pick(0), pick(1)), (1, 0));
+}
+
 fn reports() -> BalancingOptions {
     let reports = ReportOptions {
         blackout_period: Duration::from_secs(10),

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use outrigger_api::pb::envoy::config::core::v3::HeaderValue;
 use outrigger_api::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use outrigger_api::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
-use outrigger_config::format::Format;
 use outrigger_config::http::RouteFilterConfig;
 use outrigger_config::http::filters::{
     GlobalRateLimit as Settings, GlobalRateLimitRoute, LimitedRequests, VirtualHostLimits,
@@ -25,12 +24,11 @@ use outrigger_config::route::{Route, RouteAction, VirtualHost};
 use outrigger_config::units::{Fraction, RuntimeFraction};
 
 use self::question::{Place, View};
+use super::added::Added;
 use super::{Exchange, HttpFilter, Maker, Verdict};
-use crate::accesslog::format;
 use crate::http::headers::{HeaderId, Headers};
-use crate::http::manager::mutate::{self, Mutable};
+use crate::http::manager::mutate;
 use crate::http::manager::reply::LocalReply;
-use crate::http::manager::request::Request;
 use crate::scope;
 use crate::stats::names;
 use crate::stream::ResponseFlag;
@@ -339,22 +337,6 @@ fn add_all(wire: Vec<HeaderValue>, headers: &mut Headers) {
         if fits && !framing && value.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control()) {
             headers.append(name.as_bytes(), &value);
         }
-    }
-}
-
-/// Headers of the answer, with values that may come from the request.
-struct Added<'a, 'r> {
-    headers: Headers,
-    request: &'a Request<'r>,
-}
-
-impl Mutable for Added<'_, '_> {
-    fn headers(&mut self) -> &mut Headers {
-        &mut self.headers
-    }
-
-    fn evaluate(&self, format: &Format, value: &mut Vec<u8>) {
-        format::write_header(format, &self.request.facts(), value);
     }
 }
 
