@@ -190,6 +190,106 @@ const CASES: &[(&str, &str, Sent)] = &[
     ("edge: via and server name", "edge", Request("GET", "/prefix", &[("via", "1.1 other")], "")),
     ("edge: underscore rejected", "edge", Request("GET", "/prefix", &[("x_under", "1")], "")),
     ("edge: https redirect", "edge", Request("GET", "/redirect/https", &[], "")),
+    (
+        "redirect followed",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=302 header=location:http://other.example/prefix/x?y#z")], ""),
+    ),
+    (
+        "redirect of a POST followed",
+        "web",
+        Request("POST", "/follow/once", &[("x-reply", "status=302 header=location:http://other.example:8080/prefix/x")], "a body"),
+    ),
+    (
+        "redirect by 303 of a POST followed",
+        "web",
+        Request("POST", "/follow/codes", &[("x-reply", "status=303 header=location:http://other.example/prefix")], "a body"),
+    ),
+    (
+        "redirect by 307 of a PUT followed",
+        "web",
+        Request("PUT", "/follow/codes", &[("x-reply", "status=307 header=location:http://other.example/rewrite/x")], "a body"),
+    ),
+    (
+        "redirect by another code",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=301 header=location:http://other.example/prefix")], ""),
+    ),
+    (
+        "redirect followed once only",
+        "web",
+        Request("GET", "/follow/again", &[("x-reply", "status=302 header=location:http://other.example/follow/again/x")], ""),
+    ),
+    (
+        "redirect to a direct response",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=302 header=location:http://api.example.org/x")], ""),
+    ),
+    (
+        "redirect to a redirect",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=302 header=location:http://other.example/redirect/path")], ""),
+    ),
+    (
+        "redirect to no route",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=302 header=location:http://other.example/nothing")], ""),
+    ),
+    (
+        "redirect without a path",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=302 header=location:http://other.example")], ""),
+    ),
+    (
+        "redirect by a relative location",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=302 header=location:/prefix")], ""),
+    ),
+    (
+        "redirect without a location",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=302")], ""),
+    ),
+    (
+        "redirect to another scheme",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=302 header=location:https://other.example/prefix")], ""),
+    ),
+    (
+        "redirect to another scheme allowed",
+        "web",
+        Request("GET", "/follow/cross", &[("x-reply", "status=302 header=location:https://other.example/prefix")], ""),
+    ),
+    (
+        "redirect to an unsafe scheme",
+        "web",
+        Request("GET", "/follow/safe", &[("x-reply", "status=302 header=location:https://other.example/prefix")], ""),
+    ),
+    (
+        "redirect to a listed route",
+        "web",
+        Request("GET", "/follow/listed", &[("x-reply", "status=302 header=location:http://other.example/prefix")], ""),
+    ),
+    (
+        "redirect to a route that is not listed",
+        "web",
+        Request("GET", "/follow/listed", &[("x-reply", "status=302 header=location:http://other.example/exact")], ""),
+    ),
+    (
+        "redirect to a previous route",
+        "web",
+        Request("GET", "/follow/previous", &[("x-reply", "status=302 header=location:http://other.example/follow/previous/x")], ""),
+    ),
+    (
+        "redirect by the deprecated fields",
+        "web",
+        Request("GET", "/follow/deprecated", &[("x-reply", "status=302 header=location:http://other.example/follow/deprecated/x")], ""),
+    ),
+    (
+        "redirect of a rewritten request",
+        "web",
+        Request("GET", "/follow/rewritten/a", &[("x-reply", "status=302 header=location:http://other.example/prefix/b")], ""),
+    ),
     ("raw: lower-case method", "web", Raw("get /prefix HTTP/1.1\r\nhost: a\r\n\r\n")),
     ("raw: absolute form", "web", Raw("GET http://abs.example.com/prefix?x HTTP/1.1\r\nhost: other\r\n\r\n")),
     (
@@ -376,7 +476,25 @@ const ROUTES: &str = "{ name: table, validate_clusters: false, \
     { match: { prefix: /no-cluster }, route: { cluster: nowhere } },
     { match: { prefix: /no-endpoint }, route: { cluster: empty } },
     { match: { prefix: /by-h2 }, route: { cluster: by-h2 } },
-    { match: { prefix: /prefix }, route: { cluster: one } }] }] }";
+    { match: { prefix: /follow/once }, route: { cluster: one, internal_redirect_policy: {
+      response_headers_to_copy: [x-reply] } } },
+    { match: { prefix: /follow/codes }, route: { cluster: one, internal_redirect_policy: {
+      redirect_response_codes: [303, 307, 404], response_headers_to_copy: [x-reply] } } },
+    { match: { prefix: /follow/again }, route: { cluster: one, internal_redirect_policy: {} } },
+    { match: { prefix: /follow/cross }, route: { cluster: one, internal_redirect_policy: {
+      allow_cross_scheme_redirect: true, response_headers_to_copy: [x-reply] } } },
+    { match: { prefix: /follow/safe }, route: { cluster: one, internal_redirect_policy: {
+      allow_cross_scheme_redirect: true, predicates: [{ name: p, typed_config: { '@type': type.googleapis.com/envoy.extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig } }] } } },
+    { match: { prefix: /follow/listed }, route: { cluster: one, internal_redirect_policy: {
+      response_headers_to_copy: [x-reply], predicates: [{ name: p, typed_config: { '@type': type.googleapis.com/envoy.extensions.internal_redirect.allow_listed_routes.v3.AllowListedRoutesConfig, allowed_route_names: [prefix] } }] } } },
+    { match: { prefix: /follow/previous }, name: previous, route: { cluster: one, internal_redirect_policy: {
+      max_internal_redirects: 5, predicates: [{ name: p, typed_config: { '@type': type.googleapis.com/envoy.extensions.internal_redirect.previous_routes.v3.PreviousRoutesConfig } }] } } },
+    { match: { prefix: /follow/rewritten }, request_headers_to_add: [{ header: { key: x-hop, value: one } }],
+      route: { cluster: one, prefix_rewrite: /written, host_rewrite_literal: written.example, internal_redirect_policy: {
+      response_headers_to_copy: [x-reply] } } },
+    { match: { prefix: /follow/deprecated }, route: { cluster: one,
+      internal_redirect_action: HANDLE_INTERNAL_REDIRECT, max_internal_redirects: 2 } },
+    { match: { prefix: /prefix }, name: prefix, route: { cluster: one } }] }] }";
 
 /// The upstreams `one` and `two`.
 struct Upstreams {

@@ -12,6 +12,7 @@ use outrigger_api::pb::google::protobuf::Duration as WireDuration;
 
 use super::entry::RouteScope;
 use super::hash_policy::hash_policies;
+use super::internal_redirect;
 use super::mirror::mirror_policies;
 use super::parse::optional_plugin;
 use super::retry::retry_policy;
@@ -37,10 +38,10 @@ pub(super) fn forward(
         implemented: cluster_not_found_response_code, prefix_rewrite, regex_rewrite, append_x_forwarded_host,
             timeout, idle_timeout, retry_policy, priority, max_grpc_timeout, upgrade_configs, max_stream_duration,
             cluster_specifier, host_rewrite_specifier, hash_policy, metadata_match, request_mirror_policies,
-            path_rewrite_policy, rate_limits, include_vh_rate_limits;
+            path_rewrite_policy, rate_limits, include_vh_rate_limits, internal_redirect_policy,
+            internal_redirect_action, max_internal_redirects;
         no_effect: early_data_policy = "TLS early data is neither taken nor sent";
-        unsupported: path_rewrite, flush_timeout, retry_policy_typed_config, cors, grpc_timeout_offset,
-            internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy;
+        unsupported: path_rewrite, flush_timeout, retry_policy_typed_config, cors, grpc_timeout_offset, hedge_policy;
     });
     let metadata = lb_metadata(metadata_match);
     let Some(cluster) = cluster_choice(scope, at, cluster_specifier, metadata.as_ref())? else { return Ok(None) };
@@ -62,6 +63,19 @@ pub(super) fn forward(
             Some(Box::new(UriRewrite::parse(scope.context, &at.field("path_rewrite_policy"), policy, template)?))
         }
     };
+    let handles_redirects = match pb::route_action::InternalRedirectAction::try_from(internal_redirect_action) {
+        Ok(pb::route_action::InternalRedirectAction::HandleInternalRedirect) => true,
+        Ok(pb::route_action::InternalRedirectAction::PassThroughInternalRedirect) => false,
+        Err(_) => return Err(wire::unknown_enum(&at.field("internal_redirect_action"), internal_redirect_action)),
+    };
+    let internal_redirect = match internal_redirect_policy {
+        Some(policy) => {
+            let at = at.field("internal_redirect_policy");
+            Some(Box::new(internal_redirect::internal_redirect(scope.context, &at, policy)?))
+        }
+        None => handles_redirects.then(|| Box::new(internal_redirect::deprecated(max_internal_redirects))),
+    };
+    let (upgrades, terminates_connect) = upgrades(&at.field("upgrade_configs"), upgrade_configs)?;
     Ok(Some(Forward {
         cluster,
         cluster_not_found_code: not_found_code(
@@ -88,13 +102,15 @@ pub(super) fn forward(
             Some(policy) => Some(Arc::new(self::retry_policy(scope.context, &at.field("retry_policy"), policy)?)),
         },
         priority: self::priority(&at.field("priority"), priority)?,
-        upgrades: upgrades(&at.field("upgrade_configs"), upgrade_configs)?,
+        upgrades,
+        terminates_connect,
         hash_policy: hash_policies(&at.field("hash_policy"), hash_policy)?,
         metadata_match: metadata.map(Arc::new),
         template_rewrite,
         queue: None,
         rate_limits: self::rate_limits(&at.field("rate_limits"), rate_limits, RateLimitPlace::Route)?,
         include_virtual_host_rate_limits: include_vh_rate_limits.is_some_and(|flag| flag.value),
+        internal_redirect,
     }))
 }
 
@@ -245,15 +261,17 @@ fn given(at: &FieldPath<'_>, wire: Option<WireDuration>) -> Parsed<Option<Durati
     wire.map(|wire| wire::duration(at, wire)).transpose()
 }
 
-fn upgrades(at: &FieldPath<'_>, wire: Vec<pb::route_action::UpgradeConfig>) -> Parsed<Vec<(String, bool)>> {
+/// The upgrades, and whether CONNECT ends here.
+fn upgrades(at: &FieldPath<'_>, wire: Vec<pb::route_action::UpgradeConfig>) -> Parsed<(Vec<(String, bool)>, bool)> {
     let mut seen = HashSet::new();
     let mut upgrades = Vec::with_capacity(wire.len());
+    let mut terminates = false;
     for (index, wire) in wire.into_iter().enumerate() {
         let at = at.item(index);
         decide!(wire, at, pb::route_action::UpgradeConfig as "envoy.config.route.v3.RouteAction.UpgradeConfig" {
-            implemented: upgrade_type, enabled;
+            implemented: upgrade_type, enabled, connect_config;
             no_effect: ;
-            unsupported: connect_config;
+            unsupported: ;
         });
         let type_at = at.field("upgrade_type");
         if upgrade_type.is_empty() {
@@ -262,15 +280,33 @@ fn upgrades(at: &FieldPath<'_>, wire: Vec<pb::route_action::UpgradeConfig>) -> P
         wire::header_value(&type_at, &upgrade_type)?;
         let name = upgrade_type.to_ascii_lowercase();
         let enabled = enabled.is_none_or(|flag| flag.value);
-        if enabled && matches!(name.as_str(), "connect" | "connect-udp") {
+        if enabled && name == "connect-udp" {
             return Err(type_at.reject(format!("{upgrade_type:?} is not supported")));
         }
         if !seen.insert(name.clone()) {
             return Err(type_at.reject(format!("{upgrade_type:?} is there twice")));
         }
+        if let Some(wire) = connect_config {
+            let at = at.field("connect_config");
+            if name != "connect" {
+                return Err(at.reject(format!("goes with CONNECT only, not with {upgrade_type:?}")));
+            }
+            connect_config_of(&at, wire)?;
+            terminates = true;
+        }
         upgrades.push((name, enabled));
     }
-    Ok(upgrades)
+    Ok((upgrades, terminates))
+}
+
+fn connect_config_of(at: &FieldPath<'_>, wire: pb::route_action::upgrade_config::ConnectConfig) -> Parsed<()> {
+    use pb::route_action::upgrade_config::ConnectConfig;
+    decide!(wire, at, ConnectConfig as "envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig" {
+        implemented: ;
+        no_effect: ;
+        unsupported: proxy_protocol_config, allow_post;
+    });
+    Ok(())
 }
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);

@@ -55,12 +55,14 @@ fn path_match(
             }
             PathMatch::SeparatedPrefix(prefix)
         }
-        Some(PathSpecifier::ConnectMatcher(_)) => return Err(at.field("connect_matcher").unsupported()),
+        Some(PathSpecifier::ConnectMatcher(pb::route_match::ConnectMatcher {})) => PathMatch::Connect,
         Some(PathSpecifier::PathMatchPolicy(policy)) => {
             PathMatch::Template(UriTemplate::parse(context, &at.field("path_match_policy"), policy)?)
         }
         None => {
-            return Err(at.reject("needs one of prefix, path, safe_regex, path_separated_prefix, path_match_policy"));
+            return Err(at.reject(
+                "needs one of prefix, path, safe_regex, path_separated_prefix, connect_matcher, path_match_policy",
+            ));
         }
     })
 }

@@ -6,6 +6,7 @@ mod answer;
 mod entry;
 mod forward;
 mod hash_policy;
+mod internal_redirect;
 mod matches;
 mod mirror;
 mod parse;
@@ -246,6 +247,8 @@ pub struct Forward {
     pub priority: Priority,
     /// Upgrades of this route, lower case, and whether they are enabled.
     pub upgrades: Vec<(String, bool)>,
+    /// CONNECT ends here: what comes through it goes to the cluster as it is. Source: `connect_config`.
+    pub terminates_connect: bool,
     /// What consistent policies choose an endpoint by.
     pub hash_policy: Arc<[HashPolicy]>,
     /// The subset of endpoints that is wanted.
@@ -258,6 +261,34 @@ pub struct Forward {
     pub rate_limits: Box<[RateLimit]>,
     /// Those of the virtual host count as well.
     pub include_virtual_host_rate_limits: bool,
+    /// Which redirects of the upstream are followed here; none unless given.
+    pub internal_redirect: Option<Box<InternalRedirect>>,
+}
+
+/// Source: `InternalRedirectPolicy`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct InternalRedirect {
+    /// How many a request may have gone through; 1 unless given.
+    pub max_redirects: u32,
+    /// Status codes that are followed; 302 unless given.
+    pub codes: Vec<u16>,
+    /// From plain text to TLS or back.
+    pub allow_cross_scheme: bool,
+    /// All must want the route that a redirect leads to.
+    pub predicates: Vec<RedirectPredicate>,
+    /// Headers that the next request takes over from the response, or loses; lower case.
+    pub copied_headers: Vec<Arc<str>>,
+}
+
+/// What must hold for the route that a redirect leads to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RedirectPredicate {
+    /// Its name is one of these.
+    AllowListedRoutes(Vec<Arc<str>>),
+    /// The same route has not redirected there before.
+    PreviousRoutes,
+    /// It does not lead from plain text to TLS.
+    SafeCrossScheme,
 }
 
 /// Which cluster a request goes to.

@@ -297,8 +297,7 @@ fn per_route_filter_configuration_is_refused_unless_it_may_be_missing() {
 #[test]
 fn matches_that_are_refused() {
     for (matches, reason) in [
-        ("{}", "match: needs one of prefix, path, safe_regex, path_separated_prefix, path_match_policy"),
-        ("{connect_matcher: {}}", "match.connect_matcher: is not supported"),
+        ("{}", "match: needs one of prefix, path, safe_regex, path_separated_prefix, connect_matcher, path_match_policy"),
         (
             "{path_separated_prefix: /}",
             "match.path_separated_prefix: \"/\" must have two characters or more, must not contain '?' or '#' \
@@ -366,8 +365,20 @@ fn actions_that_are_refused() {
             "route.upgrade_configs[1].upgrade_type: \"WebSocket\" is there twice",
         ),
         (
-            "{cluster: c, upgrade_configs: [{upgrade_type: CONNECT}]}",
-            "route.upgrade_configs[0].upgrade_type: \"CONNECT\" is not supported",
+            "{cluster: c, upgrade_configs: [{upgrade_type: CONNECT-UDP}]}",
+            "route.upgrade_configs[0].upgrade_type: \"CONNECT-UDP\" is not supported",
+        ),
+        (
+            "{cluster: c, upgrade_configs: [{upgrade_type: websocket, connect_config: {}}]}",
+            "route.upgrade_configs[0].connect_config: goes with CONNECT only, not with \"websocket\"",
+        ),
+        (
+            "{cluster: c, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {allow_post: true}}]}",
+            "route.upgrade_configs[0].connect_config.allow_post: is not supported",
+        ),
+        (
+            "{cluster: c, internal_redirect_policy: {response_headers_to_copy: [host]}}",
+            "route.internal_redirect_policy.response_headers_to_copy[0]: \"host\" must not be copied from a response",
         ),
         (
             "{cluster: c, retry_policy: {retry_back_off: {base_interval: 1s, max_interval: 0.5s}}}",

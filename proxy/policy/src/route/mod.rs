@@ -4,6 +4,7 @@
 //! action does to a path is in [`rewrite_path`] and [`redirect_location`].
 
 mod domains;
+mod internal_redirect;
 mod matches;
 mod paths;
 mod rewrite;
@@ -14,6 +15,7 @@ use outrigger_config::route::{Route, RouteConfiguration, VirtualHost};
 use outrigger_config::units::{Fraction, RuntimeFraction};
 
 use domains::DomainIndex;
+pub use internal_redirect::{RedirectHistory, RedirectRefusal, RedirectTarget};
 pub use matches::{header_matches, request_header_matches, rule_matches};
 use paths::PathIndex;
 pub use rewrite::{pick_weighted, redirect_location, rewrite_path, rewrite_path_by_regex};

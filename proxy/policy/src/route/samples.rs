@@ -33,12 +33,14 @@ pub(crate) fn forward(cluster: &str) -> Forward {
         retry_policy: None,
         priority: Priority::Default,
         upgrades: Vec::new(),
+        terminates_connect: false,
         hash_policy: Arc::default(),
         metadata_match: None,
         template_rewrite: None,
         queue: None,
         rate_limits: Box::default(),
         include_virtual_host_rate_limits: false,
+        internal_redirect: None,
     }
 }
 

@@ -43,6 +43,11 @@ impl<'a> ReplayBody<'a> {
         self.keeping.get()
     }
 
+    /// The whole body, once it was sent; `None` if part of it is gone. Its trailers are not kept.
+    pub fn kept(&self) -> Option<Vec<u8>> {
+        self.keeping.get().then(|| self.kept.take())
+    }
+
     fn replaying(&self) -> bool {
         self.position.get() < self.kept.borrow().len()
     }

@@ -9,6 +9,7 @@ mod body;
 mod drops;
 mod mirror;
 mod prepare;
+pub mod redirect;
 mod timeout;
 
 use std::future::Future;
@@ -18,7 +19,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use outrigger_config::cluster::{Discovery, DnsCache, DnsFamily};
-use outrigger_config::route::{ClusterChoice, Forward, HeaderMatcher, RetryPolicy, WeightedCluster};
+use outrigger_config::route::{ClusterChoice, Forward, HeaderMatcher, InternalRedirect, RetryPolicy, WeightedCluster};
 use outrigger_policy::breaker::{Permit, Resource};
 use outrigger_policy::retry::{self, Decision, GiveUp, Outcome};
 use outrigger_policy::route::{header_matches, request_header_matches};
@@ -38,7 +39,7 @@ use crate::upstream::feedback::Watch;
 use crate::upstream::host::Host;
 use crate::worker::deadlines::Limit;
 use affinity::Affinity;
-use attempt::{Attempt, Failure};
+use attempt::{Answered, Attempt, Failure};
 use body::ReplayBody;
 use timeout::Timeouts;
 
@@ -150,7 +151,9 @@ impl Forwarding<'_, '_> {
             _permit = Some(permit);
         }
         let downstream = self.request.downstream;
-        let keep = self.policy.is_some() || self.request.framing == crate::http::h1::parse::Framing::None;
+        let keep = self.policy.is_some()
+            || self.action.internal_redirect.is_some()
+            || self.request.framing == crate::http::h1::parse::Framing::None;
         let body = ReplayBody::new(downstream, self.request.request_body.clone(), keep);
         if !self.request.connection.node.config.proxy_100_continue {
             downstream.send_continue();
@@ -204,17 +207,24 @@ impl Forwarding<'_, '_> {
                     trace::answered(self.request);
                     let status = self.request.response.status;
                     let outcome = self.outcome();
-                    count_response(&self.cluster, &host, status);
+                    let redirect = redirect::policy(self.chosen, status);
                     let grpc = if self.request.head.is_grpc() { grpc_status(self.request) } else { None };
                     let process = &self.request.connection.worker.process;
                     observe::response(process, &host, status, grpc, &self.request.response.headers);
                     let is_error = observe::status(status, grpc) >= 500;
                     watch.answered(&host, is_error, Some(&self.request.response.headers));
                     if self.retries_after(&outcome, &body, &host).await {
+                        count_response(&self.cluster, &host, status);
                         trace::retry_attempt(self.request, stream.is_complete());
                         drop(stream);
                         continue;
                     }
+                    if let Some(policy) = redirect
+                        && self.redirects(policy, &stream, &body)
+                    {
+                        return stream.leave();
+                    }
+                    count_response(&self.cluster, &host, status);
                     if self.retries > 0 && status < 500 {
                         self.cluster.stats.upstream_rq_retry_success.increment();
                     }
@@ -339,6 +349,22 @@ impl Forwarding<'_, '_> {
         self.retries += 1;
         self.tried.push(Arc::clone(&host.host));
         Box::pin(wait(self.request, backoff)).await
+    }
+
+    /// Follows a redirect of the upstream, if that is possible.
+    fn redirects(&mut self, policy: &InternalRedirect, answered: &Answered, body: &ReplayBody<'_>) -> bool {
+        // What is still being sent could not be sent again.
+        let complete = answered.request_is_sent() && !self.request.head.is_tunnel();
+        let followed = complete && redirect::follow(self.request, self.chosen, policy, body);
+        let stats = &self.cluster.stats;
+        if followed {
+            self.request.info.response_code.set(self.request.response.status);
+            self.request.info.set_details("internal_redirect");
+            stats.upstream_internal_redirect_succeeded_total.increment();
+        } else {
+            stats.upstream_internal_redirect_failed_total.increment();
+        }
+        followed
     }
 
     /// What the response head says on its way downstream.
