@@ -31,7 +31,8 @@ async fn each_request_of_a_chain_is_logged_and_counted() {
     let upstream = Upstream::start("one").await;
     let follow = "{ match: { prefix: /follow }, route: { cluster: one, internal_redirect_policy: { \
                   max_internal_redirects: 2 } } }, { match: { prefix: / }, route: { cluster: one } }";
-    let log = access_log_of("access", "%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %REQ(:PATH)% %REQ(x-envoy-original-url)%");
+    let log =
+        access_log_of("access", "%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %REQ(:PATH)% %REQ(x-envoy-original-url)%");
     let web = listener("web", &[chain(&http("web", &format!("{}{log}", routes(follow))), "")], "");
     let told = both(&upstream, &bootstrap(&[web], &[cluster("one", &[upstream.port()])]), async |proxy| {
         let address = proxy.listener("web").await;
@@ -46,7 +47,9 @@ async fn each_request_of_a_chain_is_logged_and_counted() {
         let order = [("x-reply", "status=302 header=location:/follow/b empty")];
         let response = client.request("GET", "/follow/c", &order, b"").await;
         told.push(format!("status {}", response.status));
-        told.extend(proxy.lines("access", 7).await.into_iter().map(|line| line.replace(&address.to_string(), "<host>")));
+        told.extend(
+            proxy.lines("access", 7).await.into_iter().map(|line| line.replace(&address.to_string(), "<host>")),
+        );
         let names = [
             "cluster.one.upstream_internal_redirect_succeeded_total",
             "cluster.one.upstream_internal_redirect_failed_total",

@@ -83,7 +83,9 @@ impl UpstreamStream {
                 stream.send_head(head, framing, options);
                 Poll::Ready(Ok(()))
             }
-            UpstreamStream::H2(stream) => stream.poll_send_head(cx, head, framing == Framing::None && !head.is_tunnel()),
+            UpstreamStream::H2(stream) => {
+                stream.poll_send_head(cx, head, framing == Framing::None && !head.is_tunnel())
+            }
         }
     }
 

@@ -17,7 +17,9 @@ use super::mirror::mirror_policies;
 use super::parse::optional_plugin;
 use super::retry::retry_policy;
 use super::rewrite::regex_rewrite;
-use super::{ClusterChoice, Forward, HostRewrite, MaxStreamDuration, PathMatch, Priority, WeightedCluster};
+use super::{
+    ClusterChoice, Forward, HostRewrite, MaxStreamDuration, PathMatch, Priority, WeightChoice, WeightedCluster,
+};
 use crate::cluster::{LbMetadata, lb_metadata};
 use crate::decide::decide;
 use crate::http::RouteFilters;
@@ -39,12 +41,14 @@ pub(super) fn forward(
             timeout, idle_timeout, retry_policy, priority, max_grpc_timeout, upgrade_configs, max_stream_duration,
             cluster_specifier, host_rewrite_specifier, hash_policy, metadata_match, request_mirror_policies,
             path_rewrite_policy, rate_limits, include_vh_rate_limits, internal_redirect_policy,
-            internal_redirect_action, max_internal_redirects;
+            internal_redirect_action, max_internal_redirects, grpc_timeout_offset;
         no_effect: early_data_policy = "TLS early data is neither taken nor sent";
-        unsupported: path_rewrite, flush_timeout, retry_policy_typed_config, cors, grpc_timeout_offset, hedge_policy;
+        unsupported: path_rewrite, flush_timeout, retry_policy_typed_config, cors, hedge_policy;
     });
     let metadata = lb_metadata(metadata_match);
-    let Some(cluster) = cluster_choice(scope, at, cluster_specifier, metadata.as_ref())? else { return Ok(None) };
+    let mut weight_choice = WeightChoice::default();
+    let cluster = cluster_choice(scope, at, cluster_specifier, metadata.as_ref(), &mut weight_choice)?;
+    let Some(cluster) = cluster else { return Ok(None) };
     if !prefix_rewrite.is_empty() && regex_rewrite.is_some() {
         return Err(at.field("regex_rewrite").reject("must not be set together with prefix_rewrite"));
     }
@@ -78,6 +82,7 @@ pub(super) fn forward(
     let (upgrades, terminates_connect) = upgrades(&at.field("upgrade_configs"), upgrade_configs)?;
     Ok(Some(Forward {
         cluster,
+        weight_choice,
         cluster_not_found_code: not_found_code(
             &at.field("cluster_not_found_response_code"),
             cluster_not_found_response_code,
@@ -96,6 +101,7 @@ pub(super) fn forward(
             None => None,
             Some(wire) => Some(self::max_stream_duration(&at.field("max_stream_duration"), wire)?),
         },
+        grpc_timeout_offset: given(&at.field("grpc_timeout_offset"), grpc_timeout_offset)?,
         max_grpc_timeout: given(&at.field("max_grpc_timeout"), max_grpc_timeout)?,
         retry_policy: match retry_policy {
             None => None,
@@ -119,6 +125,7 @@ fn cluster_choice(
     at: &FieldPath<'_>,
     wire: Option<pb::route_action::ClusterSpecifier>,
     metadata: Option<&LbMetadata>,
+    by: &mut WeightChoice,
 ) -> Parsed<Option<ClusterChoice>> {
     use pb::route_action::ClusterSpecifier as Wire;
     Ok(Some(match wire {
@@ -126,7 +133,7 @@ fn cluster_choice(
         Some(Wire::Cluster(name)) => ClusterChoice::Cluster(name.into()),
         Some(Wire::ClusterHeader(name)) => ClusterChoice::Header(header_name(&at.field("cluster_header"), &name)?),
         Some(Wire::WeightedClusters(clusters)) => {
-            ClusterChoice::Weighted(weighted_clusters(scope, &at.field("weighted_clusters"), clusters, metadata)?)
+            ClusterChoice::Weighted(weighted_clusters(scope, &at.field("weighted_clusters"), clusters, metadata, by)?)
         }
         Some(Wire::ClusterSpecifierPlugin(name)) => {
             if !scope.optional_plugins.contains(&name) {
@@ -148,12 +155,21 @@ fn weighted_clusters(
     at: &FieldPath<'_>,
     wire: pb::WeightedCluster,
     metadata: Option<&LbMetadata>,
+    by: &mut WeightChoice,
 ) -> Parsed<Vec<WeightedCluster>> {
     decide!(wire, at, pb::WeightedCluster as "envoy.config.route.v3.WeightedCluster" {
-        implemented: clusters;
+        implemented: clusters, random_value_specifier;
         no_effect: total_weight = "the sum of the weights counts";
-        unsupported: runtime_key_prefix, random_value_specifier;
+        unsupported: runtime_key_prefix;
     });
+    use pb::weighted_cluster::RandomValueSpecifier;
+    *by = match random_value_specifier {
+        Some(RandomValueSpecifier::HeaderName(name)) => {
+            WeightChoice::Header(header_name(&at.field("header_name"), &name)?)
+        }
+        Some(RandomValueSpecifier::UseHashPolicy(flag)) if flag.value => WeightChoice::Hash,
+        Some(RandomValueSpecifier::UseHashPolicy(_)) | None => WeightChoice::Random,
+    };
     let clusters_at = at.field("clusters");
     if clusters.is_empty() {
         return Err(clusters_at.reject("needs at least one cluster"));
@@ -174,13 +190,17 @@ fn weighted_cluster(
 ) -> Parsed<WeightedCluster> {
     decide!(wire, at, pb::weighted_cluster::ClusterWeight as "envoy.config.route.v3.WeightedCluster.ClusterWeight" {
         implemented: name, weight, request_headers_to_add, request_headers_to_remove, response_headers_to_add,
-            response_headers_to_remove, typed_per_filter_config, host_rewrite_specifier, metadata_match;
+            response_headers_to_remove, typed_per_filter_config, host_rewrite_specifier, metadata_match,
+            cluster_header;
         no_effect: ;
-        unsupported: cluster_header;
+        unsupported: ;
     });
-    if name.is_empty() {
-        return Err(at.field("name").reject("must not be empty"));
-    }
+    let name_header = match (name.as_str(), cluster_header.as_str()) {
+        ("", "") => return Err(at.reject("needs one of name, cluster_header")),
+        (_, "") => None,
+        ("", header) => Some(header_name(&at.field("cluster_header"), header)?),
+        _ => return Err(at.field("cluster_header").reject("must not be set together with name")),
+    };
     let Some(weight) = weight else {
         return Err(at.field("weight").reject("is required"));
     };
@@ -191,6 +211,7 @@ fn weighted_cluster(
     };
     Ok(WeightedCluster {
         name: name.into(),
+        name_header,
         weight: weight.value,
         request_headers: request_header_mutations(at, request_headers_to_add, request_headers_to_remove)?,
         response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,

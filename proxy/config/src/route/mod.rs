@@ -21,7 +21,8 @@ use std::time::Duration;
 use crate::cluster::{LbMetadata, QueueHints};
 use crate::format::Format;
 use crate::http::{HeaderMutations, RouteFilters};
-use crate::matching::{StringMatcher, UriRewrite, UriTemplate};
+use crate::matcher::Matcher;
+use crate::matching::{FilterStateMatcher, MetadataMatcher, StringMatcher, UriRewrite, UriTemplate};
 use crate::metadata::Namespaces;
 use crate::rate_limit::RateLimit;
 use crate::tracing::RouteTrace;
@@ -51,6 +52,10 @@ pub struct RouteConfiguration {
     pub most_specific_header_mutations_wins: bool,
     /// Refuse the configuration if a cluster it names does not exist.
     pub validate_clusters: bool,
+    /// Where the host stands instead of `:authority`; lower case.
+    pub host_header: Option<Arc<str>>,
+    /// The path is matched without what follows its first `;`.
+    pub ignore_path_parameters: bool,
     /// The host is matched without its port.
     pub ignore_port_in_host_matching: bool,
     /// Clusters that get copies, unless a more specific level has its own.
@@ -66,8 +71,12 @@ pub struct VirtualHost {
     pub name: Arc<str>,
     /// Lower case: exact, `*.suffix`, `prefix.*` or `*`.
     pub domains: Vec<String>,
-    /// First match wins.
+    /// First match wins, among all or among those that `matcher` leads to.
     pub routes: Vec<Arc<Route>>,
+    /// Leads to positions among the routes.
+    pub matcher: Option<Box<Matcher<Box<[usize]>>>>,
+    /// Bytes of request bodies that are kept to be sent again, unless the route has its own limit.
+    pub body_limit: Option<u64>,
     /// Which requests must have come by TLS, others are redirected.
     pub require_tls: RequireTls,
     /// Applied to requests.
@@ -117,6 +126,8 @@ pub struct Route {
     pub stat_prefix: Option<Arc<str>>,
     /// What is said of HTTP filters.
     pub filters: RouteFilters,
+    /// Bytes of request bodies that are kept to be sent again.
+    pub body_limit: Option<u64>,
     /// By namespace; for filters to read.
     pub metadata: Option<Arc<Namespaces>>,
     /// What is said of tracing.
@@ -140,6 +151,21 @@ pub struct RouteMatch {
     pub grpc: bool,
     /// All must match.
     pub cookies: Vec<CookieMatcher>,
+    /// What the request itself does not tell.
+    pub more: Option<Box<StreamMatch>>,
+}
+
+/// What must hold of the connection of a request and of what filters left: all of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StreamMatch {
+    /// Whether the client has shown a certificate.
+    pub presented: Option<bool>,
+    /// Whether that was verified.
+    pub validated: Option<bool>,
+    /// Dynamic metadata.
+    pub metadata: Vec<MetadataMatcher>,
+    /// Objects of the filter state.
+    pub filter_state: Vec<FilterStateMatcher>,
 }
 
 /// How a route matches the path.
@@ -199,8 +225,17 @@ pub enum HeaderMatch {
 pub struct QueryParameterMatcher {
     /// Case-sensitive.
     pub name: String,
-    /// `None` wants it present only.
-    pub value: Option<StringMatcher>,
+    /// What its value must be.
+    pub value: QueryMatch,
+}
+
+/// What a query parameter must be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum QueryMatch {
+    /// Present (true) or absent (false).
+    Present(bool),
+    /// By string.
+    String(StringMatcher),
 }
 
 /// What happens to a request.
@@ -221,6 +256,8 @@ pub enum RouteAction {
 pub struct Forward {
     /// Where to.
     pub cluster: ClusterChoice,
+    /// How one of weighted clusters is chosen.
+    pub weight_choice: WeightChoice,
     /// 503 unless given: for clusters that do not exist.
     pub cluster_not_found_code: u16,
     /// Clusters that get copies; those of the virtual host or the configuration if there are none here.
@@ -239,6 +276,8 @@ pub struct Forward {
     pub idle_timeout: Option<Duration>,
     /// Limit on the stream's duration, and how grpc-timeout moves it.
     pub max_stream_duration: Option<MaxStreamDuration>,
+    /// Taken off grpc-timeout before that limit.
+    pub grpc_timeout_offset: Option<Duration>,
     /// Deprecated predecessor: limit of grpc-timeout; `Some(ZERO)` is no limit.
     pub max_grpc_timeout: Option<Duration>,
     /// When to try again.
@@ -302,11 +341,25 @@ pub enum ClusterChoice {
     Header(Arc<str>),
 }
 
+/// What decides among weighted clusters.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum WeightChoice {
+    /// Chance.
+    #[default]
+    Random,
+    /// The number in a request header; chance without one.
+    Header(Arc<str>),
+    /// The hash of the route's policies; chance without one.
+    Hash,
+}
+
 /// One of several clusters.
 #[derive(Clone, Debug)]
 pub struct WeightedCluster {
-    /// Its name.
+    /// Its name; empty if a header has it.
     pub name: Arc<str>,
+    /// The request header that its name stands in; lower case.
+    pub name_header: Option<Arc<str>>,
     /// Its share of the sum.
     pub weight: u32,
     /// Applied to requests that go there.

@@ -184,13 +184,10 @@ pub async fn serve(
     match normalize::prepare(connection, &mut request.head) {
         Ok(()) => loop {
             route(&mut request).await;
-            match redirected(request) {
-                Ok(next) => request = next,
-                Err(done) => {
-                    request = done;
-                    break;
-                }
+            if !request.redirects.as_ref().is_some_and(|redirects| redirects.is_due) {
+                break;
             }
+            request = redirected(request);
         },
         Err(reply) => send_local(&mut request, reply, None).await,
     }
@@ -248,11 +245,8 @@ fn begin<'a>(
     }
 }
 
-/// The request that a redirect asks for, in the place of the one that was redirected; `Err` gives back one that was not.
-fn redirected(mut request: Request<'_>) -> Result<Request<'_>, Request<'_>> {
-    if !request.redirects.as_ref().is_some_and(|redirects| redirects.is_due) {
-        return Err(request);
-    }
+/// The request that a redirect asks for, in the place of the one that was redirected.
+fn redirected(mut request: Request<'_>) -> Request<'_> {
     conclude(&mut request);
     let mut redirects = request.redirects.unwrap_or_default();
     redirects.is_due = false;
@@ -268,7 +262,7 @@ fn redirected(mut request: Request<'_>) -> Result<Request<'_>, Request<'_>> {
         next.request_body.get_or_insert_default().replace(std::mem::take(&mut redirects.body), None);
     }
     next.redirects = Some(redirects);
-    Ok(next)
+    next
 }
 
 fn end(mut request: Request<'_>) {
@@ -325,7 +319,9 @@ async fn route(request: &mut Request<'_>) {
     }
     let Some(chosen) = choice.chosen else {
         connection.stats.no_route.increment();
-        let reply = LocalReply::new(404, "route_not_found").flag(ResponseFlag::NoRouteFound);
+        let mut reply = LocalReply::new(404, "route_not_found").flag(ResponseFlag::NoRouteFound);
+        // Who asks for a tunnel may send through it already.
+        reply.close = request.head.is_connect();
         return send_local(request, reply, None).await;
     };
     name_route(request, Some(&chosen));

@@ -19,7 +19,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use outrigger_config::cluster::{Discovery, DnsCache, DnsFamily};
-use outrigger_config::route::{ClusterChoice, Forward, HeaderMatcher, InternalRedirect, RetryPolicy, WeightedCluster};
+use outrigger_config::route::{Forward, HeaderMatcher, InternalRedirect, RetryPolicy, WeightedCluster};
 use outrigger_policy::breaker::{Permit, Resource};
 use outrigger_policy::retry::{self, Decision, GiveUp, Outcome};
 use outrigger_policy::route::{header_matches, request_header_matches};
@@ -50,15 +50,8 @@ const MAX_RESENDS: u32 = 4;
 pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward) {
     let worker = Rc::clone(&request.connection.worker);
     let weighted = chosen.weighted;
-    let name: Option<Arc<str>> = match &action.cluster {
-        ClusterChoice::Cluster(name) => Some(Arc::clone(name)),
-        ClusterChoice::Weighted(_) => weighted.map(|cluster| Arc::clone(&cluster.name)),
-        ClusterChoice::Header(header) => {
-            request.head.lookup(header).and_then(|name| std::str::from_utf8(&name).ok().map(Arc::from))
-        }
-    };
     let graph = Rc::clone(&request.graph);
-    let Some(node) = name.and_then(|name| graph.clusters.get(&name)) else {
+    let Some(node) = chosen.cluster_name(&request.head).and_then(|name| graph.clusters.get(&*name)) else {
         request.connection.stats.no_cluster.increment();
         let reply = LocalReply::new(action.cluster_not_found_code, "cluster_not_found");
         return send_local(request, reply.flag(ResponseFlag::NoClusterFound), Some(chosen)).await;
@@ -154,7 +147,8 @@ impl Forwarding<'_, '_> {
         let keep = self.policy.is_some()
             || self.action.internal_redirect.is_some()
             || self.request.framing == crate::http::h1::parse::Framing::None;
-        let body = ReplayBody::new(downstream, self.request.request_body.clone(), keep);
+        let limit = self.chosen.route.body_limit.or(self.chosen.virtual_host.body_limit);
+        let body = ReplayBody::new(downstream, self.request.request_body.clone(), keep, limit);
         if !self.request.connection.node.config.proxy_100_continue {
             downstream.send_continue();
             // The client sends nothing before it has read this; its failure is met again by whoever reads the body.

@@ -27,7 +27,12 @@ pub struct Redirects {
 /// Makes the head in the request that of the request that the response asks for; false leaves it as it was.
 ///
 /// The request must have been read to its end.
-pub fn follow(request: &mut Request<'_>, chosen: &Chosen<'_>, policy: &InternalRedirect, body: &ReplayBody<'_>) -> bool {
+pub fn follow(
+    request: &mut Request<'_>,
+    chosen: &Chosen<'_>,
+    policy: &InternalRedirect,
+    body: &ReplayBody<'_>,
+) -> bool {
     let body = if request.framing == Framing::None { Some(Vec::new()) } else { body.kept() };
     let Some(body) = body else { return false };
     let before = request.head.clone();
