@@ -1,7 +1,11 @@
-//! Match trees of virtual hosts by what Envoy's cannot ask: parameters of the query, and addresses.
+//! Routes by what stands beside the request: the client's address and certificate. And match trees of virtual hosts by
+//! what Envoy's cannot ask.
 
-use outrigger_tests::config::{bootstrap, chain, http, listener};
-use outrigger_tests::{Proxy, h1};
+use std::path::PathBuf;
+
+use outrigger_tests::certificates::{self, Authority};
+use outrigger_tests::config::{bootstrap, chain, http, listener, routes};
+use outrigger_tests::{Proxy, Settings, h1, proxy};
 
 const HOSTS: &str = ", route_config: { name: local, virtual_hosts: [{ name: all, domains: ['*'], matcher: { \
   matcher_list: { matchers: [{ \
@@ -31,5 +35,39 @@ async fn routes_are_found_by_parameters_and_addresses() {
         ("/unknown", 404),
     ] {
         assert_eq!(h1::get(address, target).await.status, status, "{target}");
+    }
+}
+
+/// What the route for each kind of client answers.
+async fn statuses(program: PathBuf, authority: &Authority) -> Vec<u16> {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("ca.pem"), authority.pem()).expect("a file");
+    authority.issue(&["proxy.example"]).write(directory.path(), "server");
+    let tls = ", transport_socket: { name: tls, typed_config: { \
+        '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, \
+        common_tls_context: { validation_context: { trusted_ca: { filename: $dir/ca.pem } }, \
+        tls_certificates: [{ certificate_chain: { filename: $dir/server.crt }, \
+        private_key: { filename: $dir/server.key } }] } } }";
+    let table = "{ match: { prefix: /, tls_context: { presented: true, validated: true } }, \
+        direct_response: { status: 201 } }, \
+        { match: { prefix: /, tls_context: { presented: false } }, direct_response: { status: 202 } }";
+    let web = listener("web", &[chain(&http("web", &routes(table)), tls)], "");
+    let settings = Settings { program, ..Settings::default() };
+    let proxy = Proxy::start_in(directory, &bootstrap(&[web], &[]), settings).await;
+    let address = proxy.listener("web").await;
+    let mut statuses = Vec::new();
+    for identity in [Some(authority.issue(&["client.example"])), None] {
+        let config = authority.client(&[], identity.as_ref());
+        let stream = certificates::connect(address, "proxy.example", config).await.expect("a handshake");
+        statuses.push(h1::Client::over(Box::new(stream)).get("/").await.status);
+    }
+    statuses
+}
+
+#[tokio::test]
+async fn routes_may_ask_for_a_certificate() {
+    let authority = Authority::new();
+    for program in [proxy::envoy(), proxy::program()] {
+        assert_eq!(statuses(program, &authority).await, [201, 202]);
     }
 }
