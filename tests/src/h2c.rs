@@ -80,7 +80,7 @@ impl Client {
         within("a response", self.exchange(method, target, headers, body, trailers)).await
     }
 
-    /// Starts a request and hands out both halves, to go step by step.
+    /// Starts a request and hands out both halves, to go step by step. A `:protocol` makes it an extended CONNECT.
     ///
     /// # Errors
     /// As HTTP/2 says.
@@ -94,7 +94,10 @@ impl Client {
         let uri = format!("{}://{}{target}", self.scheme, self.authority);
         let mut request = Request::builder().method(method).uri(uri).version(http::Version::HTTP_2);
         for (name, value) in headers {
-            request = request.header(*name, *value);
+            request = match *name {
+                ":protocol" => request.extension(h2::ext::Protocol::from(*value)),
+                name => request.header(name, *value),
+            };
         }
         let request = request.body(()).expect("a request");
         let mut sender = self.sender.clone().ready().await?;

@@ -190,6 +190,176 @@ const CASES: &[(&str, &str, Sent)] = &[
     ("edge: via and server name", "edge", Request("GET", "/prefix", &[("via", "1.1 other")], "")),
     ("edge: underscore rejected", "edge", Request("GET", "/prefix", &[("x_under", "1")], "")),
     ("edge: https redirect", "edge", Request("GET", "/redirect/https", &[], "")),
+    (
+        "redirect followed",
+        "web",
+        Request(
+            "GET",
+            "/follow/once",
+            &[("x-reply", "status=302 header=location:http://other.example/prefix/x?y#z")],
+            "",
+        ),
+    ),
+    (
+        "redirect of a POST followed",
+        "web",
+        Request(
+            "POST",
+            "/follow/once",
+            &[("x-reply", "status=302 header=location:http://other.example:8080/prefix/x")],
+            "a body",
+        ),
+    ),
+    (
+        "redirect by 303 of a POST followed",
+        "web",
+        Request(
+            "POST",
+            "/follow/codes",
+            &[("x-reply", "status=303 header=location:http://other.example/prefix")],
+            "a body",
+        ),
+    ),
+    (
+        "redirect by 307 of a PUT followed",
+        "web",
+        Request(
+            "PUT",
+            "/follow/codes",
+            &[("x-reply", "status=307 header=location:http://other.example/rewrite/x")],
+            "a body",
+        ),
+    ),
+    (
+        "redirect by another code",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=301 header=location:http://other.example/prefix")], ""),
+    ),
+    (
+        "redirect followed once only",
+        "web",
+        Request(
+            "GET",
+            "/follow/again",
+            &[("x-reply", "status=302 header=location:http://other.example/follow/again/x")],
+            "",
+        ),
+    ),
+    (
+        "redirect to a direct response",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=302 header=location:http://api.example.org/x")], ""),
+    ),
+    (
+        "redirect to a redirect",
+        "web",
+        Request(
+            "GET",
+            "/follow/once",
+            &[("x-reply", "status=302 header=location:http://other.example/redirect/path")],
+            "",
+        ),
+    ),
+    (
+        "redirect to no route",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=302 header=location:http://other.example/nothing")], ""),
+    ),
+    (
+        "redirect without a path",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=302 header=location:http://other.example")], ""),
+    ),
+    (
+        "redirect by a relative location",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=302 header=location:/prefix")], ""),
+    ),
+    ("redirect without a location", "web", Request("GET", "/follow/once", &[("x-reply", "status=302")], "")),
+    (
+        "redirect to another scheme",
+        "web",
+        Request("GET", "/follow/once", &[("x-reply", "status=302 header=location:https://other.example/prefix")], ""),
+    ),
+    (
+        "redirect to another scheme allowed",
+        "web",
+        Request("GET", "/follow/cross", &[("x-reply", "status=302 header=location:https://other.example/prefix")], ""),
+    ),
+    (
+        "redirect to an unsafe scheme",
+        "web",
+        Request("GET", "/follow/safe", &[("x-reply", "status=302 header=location:https://other.example/prefix")], ""),
+    ),
+    (
+        "redirect to a listed route",
+        "web",
+        Request("GET", "/follow/listed", &[("x-reply", "status=302 header=location:http://other.example/prefix")], ""),
+    ),
+    (
+        "redirect to a route that is not listed",
+        "web",
+        Request("GET", "/follow/listed", &[("x-reply", "status=302 header=location:http://other.example/exact")], ""),
+    ),
+    (
+        "redirect to a previous route",
+        "web",
+        Request(
+            "GET",
+            "/follow/previous",
+            &[("x-reply", "status=302 header=location:http://other.example/follow/previous/x")],
+            "",
+        ),
+    ),
+    (
+        "redirect by the deprecated fields",
+        "web",
+        Request(
+            "GET",
+            "/follow/deprecated",
+            &[("x-reply", "status=302 header=location:http://other.example/follow/deprecated/x")],
+            "",
+        ),
+    ),
+    (
+        "redirect of a rewritten request",
+        "web",
+        Request(
+            "GET",
+            "/follow/rewritten/a",
+            &[("x-reply", "status=302 header=location:http://other.example/prefix/b")],
+            "",
+        ),
+    ),
+    ("query parameter absent", "web", Request("GET", "/absent?other=1", &[], "")),
+    ("query parameter absent, no query", "web", Request("GET", "/absent", &[], "")),
+    ("query parameter there that should be absent", "web", Request("GET", "/absent?flag=1", &[], "")),
+    ("client certificate not shown", "web", Request("GET", "/plain", &[], "")),
+    ("dynamic metadata that is not there", "web", Request("GET", "/metadata", &[], "")),
+    ("filter state that is not there", "web", Request("GET", "/state", &[], "")),
+    ("weights by the number `0`", "web", Request("GET", "/by-number", &[("x-number", "0")], "")),
+    ("weights by the number `3`", "web", Request("GET", "/by-number", &[("x-number", "3")], "")),
+    ("weights by the number `99`", "web", Request("GET", "/by-number", &[("x-number", "99")], "")),
+    ("weights by the number `7x`", "web", Request("GET", "/by-number", &[("x-number", "7x")], "")),
+    ("weights by the number `-1`", "web", Request("GET", "/by-number", &[("x-number", "-1")], "")),
+    ("weights by the number ``", "web", Request("GET", "/by-number", &[("x-number", "")], "")),
+    ("weights by hash", "web", Request("GET", "/by-hash", &[("x-key", "a")], "")),
+    ("weights by another hash", "web", Request("GET", "/by-hash", &[("x-key", "b")], "")),
+    ("weights by a third hash", "web", Request("GET", "/by-hash", &[("x-key", "c")], "")),
+    ("weighted cluster named by a header", "web", Request("GET", "/weighted-header", &[("x-to", "two")], "")),
+    ("weighted cluster without its header", "web", Request("GET", "/weighted-header", &[], "")),
+    ("kept body limited", "web", Request("POST", "/small", &[("x-reply", "status=503")], "0123456789")),
+    ("matcher: exact header", "web", Request("GET", "/x", &[("host", "tree.example.org"), ("x-env", "gold")], "")),
+    ("matcher: list of routes", "web", Request("GET", "/b", &[("host", "tree.example.org"), ("x-env", "silver")], "")),
+    (
+        "matcher: no route of the list",
+        "web",
+        Request("GET", "/c", &[("host", "tree.example.org"), ("x-env", "silver")], ""),
+    ),
+    ("matcher: nothing on the tree", "web", Request("GET", "/x", &[("host", "tree.example.org")], "")),
+    ("matcher: absent input", "web", Request("GET", "/x", &[("host", "list.example.org")], "")),
+    ("matcher: all of two", "web", Request("GET", "/x", &[("host", "list.example.org"), ("x-env", "any")], "")),
+    ("matcher: on no match", "web", Request("GET", "/x", &[("host", "list.example.org"), ("x-env", "no")], "")),
     ("raw: lower-case method", "web", Raw("get /prefix HTTP/1.1\r\nhost: a\r\n\r\n")),
     ("raw: absolute form", "web", Raw("GET http://abs.example.com/prefix?x HTTP/1.1\r\nhost: other\r\n\r\n")),
     (
@@ -307,6 +477,28 @@ const ROUTES: &str = "{ name: table, validate_clusters: false, \
   response_headers_to_remove: [x-secret], virtual_hosts: [
   { name: api, domains: [api.example.org], routes: [
     { match: { prefix: / }, direct_response: { status: 200, body: { inline_string: api } } }] },
+  { name: tree, domains: [tree.example.org], matcher: { matcher_tree: {
+      input: { name: i, typed_config: { '@type': type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput,
+        header_name: x-env } },
+      exact_match_map: { map: {
+        gold: { action: { name: a, typed_config: { '@type': type.googleapis.com/envoy.config.route.v3.Route,
+          match: { prefix: / }, direct_response: { status: 201 } } } },
+        silver: { action: { name: a, typed_config: { '@type': type.googleapis.com/envoy.config.route.v3.RouteList,
+          routes: [{ match: { prefix: /a }, direct_response: { status: 202 } },
+            { match: { prefix: /b }, route: { cluster: two } }] } } } } } } } },
+  { name: list, domains: [list.example.org], matcher: {
+      matcher_list: { matchers: [
+        { predicate: { and_matcher: { predicate: [
+            { not_matcher: { single_predicate: { input: { name: i, typed_config: {
+              '@type': type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: x-not } },
+              value_match: { exact: 'yes' } } } },
+            { single_predicate: { input: { name: i, typed_config: {
+              '@type': type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: x-env } },
+              value_match: { prefix: a } } }] } },
+          on_match: { action: { name: a, typed_config: { '@type': type.googleapis.com/envoy.config.route.v3.Route,
+            match: { prefix: / }, route: { cluster: one } } } } }] },
+      on_no_match: { action: { name: a, typed_config: { '@type': type.googleapis.com/envoy.config.route.v3.Route,
+        match: { prefix: / }, direct_response: { status: 206 } } } } } },
   { name: suffix, domains: ['*.example.net'], routes: [
     { match: { prefix: / }, direct_response: { status: 200, body: { inline_string: suffix } } }] },
   { name: prefix, domains: ['front.*'], routes: [
@@ -376,7 +568,45 @@ const ROUTES: &str = "{ name: table, validate_clusters: false, \
     { match: { prefix: /no-cluster }, route: { cluster: nowhere } },
     { match: { prefix: /no-endpoint }, route: { cluster: empty } },
     { match: { prefix: /by-h2 }, route: { cluster: by-h2 } },
-    { match: { prefix: /prefix }, route: { cluster: one } }] }] }";
+    { match: { prefix: /absent, query_parameters: [{ name: flag, present_match: false }] },
+      direct_response: { status: 201 } },
+    { match: { prefix: /plain, tls_context: { presented: true } }, direct_response: { status: 201 } },
+    { match: { prefix: /plain, tls_context: { presented: false, validated: false } },
+      direct_response: { status: 202 } },
+    { match: { prefix: /metadata, dynamic_metadata: [{ filter: some, path: [{ key: k }],
+      value: { string_match: { exact: v } } }] }, direct_response: { status: 201 } },
+    { match: { prefix: /metadata, dynamic_metadata: [{ filter: some, path: [{ key: k }],
+      value: { string_match: { exact: v } }, invert: true }] }, direct_response: { status: 202 } },
+    { match: { prefix: /state, filter_state: [{ key: some, string_match: { exact: v } }] },
+      direct_response: { status: 201 } },
+    { match: { prefix: /by-number }, route: { weighted_clusters: { header_name: x-number, clusters: [
+      { name: one, weight: 3, response_headers_to_add: [{ header: { key: x-drawn, value: anyhow } }] },
+      { name: two, weight: 0 }] } } },
+    { match: { prefix: /by-hash }, route: { hash_policy: [{ header: { header_name: x-key } }],
+      weighted_clusters: { use_hash_policy: true, clusters: [{ name: one, weight: 50 }, { name: two, weight: 50 }] } } },
+    { match: { prefix: /weighted-header }, route: { weighted_clusters: { clusters: [
+      { cluster_header: x-to, weight: 1 }] } } },
+    { match: { prefix: /small }, per_request_buffer_limit_bytes: 4, route: { cluster: one,
+      retry_policy: { retry_on: 5xx, num_retries: 1 } } },
+    { match: { prefix: /follow/once }, route: { cluster: one, internal_redirect_policy: {
+      response_headers_to_copy: [x-reply] } } },
+    { match: { prefix: /follow/codes }, route: { cluster: one, internal_redirect_policy: {
+      redirect_response_codes: [303, 307, 404], response_headers_to_copy: [x-reply] } } },
+    { match: { prefix: /follow/again }, route: { cluster: one, internal_redirect_policy: {} } },
+    { match: { prefix: /follow/cross }, route: { cluster: one, internal_redirect_policy: {
+      allow_cross_scheme_redirect: true, response_headers_to_copy: [x-reply] } } },
+    { match: { prefix: /follow/safe }, route: { cluster: one, internal_redirect_policy: {
+      allow_cross_scheme_redirect: true, predicates: [{ name: p, typed_config: { '@type': type.googleapis.com/envoy.extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig } }] } } },
+    { match: { prefix: /follow/listed }, route: { cluster: one, internal_redirect_policy: {
+      response_headers_to_copy: [x-reply], predicates: [{ name: p, typed_config: { '@type': type.googleapis.com/envoy.extensions.internal_redirect.allow_listed_routes.v3.AllowListedRoutesConfig, allowed_route_names: [prefix] } }] } } },
+    { match: { prefix: /follow/previous }, name: previous, route: { cluster: one, internal_redirect_policy: {
+      max_internal_redirects: 5, predicates: [{ name: p, typed_config: { '@type': type.googleapis.com/envoy.extensions.internal_redirect.previous_routes.v3.PreviousRoutesConfig } }] } } },
+    { match: { prefix: /follow/rewritten }, request_headers_to_add: [{ header: { key: x-hop, value: one } }],
+      route: { cluster: one, prefix_rewrite: /written, host_rewrite_literal: written.example, internal_redirect_policy: {
+      response_headers_to_copy: [x-reply] } } },
+    { match: { prefix: /follow/deprecated }, route: { cluster: one,
+      internal_redirect_action: HANDLE_INTERNAL_REDIRECT, max_internal_redirects: 2 } },
+    { match: { prefix: /prefix }, name: prefix, route: { cluster: one } }] }] }";
 
 /// The upstreams `one` and `two`.
 struct Upstreams {

@@ -343,7 +343,10 @@ pub fn clusters_of_routes(routes: &RouteConfiguration) -> BTreeSet<Arc<str>> {
         mirrors(&forward.mirrors, &mut names);
         match &forward.cluster {
             ClusterChoice::Cluster(name) => drop(names.insert(Arc::clone(name))),
-            ClusterChoice::Weighted(clusters) => names.extend(clusters.iter().map(|cluster| Arc::clone(&cluster.name))),
+            ClusterChoice::Weighted(clusters) => {
+                let named = clusters.iter().filter(|cluster| cluster.name_header.is_none());
+                names.extend(named.map(|cluster| Arc::clone(&cluster.name)));
+            }
             ClusterChoice::Header(_) => {}
         }
     }

@@ -104,6 +104,16 @@ impl RequestHead {
         std::str::from_utf8(self.scheme()).unwrap_or_default()
     }
 
+    /// `CONNECT`, as opposed to an extended one that asks for a protocol.
+    pub fn is_connect(&self) -> bool {
+        self.method() == b"CONNECT"
+    }
+
+    /// Bytes are to go both ways once it is granted: CONNECT, or an upgrade.
+    pub fn is_tunnel(&self) -> bool {
+        !self.protocol().is_empty() || self.is_connect()
+    }
+
     /// `HEAD`.
     pub fn is_head(&self) -> bool {
         self.method() == b"HEAD"

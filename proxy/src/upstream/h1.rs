@@ -39,6 +39,11 @@ impl Connection {
     /// Around a new connection.
     pub fn new(link: Link, counted: Counted) -> Self {
         counted.cluster().stats.upstream_cx_http1_total.increment();
+        Self::raw(link, counted)
+    }
+
+    /// Around a new connection for bytes as they are.
+    pub fn raw(link: Link, counted: Counted) -> Self {
         let local = link.io().socket().local_address();
         Self {
             link,
@@ -122,6 +127,11 @@ pub struct Stream {
     reader: RefCell<Option<BodyReader>>,
     limits: Limits,
     head_request: Cell<bool>,
+    connect: Cell<bool>,
+    /// No messages, only bytes.
+    raw: bool,
+    /// Bytes go both ways, and may end on one side only.
+    tunnel: bool,
     looked: Cell<LookedAt>,
     keep_alive: Cell<bool>,
     reused: bool,
@@ -148,12 +158,20 @@ impl Stream {
             reader: RefCell::new(None),
             limits,
             head_request: Cell::new(false),
+            connect: Cell::new(false),
+            raw: false,
+            tunnel: false,
             looked: Cell::default(),
             keep_alive: Cell::new(false),
             reused,
             trailers: options.http1.enable_trailers,
             totals_before,
         }
+    }
+
+    /// A tunnel to whatever is behind a connection.
+    pub fn raw(connection: Connection, options: &UpstreamHttp) -> Self {
+        Self { raw: true, ..Self::new(connection, options) }
     }
 
     /// The connection has served requests before, and nothing was received for this one: its end may have crossed with
@@ -180,6 +198,11 @@ impl Stream {
 
     /// Writes the head to the output buffer.
     pub fn send_head(&self, head: &RequestHead, framing: Framing, options: &UpstreamHttp) {
+        if self.raw {
+            let _ = self.writer.set(BodyWriter::new(Framing::None, false));
+            return;
+        }
+        self.connect.set(head.is_connect());
         let upgrade = !head.protocol().is_empty();
         let case = options.http1.header_case;
         self.head_request.set(head.is_head());
@@ -190,6 +213,13 @@ impl Stream {
     /// Ready with the response head. Informational responses other than 101 are skipped.
     pub fn poll_response(&self, cx: &mut Context<'_>, head: &mut ResponseHead) -> Poll<Result<(), StreamError>> {
         let link = &self.connection.link;
+        if self.raw {
+            // Being connected is the answer.
+            head.clear();
+            head.status = 200;
+            *self.reader.borrow_mut() = Some(BodyReader::new(Framing::UntilClose, self.limits));
+            return Poll::Ready(Ok(()));
+        }
         loop {
             if !link.input().is_empty() {
                 match self.parse_head(head) {
@@ -199,8 +229,9 @@ impl Stream {
                         if head.status < 200 && head.status != 101 {
                             continue;
                         }
-                        let framing = if head.status == 101 { Framing::UntilClose } else { parsed.framing };
-                        self.keep_alive.set(parsed.keep_alive && head.status != 101);
+                        let switched = head.status == 101 || self.connect.get() && head.status < 300;
+                        let framing = if switched { Framing::UntilClose } else { parsed.framing };
+                        self.keep_alive.set(parsed.keep_alive && !switched);
                         *self.reader.borrow_mut() = Some(BodyReader::new(framing, self.limits));
                         return Poll::Ready(Ok(()));
                     }
@@ -277,6 +308,10 @@ impl Stream {
     /// See [`crate::http::seam::BodySink::poll_finish`].
     pub fn poll_finish(&self, cx: &mut Context<'_>, trailers: Option<&Headers>) -> Poll<Result<(), StreamError>> {
         match self.writer.get() {
+            Some(writer) if self.tunnel => {
+                ready!(writer.poll_finish(cx, &self.connection.link, None))?;
+                self.connection.link.poll_shutdown(cx).map_err(StreamError::from)
+            }
             Some(writer) => writer.poll_finish(cx, &self.connection.link, trailers),
             None => Poll::Ready(Err(StreamError::Protocol("end before head".into()))),
         }
@@ -287,8 +322,9 @@ impl Stream {
         self.connection.link.poll_flush(cx).map_err(StreamError::from)
     }
 
-    /// After 101: bytes go both ways until either side ends.
+    /// After 101, or 2xx for CONNECT: bytes go both ways.
     pub fn upgrade(&mut self) {
+        self.tunnel = true;
         self.writer = OnceCell::from(BodyWriter::new(Framing::UntilClose, false));
     }
 

@@ -43,7 +43,7 @@ pub struct Wanted<'a> {
     pub downstream: Version,
     /// The request's host without port, for clusters that take it as server name.
     pub host: &'a str,
-    /// The connection will be upgraded, so it must be HTTP/1.
+    /// Bytes are to go both ways.
     pub upgrade: bool,
     /// What its TLS connection must have offered, instead of the cluster's own list.
     pub alpn: Option<&'a AlpnOffer>,
@@ -76,7 +76,8 @@ pub fn ready(host: &Rc<WorkerHost>, wanted: Wanted<'_>) -> Option<UpstreamStream
 
 fn protocol(host: &WorkerHost, wanted: Wanted<'_>) -> UpstreamProtocol {
     match host.node.config.http.protocol {
-        _ if wanted.upgrade => UpstreamProtocol::Http1,
+        // Every server that speaks both can switch protocols in HTTP/1.1, few in HTTP/2.
+        UpstreamProtocol::Auto if wanted.upgrade => UpstreamProtocol::Http1,
         UpstreamProtocol::UseDownstream if wanted.downstream == Version::Http2 => UpstreamProtocol::Http2,
         UpstreamProtocol::UseDownstream => UpstreamProtocol::Http1,
         protocol => protocol,
@@ -311,6 +312,35 @@ impl Opened {
             Self::Http2(connection) => UpstreamStream::H2(Box::new(h2::Stream::new(&connection))),
         }
     }
+}
+
+/// A connection of its own to `host`, for bytes as they are.
+///
+/// # Errors
+/// When there is no room for it, or it cannot be made.
+pub async fn open_raw(
+    worker: &Rc<Worker>,
+    cluster: &Rc<WorkerCluster>,
+    host: &Rc<WorkerHost>,
+    wanted: Wanted<'_>,
+) -> Result<UpstreamStream, PoolError> {
+    if worker.is_overloaded(Hook::NewConnection, || false) {
+        return Err(PoolError::PendingOverflow);
+    }
+    let counted = connect::take_place(cluster, host, wanted.priority).map_err(|_| PoolError::PendingOverflow)?;
+    cluster.stats.upstream_rq_pending_total.increment();
+    let fit = wanted.fit(host);
+    let options = &host.node.config.http;
+    let means = Means {
+        sni: fit.name.filter(|_| options.auto_sni),
+        certificate_name: fit.name.filter(|_| options.auto_san_validation),
+        downstream: fit.proxied.map(|info| &**info),
+        ..Means::default()
+    };
+    let connected = connect::connect(&counted, &means).await?;
+    let link = Link::new(Rc::clone(worker), connected.begin(worker, &counted));
+    let connection = h1::Connection::raw(link, counted);
+    Ok(UpstreamStream::H1(Box::new(h1::Stream::raw(connection, options))))
 }
 
 async fn open(

@@ -41,6 +41,8 @@ scope! {
         upstream_cx_rx_bytes_total: Counter,
         upstream_cx_total: Counter,
         upstream_cx_tx_bytes_total: Counter,
+        upstream_internal_redirect_failed_total: Counter,
+        upstream_internal_redirect_succeeded_total: Counter,
         upstream_rq: StatusCounters,
         upstream_rq_1xx: UsedCounter,
         upstream_rq_2xx: UsedCounter,

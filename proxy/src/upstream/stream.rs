@@ -83,7 +83,9 @@ impl UpstreamStream {
                 stream.send_head(head, framing, options);
                 Poll::Ready(Ok(()))
             }
-            UpstreamStream::H2(stream) => stream.poll_send_head(cx, head, framing == Framing::None),
+            UpstreamStream::H2(stream) => {
+                stream.poll_send_head(cx, head, framing == Framing::None && !head.is_tunnel())
+            }
         }
     }
 
@@ -97,7 +99,7 @@ impl UpstreamStream {
         each!(self, stream => stream.response_is_done())
     }
 
-    /// After 101: bytes go both ways.
+    /// After 101, or 2xx for CONNECT: bytes go both ways.
     pub fn upgrade(&mut self) {
         if let UpstreamStream::H1(stream) = self {
             stream.upgrade();

@@ -291,7 +291,7 @@ fn upgrades(at: &FieldPath<'_>, wire: Vec<parts::UpgradeConfig>) -> Parsed<Vec<U
         let protocol = upgrade_type.to_ascii_lowercase();
         match protocol.as_str() {
             "" => return Err(field.reject("must not be empty")),
-            "connect" | "connect-udp" => return Err(field.reject(format!("{upgrade_type} is not supported"))),
+            "connect-udp" => return Err(field.reject(format!("{upgrade_type} is not supported"))),
             _ if upgrades.iter().any(|upgrade| upgrade.protocol == protocol) => {
                 return Err(field.reject(format!("{upgrade_type:?} is configured twice")));
             }

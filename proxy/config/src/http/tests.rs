@@ -221,8 +221,8 @@ fn each_bad_connection_manager_is_refused_by_path() {
             ".strip_any_host_port: must not be set together with strip_matching_host_port",
         ),
         (
-            with("upgrade_configs: [{upgrade_type: CONNECT}]"),
-            ".upgrade_configs[0].upgrade_type: CONNECT is not supported",
+            with("upgrade_configs: [{upgrade_type: CONNECT-UDP}]"),
+            ".upgrade_configs[0].upgrade_type: CONNECT-UDP is not supported",
         ),
         (
             with("upgrade_configs: [{upgrade_type: websocket}, {upgrade_type: WebSocket}]"),

@@ -76,13 +76,20 @@ impl Input {
                 let http::HttpRequestHeaderMatchInput { header_name: name } = wire::decode(&at, &any)?;
                 Ok(Self::RequestHeader { name: header_name(&at.field("header_name"), &name)? })
             }
+            "envoy.type.matcher.v3.HttpRequestQueryParamMatchInput" => {
+                let http::HttpRequestQueryParamMatchInput { query_param } = wire::decode(&at, &any)?;
+                if query_param.is_empty() {
+                    return Err(at.field("query_param").reject("must not be empty"));
+                }
+                Ok(Self::QueryParameter { name: query_param.into() })
+            }
             _ => Err(at.reject(format!("the input {:?} is not supported", any.type_url))),
         }
     }
 
     /// It exists in HTTP requests only.
     pub(super) fn is_http(&self) -> bool {
-        matches!(self, Self::RequestHeader { .. })
+        matches!(self, Self::RequestHeader { .. } | Self::QueryParameter { .. })
     }
 }
 

@@ -83,6 +83,8 @@ pub enum Input {
     DynamicMetadata { filter: Arc<str>, path: Vec<Box<str>> },
     /// `HttpRequestHeaderMatchInput`: all values, joined by commas; lower-case name.
     RequestHeader { name: Arc<str> },
+    /// `HttpRequestQueryParamMatchInput`: the first value, decoded.
+    QueryParameter { name: Arc<str> },
 }
 
 /// What the value of an input must be.

@@ -10,6 +10,7 @@ use outrigger_api::pb::envoy::config::route::v3 as pb;
 use super::answer::{direct_response, redirect};
 use super::forward::forward;
 use super::matches::route_match;
+use super::parse::body_limit;
 use super::{Route, RouteAction};
 use crate::cluster::queue_hints;
 use crate::context::Context;
@@ -34,9 +35,9 @@ pub(super) fn route(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Ro
     decide!(wire, at, pb::Route as "envoy.config.route.v3.Route" {
         implemented: name, r#match, typed_per_filter_config, request_headers_to_add, request_headers_to_remove,
             response_headers_to_add, response_headers_to_remove, stat_prefix, action, metadata,
-            decorator, tracing;
+            decorator, tracing, per_request_buffer_limit_bytes, request_body_buffer_limit;
         no_effect: ;
-        unsupported: per_request_buffer_limit_bytes, request_body_buffer_limit, route_specifiers;
+        unsupported: route_specifiers;
     });
     let Some(matches) = r#match else {
         return Err(at.field("match").reject("is required"));
@@ -61,6 +62,7 @@ pub(super) fn route(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Ro
     };
     Ok(Some(Route {
         name: name.into(),
+        body_limit: body_limit(per_request_buffer_limit_bytes, request_body_buffer_limit),
         matches,
         action,
         request_headers: request_header_mutations(at, request_headers_to_add, request_headers_to_remove)?,

@@ -12,11 +12,14 @@ use outrigger_api::pb::google::protobuf::Duration as WireDuration;
 
 use super::entry::RouteScope;
 use super::hash_policy::hash_policies;
+use super::internal_redirect;
 use super::mirror::mirror_policies;
 use super::parse::optional_plugin;
 use super::retry::retry_policy;
 use super::rewrite::regex_rewrite;
-use super::{ClusterChoice, Forward, HostRewrite, MaxStreamDuration, PathMatch, Priority, WeightedCluster};
+use super::{
+    ClusterChoice, Forward, HostRewrite, MaxStreamDuration, PathMatch, Priority, WeightChoice, WeightedCluster,
+};
 use crate::cluster::{LbMetadata, lb_metadata};
 use crate::decide::decide;
 use crate::http::RouteFilters;
@@ -37,13 +40,15 @@ pub(super) fn forward(
         implemented: cluster_not_found_response_code, prefix_rewrite, regex_rewrite, append_x_forwarded_host,
             timeout, idle_timeout, retry_policy, priority, max_grpc_timeout, upgrade_configs, max_stream_duration,
             cluster_specifier, host_rewrite_specifier, hash_policy, metadata_match, request_mirror_policies,
-            path_rewrite_policy, rate_limits, include_vh_rate_limits;
+            path_rewrite_policy, rate_limits, include_vh_rate_limits, internal_redirect_policy,
+            internal_redirect_action, max_internal_redirects, grpc_timeout_offset;
         no_effect: early_data_policy = "TLS early data is neither taken nor sent";
-        unsupported: path_rewrite, flush_timeout, retry_policy_typed_config, cors, grpc_timeout_offset,
-            internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy;
+        unsupported: path_rewrite, flush_timeout, retry_policy_typed_config, cors, hedge_policy;
     });
     let metadata = lb_metadata(metadata_match);
-    let Some(cluster) = cluster_choice(scope, at, cluster_specifier, metadata.as_ref())? else { return Ok(None) };
+    let mut weight_choice = WeightChoice::default();
+    let cluster = cluster_choice(scope, at, cluster_specifier, metadata.as_ref(), &mut weight_choice)?;
+    let Some(cluster) = cluster else { return Ok(None) };
     if !prefix_rewrite.is_empty() && regex_rewrite.is_some() {
         return Err(at.field("regex_rewrite").reject("must not be set together with prefix_rewrite"));
     }
@@ -62,8 +67,22 @@ pub(super) fn forward(
             Some(Box::new(UriRewrite::parse(scope.context, &at.field("path_rewrite_policy"), policy, template)?))
         }
     };
+    let handles_redirects = match pb::route_action::InternalRedirectAction::try_from(internal_redirect_action) {
+        Ok(pb::route_action::InternalRedirectAction::HandleInternalRedirect) => true,
+        Ok(pb::route_action::InternalRedirectAction::PassThroughInternalRedirect) => false,
+        Err(_) => return Err(wire::unknown_enum(&at.field("internal_redirect_action"), internal_redirect_action)),
+    };
+    let internal_redirect = match internal_redirect_policy {
+        Some(policy) => {
+            let at = at.field("internal_redirect_policy");
+            Some(Box::new(internal_redirect::internal_redirect(scope.context, &at, policy)?))
+        }
+        None => handles_redirects.then(|| Box::new(internal_redirect::deprecated(max_internal_redirects))),
+    };
+    let (upgrades, terminates_connect) = upgrades(&at.field("upgrade_configs"), upgrade_configs)?;
     Ok(Some(Forward {
         cluster,
+        weight_choice,
         cluster_not_found_code: not_found_code(
             &at.field("cluster_not_found_response_code"),
             cluster_not_found_response_code,
@@ -82,19 +101,22 @@ pub(super) fn forward(
             None => None,
             Some(wire) => Some(self::max_stream_duration(&at.field("max_stream_duration"), wire)?),
         },
+        grpc_timeout_offset: given(&at.field("grpc_timeout_offset"), grpc_timeout_offset)?,
         max_grpc_timeout: given(&at.field("max_grpc_timeout"), max_grpc_timeout)?,
         retry_policy: match retry_policy {
             None => None,
             Some(policy) => Some(Arc::new(self::retry_policy(scope.context, &at.field("retry_policy"), policy)?)),
         },
         priority: self::priority(&at.field("priority"), priority)?,
-        upgrades: upgrades(&at.field("upgrade_configs"), upgrade_configs)?,
+        upgrades,
+        terminates_connect,
         hash_policy: hash_policies(&at.field("hash_policy"), hash_policy)?,
         metadata_match: metadata.map(Arc::new),
         template_rewrite,
         queue: None,
         rate_limits: self::rate_limits(&at.field("rate_limits"), rate_limits, RateLimitPlace::Route)?,
         include_virtual_host_rate_limits: include_vh_rate_limits.is_some_and(|flag| flag.value),
+        internal_redirect,
     }))
 }
 
@@ -103,6 +125,7 @@ fn cluster_choice(
     at: &FieldPath<'_>,
     wire: Option<pb::route_action::ClusterSpecifier>,
     metadata: Option<&LbMetadata>,
+    by: &mut WeightChoice,
 ) -> Parsed<Option<ClusterChoice>> {
     use pb::route_action::ClusterSpecifier as Wire;
     Ok(Some(match wire {
@@ -110,7 +133,7 @@ fn cluster_choice(
         Some(Wire::Cluster(name)) => ClusterChoice::Cluster(name.into()),
         Some(Wire::ClusterHeader(name)) => ClusterChoice::Header(header_name(&at.field("cluster_header"), &name)?),
         Some(Wire::WeightedClusters(clusters)) => {
-            ClusterChoice::Weighted(weighted_clusters(scope, &at.field("weighted_clusters"), clusters, metadata)?)
+            ClusterChoice::Weighted(weighted_clusters(scope, &at.field("weighted_clusters"), clusters, metadata, by)?)
         }
         Some(Wire::ClusterSpecifierPlugin(name)) => {
             if !scope.optional_plugins.contains(&name) {
@@ -132,12 +155,21 @@ fn weighted_clusters(
     at: &FieldPath<'_>,
     wire: pb::WeightedCluster,
     metadata: Option<&LbMetadata>,
+    by: &mut WeightChoice,
 ) -> Parsed<Vec<WeightedCluster>> {
     decide!(wire, at, pb::WeightedCluster as "envoy.config.route.v3.WeightedCluster" {
-        implemented: clusters;
+        implemented: clusters, random_value_specifier;
         no_effect: total_weight = "the sum of the weights counts";
-        unsupported: runtime_key_prefix, random_value_specifier;
+        unsupported: runtime_key_prefix;
     });
+    use pb::weighted_cluster::RandomValueSpecifier;
+    *by = match random_value_specifier {
+        Some(RandomValueSpecifier::HeaderName(name)) => {
+            WeightChoice::Header(header_name(&at.field("header_name"), &name)?)
+        }
+        Some(RandomValueSpecifier::UseHashPolicy(flag)) if flag.value => WeightChoice::Hash,
+        Some(RandomValueSpecifier::UseHashPolicy(_)) | None => WeightChoice::Random,
+    };
     let clusters_at = at.field("clusters");
     if clusters.is_empty() {
         return Err(clusters_at.reject("needs at least one cluster"));
@@ -158,13 +190,17 @@ fn weighted_cluster(
 ) -> Parsed<WeightedCluster> {
     decide!(wire, at, pb::weighted_cluster::ClusterWeight as "envoy.config.route.v3.WeightedCluster.ClusterWeight" {
         implemented: name, weight, request_headers_to_add, request_headers_to_remove, response_headers_to_add,
-            response_headers_to_remove, typed_per_filter_config, host_rewrite_specifier, metadata_match;
+            response_headers_to_remove, typed_per_filter_config, host_rewrite_specifier, metadata_match,
+            cluster_header;
         no_effect: ;
-        unsupported: cluster_header;
+        unsupported: ;
     });
-    if name.is_empty() {
-        return Err(at.field("name").reject("must not be empty"));
-    }
+    let name_header = match (name.as_str(), cluster_header.as_str()) {
+        ("", "") => return Err(at.reject("needs one of name, cluster_header")),
+        (_, "") => None,
+        ("", header) => Some(header_name(&at.field("cluster_header"), header)?),
+        _ => return Err(at.field("cluster_header").reject("must not be set together with name")),
+    };
     let Some(weight) = weight else {
         return Err(at.field("weight").reject("is required"));
     };
@@ -175,6 +211,7 @@ fn weighted_cluster(
     };
     Ok(WeightedCluster {
         name: name.into(),
+        name_header,
         weight: weight.value,
         request_headers: request_header_mutations(at, request_headers_to_add, request_headers_to_remove)?,
         response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
@@ -245,15 +282,17 @@ fn given(at: &FieldPath<'_>, wire: Option<WireDuration>) -> Parsed<Option<Durati
     wire.map(|wire| wire::duration(at, wire)).transpose()
 }
 
-fn upgrades(at: &FieldPath<'_>, wire: Vec<pb::route_action::UpgradeConfig>) -> Parsed<Vec<(String, bool)>> {
+/// The upgrades, and whether CONNECT ends here.
+fn upgrades(at: &FieldPath<'_>, wire: Vec<pb::route_action::UpgradeConfig>) -> Parsed<(Vec<(String, bool)>, bool)> {
     let mut seen = HashSet::new();
     let mut upgrades = Vec::with_capacity(wire.len());
+    let mut terminates = false;
     for (index, wire) in wire.into_iter().enumerate() {
         let at = at.item(index);
         decide!(wire, at, pb::route_action::UpgradeConfig as "envoy.config.route.v3.RouteAction.UpgradeConfig" {
-            implemented: upgrade_type, enabled;
+            implemented: upgrade_type, enabled, connect_config;
             no_effect: ;
-            unsupported: connect_config;
+            unsupported: ;
         });
         let type_at = at.field("upgrade_type");
         if upgrade_type.is_empty() {
@@ -262,15 +301,33 @@ fn upgrades(at: &FieldPath<'_>, wire: Vec<pb::route_action::UpgradeConfig>) -> P
         wire::header_value(&type_at, &upgrade_type)?;
         let name = upgrade_type.to_ascii_lowercase();
         let enabled = enabled.is_none_or(|flag| flag.value);
-        if enabled && matches!(name.as_str(), "connect" | "connect-udp") {
+        if enabled && name == "connect-udp" {
             return Err(type_at.reject(format!("{upgrade_type:?} is not supported")));
         }
         if !seen.insert(name.clone()) {
             return Err(type_at.reject(format!("{upgrade_type:?} is there twice")));
         }
+        if let Some(wire) = connect_config {
+            let at = at.field("connect_config");
+            if name != "connect" {
+                return Err(at.reject(format!("goes with CONNECT only, not with {upgrade_type:?}")));
+            }
+            connect_config_of(&at, wire)?;
+            terminates = true;
+        }
         upgrades.push((name, enabled));
     }
-    Ok(upgrades)
+    Ok((upgrades, terminates))
+}
+
+fn connect_config_of(at: &FieldPath<'_>, wire: pb::route_action::upgrade_config::ConnectConfig) -> Parsed<()> {
+    use pb::route_action::upgrade_config::ConnectConfig;
+    decide!(wire, at, ConnectConfig as "envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig" {
+        implemented: ;
+        no_effect: ;
+        unsupported: proxy_protocol_config, allow_post;
+    });
+    Ok(())
 }
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);

@@ -3,22 +3,26 @@
 //! Owns the checks of matchers. Never matches a request (see `outrigger-policy`).
 
 use outrigger_api::pb::envoy::config::route::v3 as pb;
+use outrigger_api::pb::envoy::r#type::matcher::v3 as matcher;
 use outrigger_api::pb::envoy::r#type::v3::Int64Range;
 
-use super::{CookieMatcher, HeaderMatch, HeaderMatcher, PathMatch, QueryParameterMatcher, RouteMatch};
+use super::{
+    CookieMatcher, HeaderMatch, HeaderMatcher, PathMatch, QueryMatch, QueryParameterMatcher, RouteMatch, StreamMatch,
+};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::header_mutations::header_name;
-use crate::matching::{StringMatcher, UriTemplate};
+use crate::matching::{FilterStateMatcher, MetadataMatcher, StringMatcher, UriTemplate};
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
 /// Reads a route's match.
 pub(crate) fn route_match(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::RouteMatch) -> Parsed<RouteMatch> {
     decide!(wire, at, pb::RouteMatch as "envoy.config.route.v3.RouteMatch" {
-        implemented: case_sensitive, runtime_fraction, headers, query_parameters, grpc, path_specifier, cookies;
+        implemented: case_sensitive, runtime_fraction, headers, query_parameters, grpc, path_specifier, cookies,
+            tls_context, dynamic_metadata, filter_state;
         no_effect: ;
-        unsupported: tls_context, dynamic_metadata, filter_state;
+        unsupported: ;
     });
     let headers_at = at.field("headers");
     let parameters_at = at.field("query_parameters");
@@ -33,7 +37,25 @@ pub(crate) fn route_match(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::R
         },
         grpc: grpc.is_some(),
         cookies: wire::each(&at.field("cookies"), cookies, cookie_matcher)?,
+        more: more(at, tls_context, dynamic_metadata, filter_state)?,
     })
+}
+
+/// What a request itself does not tell; `None` if nothing of it is asked.
+fn more(
+    at: &FieldPath<'_>,
+    tls: Option<pb::route_match::TlsContextMatchOptions>,
+    metadata: Vec<matcher::MetadataMatcher>,
+    filter_state: Vec<matcher::FilterStateMatcher>,
+) -> Parsed<Option<Box<StreamMatch>>> {
+    let pb::route_match::TlsContextMatchOptions { presented, validated } = tls.unwrap_or_default();
+    let all = StreamMatch {
+        presented: presented.map(|flag| flag.value),
+        validated: validated.map(|flag| flag.value),
+        metadata: wire::each(&at.field("dynamic_metadata"), metadata, MetadataMatcher::parse)?,
+        filter_state: wire::each(&at.field("filter_state"), filter_state, FilterStateMatcher::parse)?,
+    };
+    Ok((all != StreamMatch::default()).then(|| Box::new(all)))
 }
 
 fn path_match(
@@ -55,12 +77,14 @@ fn path_match(
             }
             PathMatch::SeparatedPrefix(prefix)
         }
-        Some(PathSpecifier::ConnectMatcher(_)) => return Err(at.field("connect_matcher").unsupported()),
+        Some(PathSpecifier::ConnectMatcher(pb::route_match::ConnectMatcher {})) => PathMatch::Connect,
         Some(PathSpecifier::PathMatchPolicy(policy)) => {
             PathMatch::Template(UriTemplate::parse(context, &at.field("path_match_policy"), policy)?)
         }
         None => {
-            return Err(at.reject("needs one of prefix, path, safe_regex, path_separated_prefix, path_match_policy"));
+            return Err(at.reject(
+                "needs one of prefix, path, safe_regex, path_separated_prefix, connect_matcher, path_match_policy",
+            ));
         }
     })
 }
@@ -121,11 +145,11 @@ pub(crate) fn query_parameter_matcher(
     }
     use pb::query_parameter_matcher::QueryParameterMatchSpecifier as Wire;
     let value = match query_parameter_match_specifier {
-        None | Some(Wire::PresentMatch(true)) => None,
-        Some(Wire::PresentMatch(false)) => {
-            return Err(at.field("present_match").reject("false (wanting the parameter absent) is not supported"));
+        None | Some(Wire::PresentMatch(true)) => QueryMatch::Present(true),
+        Some(Wire::PresentMatch(false)) => QueryMatch::Present(false),
+        Some(Wire::StringMatch(matcher)) => {
+            QueryMatch::String(wire::string_matcher(&at.field("string_match"), matcher)?)
         }
-        Some(Wire::StringMatch(matcher)) => Some(wire::string_matcher(&at.field("string_match"), matcher)?),
     };
     Ok(QueryParameterMatcher { name, value })
 }

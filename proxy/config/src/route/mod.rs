@@ -6,6 +6,7 @@ mod answer;
 mod entry;
 mod forward;
 mod hash_policy;
+mod internal_redirect;
 mod matches;
 mod mirror;
 mod parse;
@@ -20,7 +21,8 @@ use std::time::Duration;
 use crate::cluster::{LbMetadata, QueueHints};
 use crate::format::Format;
 use crate::http::{HeaderMutations, RouteFilters};
-use crate::matching::{StringMatcher, UriRewrite, UriTemplate};
+use crate::matcher::Matcher;
+use crate::matching::{FilterStateMatcher, MetadataMatcher, StringMatcher, UriRewrite, UriTemplate};
 use crate::metadata::Namespaces;
 use crate::rate_limit::RateLimit;
 use crate::tracing::RouteTrace;
@@ -50,6 +52,10 @@ pub struct RouteConfiguration {
     pub most_specific_header_mutations_wins: bool,
     /// Refuse the configuration if a cluster it names does not exist.
     pub validate_clusters: bool,
+    /// Where the host stands instead of `:authority`; lower case.
+    pub host_header: Option<Arc<str>>,
+    /// The path is matched without what follows its first `;`.
+    pub ignore_path_parameters: bool,
     /// The host is matched without its port.
     pub ignore_port_in_host_matching: bool,
     /// Clusters that get copies, unless a more specific level has its own.
@@ -65,8 +71,12 @@ pub struct VirtualHost {
     pub name: Arc<str>,
     /// Lower case: exact, `*.suffix`, `prefix.*` or `*`.
     pub domains: Vec<String>,
-    /// First match wins.
+    /// First match wins, among all or among those that `matcher` leads to.
     pub routes: Vec<Arc<Route>>,
+    /// Leads to positions among the routes.
+    pub matcher: Option<Box<Matcher<Box<[usize]>>>>,
+    /// Bytes of request bodies that are kept to be sent again, unless the route has its own limit.
+    pub body_limit: Option<u64>,
     /// Which requests must have come by TLS, others are redirected.
     pub require_tls: RequireTls,
     /// Applied to requests.
@@ -116,6 +126,8 @@ pub struct Route {
     pub stat_prefix: Option<Arc<str>>,
     /// What is said of HTTP filters.
     pub filters: RouteFilters,
+    /// Bytes of request bodies that are kept to be sent again.
+    pub body_limit: Option<u64>,
     /// By namespace; for filters to read.
     pub metadata: Option<Arc<Namespaces>>,
     /// What is said of tracing.
@@ -139,6 +151,21 @@ pub struct RouteMatch {
     pub grpc: bool,
     /// All must match.
     pub cookies: Vec<CookieMatcher>,
+    /// What the request itself does not tell.
+    pub more: Option<Box<StreamMatch>>,
+}
+
+/// What must hold of the connection of a request and of what filters left: all of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StreamMatch {
+    /// Whether the client has shown a certificate.
+    pub presented: Option<bool>,
+    /// Whether that was verified.
+    pub validated: Option<bool>,
+    /// Dynamic metadata.
+    pub metadata: Vec<MetadataMatcher>,
+    /// Objects of the filter state.
+    pub filter_state: Vec<FilterStateMatcher>,
 }
 
 /// How a route matches the path.
@@ -198,8 +225,17 @@ pub enum HeaderMatch {
 pub struct QueryParameterMatcher {
     /// Case-sensitive.
     pub name: String,
-    /// `None` wants it present only.
-    pub value: Option<StringMatcher>,
+    /// What its value must be.
+    pub value: QueryMatch,
+}
+
+/// What a query parameter must be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum QueryMatch {
+    /// Present (true) or absent (false).
+    Present(bool),
+    /// By string.
+    String(StringMatcher),
 }
 
 /// What happens to a request.
@@ -220,6 +256,8 @@ pub enum RouteAction {
 pub struct Forward {
     /// Where to.
     pub cluster: ClusterChoice,
+    /// How one of weighted clusters is chosen.
+    pub weight_choice: WeightChoice,
     /// 503 unless given: for clusters that do not exist.
     pub cluster_not_found_code: u16,
     /// Clusters that get copies; those of the virtual host or the configuration if there are none here.
@@ -238,6 +276,8 @@ pub struct Forward {
     pub idle_timeout: Option<Duration>,
     /// Limit on the stream's duration, and how grpc-timeout moves it.
     pub max_stream_duration: Option<MaxStreamDuration>,
+    /// Taken off grpc-timeout before that limit.
+    pub grpc_timeout_offset: Option<Duration>,
     /// Deprecated predecessor: limit of grpc-timeout; `Some(ZERO)` is no limit.
     pub max_grpc_timeout: Option<Duration>,
     /// When to try again.
@@ -246,6 +286,8 @@ pub struct Forward {
     pub priority: Priority,
     /// Upgrades of this route, lower case, and whether they are enabled.
     pub upgrades: Vec<(String, bool)>,
+    /// CONNECT ends here: what comes through it goes to the cluster as it is. Source: `connect_config`.
+    pub terminates_connect: bool,
     /// What consistent policies choose an endpoint by.
     pub hash_policy: Arc<[HashPolicy]>,
     /// The subset of endpoints that is wanted.
@@ -258,6 +300,34 @@ pub struct Forward {
     pub rate_limits: Box<[RateLimit]>,
     /// Those of the virtual host count as well.
     pub include_virtual_host_rate_limits: bool,
+    /// Which redirects of the upstream are followed here; none unless given.
+    pub internal_redirect: Option<Box<InternalRedirect>>,
+}
+
+/// Source: `InternalRedirectPolicy`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct InternalRedirect {
+    /// How many a request may have gone through; 1 unless given.
+    pub max_redirects: u32,
+    /// Status codes that are followed; 302 unless given.
+    pub codes: Vec<u16>,
+    /// From plain text to TLS or back.
+    pub allow_cross_scheme: bool,
+    /// All must want the route that a redirect leads to.
+    pub predicates: Vec<RedirectPredicate>,
+    /// Headers that the next request takes over from the response, or loses; lower case.
+    pub copied_headers: Vec<Arc<str>>,
+}
+
+/// What must hold for the route that a redirect leads to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RedirectPredicate {
+    /// Its name is one of these.
+    AllowListedRoutes(Vec<Arc<str>>),
+    /// The same route has not redirected there before.
+    PreviousRoutes,
+    /// It does not lead from plain text to TLS.
+    SafeCrossScheme,
 }
 
 /// Which cluster a request goes to.
@@ -271,11 +341,25 @@ pub enum ClusterChoice {
     Header(Arc<str>),
 }
 
+/// What decides among weighted clusters.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum WeightChoice {
+    /// Chance.
+    #[default]
+    Random,
+    /// The number in a request header; chance without one.
+    Header(Arc<str>),
+    /// The hash of the route's policies; chance without one.
+    Hash,
+}
+
 /// One of several clusters.
 #[derive(Clone, Debug)]
 pub struct WeightedCluster {
-    /// Its name.
+    /// Its name; empty if a header has it.
     pub name: Arc<str>,
+    /// The request header that its name stands in; lower case.
+    pub name_header: Option<Arc<str>>,
     /// Its share of the sum.
     pub weight: u32,
     /// Applied to requests that go there.

@@ -2,20 +2,23 @@
 //!
 //! Owns what holds across virtual hosts, such as unique domains. Never reads what a single route does (see `entry`).
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use outrigger_api::pb::envoy::config::route::v3 as pb;
-use outrigger_api::pb::google::protobuf::UInt32Value;
+use outrigger_api::pb::google::protobuf::{Any, UInt32Value, UInt64Value};
+use outrigger_api::pb::xds::r#type::matcher::v3 as xds;
 
 use super::entry::{RouteScope, route};
 use super::mirror::mirror_policies;
 use super::retry::retry_policy;
-use super::{RequireTls, RouteConfiguration, VirtualHost};
+use super::{RequireTls, Route, RouteConfiguration, VirtualHost};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::RouteFilters;
 use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
+use crate::matcher::{Kinds, Matcher};
 use crate::rate_limit::{RateLimitPlace, rate_limits};
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
@@ -35,10 +38,9 @@ impl RouteConfiguration {
                 response_headers_to_remove, request_headers_to_add, request_headers_to_remove,
                 most_specific_header_mutations_wins, validate_clusters, max_direct_response_body_size_bytes,
                 cluster_specifier_plugins, ignore_port_in_host_matching, typed_per_filter_config,
-                request_mirror_policies;
+                request_mirror_policies, vhost_header, ignore_path_parameters_in_path_matching;
             no_effect: metadata = "no filter reads it";
-            unsupported: vhds, vhost_header, ignore_path_parameters_in_path_matching,
-                route_specifiers;
+            unsupported: vhds, route_specifiers;
         });
         let scope = RouteScope {
             context,
@@ -63,6 +65,11 @@ impl RouteConfiguration {
             most_specific_header_mutations_wins,
             validate_clusters: validate_clusters.is_some_and(|flag| flag.value),
             ignore_port_in_host_matching,
+            host_header: match vhost_header.as_str() {
+                "" => None,
+                name => Some(header_name(&at.field("vhost_header"), name)?),
+            },
+            ignore_path_parameters: ignore_path_parameters_in_path_matching,
             mirrors: mirror_policies(&at.field("request_mirror_policies"), request_mirror_policies)?,
             filters: RouteFilters::parse(context, &at.field("typed_per_filter_config"), typed_per_filter_config)?,
         })
@@ -105,11 +112,10 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
         implemented: name, domains, routes, require_tls, request_headers_to_add, request_headers_to_remove,
             response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
             include_request_attempt_count, include_attempt_count_in_response, retry_policy, request_mirror_policies,
-            rate_limits;
+            rate_limits, matcher, per_request_buffer_limit_bytes, request_body_buffer_limit;
         no_effect: virtual_clusters = "their stats are not kept",
             metadata = "no filter reads it";
-        unsupported: matcher, cors, retry_policy_typed_config, hedge_policy,
-            include_is_timeout_retry_header, per_request_buffer_limit_bytes, request_body_buffer_limit,
+        unsupported: cors, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header,
             route_specifiers;
     });
     if name.is_empty() {
@@ -120,8 +126,17 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
     for (index, wire) in routes.into_iter().enumerate() {
         parsed.extend(route(scope, &routes_at.item(index), wire)?.map(Arc::new));
     }
+    let matcher = match matcher {
+        None => None,
+        Some(_) if !parsed.is_empty() => {
+            return Err(at.field("matcher").reject("must not be set together with routes"));
+        }
+        Some(wire) => Some(Box::new(route_matcher(scope, &at.field("matcher"), wire, &mut parsed)?)),
+    };
     Ok(VirtualHost {
         name: name.into(),
+        matcher,
+        body_limit: body_limit(per_request_buffer_limit_bytes, request_body_buffer_limit),
         domains: self::domains(&at.field("domains"), domains)?,
         routes: parsed,
         require_tls: self::require_tls(&at.field("require_tls"), require_tls)?,
@@ -137,6 +152,41 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
         rate_limits: self::rate_limits(&at.field("rate_limits"), rate_limits, RateLimitPlace::Route)?,
         filters: RouteFilters::parse(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?,
     })
+}
+
+/// Reads a tree that leads to routes, which are appended to `routes`.
+fn route_matcher(
+    scope: &RouteScope<'_, '_>,
+    at: &FieldPath<'_>,
+    wire: xds::Matcher,
+    routes: &mut Vec<Arc<Route>>,
+) -> Parsed<Matcher<Box<[usize]>>> {
+    let routes = RefCell::new(routes);
+    let add = |at: &FieldPath<'_>, wire| {
+        let mut routes = routes.borrow_mut();
+        let before = routes.len();
+        routes.extend(route(scope, at, wire)?.map(Arc::new));
+        Ok(before..routes.len())
+    };
+    let action = |at: &FieldPath<'_>, any: &Any| match wire::type_name(any) {
+        "envoy.config.route.v3.Route" => Ok(add(at, wire::decode(at, any)?)?.collect()),
+        "envoy.config.route.v3.RouteList" => {
+            let list_at = at.field("routes");
+            let pb::RouteList { routes } = wire::decode(at, any)?;
+            let mut positions = Vec::with_capacity(routes.len());
+            for (index, wire) in routes.into_iter().enumerate() {
+                positions.extend(add(&list_at.item(index), wire)?);
+            }
+            Ok(positions.into())
+        }
+        _ => Err(at.reject(format!("{:?} is neither a route nor a list of routes", any.type_url))),
+    };
+    Matcher::parse(scope.context, at, &Kinds { http: true, action: &action }, wire)
+}
+
+/// How many bytes of request bodies are kept; the newer field wins.
+pub(super) fn body_limit(older: Option<UInt32Value>, newer: Option<UInt64Value>) -> Option<u64> {
+    newer.map(|limit| limit.value).or(older.map(|limit| u64::from(limit.value)))
 }
 
 fn require_tls(at: &FieldPath<'_>, value: i32) -> Parsed<RequireTls> {

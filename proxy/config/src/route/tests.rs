@@ -221,7 +221,7 @@ virtual_hosts:
     assert!(headers[3].invert && headers[3].treat_missing_as_empty);
     assert_eq!(headers[4].value, HeaderMatch::Present(false));
     assert_eq!(headers[8].value, HeaderMatch::Present(true));
-    assert_eq!(first.matches.query_parameters[0].value, None);
+    assert_eq!(first.matches.query_parameters[0].value, QueryMatch::Present(true));
     let RouteAction::Forward(forward) = &first.action else { panic!("{:?}", first.action) };
     let ClusterChoice::Weighted(clusters) = &forward.cluster else { panic!("{:?}", forward.cluster) };
     assert_eq!((clusters[0].weight, clusters[1].weight), (90, 10));
@@ -297,15 +297,16 @@ fn per_route_filter_configuration_is_refused_unless_it_may_be_missing() {
 #[test]
 fn matches_that_are_refused() {
     for (matches, reason) in [
-        ("{}", "match: needs one of prefix, path, safe_regex, path_separated_prefix, path_match_policy"),
-        ("{connect_matcher: {}}", "match.connect_matcher: is not supported"),
+        (
+            "{}",
+            "match: needs one of prefix, path, safe_regex, path_separated_prefix, connect_matcher, path_match_policy",
+        ),
         (
             "{path_separated_prefix: /}",
             "match.path_separated_prefix: \"/\" must have two characters or more, must not contain '?' or '#' \
               and must not end in '/'",
         ),
         ("{safe_regex: {regex: ''}}", "match.safe_regex.regex: must not be empty"),
-        ("{prefix: /, tls_context: {presented: true}}", "match.tls_context: is not supported"),
         ("{prefix: /, headers: [{name: ''}]}", "match.headers[0].name: must not be empty"),
         ("{prefix: /, headers: [{name: a, prefix_match: ''}]}", "match.headers[0].prefix_match: must not be empty"),
         (
@@ -315,10 +316,6 @@ fn matches_that_are_refused() {
         (
             "{prefix: /, query_parameters: [{name: ''}]}",
             "match.query_parameters[0].name: has 0 bytes, expected 1 to 1024",
-        ),
-        (
-            "{prefix: /, query_parameters: [{name: a, present_match: false}]}",
-            "match.query_parameters[0].present_match: false (wanting the parameter absent) is not supported",
         ),
         ("{prefix: /, runtime_fraction: {}}", "match.runtime_fraction.default_value: is required"),
     ] {
@@ -359,15 +356,27 @@ fn actions_that_are_refused() {
         ("{weighted_clusters: {clusters: [{name: a}]}}", "route.weighted_clusters.clusters[0].weight: is required"),
         (
             "{weighted_clusters: {clusters: [{weight: 1}]}}",
-            "route.weighted_clusters.clusters[0].name: must not be empty",
+            "route.weighted_clusters.clusters[0]: needs one of name, cluster_header",
         ),
         (
             "{cluster: c, upgrade_configs: [{upgrade_type: websocket}, {upgrade_type: WebSocket}]}",
             "route.upgrade_configs[1].upgrade_type: \"WebSocket\" is there twice",
         ),
         (
-            "{cluster: c, upgrade_configs: [{upgrade_type: CONNECT}]}",
-            "route.upgrade_configs[0].upgrade_type: \"CONNECT\" is not supported",
+            "{cluster: c, upgrade_configs: [{upgrade_type: CONNECT-UDP}]}",
+            "route.upgrade_configs[0].upgrade_type: \"CONNECT-UDP\" is not supported",
+        ),
+        (
+            "{cluster: c, upgrade_configs: [{upgrade_type: websocket, connect_config: {}}]}",
+            "route.upgrade_configs[0].connect_config: goes with CONNECT only, not with \"websocket\"",
+        ),
+        (
+            "{cluster: c, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {allow_post: true}}]}",
+            "route.upgrade_configs[0].connect_config.allow_post: is not supported",
+        ),
+        (
+            "{cluster: c, internal_redirect_policy: {response_headers_to_copy: [host]}}",
+            "route.internal_redirect_policy.response_headers_to_copy[0]: \"host\" must not be copied from a response",
         ),
         (
             "{cluster: c, retry_policy: {retry_back_off: {base_interval: 1s, max_interval: 0.5s}}}",

@@ -11,7 +11,7 @@ use outrigger_config::matching::lookup;
 use outrigger_config::metadata::MetadataMap;
 use outrigger_config::rate_limit::{AddressAction, DescriptorAction, Hits, HitsNumber, MetadataAction, RateLimit};
 use outrigger_config::rbac::MetadataSource;
-use outrigger_config::route::QueryParameterMatcher;
+use outrigger_config::route::{QueryMatch, QueryParameterMatcher};
 
 use crate::route::{RequestView, request_header_matches};
 
@@ -135,7 +135,7 @@ fn header<'a>(request: &'a impl RequestView, name: &'a str) -> Option<Cow<'a, st
 }
 
 /// The first value of a query parameter.
-fn parameter<'a>(path: &'a str, name: &str) -> Option<Cow<'a, str>> {
+pub(crate) fn parameter<'a>(path: &'a str, name: &str) -> Option<Cow<'a, str>> {
     let (_, query) = path.split_once('?')?;
     let query = query.split('#').next().unwrap_or_default();
     let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
@@ -144,9 +144,9 @@ fn parameter<'a>(path: &'a str, name: &str) -> Option<Cow<'a, str>> {
 
 fn parameter_matches(matcher: &QueryParameterMatcher, path: &str) -> bool {
     match (parameter(path, &matcher.name), &matcher.value) {
-        (None, _) => false,
-        (Some(_), None) => true,
-        (Some(value), Some(string)) => string.matches(value.as_bytes()),
+        (found, QueryMatch::Present(wanted)) => found.is_some() == *wanted,
+        (None, QueryMatch::String(_)) => false,
+        (Some(value), QueryMatch::String(string)) => string.matches(value.as_bytes()),
     }
 }
 
@@ -336,7 +336,7 @@ mod tests {
             key: "k".into(),
             value: "v".into(),
             expect_match,
-            parameters: [QueryParameterMatcher { name: "q".into(), value: Some(exact(value)) }].into(),
+            parameters: [QueryParameterMatcher { name: "q".into(), value: QueryMatch::String(exact(value)) }].into(),
         };
         for (action, there) in [
             (headers("ann", true), true),

@@ -6,5 +6,6 @@ mod descriptors;
 mod limiter;
 mod table;
 
+pub(crate) use descriptors::parameter;
 pub use descriptors::{Descriptor, DescriptorView, descriptor};
 pub use limiter::{LocalLimiter, Outcome, Room, Told};

@@ -11,6 +11,7 @@ use outrigger_config::tls::SanMatcher;
 use serde_json::{Map, Value};
 
 use crate::matcher::{Given, Inputs};
+use crate::rate_limit::parameter;
 use crate::route::RequestView;
 
 /// Looks at a namespace of metadata, and answers a question about it.
@@ -83,7 +84,7 @@ impl RequestView for NoRequest {
 }
 
 /// Facts as the inputs of a match tree.
-pub(super) struct InputsOf<'a, F>(pub &'a F);
+pub struct InputsOf<'a, F>(pub &'a F);
 
 impl<F: Facts> Inputs for InputsOf<'_, F> {
     fn look(&self, input: &Input, look: &mut dyn FnMut(Given<'_>)) {
@@ -114,6 +115,13 @@ impl<F: Facts> Inputs for InputsOf<'_, F> {
             }
             Input::RequestHeader { name } => match facts.request() {
                 Some(request) => look_header(request, name, look),
+                None => look(Given::Unknown),
+            },
+            Input::QueryParameter { name } => match facts.request() {
+                Some(request) => match parameter(request.path(), name) {
+                    Some(value) => look(Given::Text(value.as_bytes())),
+                    None => look(Given::Absent),
+                },
                 None => look(Given::Unknown),
             },
         }

@@ -11,10 +11,9 @@ use std::sync::Arc;
 
 use outrigger_config::rbac::{Action, Engine, Rules};
 
-pub use facts::{Facts, LookAt, NoRequest, Peer};
+pub use facts::{Facts, InputsOf, LookAt, NoRequest, Peer};
 
 use crate::matcher;
-use facts::InputsOf;
 
 /// What an engine says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

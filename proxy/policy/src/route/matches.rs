@@ -3,7 +3,8 @@
 //! Owns what headers, query parameters and paths must look like. Never decides the order of routes.
 
 use outrigger_config::route::{
-    CookieMatcher, HeaderMatch, HeaderMatcher, PathMatch, QueryParameterMatcher, RouteMatch as RouteCriteria,
+    CookieMatcher, HeaderMatch, HeaderMatcher, PathMatch, QueryMatch, QueryParameterMatcher,
+    RouteMatch as RouteCriteria,
 };
 
 use super::{NoRuntime, RequestView, RuntimeView, fraction_holds, split_path};
@@ -22,6 +23,7 @@ pub(super) fn route_matches(
         && criteria.headers.iter().all(|matcher| request_header_matches(matcher, request))
         && criteria.cookies.iter().all(|matcher| cookie_matches(matcher, request))
         && criteria.query_parameters.iter().all(|matcher| query_matches(matcher, query))
+        && criteria.more.as_ref().is_none_or(|wanted| request.stream_matches(wanted))
         && criteria.runtime_fraction.as_ref().is_none_or(|fraction| fraction_holds(fraction, random, runtime))
 }
 
@@ -101,14 +103,11 @@ fn integer(value: &[u8]) -> Option<i64> {
 
 /// Names and values are compared as they stand, without percent-decoding; the first value of a name counts.
 fn query_matches(matcher: &QueryParameterMatcher, query: &str) -> bool {
-    if query.is_empty() {
-        return false;
-    }
     let mut parameters = query.split('&').map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")));
     match (parameters.find(|(name, _)| *name == matcher.name), &matcher.value) {
-        (None, _) => false,
-        (Some(_), None) => true,
-        (Some((_, value)), Some(string)) => string.matches(value.as_bytes()),
+        (found, QueryMatch::Present(wanted)) => found.is_some() == *wanted,
+        (None, QueryMatch::String(_)) => false,
+        (Some((_, value)), QueryMatch::String(string)) => string.matches(value.as_bytes()),
     }
 }
 
@@ -184,8 +183,10 @@ mod tests {
 
     #[test]
     fn query_parameters_are_compared_as_they_stand() {
-        let named =
-            |name: &str, value: Option<&str>| QueryParameterMatcher { name: name.into(), value: value.map(exact) };
+        let named = |name: &str, value: Option<&str>| QueryParameterMatcher {
+            name: name.into(),
+            value: value.map_or(QueryMatch::Present(true), |value| QueryMatch::String(exact(value))),
+        };
         assert!(query_matches(&named("a", Some("1")), "a=1&b=2"));
         assert!(query_matches(&named("b", Some("2=3")), "a=1&b=2=3"));
         assert!(query_matches(&named("c", Some("")), "c&a"));
@@ -194,6 +195,7 @@ mod tests {
         assert!(query_matches(&named("a", Some("%20")), "a=%20"));
         assert!(!query_matches(&named("a", Some(" ")), "a=%20"));
         assert!(!query_matches(&named("A", None), "a=1"));
-        assert!(!query_matches(&named("", None), ""));
+        assert!(query_matches(&QueryParameterMatcher { name: "a".into(), value: QueryMatch::Present(false) }, "b=1"));
+        assert!(!query_matches(&QueryParameterMatcher { name: "b".into(), value: QueryMatch::Present(false) }, "b=1"));
     }
 }

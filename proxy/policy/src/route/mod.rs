@@ -4,16 +4,19 @@
 //! action does to a path is in [`rewrite_path`] and [`redirect_location`].
 
 mod domains;
+mod internal_redirect;
 mod matches;
 mod paths;
 mod rewrite;
 
 use std::sync::Arc;
 
-use outrigger_config::route::{Route, RouteConfiguration, VirtualHost};
+use outrigger_config::matcher::Matcher;
+use outrigger_config::route::{Route, RouteConfiguration, StreamMatch, VirtualHost};
 use outrigger_config::units::{Fraction, RuntimeFraction};
 
 use domains::DomainIndex;
+pub use internal_redirect::{RedirectHistory, RedirectRefusal, RedirectTarget};
 pub use matches::{header_matches, request_header_matches, rule_matches};
 use paths::PathIndex;
 pub use rewrite::{pick_weighted, redirect_location, rewrite_path, rewrite_path_by_regex};
@@ -31,6 +34,14 @@ pub trait RequestView {
     fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]>;
     /// POST with a content type of gRPC.
     fn is_grpc(&self) -> bool;
+    /// Whether the connection and what filters left are as wanted. Where they are not known, they are not.
+    fn stream_matches(&self, _wanted: &StreamMatch) -> bool {
+        false
+    }
+    /// Where a match tree leads with this request, if there is such a place.
+    fn find<'t, A>(&self, _tree: &'t Matcher<A>) -> Option<&'t A> {
+        None
+    }
 }
 
 /// What decisions ask of the runtime.
@@ -105,15 +116,28 @@ impl RouteTable {
         random: u64,
         runtime: &dyn RuntimeView,
     ) -> Result<RouteMatch<'_>, NoRoute> {
-        let host = request.host();
+        let host = match &self.configuration.host_header {
+            None => request.host(),
+            Some(name) => {
+                request.header(name).next().and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default()
+            }
+        };
         let host = if self.configuration.ignore_port_in_host_matching { without_port(host) } else { host };
         let index = self.domains.find(host).ok_or(NoRoute::NoVirtualHost)?;
         let virtual_host = &self.configuration.virtual_hosts[index];
         let (path, query) = split_path(request.path());
-        self.paths[index]
-            .first(path, |route| {
-                matches::route_matches(&virtual_host.routes[route].matches, request, path, query, random, runtime)
-            })
+        let path = match self.configuration.ignore_path_parameters {
+            false => path,
+            true => path.split(';').next().unwrap_or_default(),
+        };
+        let accepts = |route: usize| {
+            matches::route_matches(&virtual_host.routes[route].matches, request, path, query, random, runtime)
+        };
+        let found = match &virtual_host.matcher {
+            None => self.paths[index].first(path, accepts),
+            Some(tree) => request.find(tree).and_then(|routes| routes.iter().copied().find(|route| accepts(*route))),
+        };
+        found
             .map(|route| RouteMatch { virtual_host, route: &virtual_host.routes[route] })
             .ok_or_else(|| NoRoute::NoRoute(Arc::clone(virtual_host)))
     }

@@ -192,6 +192,7 @@ mod tests {
     fn weighted_clusters_get_their_shares() {
         let cluster = |name: &str, weight| WeightedCluster {
             name: name.into(),
+            name_header: None,
             weight,
             request_headers: HeaderMutations::default(),
             response_headers: HeaderMutations::default(),

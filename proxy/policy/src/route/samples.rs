@@ -14,12 +14,14 @@ pub(crate) fn criteria(path: PathMatch) -> RouteMatch {
         runtime_fraction: None,
         grpc: false,
         cookies: Vec::new(),
+        more: None,
     }
 }
 
 pub(crate) fn forward(cluster: &str) -> Forward {
     Forward {
         cluster: ClusterChoice::Cluster(cluster.into()),
+        weight_choice: WeightChoice::default(),
         cluster_not_found_code: 503,
         mirrors: Vec::new(),
         prefix_rewrite: None,
@@ -29,16 +31,19 @@ pub(crate) fn forward(cluster: &str) -> Forward {
         timeout: None,
         idle_timeout: None,
         max_stream_duration: None,
+        grpc_timeout_offset: None,
         max_grpc_timeout: None,
         retry_policy: None,
         priority: Priority::Default,
         upgrades: Vec::new(),
+        terminates_connect: false,
         hash_policy: Arc::default(),
         metadata_match: None,
         template_rewrite: None,
         queue: None,
         rate_limits: Box::default(),
         include_virtual_host_rate_limits: false,
+        internal_redirect: None,
     }
 }
 
@@ -64,6 +69,7 @@ pub(crate) fn route(name: &str, matches: RouteMatch) -> Arc<Route> {
         filters: RouteFilters::default(),
         metadata: None,
         trace: None,
+        body_limit: None,
     })
 }
 
@@ -72,6 +78,8 @@ pub(crate) fn virtual_host(name: &str, domains: &[&str], routes: Vec<Arc<Route>>
         name: name.into(),
         domains: domains.iter().map(ToString::to_string).collect(),
         routes,
+        matcher: None,
+        body_limit: None,
         require_tls: RequireTls::None,
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
@@ -94,6 +102,8 @@ pub(crate) fn configuration(virtual_hosts: Vec<Arc<VirtualHost>>) -> RouteConfig
         most_specific_header_mutations_wins: false,
         validate_clusters: false,
         ignore_port_in_host_matching: false,
+        host_header: None,
+        ignore_path_parameters: false,
         mirrors: Vec::new(),
         filters: RouteFilters::default(),
     }

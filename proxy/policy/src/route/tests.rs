@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use outrigger_config::matching::StringMatcher;
 use outrigger_config::route::{
-    HeaderMatch, HeaderMatcher, PathMatch, QueryParameterMatcher, RouteConfiguration, RouteMatch as Criteria,
+    HeaderMatch, HeaderMatcher, PathMatch, QueryMatch, QueryParameterMatcher, RouteConfiguration,
+    RouteMatch as Criteria,
 };
 use proptest::prelude::*;
 
@@ -88,7 +89,7 @@ fn the_first_route_that_matches_wins() {
         route(
             "query",
             Criteria {
-                query_parameters: vec![QueryParameterMatcher { name: "q".into(), value: None }],
+                query_parameters: vec![QueryParameterMatcher { name: "q".into(), value: QueryMatch::Present(true) }],
                 ..prefix("/a")
             },
         ),

@@ -9,17 +9,19 @@ use std::sync::Arc;
 
 use outrigger_config::http::{RouteFilter, RouteFilterConfig};
 use outrigger_config::metadata::MetadataMap;
-use outrigger_config::route::{ClusterChoice, RouteAction, WeightedCluster};
+use outrigger_config::route::{ClusterChoice, RouteAction, WeightChoice, WeightedCluster};
 use outrigger_policy::route::{fraction_holds, pick_weighted};
 
 use super::body::{BodyChain, BodyFilter, BodyObserver, BodyPace};
+use super::routed::Routed;
 use super::{Slot, Verdict};
 use crate::graph::{ClusterNode, Graph, RuntimeSnapshot};
-use crate::http::h1::parse::Framing;
+use crate::http::h1::parse::{Framing, decimal};
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::manager::HttpConnection;
 use crate::http::manager::request::{Chosen, Request};
 use crate::http::message::{RequestHead, ResponseHead};
+use crate::http::router::affinity::route_hash;
 use crate::stream::StreamInfo;
 use crate::worker::{GraphView, Worker};
 
@@ -48,25 +50,26 @@ impl<'g> RouteChoice<'g> {
     pub fn choose(&mut self, request: &Request<'_>) {
         self.chosen = self.connection.routes(self.graph).and_then(|table| {
             let random = self.connection.worker.random.next();
-            let found = table.find(&request.head, random, &*self.graph.runtime).ok()?;
+            let found = table.find(&Routed(request), random, &*self.graph.runtime).ok()?;
             Some(Chosen {
                 table,
                 virtual_host: found.virtual_host,
                 route: found.route,
-                weighted: weighted(&found.route.action, self.connection.worker.random.next()),
+                weighted: weighted(request, &found.route.action),
             })
         });
     }
 }
 
-fn weighted(action: &RouteAction, random: u64) -> Option<&WeightedCluster> {
-    match action {
-        RouteAction::Forward(forward) => match &forward.cluster {
-            ClusterChoice::Weighted(clusters) => pick_weighted(clusters, random),
-            ClusterChoice::Cluster(_) | ClusterChoice::Header(_) => None,
-        },
-        RouteAction::Redirect(_) | RouteAction::Direct(_) | RouteAction::NonForwarding => None,
-    }
+fn weighted<'g>(request: &Request<'_>, action: &'g RouteAction) -> Option<&'g WeightedCluster> {
+    let RouteAction::Forward(forward) = action else { return None };
+    let ClusterChoice::Weighted(clusters) = &forward.cluster else { return None };
+    let chosen = match &forward.weight_choice {
+        WeightChoice::Random => None,
+        WeightChoice::Header(name) => request.head.headers.get_by_name(name).and_then(decimal),
+        WeightChoice::Hash => route_hash(request, forward),
+    };
+    pick_weighted(clusters, chosen.unwrap_or_else(|| request.connection.worker.random.next()))
 }
 
 impl<'g> Chosen<'g> {
@@ -92,12 +95,19 @@ impl<'g> Chosen<'g> {
         let RouteAction::Forward(forward) = &self.route.action else { return None };
         match &forward.cluster {
             ClusterChoice::Cluster(name) => Some(Cow::Borrowed(name)),
-            ClusterChoice::Weighted(_) => self.weighted.map(|weighted| Cow::Borrowed(&*weighted.name)),
-            ClusterChoice::Header(header) => match head.lookup(header)? {
-                Cow::Borrowed(name) => std::str::from_utf8(name).ok().map(Cow::Borrowed),
-                Cow::Owned(name) => String::from_utf8(name).ok().map(Cow::Owned),
+            ClusterChoice::Weighted(_) => match self.weighted? {
+                WeightedCluster { name_header: Some(header), .. } => named_by(head, header),
+                weighted => Some(Cow::Borrowed(&*weighted.name)),
             },
+            ClusterChoice::Header(header) => named_by(head, header),
         }
+    }
+}
+
+fn named_by<'n>(head: &'n RequestHead, header: &str) -> Option<Cow<'n, str>> {
+    match head.lookup(header)? {
+        Cow::Borrowed(name) => std::str::from_utf8(name).ok().map(Cow::Borrowed),
+        Cow::Owned(name) => String::from_utf8(name).ok().map(Cow::Owned),
     }
 }
 

@@ -31,6 +31,7 @@ mod missing;
 mod peer_metadata;
 mod ratelimit;
 mod rbac;
+mod routed;
 mod set_filter_state;
 mod set_metadata;
 mod shared;

@@ -72,11 +72,6 @@ impl BodyDecoder {
         matches!(self.state, State::Done)
     }
 
-    /// Only the end of the connection ends the body.
-    pub fn lasts_until_close(&self) -> bool {
-        matches!(self.state, State::UntilClose)
-    }
-
     /// The connection was closed by the peer.
     ///
     /// # Errors

@@ -46,11 +46,6 @@ impl BodyReader {
         self.available.get() == 0 && self.decoder.borrow().is_done()
     }
 
-    /// The body ends with the connection.
-    pub fn lasts_until_close(&self) -> bool {
-        self.decoder.borrow().lasts_until_close()
-    }
-
     /// See [`crate::http::seam::BodySource::poll_data`].
     pub fn poll_data(&self, cx: &mut Context<'_>, link: &Link) -> Poll<Result<bool, StreamError>> {
         if self.available.get() > 0 {

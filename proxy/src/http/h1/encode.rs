@@ -13,6 +13,7 @@ pub fn request(head: &RequestHead, framing: Framing, upgrade: bool, case: Header
     out.extend_from_slice(head.method());
     out.push(b' ');
     match head.path() {
+        _ if head.is_connect() => out.extend_from_slice(head.authority()),
         b"" => out.extend_from_slice(head.authority()),
         path => out.extend_from_slice(path),
     }

@@ -206,8 +206,13 @@ impl Link {
 
     /// Tells the peer that nothing more will come.
     pub async fn shutdown(&self) -> io::Result<()> {
-        self.flush().await?;
-        poll_fn(|cx| Pin::new(&mut *self.io.borrow_mut()).poll_shutdown(cx)).await
+        poll_fn(|cx| self.poll_shutdown(cx)).await
+    }
+
+    /// Tells the peer that nothing more will come, after all output was written.
+    pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut *self.io.borrow_mut()).poll_shutdown(cx)
     }
 
     /// Ends TLS in the proper way, as far as that is possible at once: for a connection that is closed while nothing is

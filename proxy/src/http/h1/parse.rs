@@ -278,10 +278,33 @@ fn finish_request(head: &mut RequestHead, limits: &Limits, length: usize) -> Res
         head.set_authority(&host);
         head.headers.remove(HeaderId::Host);
     }
+    if head.is_connect() {
+        connect_target(head, framing)?;
+    }
     let keep_alive = keep_alive(&head.headers, http10);
     let expects_continue =
         !http10 && head.headers.get(HeaderId::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
     Ok(ParsedRequest { length, framing, keep_alive, expects_continue })
+}
+
+/// RFC 9110 section 9.3.6: the target of CONNECT is a host with its port, and there is no content.
+fn connect_target(head: &mut RequestHead, framing: Framing) -> Result<(), HeadError> {
+    if framing != Framing::None {
+        return Err(HeadError::Conflict);
+    }
+    head.headers.remove(HeaderId::ContentLength);
+    let target = head.path().to_vec();
+    let port = target.iter().rposition(|byte| *byte == b':').map(|colon| target.split_at(colon));
+    let is_authority = |(host, port): (&[u8], &[u8])| {
+        let closed = !host.contains(&b':') || host.starts_with(b"[") && host.ends_with(b"]");
+        !host.is_empty() && closed && decimal(&port[1..]).is_some_and(|port| u16::try_from(port).is_ok())
+    };
+    if !port.is_some_and(is_authority) {
+        return Err(HeadError::Syntax("target of CONNECT"));
+    }
+    head.set_authority(&target);
+    head.set_path(b"");
+    Ok(())
 }
 
 fn response_framing(head: &mut ResponseHead, limits: &Limits, head_request: bool) -> Result<Framing, HeadError> {
@@ -420,6 +443,25 @@ mod tests {
         assert_eq!((head.method(), head.path(), head.authority()), (&b"POST"[..], &b"/a?b=1"[..], &b"X.example"[..]));
         let names: Vec<_> = head.headers.iter().map(|(_, name, _)| name).collect();
         assert_eq!(names, [b"content-length"]);
+    }
+
+    #[test]
+    fn connect_names_a_host_with_its_port() {
+        let read = |target: &str, more: &str| {
+            let mut head = RequestHead::default();
+            let text = format!("CONNECT {target} HTTP/1.1\r\nHost: other\r\n{more}\r\n");
+            let parsed = parse_request(text.as_bytes(), &LIMITS, &mut head)?;
+            parsed.expect("a whole head");
+            assert!(head.is_tunnel() && head.path().is_empty());
+            Ok(head.authority_str().to_owned())
+        };
+        assert_eq!(read("a.example:443", ""), Ok("a.example:443".to_owned()));
+        assert_eq!(read("[::1]:80", "Content-Length: 0\r\n"), Ok("[::1]:80".to_owned()));
+        for target in ["a.example", "/path", "a:b", ":80", "::1:80", "a:99999", "http://a:80/"] {
+            assert_eq!(read(target, ""), Err(HeadError::Syntax("target of CONNECT")), "{target}");
+        }
+        assert_eq!(read("a:80", "Content-Length: 3\r\n"), Err(HeadError::Conflict));
+        assert_eq!(read("a:80", "Transfer-Encoding: chunked\r\n"), Err(HeadError::Conflict));
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub struct Exchange<'a> {
     writer: OnceCell<BodyWriter>,
     version: Version,
     head_request: bool,
+    connect: bool,
+    /// Bytes go both ways.
+    upgraded: Cell<bool>,
     case: HeaderCase,
     trailers: bool,
     /// The connection closes after this response.
@@ -50,6 +53,8 @@ impl<'a> Exchange<'a> {
             writer: OnceCell::new(),
             version,
             head_request,
+            connect: false,
+            upgraded: Cell::new(false),
             case: options.header_case,
             trailers: options.enable_trailers,
             close: Cell::new(!parsed.keep_alive),
@@ -61,6 +66,11 @@ impl<'a> Exchange<'a> {
     /// The connection must close after a response that begins later than this.
     pub fn set_close_after(&mut self, end: Option<Instant>) {
         self.close_after = end;
+    }
+
+    /// The request is a CONNECT: after 2xx bytes go both ways.
+    pub fn set_connect(&mut self, connect: bool) {
+        self.connect = connect;
     }
 
     /// The connection must close after this response.
@@ -102,8 +112,14 @@ impl<'a> Exchange<'a> {
         if self.close_after.is_some_and(|end| Instant::now() >= end) {
             self.close.set(true);
         }
-        let upgraded = head.status == 101;
+        let tunnel = self.connect && (200..300).contains(&head.status);
+        if tunnel {
+            self.close.set(true);
+        }
+        let upgraded = head.status == 101 || tunnel;
         let announce = match head.status {
+            // RFC 9110 section 9.3.6: neither do these.
+            _ if tunnel => Some(Framing::UntilClose),
             // RFC 9110 section 8.6: these say nothing of a length.
             101 | 204 => Some(Framing::UntilClose),
             // These keep what their headers say: they announce the body that another answer would have had.
@@ -130,8 +146,9 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// After 101: bytes go both ways until either side ends, and then the connection.
+    /// After 101, or 2xx for CONNECT: bytes go both ways until either side ends, and then the connection.
     pub fn upgrade(&self) {
+        self.upgraded.set(true);
         *self.reader.borrow_mut() = BodyReader::new(Framing::UntilClose, self.limits);
         self.close.set(true);
     }
@@ -139,8 +156,8 @@ impl<'a> Exchange<'a> {
     /// Ready when the client has gone away.
     pub fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
         let reader = self.reader.borrow();
-        if reader.lasts_until_close() {
-            // After an upgrade the end is part of what is read.
+        if self.upgraded.get() {
+            // The end is part of what is read, and the other direction may go on after it.
             return Poll::Pending;
         }
         loop {

@@ -81,7 +81,8 @@ fn append_all(map: &HeaderMap, headers: &mut Headers) {
 /// When a pseudo header has bytes that no URI may have.
 pub fn request(head: &RequestHead) -> Result<http::Request<()>, http::Error> {
     let mut parts = http::uri::Parts::default();
-    if head.method() != b"CONNECT" || !head.protocol().is_empty() {
+    let extended = !head.protocol().is_empty();
+    if !head.is_connect() || extended {
         parts.scheme = Some(if head.scheme() == b"https" { Scheme::HTTPS } else { Scheme::HTTP });
         parts.path_and_query = Some(match head.path() {
             b"" => PathAndQuery::from_static("/"),
@@ -94,7 +95,8 @@ pub fn request(head: &RequestHead) -> Result<http::Request<()>, http::Error> {
     })?);
     let uri = http::Uri::from_parts(parts)?;
     let mut request = http::Request::new(());
-    *request.method_mut() = http::Method::from_bytes(head.method())?;
+    // RFC 8441 section 4: what HTTP/1.1 upgrades is a CONNECT with a protocol.
+    *request.method_mut() = if extended { http::Method::CONNECT } else { http::Method::from_bytes(head.method())? };
     *request.uri_mut() = uri;
     *request.headers_mut() = map_of(&head.headers);
     if !head.protocol().is_empty()

@@ -116,7 +116,12 @@ impl Exchange {
     /// # Errors
     /// When the stream is gone.
     pub fn send_head(&self, head: &ResponseHead, end: bool) -> Result<(), StreamError> {
-        let sent = self.respond.borrow_mut().send_response(convert::response(head), end);
+        let mut response = convert::response(head);
+        if head.status == 101 {
+            // RFC 8441 section 5: where HTTP/1.1 switches protocols, HTTP/2 just succeeds.
+            *response.status_mut() = http::StatusCode::OK;
+        }
+        let sent = self.respond.borrow_mut().send_response(response, end);
         let stream = sent.map_err(|error| stream_error(&error))?;
         // A second head would be a bug of the pipeline; `h2` refuses it above.
         let _ = self.response.set(SendBody::new(stream, end));

@@ -58,7 +58,7 @@ fn protocol_error(details: &'static str) -> LocalReply {
 }
 
 fn check(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), LocalReply> {
-    if head.method() != b"CONNECT" {
+    if !head.is_connect() {
         absolute_path(config, head)?;
     }
     if head.version == Version::Http10 && head.authority().is_empty() {
@@ -75,11 +75,8 @@ fn check(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), L
     if !head.authority().iter().all(host_byte) {
         return Err(bad_request("http.invalid_authority"));
     }
-    if head.method() == b"CONNECT" && head.protocol().is_empty() {
-        // No route takes a tunnel here, and path matches must not either.
-        return Err(LocalReply::new(404, "route_not_found").flag(ResponseFlag::NoRouteFound).close());
-    }
-    if !head.path().starts_with(b"/") && head.path() != b"*" {
+    let without_path = head.is_connect() && head.path().is_empty();
+    if !without_path && !head.path().starts_with(b"/") && head.path() != b"*" {
         return Err(protocol_error("http1.codec_error"));
     }
     if !head.path().iter().all(|byte| (0x21..0x7f).contains(byte)) {
@@ -129,7 +126,19 @@ fn absolute_path(config: &HttpConnectionManager, head: &mut RequestHead) -> Resu
 /// The protocol of an HTTP/1 upgrade, lower case.
 fn take_upgrade(head: &mut RequestHead) -> Option<Vec<u8>> {
     if head.version == Version::Http2 {
-        return (!head.protocol().is_empty()).then(|| head.protocol().to_ascii_lowercase());
+        let protocol = head.protocol().to_ascii_lowercase();
+        match protocol.as_slice() {
+            b"" => return None,
+            // What Envoy calls a plain tunnel (draft-kinnear-httpbis-http2-transport).
+            b"bytestream" => {
+                head.set_protocol(b"");
+                return None;
+            }
+            _ => {}
+        }
+        // Routes and filters see the request as HTTP/1.1 would send it (RFC 8441 section 5.1).
+        head.set_method(b"GET");
+        return Some(protocol);
     }
     let asked = head.headers.get(HeaderId::Upgrade)?.to_ascii_lowercase();
     let named = head
@@ -153,7 +162,7 @@ fn set_scheme(connection: &HttpConnection, head: &mut RequestHead) {
 }
 
 fn normalize_path(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), LocalReply> {
-    if head.method() == b"CONNECT" || head.path() == b"*" {
+    if head.is_connect() || head.path() == b"*" {
         return Ok(());
     }
     if config.escaped_slashes != EscapedSlashes::Keep {
@@ -186,7 +195,8 @@ fn normalize_path(config: &HttpConnectionManager, head: &mut RequestHead) -> Res
 }
 
 fn strip_host(config: &HttpConnectionManager, connection: &HttpConnection, head: &mut RequestHead) {
-    if config.strip_port != StripPort::Keep {
+    // A tunnel leads to a port.
+    if config.strip_port != StripPort::Keep && !head.is_connect() {
         let host = head.authority_str();
         let colon = host.rfind(':').filter(|colon| host.rfind(']').is_none_or(|bracket| bracket < *colon));
         if let Some(colon) = colon

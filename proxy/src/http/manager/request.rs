@@ -27,7 +27,7 @@ use crate::http::filter::{self, BodyChain, FilterStates, Filters, RouteChoice, T
 use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{RequestHead, ResponseHead};
-use crate::http::router;
+use crate::http::router::{self, redirect::Redirects};
 use crate::http::seam::{BodySink, Chunk};
 use crate::stream::{ResponseFlag, StreamInfo};
 use crate::trace::{self, Mark, RequestTrace};
@@ -78,6 +78,8 @@ pub struct Request<'a> {
     pub trace_reason: Option<Reason>,
     /// Its trace, if anybody wants to know.
     pub trace: Option<Box<RequestTrace>>,
+    /// The redirects that were followed for it.
+    pub redirects: Option<Box<Redirects>>,
 }
 
 /// A client that does not read an answer of ours for this long does not get it.
@@ -180,7 +182,13 @@ pub async fn serve(
         return end(request);
     }
     match normalize::prepare(connection, &mut request.head) {
-        Ok(()) => route(&mut request).await,
+        Ok(()) => loop {
+            route(&mut request).await;
+            if !request.redirects.as_ref().is_some_and(|redirects| redirects.is_due) {
+                break;
+            }
+            request = redirected(request);
+        },
         Err(reply) => send_local(&mut request, reply, None).await,
     }
     end(request);
@@ -233,25 +241,55 @@ fn begin<'a>(
         response_body: None,
         trace_reason: None,
         trace: None,
+        redirects: None,
     }
 }
 
+/// The request that a redirect asks for, in the place of the one that was redirected.
+fn redirected(mut request: Request<'_>) -> Request<'_> {
+    conclude(&mut request);
+    let mut redirects = request.redirects.unwrap_or_default();
+    redirects.is_due = false;
+    request.connection.worker.heads.give_response(request.response);
+    let info = StreamInfo::new(Instant::now(), request.info.version);
+    info.request_header_bytes.set(request.info.request_header_bytes.get());
+    info.request_end.set(Some(info.start));
+    request.deadlines.clear_request();
+    let mut next =
+        begin(request.connection, request.head, request.framing, request.downstream, info, request.deadlines);
+    next.deadlines.begin(Limit::StreamIdle, next.info.start, next.idle_timeout);
+    if next.framing != Framing::None {
+        next.request_body.get_or_insert_default().replace(std::mem::take(&mut redirects.body), None);
+    }
+    next.redirects = Some(redirects);
+    next
+}
+
 fn end(mut request: Request<'_>) {
+    conclude(&mut request);
+    let connection = request.connection;
+    connection.worker.heads.give(request.head);
+    connection.worker.heads.give_response(request.response);
+}
+
+/// Counts and logs what has become of a request.
+fn conclude(request: &mut Request<'_>) {
     let connection = request.connection;
     let now = Instant::now();
     request.info.end.set(Some(now));
     let stats = &connection.stats;
     stats.downstream_rq_active.decrement();
     stats.downstream_rq_time.record(request.info.duration(now).as_millis() as u64);
-    if request.info.response_code.get() != 0 {
+    // A redirect that was followed was no response for the client.
+    if request.info.response_code.get() != 0 && request.redirects.as_ref().is_none_or(|redirects| !redirects.is_due) {
         stats.response(request.info.response_code.get());
     }
     if !request.filters.slots.is_empty() {
         let graph = Rc::clone(&request.graph);
-        filter::ends(&mut request, &mut RouteChoice::of(connection, &graph, None));
+        filter::ends(request, &mut RouteChoice::of(connection, &graph, None));
     }
     if connection.node.config.tracing.is_some() {
-        trace::end(&mut request);
+        trace::end(request);
     }
     if !connection.node.access_logs.is_empty() {
         let mut facts = request.facts();
@@ -262,8 +300,6 @@ fn end(mut request: Request<'_>) {
             logger.log(&facts, connection.worker.random.next(), runtime);
         }
     }
-    connection.worker.heads.give(request.head);
-    connection.worker.heads.give_response(request.response);
 }
 
 async fn route(request: &mut Request<'_>) {
@@ -283,10 +319,19 @@ async fn route(request: &mut Request<'_>) {
     }
     let Some(chosen) = choice.chosen else {
         connection.stats.no_route.increment();
-        let reply = LocalReply::new(404, "route_not_found").flag(ResponseFlag::NoRouteFound);
+        let mut reply = LocalReply::new(404, "route_not_found").flag(ResponseFlag::NoRouteFound);
+        // Who asks for a tunnel may send through it already.
+        reply.close = request.head.is_connect();
         return send_local(request, reply, None).await;
     };
     name_route(request, Some(&chosen));
+    if request.head.is_tunnel()
+        && let Some(protocol) = refused_upgrade(request, &chosen.route.action)
+    {
+        connection.stats.downstream_rq_ws_on_non_ws_route.increment();
+        tracing::debug!("upgrade to {protocol} is not enabled");
+        return send_local(request, LocalReply::new(403, "upgrade_failed").close(), Some(&chosen)).await;
+    }
     if requires_tls(request, &chosen) {
         let mut reply = LocalReply::new(301, "direct_response");
         let (host, path) = (request.head.authority_str(), request.head.path_str());
@@ -297,11 +342,6 @@ async fn route(request: &mut Request<'_>) {
     connection.stats.rq_total.increment();
     match &chosen.route.action {
         RouteAction::Forward(forward) => {
-            if let Some(protocol) = refused_upgrade(request, &forward.upgrades) {
-                connection.stats.downstream_rq_ws_on_non_ws_route.increment();
-                tracing::debug!("upgrade to {protocol} is not enabled on the route");
-                return send_local(request, LocalReply::new(403, "upgrade_failed").close(), Some(&chosen)).await;
-            }
             router::forward(request, &chosen, forward).await;
         }
         RouteAction::Redirect(redirect) => {
@@ -376,8 +416,15 @@ fn requires_tls(request: &Request<'_>, chosen: &Chosen<'_>) -> bool {
     }
 }
 
-fn refused_upgrade(request: &Request<'_>, upgrades: &[(String, bool)]) -> Option<String> {
-    let protocol = std::str::from_utf8(request.head.protocol()).ok().filter(|protocol| !protocol.is_empty())?;
+fn refused_upgrade(request: &Request<'_>, action: &RouteAction) -> Option<String> {
+    let upgrades = match action {
+        RouteAction::Forward(forward) => &forward.upgrades[..],
+        _ => &[],
+    };
+    let protocol = match request.head.protocol() {
+        b"" if request.head.is_connect() => "connect",
+        protocol => std::str::from_utf8(protocol).ok().filter(|protocol| !protocol.is_empty())?,
+    };
     let on_route = upgrades.iter().find(|(name, _)| name == protocol).map(|(_, enabled)| *enabled);
     let configured = &request.connection.node.config.upgrades;
     let by_default = || configured.iter().any(|upgrade| upgrade.protocol == protocol && upgrade.enabled);

@@ -215,6 +215,7 @@ async fn serve_request(
     }
     let last = config.max_requests_per_connection.is_some_and(|limit| served >= limit);
     let mut exchange = Exchange::new(link, &parsed, head.version, head.is_head(), &config.http1, *limits);
+    exchange.set_connect(head.is_connect());
     exchange.set_close_after(connection.ends_at());
     if last || connection.registered.is_asked_to_end() || connection.is_overloaded(Hook::GoAway) {
         exchange.set_close();

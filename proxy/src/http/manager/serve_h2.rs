@@ -71,6 +71,9 @@ async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(connection: Rc<HttpConn
         .max_header_list_size(config.max_request_headers_bytes)
         .max_concurrent_reset_streams(64)
         .max_pending_accept_reset_streams(RESETS_AT_ONCE);
+    if config.http2.allow_connect {
+        builder.enable_connect_protocol();
+    }
     let (cork, corked) = cork::cork(io);
     let handshake = tokio::time::timeout(
         config.idle_timeout.unwrap_or(Duration::from_secs(3600)),

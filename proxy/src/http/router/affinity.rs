@@ -156,6 +156,13 @@ fn set_path(map: &mut Metadata, keys: &[Arc<str>], value: String) {
     }
 }
 
+/// The hash that the policies of a route make of a request, if any does. A client without a cookie is given one later,
+/// and counts as nobody's until it comes back with it.
+pub fn route_hash(request: &Request<'_>, action: &Forward) -> Option<u64> {
+    let chance = || request.connection.worker.random.next().to_string();
+    request_hash(&action.hash_policy, &View(request), |_| chance())
+}
+
 /// What filters say of the wanted endpoint is added to what the route says.
 fn with_dynamic(request: &Request<'_>, configured: Option<&Arc<LbMetadata>>) -> Option<Arc<LbMetadata>> {
     const NAMESPACE: &str = "envoy.lb";

@@ -17,10 +17,12 @@ use crate::health::observe;
 use crate::http::filter::BodyChain;
 use crate::http::filter::dynamic_forward::no_address;
 use crate::http::h1::parse::Framing;
+use crate::http::headers::HeaderId;
 use crate::http::manager::downstream::Gone;
 use crate::http::manager::overload;
 use crate::http::manager::reply::{self, LocalReply};
 use crate::http::manager::request::Request;
+use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{BodySink, Pump, PumpError, StreamError};
 use crate::process::Process;
 use crate::stream::ResponseFlag;
@@ -222,6 +224,18 @@ impl Answered {
     pub fn has_no_body(&self) -> bool {
         self.stream.response_is_done()
     }
+
+    /// The whole request has left.
+    pub fn request_is_sent(&self) -> bool {
+        self.upload.is_done()
+    }
+
+    /// Nobody wants the response: its connection can be used again only if there is no more of it.
+    pub fn leave(self) {
+        if self.stream.response_is_done() && self.upload.is_done() {
+            self.stream.finish(Instant::now());
+        }
+    }
 }
 
 /// Counts a request towards an endpoint.
@@ -335,18 +349,25 @@ impl<'a, 'r> Attempt<'a, 'r> {
             priority: self.action.priority,
             downstream: request.head.version,
             host: pool::bare_host(request.head.authority_str()),
-            upgrade: !request.head.protocol().is_empty(),
+            upgrade: request.head.is_tunnel(),
             alpn: request.alpn.as_ref(),
             connection: Some(&request.connection.info),
         };
-        if self.host.node.config.preconnect.is_some() {
+        let terminated = self.action.terminates_connect && request.head.is_connect();
+        if self.host.node.config.preconnect.is_some() && !terminated {
             pool::preconnect(&request.connection.worker, self.cluster, self.host, wanted);
         }
-        if let Some(stream) = pool::ready(self.host, wanted) {
+        if !terminated && let Some(stream) = pool::ready(self.host, wanted) {
             return Ok(stream);
         }
         // Boxed: the state of connecting is large, and most requests never need it.
-        let mut acquiring = Box::pin(pool::acquire(&request.connection.worker, self.cluster, self.host, wanted));
+        let (worker, cluster, host) = (&request.connection.worker, self.cluster, self.host);
+        let mut acquiring = Box::pin(async move {
+            match terminated {
+                true => pool::open_raw(worker, cluster, host, wanted).await,
+                false => pool::acquire(worker, cluster, host, wanted).await,
+            }
+        });
         let began = Instant::now();
         let acquired = poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
@@ -374,7 +395,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
 
     async fn exchange(&mut self, stream: &UpstreamStream, upload: &mut Pump) -> Result<(), Failure> {
         let options = &self.host.node.config.http;
-        let upgrade = !self.request.head.protocol().is_empty();
+        let upgrade = self.request.head.is_tunnel();
         let framing = if upgrade { Framing::None } else { self.request.framing };
         let mut response = std::mem::take(&mut self.request.response);
         let mut head_sent = false;
@@ -394,7 +415,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
                     Poll::Pending => return self.interrupted(cx).map(Err),
                 }
                 if upgrade {
-                    let _ = BodySink::poll_finish(stream, cx, None);
+                    let _ = BodySink::poll_flush(stream, cx);
                 }
             }
             if !upload_failed && !upload.is_done() && !upgrade {
@@ -419,7 +440,12 @@ impl<'a, 'r> Attempt<'a, 'r> {
                     let error = StreamError::Protocol("switching protocols without being asked".into());
                     return Poll::Ready(Err(reset_of(error, false)));
                 }
-                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) => {
+                    if let UpstreamStream::H2(_) = stream {
+                        switch_protocols(&self.request.head, &mut response);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, stream.is_reused()))),
                 Poll::Pending => {}
             }
@@ -431,6 +457,15 @@ impl<'a, 'r> Attempt<'a, 'r> {
             self.request.response.clear();
         }
         result
+    }
+}
+
+/// RFC 8441 section 5: where HTTP/2 grants a protocol by success, HTTP/1.1 switches to it.
+fn switch_protocols(head: &RequestHead, response: &mut ResponseHead) {
+    if response.status == 200 && !head.protocol().is_empty() {
+        response.status = 101;
+        response.headers.set(HeaderId::Connection, b"upgrade");
+        response.headers.set(HeaderId::Upgrade, head.protocol());
     }
 }
 
@@ -534,7 +569,13 @@ pub async fn relay(
     let connection = Rc::clone(request.connection);
     request.deadlines.set(Limit::PerTry, None);
     cluster.stats.upstream_rq_time.record(now.saturating_duration_since(request.info.start).as_millis() as u64);
-    let upgraded = request.response.status == 101;
+    let connected = request.head.is_connect() && (200..300).contains(&request.response.status);
+    let upgraded = request.response.status == 101 || connected;
+    if connected {
+        // RFC 9110 section 9.3.6: what follows has no length.
+        request.response.headers.remove(HeaderId::ContentLength);
+        request.response.headers.remove(HeaderId::TransferEncoding);
+    }
     trace::response_head(request);
     reply::finish_head(&connection, &mut request.response, true, now);
     let end =
@@ -558,6 +599,7 @@ pub async fn relay(
         request.downstream.upgrade();
         stream.upgrade();
         request.deadlines.set(Limit::Route, None);
+        request.deadlines.set(Limit::Request, None);
         upload = Pump::default();
     }
     let mut download = Pump::default();
@@ -565,7 +607,8 @@ pub async fn relay(
     let result: Result<(), Failure> = poll_fn(|cx| {
         if !upload_failed && !upload.is_done() {
             match pump_up(request, &stream, &mut upload, body, cx) {
-                Poll::Ready(Ok(())) if upgraded => return Poll::Ready(Ok(())),
+                // A tunnel may end on one side only.
+                Poll::Ready(Ok(())) if upgraded && !connected => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(())) => {
                     request.deadlines.set(Limit::Request, None);
                     request.info.request_end.set(Some(Instant::now()));

@@ -11,7 +11,7 @@ use crate::http::headers::Headers;
 use crate::http::manager::downstream::Downstream;
 use crate::http::seam::{BodySource, Chunk, StreamError};
 
-/// Bodies larger than this are sent once.
+/// Bodies larger than this are sent once, unless the route says otherwise.
 const KEPT_BYTES: usize = 64 * 1024;
 
 /// A body that remembers what was taken from it.
@@ -21,18 +21,22 @@ pub struct ReplayBody<'a> {
     kept: RefCell<Vec<u8>>,
     position: Cell<usize>,
     keeping: Cell<bool>,
+    /// Bytes that are kept at most.
+    limit: usize,
     trailers: RefCell<Option<Option<Headers>>>,
 }
 
 impl<'a> ReplayBody<'a> {
-    /// A body that is kept for retries if `keep`.
-    pub fn new(source: &'a Downstream<'a>, filters: Option<Rc<BodyChain>>, keep: bool) -> Self {
+    /// A body that is kept to be sent again if `keep`, as long as it has no more than `limit` bytes.
+    pub fn new(source: &'a Downstream<'a>, filters: Option<Rc<BodyChain>>, keep: bool, limit: Option<u64>) -> Self {
+        let limit = limit.map_or(KEPT_BYTES, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         Self {
             source,
             filters,
             kept: RefCell::default(),
             position: Cell::new(0),
             keeping: Cell::new(keep),
+            limit,
             trailers: RefCell::new(None),
         }
     }
@@ -41,6 +45,11 @@ impl<'a> ReplayBody<'a> {
     pub fn rewind(&self) -> bool {
         self.position.set(0);
         self.keeping.get()
+    }
+
+    /// The whole body, once it was sent; `None` if part of it is gone. Its trailers are not kept.
+    pub fn kept(&self) -> Option<Vec<u8>> {
+        self.keeping.get().then(|| self.kept.take())
     }
 
     fn replaying(&self) -> bool {
@@ -76,7 +85,7 @@ impl BodySource for ReplayBody<'_> {
         }
         if self.keeping.get() {
             let mut kept = self.kept.borrow_mut();
-            if kept.len() + count > KEPT_BYTES {
+            if kept.len() + count > self.limit {
                 *kept = Vec::new();
                 self.keeping.set(false);
                 self.position.set(0);

@@ -41,7 +41,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 pub fn begin(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward) {
     let levels = [&action.mirrors, &chosen.virtual_host.mirrors, &chosen.table.configuration().mirrors];
     let Some(policies) = levels.into_iter().find(|policies| !policies.is_empty()) else { return };
-    if !request.head.protocol().is_empty() {
+    if request.head.is_tunnel() {
         // A copy of an upgraded connection would be spoken to by nobody.
         return;
     }

@@ -9,6 +9,7 @@ mod body;
 mod drops;
 mod mirror;
 mod prepare;
+pub mod redirect;
 mod timeout;
 
 use std::future::Future;
@@ -18,7 +19,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use outrigger_config::cluster::{Discovery, DnsCache, DnsFamily};
-use outrigger_config::route::{ClusterChoice, Forward, HeaderMatcher, RetryPolicy, WeightedCluster};
+use outrigger_config::route::{Forward, HeaderMatcher, InternalRedirect, RetryPolicy, WeightedCluster};
 use outrigger_policy::breaker::{Permit, Resource};
 use outrigger_policy::retry::{self, Decision, GiveUp, Outcome};
 use outrigger_policy::route::{header_matches, request_header_matches};
@@ -38,7 +39,7 @@ use crate::upstream::feedback::Watch;
 use crate::upstream::host::Host;
 use crate::worker::deadlines::Limit;
 use affinity::Affinity;
-use attempt::{Attempt, Failure};
+use attempt::{Answered, Attempt, Failure};
 use body::ReplayBody;
 use timeout::Timeouts;
 
@@ -49,15 +50,8 @@ const MAX_RESENDS: u32 = 4;
 pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward) {
     let worker = Rc::clone(&request.connection.worker);
     let weighted = chosen.weighted;
-    let name: Option<Arc<str>> = match &action.cluster {
-        ClusterChoice::Cluster(name) => Some(Arc::clone(name)),
-        ClusterChoice::Weighted(_) => weighted.map(|cluster| Arc::clone(&cluster.name)),
-        ClusterChoice::Header(header) => {
-            request.head.lookup(header).and_then(|name| std::str::from_utf8(&name).ok().map(Arc::from))
-        }
-    };
     let graph = Rc::clone(&request.graph);
-    let Some(node) = name.and_then(|name| graph.clusters.get(&name)) else {
+    let Some(node) = chosen.cluster_name(&request.head).and_then(|name| graph.clusters.get(&*name)) else {
         request.connection.stats.no_cluster.increment();
         let reply = LocalReply::new(action.cluster_not_found_code, "cluster_not_found");
         return send_local(request, reply.flag(ResponseFlag::NoClusterFound), Some(chosen)).await;
@@ -150,8 +144,11 @@ impl Forwarding<'_, '_> {
             _permit = Some(permit);
         }
         let downstream = self.request.downstream;
-        let keep = self.policy.is_some() || self.request.framing == crate::http::h1::parse::Framing::None;
-        let body = ReplayBody::new(downstream, self.request.request_body.clone(), keep);
+        let keep = self.policy.is_some()
+            || self.action.internal_redirect.is_some()
+            || self.request.framing == crate::http::h1::parse::Framing::None;
+        let limit = self.chosen.route.body_limit.or(self.chosen.virtual_host.body_limit);
+        let body = ReplayBody::new(downstream, self.request.request_body.clone(), keep, limit);
         if !self.request.connection.node.config.proxy_100_continue {
             downstream.send_continue();
             // The client sends nothing before it has read this; its failure is met again by whoever reads the body.
@@ -204,17 +201,24 @@ impl Forwarding<'_, '_> {
                     trace::answered(self.request);
                     let status = self.request.response.status;
                     let outcome = self.outcome();
-                    count_response(&self.cluster, &host, status);
+                    let redirect = redirect::policy(self.chosen, status);
                     let grpc = if self.request.head.is_grpc() { grpc_status(self.request) } else { None };
                     let process = &self.request.connection.worker.process;
                     observe::response(process, &host, status, grpc, &self.request.response.headers);
                     let is_error = observe::status(status, grpc) >= 500;
                     watch.answered(&host, is_error, Some(&self.request.response.headers));
                     if self.retries_after(&outcome, &body, &host).await {
+                        count_response(&self.cluster, &host, status);
                         trace::retry_attempt(self.request, stream.is_complete());
                         drop(stream);
                         continue;
                     }
+                    if let Some(policy) = redirect
+                        && self.redirects(policy, &stream, &body)
+                    {
+                        return stream.leave();
+                    }
+                    count_response(&self.cluster, &host, status);
                     if self.retries > 0 && status < 500 {
                         self.cluster.stats.upstream_rq_retry_success.increment();
                     }
@@ -339,6 +343,22 @@ impl Forwarding<'_, '_> {
         self.retries += 1;
         self.tried.push(Arc::clone(&host.host));
         Box::pin(wait(self.request, backoff)).await
+    }
+
+    /// Follows a redirect of the upstream, if that is possible.
+    fn redirects(&mut self, policy: &InternalRedirect, answered: &Answered, body: &ReplayBody<'_>) -> bool {
+        // What is still being sent could not be sent again.
+        let complete = answered.request_is_sent() && !self.request.head.is_tunnel();
+        let followed = complete && redirect::follow(self.request, self.chosen, policy, body);
+        let stats = &self.cluster.stats;
+        if followed {
+            self.request.info.response_code.set(self.request.response.status);
+            self.request.info.set_details("internal_redirect");
+            stats.upstream_internal_redirect_succeeded_total.increment();
+        } else {
+            stats.upstream_internal_redirect_failed_total.increment();
+        }
+        followed
     }
 
     /// What the response head says on its way downstream.

@@ -34,6 +34,9 @@ impl Timeouts {
         let grpc = request.head.headers.get(HeaderId::GrpcTimeout).and_then(grpc_timeout);
         let mut route = action.timeout;
         if let (Some(max), Some(asked)) = (action.max_grpc_timeout, grpc) {
+            // An offset that would leave nothing is not taken off.
+            let offset = action.grpc_timeout_offset.filter(|offset| *offset < asked).unwrap_or_default();
+            let asked = asked - offset;
             route = Some(if max.is_zero() { asked } else { asked.min(max) });
         }
         if let Some(asked) = header(HeaderId::XEnvoyUpstreamRqTimeoutMs) {

@@ -41,9 +41,8 @@ impl Router {
             implemented: upstream_log, upstream_log_options, suppress_envoy_headers, strict_check_headers,
                 respect_expected_rq_timeout, start_child_span;
             no_effect: dynamic_stats = "all counters of a cluster exist",
-                suppress_grpc_request_failure_code_stats = "there are no counters per gRPC status",
-                reject_connect_request_early_data = "CONNECT requests are not forwarded";
-            unsupported: upstream_http_filters;
+                suppress_grpc_request_failure_code_stats = "there are no counters per gRPC status";
+            unsupported: reject_connect_request_early_data, upstream_http_filters;
         });
         if let Some(wire) = upstream_log_options {
             let at = at.field("upstream_log_options");

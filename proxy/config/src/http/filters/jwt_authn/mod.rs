@@ -154,6 +154,9 @@ fn rule(
     if matches.runtime_fraction.is_some() {
         return Err(match_at.field("runtime_fraction").unsupported());
     }
+    if matches.more.is_some() {
+        return Err(match_at.reject("tls_context, dynamic_metadata and filter_state are not supported here"));
+    }
     use pb::requirement_rule::RequirementType as Wire;
     let requires = match requirement_type {
         None => None,
