@@ -265,7 +265,9 @@ impl Seeker<'_> {
             self.follow_graph();
             match self.look(gate) {
                 Ok(admitted) => {
-                    waiting.served();
+                    if let Some(place) = &admitted.place {
+                        waiting.served(place);
+                    }
                     return Ok(admitted);
                 }
                 Err(NoPlace::Full(lane)) => {

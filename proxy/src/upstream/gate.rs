@@ -34,8 +34,8 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn call(&self, ticket: Option<Ticket>) {
-        if let Some(notify) = ticket.and_then(|ticket| self.wake.get(&ticket)) {
+    fn call(&self, tickets: Vec<Ticket>) {
+        for notify in tickets.iter().filter_map(|ticket| self.wake.get(ticket)) {
             notify.notify_one();
         }
     }
@@ -174,9 +174,10 @@ impl Waiting {
         self.notify.notified().await;
     }
 
-    /// It has found a place.
-    pub fn served(mut self) {
-        self.end(|queue, ticket, discipline| queue.served(ticket, discipline, Instant::now()));
+    /// It has found this place.
+    pub fn served(mut self, place: &Place) {
+        let endpoint = endpoint(&place.host);
+        self.end(|queue, ticket, discipline| queue.served(ticket, endpoint, discipline, Instant::now()));
     }
 
     /// It has found no place, and waits on, in this lane.
@@ -188,7 +189,7 @@ impl Waiting {
         crowd.call(called);
     }
 
-    fn end(&mut self, how: impl FnOnce(&mut Queue, Ticket, &Discipline) -> Option<Ticket>) {
+    fn end(&mut self, how: impl FnOnce(&mut Queue, Ticket, &Discipline) -> Vec<Ticket>) {
         let Some(ticket) = self.ticket.take() else { return };
         let mut crowd = self.gate.crowd();
         let discipline = crowd.discipline;
@@ -252,7 +253,7 @@ mod tests {
             loop {
                 waiting.called().await;
                 if let Some(place) = self.look(limit) {
-                    waiting.served();
+                    waiting.served(&place);
                     return place;
                 }
                 waiting.missed(Lane::Any);
@@ -305,8 +306,7 @@ mod tests {
         first.called().await;
         drop(first);
         second.called().await;
-        assert!(cluster.look(1).is_some());
-        second.served();
+        second.served(&cluster.look(1).unwrap());
         assert_eq!(cluster.gate.load(), 0);
     }
 

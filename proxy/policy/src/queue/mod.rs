@@ -11,13 +11,15 @@
 //! ```
 //!
 //! A request that is called looks for a place itself, because only a balancer knows which one it may have, and says what
-//! came of it. Whoever finds no place goes back to where it stood, and the turn passes to those who may find another.
-//! The laws that keep a place from staying free while somebody waits for it:
+//! came of it. Requests of one lane are alike: if one finds no place, no other does, and the lane is closed. The laws that
+//! keep a place from staying free while somebody waits for it:
 //!
-//! - Who is the first in its lane is called at once: a place may have become free just before.
-//! - Each freed place calls one request, or is remembered until there is one to be called.
-//! - A sweep, which such a first request and any change of limits or of endpoints begins, calls one after the other until
-//!   no lane finds a place any more.
+//! - In an open lane somebody is called, one after the other, until one finds no place. New lanes are open, and a change of
+//!   limits or of endpoints opens all.
+//! - A freed place calls the first whom it may help, in a closed lane too, and does not open the lane: there is this one
+//!   place. Where nobody is there to be called, the lanes that it helps are opened.
+//! - Who was called for a place and finds none opens the other lanes; who leaves, or found another place, passes the call on.
+//! - Who finds no place looks again if one became free since it was called.
 
 mod flows;
 mod limit;
@@ -97,58 +99,61 @@ struct Waiting {
     lane: Lane,
     key: Key,
     caller: Option<u64>,
-    called: bool,
+    call: Option<Call>,
+}
+
+/// Somebody is to look for a place.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    /// For this place that became free, rather than to find out.
+    freed: Option<Freed>,
+    /// The events before it.
+    events: u64,
+}
+
+/// A place that became free: at this endpoint, or one that helps all.
+type Freed = Option<u64>;
+
+/// Those who wait for the same. Gone when nobody does.
+#[derive(Debug)]
+struct Line {
+    uncalled: BTreeMap<Key, Ticket>,
+    called: u32,
+    /// There may be places that nobody has looked for.
+    open: bool,
 }
 
 /// The queue of one cluster.
 #[derive(Debug, Default)]
 pub struct Queue {
     waiting: HashMap<Ticket, Waiting>,
-    /// Those that are not called, by lane. Empty lanes are gone.
-    lanes: BTreeMap<Lane, BTreeMap<Key, Ticket>>,
-    /// How many wait in each lane, called ones too.
-    in_lane: HashMap<Lane, u32>,
+    lines: BTreeMap<Lane, Line>,
     flows: Flows,
     joined: u64,
+    /// Places freed, and changes of limits or endpoints.
+    events: u64,
     /// Where the times of entries are counted from.
     epoch: Option<Instant>,
     /// Since when the queue has not been empty.
     busy_since: Option<Instant>,
-    /// Freed places that nobody could be called for.
-    spare: u32,
-    /// One is called after the other until nobody finds a place.
-    sweeping: bool,
-    /// Lanes that found no place since one was freed last.
-    missed: Vec<Lane>,
 }
 
 impl Queue {
-    /// Adds a request. The second ticket, which may be the same, is called.
+    /// Adds a request. Those in the list are called; it may be among them.
     ///
     /// # Errors
     /// When as many wait as may.
-    pub fn join(
-        &mut self,
-        entry: Entry,
-        discipline: &Discipline,
-        now: Instant,
-    ) -> Result<(Ticket, Option<Ticket>), Full> {
+    pub fn join(&mut self, entry: Entry, discipline: &Discipline, now: Instant) -> Result<(Ticket, Vec<Ticket>), Full> {
         if self.waiting.len() >= discipline.capacity as usize {
             return Err(Full::Queue);
         }
-        let in_lane = self.in_lane.get(&entry.lane).copied().unwrap_or(0);
-        if matches!(entry.lane, Lane::Endpoint(_)) && discipline.endpoint_capacity.is_some_and(|limit| in_lane >= limit)
+        if let Lane::Endpoint(endpoint) = entry.lane
+            && discipline.endpoint_capacity.is_some_and(|limit| self.len_at(endpoint) >= limit)
         {
             return Err(Full::Endpoint);
         }
-        self.in_lane.insert(entry.lane, in_lane + 1);
         if self.waiting.is_empty() {
             self.busy_since = Some(now);
-        }
-        let first = in_lane == 0;
-        if first {
-            self.sweeping = true;
-            self.missed.retain(|lane| *lane != entry.lane);
         }
         let epoch = *self.epoch.get_or_insert(now);
         let rank = match discipline.order {
@@ -162,75 +167,74 @@ impl Queue {
         let ticket = Ticket(self.joined);
         let key = (entry.class, rank, self.joined);
         let caller = entry.caller.filter(|_| discipline.order == Order::Fair);
-        self.waiting.insert(ticket, Waiting { lane: entry.lane, key, caller, called: false });
-        self.lanes.entry(entry.lane).or_default().insert(key, ticket);
-        let called = if first {
-            self.call(ticket)
-        } else if self.spare > 0 && !self.missed.contains(&entry.lane) {
-            self.spare -= 1;
-            self.call_next(None, discipline, now)
-        } else {
-            None
-        };
-        Ok((ticket, called))
+        self.waiting.insert(ticket, Waiting { lane: entry.lane, key, caller, call: None });
+        self.line(entry.lane).uncalled.insert(key, ticket);
+        Ok((ticket, self.settle(discipline, now)))
     }
 
-    /// A place has become free: at `endpoint`, or one that helps all. Whoever is returned is called.
-    pub fn freed(&mut self, endpoint: Option<u64>, discipline: &Discipline, now: Instant) -> Option<Ticket> {
-        let helped = |lane: &Lane| match (lane, endpoint) {
+    /// A place has become free: at `endpoint`, or one that helps all. Those in the list are called.
+    pub fn freed(&mut self, endpoint: Freed, discipline: &Discipline, now: Instant) -> Vec<Ticket> {
+        self.events += 1;
+        let helps = |lane: &Lane| match (lane, endpoint) {
             (Lane::Endpoint(own), Some(endpoint)) => *own == endpoint,
             _ => true,
         };
-        self.missed.retain(|lane| !helped(lane));
-        let called = self.call_next(endpoint, discipline, now);
-        if called.is_none() && !self.waiting.is_empty() {
-            self.spare = self.spare.saturating_add(1);
+        let first = self.first_of(helps, discipline, now);
+        match first {
+            Some(ticket) => self.call(ticket, Some(endpoint)),
+            None => self.lines.iter_mut().filter(|(lane, _)| helps(lane)).for_each(|(_, line)| line.open = true),
         }
+        let mut called = self.settle(discipline, now);
+        called.extend(first);
         called
     }
 
-    /// Limits or endpoints have changed, so that there may be any number of places. Whoever is returned is called.
-    pub fn kick(&mut self, discipline: &Discipline, now: Instant) -> Option<Ticket> {
-        self.missed.clear();
-        self.sweeping = true;
-        self.call_next(None, discipline, now)
+    /// Limits or endpoints have changed, so that there may be any number of places. Those in the list are called.
+    pub fn kick(&mut self, discipline: &Discipline, now: Instant) -> Vec<Ticket> {
+        self.events += 1;
+        self.lines.values_mut().for_each(|line| line.open = true);
+        self.settle(discipline, now)
     }
 
-    /// A called request has taken a place. Whoever is returned is called next.
-    pub fn served(&mut self, ticket: Ticket, discipline: &Discipline, now: Instant) -> Option<Ticket> {
-        let waiting = self.remove(ticket)?;
+    /// A called request has taken a place at `endpoint`. Those in the list are called.
+    pub fn served(&mut self, ticket: Ticket, endpoint: u64, discipline: &Discipline, now: Instant) -> Vec<Ticket> {
+        let Some(waiting) = self.remove(ticket) else { return Vec::new() };
         self.flows.served(waiting.key.1, waiting.caller);
-        if self.sweeping { self.call_next(None, discipline, now) } else { None }
+        match waiting.call.and_then(|call| call.freed) {
+            // It found another place than the one that it was called for.
+            Some(Some(freed)) if freed != endpoint => self.freed(Some(freed), discipline, now),
+            _ => self.settle(discipline, now),
+        }
     }
 
-    /// A called request has found no place, and waits on where it stood, maybe in another lane. Whoever is returned is
-    /// called, maybe itself.
-    pub fn missed(&mut self, ticket: Ticket, lane: Lane, discipline: &Discipline, now: Instant) -> Option<Ticket> {
-        let waiting = self.waiting.get_mut(&ticket)?;
-        waiting.called = false;
-        let key = waiting.key;
-        let old = std::mem::replace(&mut waiting.lane, lane);
-        if old != lane {
-            self.leave_lane(old);
-            *self.in_lane.entry(lane).or_default() += 1;
+    /// A called request has found no place, and waits on where it stood, maybe in another lane. Those in the list are
+    /// called; it may be among them.
+    pub fn missed(&mut self, ticket: Ticket, lane: Lane, discipline: &Discipline, now: Instant) -> Vec<Ticket> {
+        let Some(waiting) = self.waiting.get_mut(&ticket) else { return Vec::new() };
+        let Some(Call { freed, events }) = waiting.call.take() else { return Vec::new() };
+        let (old, key) = (std::mem::replace(&mut waiting.lane, lane), waiting.key);
+        if let Some(line) = self.lines.get_mut(&old) {
+            line.called -= 1;
         }
-        self.lanes.entry(lane).or_default().insert(key, ticket);
-        if self.spare > 0 {
-            // One was freed while it looked.
-            self.spare -= 1;
-        } else if !self.missed.contains(&lane) {
-            self.missed.push(lane);
+        let is_current = events == self.events;
+        let line = self.line(lane);
+        line.uncalled.insert(key, ticket);
+        line.open = !is_current;
+        if freed.is_some() {
+            self.lines.iter_mut().filter(|(other, _)| **other != lane).for_each(|(_, line)| line.open = true);
         }
-        let called = self.call_next(None, discipline, now);
-        self.sweeping &= called.is_some();
-        called
+        self.lines.retain(|_, line| line.called > 0 || !line.uncalled.is_empty());
+        self.settle(discipline, now)
     }
 
-    /// A request waits no longer. If it was called, its turn passes to whoever is returned.
-    pub fn leave(&mut self, ticket: Ticket, discipline: &Discipline, now: Instant) -> Option<Ticket> {
-        let waiting = self.remove(ticket)?;
+    /// A request waits no longer. If it was called, its turn passes to those in the list.
+    pub fn leave(&mut self, ticket: Ticket, discipline: &Discipline, now: Instant) -> Vec<Ticket> {
+        let Some(waiting) = self.remove(ticket) else { return Vec::new() };
         self.flows.left(waiting.caller);
-        if waiting.called { self.call_next(None, discipline, now) } else { None }
+        match waiting.call.and_then(|call| call.freed) {
+            Some(endpoint) => self.freed(endpoint, discipline, now),
+            None => self.settle(discipline, now),
+        }
     }
 
     /// How many wait.
@@ -245,70 +249,73 @@ impl Queue {
 
     /// How many wait for this endpoint and no other.
     pub fn len_at(&self, endpoint: u64) -> u32 {
-        self.in_lane.get(&Lane::Endpoint(endpoint)).copied().unwrap_or(0)
+        let line = self.lines.get(&Lane::Endpoint(endpoint));
+        line.map_or(0, |line| line.called.saturating_add(u32::try_from(line.uncalled.len()).unwrap_or(u32::MAX)))
     }
 
-    fn call(&mut self, ticket: Ticket) -> Option<Ticket> {
-        let waiting = self.waiting.get_mut(&ticket)?;
-        waiting.called = true;
-        let lane = self.lanes.get_mut(&waiting.lane)?;
-        lane.remove(&waiting.key);
-        if lane.is_empty() {
-            self.lanes.remove(&waiting.lane);
+    fn line(&mut self, lane: Lane) -> &mut Line {
+        self.lines.entry(lane).or_insert_with(|| Line { uncalled: BTreeMap::new(), called: 0, open: true })
+    }
+
+    /// Calls the first of each open lane in which nobody is called.
+    fn settle(&mut self, discipline: &Discipline, now: Instant) -> Vec<Ticket> {
+        let mut called = Vec::new();
+        let idle = |line: &Line| line.open && line.called == 0 && !line.uncalled.is_empty();
+        let lanes: Vec<Lane> = self.lines.iter().filter(|(_, line)| idle(line)).map(|(lane, _)| *lane).collect();
+        for lane in lanes {
+            if let Some(ticket) = self.first_of(|other| *other == lane, discipline, now) {
+                self.call(ticket, None);
+                called.push(ticket);
+            }
         }
-        Some(ticket)
+        called
     }
 
-    /// Calls the first of those who may find a place: where `endpoint` is given, a place there.
-    fn call_next(&mut self, endpoint: Option<u64>, discipline: &Discipline, now: Instant) -> Option<Ticket> {
+    /// Who is next among the lanes that fit.
+    fn first_of(&self, fits: impl Fn(&Lane) -> bool, discipline: &Discipline, now: Instant) -> Option<Ticket> {
         let newest_first = discipline
             .newest_first_after
             .is_some_and(|after| self.busy_since.is_some_and(|since| now.saturating_duration_since(since) >= after));
-        let fits = |lane: &Lane| match (lane, endpoint) {
-            (Lane::Endpoint(own), Some(endpoint)) => *own == endpoint,
-            _ => true,
-        };
-        let heads = self.lanes.iter().filter(|(lane, _)| fits(lane) && !self.missed.contains(lane));
-        let ticket = if newest_first {
+        let lines = self.lines.iter().filter(|(lane, _)| fits(lane)).map(|(_, line)| &line.uncalled);
+        let first = if newest_first {
             // The last one of each lane's lowest class.
-            heads
-                .filter_map(|(_, lane)| {
-                    let class = lane.first_key_value()?.0.0;
-                    lane.range(..=(class, i64::MAX, u64::MAX)).next_back()
+            lines
+                .filter_map(|line| {
+                    let class = line.first_key_value()?.0.0;
+                    line.range(..=(class, i64::MAX, u64::MAX)).next_back()
                 })
                 .min_by_key(|((class, rank, joined), _)| (*class, std::cmp::Reverse((*rank, *joined))))
         } else {
-            heads.filter_map(|(_, lane)| lane.first_key_value()).min_by_key(|(key, _)| **key)
+            lines.filter_map(|line| line.first_key_value()).min_by_key(|(key, _)| **key)
         };
-        let ticket = *ticket?.1;
-        self.call(ticket)
+        first.map(|(_, ticket)| *ticket)
+    }
+
+    fn call(&mut self, ticket: Ticket, freed: Option<Freed>) {
+        let Some(waiting) = self.waiting.get_mut(&ticket) else { return };
+        waiting.call = Some(Call { freed, events: self.events });
+        if let Some(line) = self.lines.get_mut(&waiting.lane) {
+            line.uncalled.remove(&waiting.key);
+            line.called += 1;
+        }
     }
 
     fn remove(&mut self, ticket: Ticket) -> Option<Waiting> {
         let waiting = self.waiting.remove(&ticket)?;
-        if !waiting.called
-            && let Some(lane) = self.lanes.get_mut(&waiting.lane)
-        {
-            lane.remove(&waiting.key);
-            if lane.is_empty() {
-                self.lanes.remove(&waiting.lane);
+        if let Some(line) = self.lines.get_mut(&waiting.lane) {
+            match waiting.call {
+                Some(_) => line.called -= 1,
+                None => drop(line.uncalled.remove(&waiting.key)),
+            }
+            if line.called == 0 && line.uncalled.is_empty() {
+                self.lines.remove(&waiting.lane);
             }
         }
-        self.leave_lane(waiting.lane);
         if self.waiting.is_empty() {
             // Nothing that was true of the last crowd need be true of the next.
-            *self = Self { joined: self.joined, epoch: self.epoch, ..Self::default() };
+            *self = Self { joined: self.joined, events: self.events, epoch: self.epoch, ..Self::default() };
         }
         Some(waiting)
-    }
-
-    fn leave_lane(&mut self, lane: Lane) {
-        if let Some(in_lane) = self.in_lane.get_mut(&lane) {
-            *in_lane -= 1;
-            if *in_lane == 0 {
-                self.in_lane.remove(&lane);
-            }
-        }
     }
 }
 
