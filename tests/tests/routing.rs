@@ -180,3 +180,23 @@ async fn endpoints_have_the_transport_that_they_say_they_have() {
     assert_eq!(served.into_iter().collect::<Vec<_>>(), ["by-locality", "default", "plain", "secure"]);
     drop(elsewhere);
 }
+
+#[tokio::test]
+async fn a_try_that_takes_too_long_is_made_again_elsewhere() {
+    // Takes connections and never answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = Upstream::start("good").await;
+    let ports = [silent.local_addr().unwrap().port(), upstream.port()];
+    let to = "{ match: { prefix: / }, route: { cluster: c, timeout: 10s, retry_policy: { retry_on: '5xx,reset', num_retries: 2, \
+        per_try_timeout: 0.2s, retry_host_predicate: [{ name: previous, typed_config: { '@type': \
+        type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate } }] } } }";
+    let listener = config::listener("web", &[config::chain(&config::http("web", &config::routes(to)), "")], "");
+    let proxy = Proxy::start(&config::bootstrap(&[listener], &[config::cluster("c", &ports)])).await;
+    let web = proxy.listener("web").await;
+    for _ in 0..4 {
+        assert_eq!(h1::get(web, "/").await.status, 200);
+    }
+    let timeouts = proxy.stat("cluster.c.upstream_rq_per_try_timeout").await;
+    assert!(timeouts >= 2, "{timeouts}");
+    assert_eq!(proxy.stat("cluster.c.upstream_rq_retry_success").await, timeouts);
+}

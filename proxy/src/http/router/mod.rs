@@ -342,6 +342,8 @@ impl Forwarding<'_, '_> {
         self._retrying = Some(permit);
         self.retries += 1;
         self.tried.push(Arc::clone(&host.host));
+        // The time of the try that has ended must not end the wait for the next one.
+        self.request.deadlines.set(Limit::PerTry, None);
         Box::pin(wait(self.request, backoff)).await
     }
 
