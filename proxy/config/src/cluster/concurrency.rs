@@ -109,11 +109,11 @@ const ENDPOINT_NAMESPACE: &str = "outrigger.lb";
 /// The namespace of a route's metadata.
 const ROUTE_NAMESPACE: &str = "outrigger.queue";
 /// As far as HAProxy's classes go.
-const MAX_CLASS: i32 = 2047;
+pub const MAX_CLASS: i32 = 2047;
 const MIN_CLASS: i32 = -MAX_CLASS;
 const HIGH_PRIORITY_CLASS: i32 = -1024;
 /// Longer offsets mean nothing to a queue.
-const MAX_OFFSET_MS: i64 = 3_600_000;
+pub const MAX_OFFSET_MS: i64 = 3_600_000;
 const CONGESTED_AFTER: Duration = Duration::from_millis(100);
 
 /// The limits of one endpoint in `CircuitBreakers.per_host_thresholds`.

@@ -41,7 +41,7 @@ pub use balancing::{
     SelectorFallback, SlowStart, SubsetOptions, SubsetSelector, ZoneAware,
 };
 pub(crate) use concurrency::queue_hints;
-pub use concurrency::{Caller, Concurrency, OverLimit, PriorityClass, QueueHints};
+pub use concurrency::{Caller, Concurrency, MAX_CLASS, MAX_OFFSET_MS, OverLimit, PriorityClass, QueueHints};
 pub use dns_cache::DnsCache;
 pub use error_matcher::ErrorMatcher;
 pub use health_check::{CheckIntervals, EndpointCheck, HealthCheck};

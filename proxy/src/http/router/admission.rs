@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use outrigger_config::cluster::{Caller, Concurrency, Discovery};
+use outrigger_config::cluster::{Caller, Concurrency, Discovery, MAX_CLASS, MAX_OFFSET_MS};
 use outrigger_config::route::Priority;
 use outrigger_policy::balance::xx_hash;
 
@@ -155,8 +155,3 @@ fn note(request: &Request<'_>, outcome: &str, waited: Waited) {
     queue.insert("outcome".to_owned(), outcome.into());
     queue.insert("class".to_owned(), class.into());
 }
-
-/// As far as classes go.
-const MAX_CLASS: i32 = 2047;
-/// As far as offsets go.
-const MAX_OFFSET_MS: i64 = 3_600_000;
