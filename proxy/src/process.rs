@@ -2,6 +2,7 @@
 //!
 //! Owns the handles to stats, the graph and process-wide facts. Never changes after start but through those handles.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::graph::GraphCell;
@@ -16,6 +17,7 @@ use crate::stats::Registry;
 use crate::stream::WallClock;
 use crate::trace::TraceManager;
 use crate::upstream::dns_cache::DnsQuestions;
+use crate::worker::Workers;
 
 /// Shared by all threads.
 #[derive(Default)]
@@ -58,6 +60,8 @@ pub struct Process {
     pub health_check_failed: AtomicBool,
     /// Where spans go.
     pub traces: TraceManager,
+    /// Takes commands to the workers, once they run.
+    pub workers: OnceLock<Workers>,
     connection_ids: AtomicU64,
 }
 

@@ -106,3 +106,38 @@ async fn max_connections_and_max_pending_requests_hold_exactly_across_workers() 
     }
     assert_eq!(upstream.counts().peak, 5);
 }
+
+#[tokio::test]
+async fn workers_give_idle_connections_up_to_those_that_can_have_none() {
+    let (upstream, proxy, web) = limited("max_connections: 2, max_pending_requests: 100", "").await;
+    // Each from a connection of its own, so that each may come to another worker than the idle connections are on.
+    for _ in 0..20 {
+        let response = h1::Client::connect(web).await.request("GET", "/", &[], b"").await;
+        assert_eq!(response.status, 200);
+        assert!(proxy.stat("cluster.limited.upstream_cx_active").await <= 2);
+    }
+    let mut requests = burst(web, 24);
+    upstream.wait("as many as may are in flight", |counts| counts.waiting == 2).await;
+    proxy.wait_stat("cluster.limited.upstream_rq_pending_active", |pending| pending == 22).await;
+    upstream.open_gate();
+    while let Some(response) = requests.join_next().await {
+        assert_eq!(response.unwrap().status, 200, "each worker gets its turn");
+    }
+    assert_eq!(upstream.counts().peak, 2);
+    assert_eq!(proxy.stat("cluster.limited.upstream_rq_pending_active").await, 0);
+}
+
+/// As in Envoy: a request that waits for a connection is not one in flight yet.
+#[tokio::test]
+async fn requests_that_wait_for_a_connection_do_not_count_as_requests() {
+    let (upstream, proxy, web) = limited("max_connections: 1, max_requests: 2, max_pending_requests: 10", "").await;
+    let mut requests = burst(web, 8);
+    upstream.wait("one is in flight", |counts| counts.waiting == 1).await;
+    proxy.wait_stat("cluster.limited.upstream_rq_pending_active", |pending| pending == 7).await;
+    upstream.open_gate();
+    while let Some(response) = requests.join_next().await {
+        assert_eq!(response.unwrap().status, 200);
+    }
+    assert_eq!(upstream.counts().peak, 1);
+    assert_eq!(proxy.stat("cluster.limited.upstream_rq_active_overflow").await, 0);
+}

@@ -70,6 +70,7 @@ use crate::tls::ServerTls;
 use crate::trace::Tracer;
 use crate::upstream::gate::Gate;
 use crate::upstream::host::Host;
+use crate::upstream::vacancy::Vacancy;
 
 /// Everything that traffic depends on, of one generation.
 #[derive(Default)]
@@ -220,10 +221,8 @@ pub struct ClusterShared {
     pub default: Arc<Breaker>,
     /// Usage over all workers by requests of high priority.
     pub high: Arc<Breaker>,
-    /// Tells one of those who wait for a connection, on whatever worker, that one of default priority has ended.
-    pub default_freed: Notify,
-    /// The same for high priority.
-    pub high_freed: Notify,
+    default_vacancy: Vacancy,
+    high_vacancy: Vacancy,
     /// Tells sessions that want to know that the health of some endpoint has changed.
     pub health_changed: Arc<Notify>,
     /// There was a connection for traffic.
@@ -242,11 +241,11 @@ impl ClusterShared {
         self.gate.get()
     }
 
-    /// What tells that a connection of this priority has ended.
-    pub fn freed(&self, priority: Priority) -> &Notify {
+    /// Who waits for a connection of this priority.
+    pub fn vacancy(&self, priority: Priority) -> &Vacancy {
         match priority {
-            Priority::Default => &self.default_freed,
-            Priority::High => &self.high_freed,
+            Priority::Default => &self.default_vacancy,
+            Priority::High => &self.high_vacancy,
         }
     }
 }

@@ -196,6 +196,7 @@ impl Started {
                 Command::StopListener { .. } => "stop",
                 Command::CheckDrains => "drains",
                 Command::ResumeAccepting | Command::RescaleTimers | Command::ShrinkHeap => "overload",
+                Command::MakeRoom { .. } => "room",
                 Command::Exit => "exit",
             });
         }

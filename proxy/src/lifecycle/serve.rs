@@ -231,7 +231,9 @@ fn start_workers(process: &Arc<Process>, plan: &Plan) -> Result<(Workers, Vec<Jo
         senders.push(commands);
         threads.push(join);
     }
-    Ok((Workers::new(senders), threads))
+    let workers = Workers::new(senders);
+    let _ = process.workers.set(workers.clone());
+    Ok((workers, threads))
 }
 
 fn raise_open_file_limit() {

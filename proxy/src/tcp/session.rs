@@ -174,7 +174,7 @@ impl Session {
                 self.info.flag(ResponseFlag::UpstreamOverflow);
                 return None;
             }
-            let Ok(counted) = take_place(&cluster, &host, Priority::Default) else {
+            let Ok(counted) = take_place(&cluster, &host, Priority::Default, false) else {
                 self.info.flag(ResponseFlag::UpstreamOverflow);
                 return None;
             };

@@ -14,7 +14,7 @@ use super::span::{Kind, Span};
 use super::tags;
 use crate::http::manager::request::Request;
 use crate::http::message::Version;
-use crate::http::router::attempt::Failure;
+use crate::http::router::failure::Failure;
 use crate::stream::ResponseFlag;
 use crate::upstream::host::Host;
 use crate::worker::deadlines::Limit;

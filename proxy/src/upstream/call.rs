@@ -14,7 +14,6 @@ use outrigger_config::cluster::{Discovery, UpstreamTransport};
 use outrigger_config::route::Priority;
 use outrigger_config::source::GrpcCall;
 use outrigger_policy::balance::Wanted;
-use outrigger_policy::breaker::Resource;
 use prost::Message;
 
 use super::admission::{Admitted, Refused, Seeker, Wish};
@@ -141,22 +140,19 @@ impl Calling<'_> {
     async fn run(&mut self) -> Result<Answer, CallError> {
         let mut resent = false;
         loop {
-            let Admitted { host, place: _place } = self.admit().await?;
+            let Admitted { host, place } = self.admit().await?;
             self.host = Some(Rc::clone(&host));
             self.cluster.stats.upstream_rq_total.increment();
             host.stats.rq_total.increment();
-            let (breaker, thresholds) = self.cluster.limits(Priority::Default);
-            // Where requests may wait, the place counts.
-            let mut _permit = None;
-            if self.node.config.concurrency.is_none() {
-                _permit = breaker.try_acquire_within(Resource::Request, &thresholds);
-                if _permit.is_none() {
-                    self.cluster.stats.upstream_rq_active_overflow.increment();
-                    return Err(CallError::Overflow);
-                }
-            }
             let _active = Active::new(&self.cluster, &host);
-            let stream = self.connect(&host).await?;
+            let mut stream = self.connect(&host).await?;
+            let mut _permit = None;
+            // Where requests may wait, the place counts.
+            if place.is_none() {
+                let counted = pool::count(&self.cluster, Priority::Default, stream).map_err(|_| CallError::Overflow)?;
+                stream = counted.0;
+                _permit = Some(counted.1);
+            }
             observe::reached(&host);
             let reused = stream.is_reused();
             match exchange(&stream, self.call, &host).await {
@@ -265,7 +261,9 @@ impl Calling<'_> {
                     observe::timed_out(process, host);
                 }
             }
-            Err(CallError::Overflow | CallError::Connect(PoolError::PendingOverflow)) => failed(503),
+            Err(CallError::Overflow | CallError::Connect(PoolError::PendingOverflow | PoolError::RequestOverflow)) => {
+                failed(503)
+            }
             Err(CallError::Connect(_) | CallError::Stream(_)) => {
                 failed(503);
                 if let Some(host) = host {

@@ -26,6 +26,7 @@ use super::feedback::Feedback;
 use super::host::{Host, HostShared, HostStats};
 use super::key::ConnectionKey;
 use super::stats::{ClusterStats, QueueStats};
+use super::vacancy::make_room;
 use super::{h1, h2};
 use crate::graph::{ClusterNode, HostList, facts, same_hosts};
 use crate::http::h2::stats::Http2Stats;
@@ -234,6 +235,13 @@ impl WorkerClusters {
         });
     }
 
+    /// Closes an idle connection of a cluster if that helps a request of another worker.
+    pub fn make_room(&self, name: &str, priority: Priority) {
+        if let Some(cluster) = self.by_name.borrow().get(name) {
+            make_room(cluster, priority);
+        }
+    }
+
     /// Closes pooled connections that died or were idle for too long.
     pub fn sweep(&self, now: Instant) {
         for cluster in self.by_name.borrow().values() {
@@ -288,6 +296,20 @@ impl WorkerCluster {
             Priority::Default => (Arc::clone(&node.shared.default), node.config.circuit_breakers.default),
             Priority::High => (Arc::clone(&node.shared.high), node.config.circuit_breakers.high),
         }
+    }
+
+    /// Closes one connection that waits for a request and counts among those of `priority`; whether there was one.
+    pub fn close_idle(&self, priority: Priority) -> bool {
+        let (hosts, destinations, forwarded) =
+            (self.hosts.borrow(), self.destinations.borrow(), self.forwarded.borrow());
+        let of_names = forwarded.values().map(|forwarded| &forwarded.host);
+        let idle = hosts.iter().flatten().chain(destinations.values()).chain(of_names).find_map(|host| {
+            let mut idle = host.idle.borrow_mut();
+            let position = idle.iter().position(|connection| connection.has_priority(priority))?;
+            Some(idle.remove(position))
+        });
+        drop((hosts, destinations));
+        idle.is_some()
     }
 
     /// Follows a newer node: pools of endpoints that are still there are kept, unless what connections are made of has

@@ -107,6 +107,16 @@ impl Counted {
         self.key.as_ref().is_some_and(|key| key.is_orphaned())
     }
 
+    /// Whether it counts among those of this priority.
+    pub fn has_priority(&self, priority: Priority) -> bool {
+        self.priority == priority
+    }
+
+    /// Whether it does better to end than to wait for a request.
+    pub fn is_wanted_elsewhere(&self) -> bool {
+        self.limit.vacancy(self.priority).is_wanted()
+    }
+
     /// Whose connection it is.
     pub fn cluster(&self) -> &Rc<WorkerCluster> {
         &self.cluster
@@ -154,10 +164,10 @@ impl Drop for Counted {
         }
         // Whoever is told looks at once, maybe on another thread: the place has to be free by then.
         self.permit = None;
-        self.limit.freed(self.priority).notify_one();
+        self.limit.vacancy(self.priority).freed.notify_one();
         self.host.host.shared.freed().notify_one();
         if self.host.connections.get() == 0 {
-            // Now this worker may have one beyond the limit.
+            // Now this worker may have one beyond the limit, or ask others for one of theirs.
             self.host.released.notify_one();
         }
     }
@@ -165,9 +175,14 @@ impl Drop for Counted {
 
 /// Takes a place among the connections of a cluster and its endpoint.
 ///
-/// A worker without any connection to the endpoint is let through even at the cluster's limit, as otherwise workers that
-/// came late would starve.
-pub fn take_place(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>, priority: Priority) -> Result<Counted, Full> {
+/// Where many requests share a connection, which then may never be free, a worker without any to the endpoint is let
+/// through even at the cluster's limit (`beyond`): those that came late would starve. Envoy does so for all protocols.
+pub fn take_place(
+    cluster: &Rc<WorkerCluster>,
+    host: &Rc<WorkerHost>,
+    priority: Priority,
+    beyond: bool,
+) -> Result<Counted, Full> {
     let (breaker, thresholds) = cluster.limits(priority);
     let per_host = cluster.node().config.circuit_breakers.per_host_max_connections;
     let shared = &host.host.shared.connections;
@@ -179,7 +194,7 @@ pub fn take_place(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>, priority: 
     shared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).map_err(|_| overflow(Full::Host))?;
     let permit = match breaker.try_acquire_within(Resource::Connection, &thresholds) {
         Some(permit) => permit,
-        None if host.connections.get() == 0 => breaker.acquire_beyond_limit(Resource::Connection),
+        None if beyond && host.connections.get() == 0 => breaker.acquire_beyond_limit(Resource::Connection),
         None => {
             shared.fetch_sub(1, Ordering::Relaxed);
             return Err(overflow(Full::Cluster));

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use outrigger_config::cluster::UpstreamHttp;
+use outrigger_config::route::Priority;
 
 use super::connect::Counted;
 use super::key::Fit;
@@ -59,6 +60,16 @@ impl Connection {
     /// Whether it serves those who ask for this.
     pub fn fits(&self, fit: &Fit<'_>) -> bool {
         self.counted.fits(fit)
+    }
+
+    /// Whether it counts among those of this priority.
+    pub fn has_priority(&self, priority: Priority) -> bool {
+        self.counted.has_priority(priority)
+    }
+
+    /// Whether it does better to end than to wait for a request.
+    pub fn is_wanted_elsewhere(&self) -> bool {
+        self.counted.is_wanted_elsewhere()
     }
 
     /// Whether nobody is left for whom it was made.
@@ -194,6 +205,18 @@ impl Stream {
     pub fn transferred(&self) -> (u64, u64) {
         let (read, written) = self.connection.link.totals();
         (read - self.totals_before.0, written - self.totals_before.1)
+    }
+
+    /// Gives the connection back: no request was sent on it after all.
+    pub fn give_back(self) {
+        let connection = self.connection;
+        connection.in_use.set(false);
+        connection.requests.set(connection.requests.get().saturating_sub(1));
+        let host = Rc::clone(connection.counted.host());
+        if !host.retired.get() && !connection.is_wanted_elsewhere() {
+            host.idle.borrow_mut().push(connection);
+            host.released.notify_one();
+        }
     }
 
     /// Writes the head to the output buffer.
@@ -334,7 +357,8 @@ impl Stream {
         let connection = self.connection;
         connection.in_use.set(!whole);
         let host = Rc::clone(connection.counted.host());
-        if whole && self.keep_alive.get() && !host.retired.get() {
+        let keep = !host.retired.get() && !connection.is_wanted_elsewhere();
+        if whole && self.keep_alive.get() && keep {
             connection.account();
             connection.idle_since.set(now);
             host.idle.borrow_mut().push(connection);

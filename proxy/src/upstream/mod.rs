@@ -21,3 +21,4 @@ pub mod pool;
 pub mod proxy_header;
 pub mod stats;
 pub mod stream;
+pub mod vacancy;

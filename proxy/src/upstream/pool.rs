@@ -9,13 +9,14 @@ use std::time::Duration;
 use outrigger_config::cluster::{UpstreamProtocol, UpstreamTransport};
 use outrigger_config::http::filters::AlpnOffer;
 use outrigger_config::route::Priority;
-use outrigger_policy::breaker::Resource;
+use outrigger_policy::breaker::{Permit, Resource};
 use tokio::sync::Notify;
 
 use super::clusters::{WorkerCluster, WorkerHost};
 use super::connect::{self, ConnectError, Full, Means};
 use super::key::{ConnectionKey, Fit};
 use super::stream::UpstreamStream;
+use super::vacancy::Starving;
 use super::{h1, h2};
 use crate::http::h1::link::Link;
 use crate::http::message::Version;
@@ -29,6 +30,9 @@ pub enum PoolError {
     /// Too many requests wait already, or overload forbids a new connection.
     #[error("too many pending requests")]
     PendingOverflow,
+    /// As many requests are in flight as may.
+    #[error("too many requests")]
+    RequestOverflow,
     /// No connection could be made.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -74,6 +78,26 @@ pub fn ready(host: &Rc<WorkerHost>, wanted: Wanted<'_>) -> Option<UpstreamStream
     })
 }
 
+/// Counts the request that a stream is for (`max_requests`). A stream that may not be used goes back to its pool.
+///
+/// # Errors
+/// When as many requests are in flight as may.
+pub fn count(
+    cluster: &WorkerCluster,
+    priority: Priority,
+    stream: UpstreamStream,
+) -> Result<(UpstreamStream, Permit), PoolError> {
+    let (breaker, thresholds) = cluster.limits(priority);
+    match breaker.try_acquire_within(Resource::Request, &thresholds) {
+        Some(permit) => Ok((stream, permit)),
+        None => {
+            cluster.stats.upstream_rq_active_overflow.increment();
+            stream.give_back();
+            Err(PoolError::RequestOverflow)
+        }
+    }
+}
+
 fn protocol(host: &WorkerHost, wanted: Wanted<'_>) -> UpstreamProtocol {
     match host.node.config.http.protocol {
         // Every server that speaks both can switch protocols in HTTP/1.1, few in HTTP/2.
@@ -105,6 +129,9 @@ pub async fn acquire(
     let failures = host.connect_failure.borrow().0;
     let shared = Arc::clone(&cluster.node().shared);
     let mut told = Told(None);
+    // A connection for HTTP/1 comes free with the end of its request, so that the limit can hold exactly.
+    let beyond = protocol != UpstreamProtocol::Http1;
+    let mut starving = None;
     loop {
         if let Some(stream) = ready_stream(host, protocol, &fit) {
             return Ok(stream);
@@ -123,7 +150,7 @@ pub async fn acquire(
         if worker.is_overloaded(Hook::NewConnection, || false) {
             return Err(PoolError::PendingOverflow);
         }
-        match connect::take_place(cluster, host, wanted.priority) {
+        match connect::take_place(cluster, host, wanted.priority, beyond) {
             Ok(mut counted) => {
                 told.0 = None;
                 counted.set_key(fit.key());
@@ -147,8 +174,14 @@ pub async fn acquire(
             // Connections that cannot serve this request make room for one that can.
             Err(_) if close_unfit(host, &fit) => {}
             Err(full) => {
+                if full == Full::Cluster && !beyond && host.connections.get() == 0 {
+                    let starving = starving.get_or_insert_with(|| Starving::new(cluster, wanted.priority));
+                    if starving.find_room(worker, cluster) {
+                        continue;
+                    }
+                }
                 let freed = match full {
-                    Full::Cluster => shared.freed(wanted.priority),
+                    Full::Cluster => &shared.vacancy(wanted.priority).freed,
                     Full::Host => host.host.shared.freed(),
                 };
                 // Told of a place that somebody else was quicker to take, there is nothing to pass on.
@@ -278,13 +311,14 @@ pub fn preconnect(worker: &Rc<Worker>, cluster: &Rc<WorkerCluster>, host: &Rc<Wo
     // A request that has no connection yet makes its own.
     let missing = (busy.ceil() as u32).saturating_sub(host.connections.get().max(host.active.get().div_ceil(streams)));
     for _ in 0..missing.min(MOST_AT_ONCE) {
-        let Ok(counted) = connect::take_place(cluster, host, wanted.priority) else { return };
+        let Ok(counted) = connect::take_place(cluster, host, wanted.priority, false) else { return };
         let spare = Wanted { host: "", alpn: None, connection: None, ..wanted };
         let (worker, host) = (Rc::clone(worker), Rc::clone(host));
         tokio::task::spawn_local(async move {
             // Whoever needs a connection finds out by itself why there is none.
             if let Ok(Opened::Http1(connection)) = open(&worker, &host, counted, protocol, spare).await
                 && !host.retired.get()
+                && !connection.is_wanted_elsewhere()
             {
                 host.idle.borrow_mut().insert(0, *connection);
                 host.released.notify_one();
@@ -327,7 +361,7 @@ pub async fn open_raw(
     if worker.is_overloaded(Hook::NewConnection, || false) {
         return Err(PoolError::PendingOverflow);
     }
-    let counted = connect::take_place(cluster, host, wanted.priority).map_err(|_| PoolError::PendingOverflow)?;
+    let counted = connect::take_place(cluster, host, wanted.priority, false).map_err(|_| PoolError::PendingOverflow)?;
     cluster.stats.upstream_rq_pending_total.increment();
     let fit = wanted.fit(host);
     let options = &host.node.config.http;

@@ -106,6 +106,14 @@ impl UpstreamStream {
         }
     }
 
+    /// Gives the connection back to its pool: nothing was sent on it.
+    pub fn give_back(self) {
+        match self {
+            UpstreamStream::H1(stream) => stream.give_back(),
+            UpstreamStream::H2(_) => {}
+        }
+    }
+
     /// Ends the request; the connection goes back to its pool if it can be used again.
     pub fn finish(self, now: Instant) {
         match self {

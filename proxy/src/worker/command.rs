@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use outrigger_config::route::Priority;
+
 /// A request to one worker.
 #[derive(Debug)]
 pub enum Command {
@@ -27,6 +29,13 @@ pub enum Command {
     ResumeAccepting,
     /// The state of some timer in [`crate::overload::Timers`] changed: look after your tasks.
     RescaleTimers,
+    /// A request elsewhere waits for a connection that the limit of `cluster` does not allow: close one that is idle.
+    MakeRoom {
+        /// Key in [`crate::graph::Graph::clusters`].
+        cluster: Arc<str>,
+        /// Which limit.
+        priority: Priority,
+    },
     /// Give free memory back to the system.
     ShrinkHeap,
     /// End the thread at once.

@@ -69,6 +69,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 Some(Command::CheckDrains) => worker.connections.check_drains(),
                 Some(Command::ResumeAccepting) => worker.resume_accepting(),
                 Some(Command::RescaleTimers) => worker.deadlines.rescale(),
+                Some(Command::MakeRoom { cluster, priority }) => worker.clusters.make_room(&cluster, priority),
                 Some(Command::ShrinkHeap) => worker.shrink(),
                 Some(Command::Exit) | None => return,
             },

@@ -13,7 +13,8 @@ use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::manager::reply::LocalReply;
 use crate::http::manager::request::Request;
-use crate::http::router::attempt::{self, Failure};
+use crate::http::router::attempt;
+use crate::http::router::failure::{self, Failure};
 use crate::http::seam::BodySource;
 
 /// How the filters let a request, or a response, go.
@@ -195,7 +196,7 @@ fn read(
                 return Poll::Ready(Ok(()));
             }
             Poll::Ready(Err(error)) => {
-                return Poll::Ready(Err(Turn::Interrupted(attempt::downstream_failure(error))));
+                return Poll::Ready(Err(Turn::Interrupted(failure::downstream_failure(error))));
             }
             Poll::Pending => {
                 // A `100 Continue` may be waiting to leave.

@@ -10,7 +10,8 @@ use outrigger_config::cluster::{Caller, Concurrency, Discovery, MAX_CLASS, MAX_O
 use outrigger_config::route::Priority;
 use outrigger_policy::balance::xx_hash;
 
-use super::attempt::{self, Failure};
+use super::attempt;
+use super::failure::Failure;
 use super::{Forwarding, prepare};
 use crate::http::manager::normalize;
 use crate::http::manager::request::Request;

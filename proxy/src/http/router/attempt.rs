@@ -1,202 +1,31 @@
 //! One try of a request: connection, request out, response back.
 //!
-//! Owns the loop that drives both directions in one task, and the names of what can go wrong. Never decides on retries.
+//! Owns the loop that drives both directions in one task until the response head is there. Never decides on retries.
 
-use std::borrow::Cow;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
 use outrigger_config::route::Forward;
-use outrigger_policy::retry::Outcome;
+use outrigger_policy::breaker::Permit;
 
 use super::body::ReplayBody;
+use super::failure::{Failure, downstream_failure, reset_of};
 use super::timeout::Timeouts;
 use crate::health::observe;
-use crate::http::filter::BodyChain;
-use crate::http::filter::dynamic_forward::no_address;
 use crate::http::h1::parse::Framing;
 use crate::http::headers::HeaderId;
-use crate::http::manager::downstream::Gone;
-use crate::http::manager::overload;
-use crate::http::manager::reply::{self, LocalReply};
 use crate::http::manager::request::Request;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{BodySink, Pump, PumpError, StreamError};
-use crate::process::Process;
-use crate::stream::ResponseFlag;
 use crate::trace::{self, Mark};
 use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
 use crate::upstream::connect::ConnectError;
-use crate::upstream::dns_cache::NoAddress;
-use crate::upstream::feedback::{self, Unanswered, Watch};
 use crate::upstream::gate::Place;
 use crate::upstream::pool::{self, PoolError, Wanted};
 use crate::upstream::stream::UpstreamStream;
 use crate::worker::deadlines::Limit;
-
-/// How a try failed.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Failure {
-    /// No endpoint to try.
-    NoHost,
-    /// The only endpoint that would do is not there; the status of the answer.
-    NoWantedHost(u16),
-    /// The host of a dynamic forward proxy has no address.
-    NoAddress(NoAddress),
-    /// A circuit breaker was open.
-    Overflow,
-    /// A limit was reached, and as many requests waited as may.
-    QueueFull,
-    /// A limit was reached, and no place became free in time.
-    QueueTimeout,
-    /// No connection; the reason, and whether time ran out.
-    Connect { reason: String, timeout: bool },
-    /// A used connection ended before it answered: its end crossed with the request.
-    StaleConnection,
-    /// The connection took no more requests: nothing of this one has left.
-    NotSent,
-    /// The stream or connection ended before a response.
-    Reset { reason: &'static str, flag: ResponseFlag, refused: bool, protocol: Option<String> },
-    /// A time limit.
-    Timeout(Limit),
-    /// The client is gone.
-    DownstreamGone(Gone),
-    /// The client broke its request off with a protocol error.
-    DownstreamError(String),
-    /// The drain's time is up.
-    Drained,
-}
-
-impl Failure {
-    /// What retry policies see; `None` where no retry can help.
-    pub fn outcome(&self) -> Option<Outcome> {
-        match self {
-            Failure::Connect { .. } => Some(Outcome::ConnectFailure),
-            Failure::Overflow => Some(Outcome::Overflow),
-            Failure::StaleConnection => Some(Outcome::Reset { request_sent: true }),
-            Failure::NotSent => Some(Outcome::Reset { request_sent: false }),
-            Failure::Reset { refused: true, .. } => Some(Outcome::RefusedStream),
-            Failure::Reset { .. } => Some(Outcome::Reset { request_sent: true }),
-            Failure::Timeout(Limit::PerTry) => Some(Outcome::PerTryTimeout { request_sent: true }),
-            Failure::NoHost
-            | Failure::NoWantedHost(_)
-            | Failure::NoAddress(_)
-            | Failure::QueueFull
-            | Failure::QueueTimeout
-            | Failure::Timeout(_)
-            | Failure::DownstreamGone(_)
-            | Failure::DownstreamError(_)
-            | Failure::Drained => None,
-        }
-    }
-
-    /// The answer to the client.
-    pub fn reply(&self, request: &Request<'_>) -> LocalReply {
-        match self {
-            Failure::NoWantedHost(status) => LocalReply::new(*status, "no_healthy_upstream")
-                .flag(ResponseFlag::NoHealthyUpstream)
-                .body(&b"no healthy upstream"[..]),
-            Failure::NoHost => LocalReply::new(503, "no_healthy_upstream")
-                .flag(ResponseFlag::NoHealthyUpstream)
-                .body(&b"no healthy upstream"[..]),
-            Failure::NoAddress(error) => no_address(error),
-            Failure::Overflow => {
-                let mut reply = reset_reply("overflow", None, ResponseFlag::UpstreamOverflow);
-                reply.overloaded = true;
-                reply
-            }
-            Failure::QueueFull => queue_reply("upstream_queue_full", "too many requests wait for the upstream"),
-            Failure::QueueTimeout => {
-                queue_reply("upstream_queue_timeout", "no upstream had room for the request in time")
-            }
-            Failure::Connect { reason, timeout } => {
-                *request.info.upstream_failure.borrow_mut() = Some(reason.as_str().into());
-                let kind = if *timeout { "connection timeout" } else { "remote connection failure" };
-                reset_reply(kind, Some(reason), ResponseFlag::UpstreamConnectionFailure)
-            }
-            Failure::StaleConnection | Failure::NotSent => {
-                reset_reply("connection termination", None, ResponseFlag::UpstreamConnectionTermination)
-            }
-            Failure::Reset { reason, flag, protocol, .. } => reset_reply(reason, protocol.as_deref(), *flag),
-            Failure::Timeout(limit) => timeout_reply(*limit),
-            Failure::DownstreamGone(_) => LocalReply::new(499, "downstream_remote_disconnect"),
-            Failure::DownstreamError(_) => LocalReply::new(400, "http1.codec_error")
-                .flag(ResponseFlag::DownstreamProtocolError)
-                .body(&b"Bad Request"[..])
-                .close(),
-            Failure::Drained => LocalReply::new(503, "drain_time_exceeded").flag(ResponseFlag::LocalReset),
-        }
-    }
-}
-
-/// The request was never sent, which `x-envoy-overloaded` tells callers.
-fn queue_reply(details: &'static str, body: &'static str) -> LocalReply {
-    let mut reply = LocalReply::new(503, details).flag(ResponseFlag::UpstreamOverflow).body(body.as_bytes());
-    reply.overloaded = true;
-    reply
-}
-
-fn timeout_reply(limit: Limit) -> LocalReply {
-    let late = &b"upstream request timeout"[..];
-    match limit {
-        Limit::PerTry => {
-            LocalReply::new(504, "upstream_per_try_timeout").flag(ResponseFlag::UpstreamRequestTimeout).body(late)
-        }
-        Limit::Route => LocalReply::new(504, "response_timeout").flag(ResponseFlag::UpstreamRequestTimeout).body(late),
-        Limit::StreamDuration => {
-            let mut reply = LocalReply::new(408, "max_duration_timeout").flag(ResponseFlag::DurationTimeout);
-            reply.grpc_status = Some(4);
-            reply.body(&b"downstream duration timeout"[..])
-        }
-        Limit::Request => LocalReply::new(408, "request_overall_timeout").body(&b"request timeout"[..]),
-        _ => LocalReply::new(504, "stream_idle_timeout")
-            .flag(ResponseFlag::StreamIdleTimeout)
-            .body(&b"stream timeout"[..]),
-    }
-}
-
-fn reset_reply(reason: &str, more: Option<&str>, flag: ResponseFlag) -> LocalReply {
-    let name = reason.replace(' ', "_");
-    let details: Cow<'static, str> = match more {
-        Some(more) => format!("upstream_reset_before_response_started{{{name}|{more}}}").into(),
-        None => format!("upstream_reset_before_response_started{{{name}}}").into(),
-    };
-    let mut body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
-    // What TLS says helps whoever has to mend it, and tells nothing about the network behind.
-    if let Some(more) = more.filter(|more| more.starts_with("TLS_error")) {
-        body.push_str(", transport failure reason: ");
-        body.push_str(more);
-    }
-    let status = if flag == ResponseFlag::UpstreamProtocolError { 502 } else { 503 };
-    LocalReply::new(status, details).flag(flag).body(body.into_bytes())
-}
-
-/// What a connection that was closed by its peer while it was idle fails with.
-fn is_stale(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), ConnectionReset | BrokenPipe | UnexpectedEof)
-}
-
-fn reset_of(error: StreamError, reused: bool) -> Failure {
-    let reset = |reason, flag, protocol| Failure::Reset { reason, flag, refused: false, protocol };
-    match error {
-        StreamError::Closed if reused => Failure::StaleConnection,
-        StreamError::Io(error) if reused && is_stale(&error) => Failure::StaleConnection,
-        StreamError::Closed | StreamError::Io(_) => {
-            reset("connection termination", ResponseFlag::UpstreamConnectionTermination, None)
-        }
-        StreamError::Reset(_) => reset("remote reset", ResponseFlag::UpstreamRemoteReset, None),
-        StreamError::Refused => Failure::Reset {
-            reason: "remote refused stream reset",
-            flag: ResponseFlag::UpstreamRemoteReset,
-            refused: true,
-            protocol: None,
-        },
-        StreamError::Protocol(what) => reset("protocol error", ResponseFlag::UpstreamProtocolError, Some(what)),
-    }
-}
 
 /// One try.
 pub struct Attempt<'a, 'r> {
@@ -213,15 +42,28 @@ pub struct Attempt<'a, 'r> {
 
 /// A try whose response head has come.
 pub struct Answered {
-    stream: UpstreamStream,
-    upload: Pump,
+    pub(super) stream: UpstreamStream,
+    pub(super) upload: Pump,
+    pub(super) counted: InFlight,
+}
+
+/// What a request in flight counts in, until this is dropped.
+pub(super) struct InFlight {
     _active: Active,
-    _place: Option<Place>,
+    _limit: Counted,
+}
+
+/// The limit on requests in flight.
+enum Counted {
+    /// That of the queue that it may have waited in.
+    ByQueue { _place: Place },
+    /// `max_requests`, as long as it has a stream: those that wait for one are pending.
+    ByBreaker { _permit: Permit },
 }
 
 impl Answered {
-    /// No body follows the head.
-    pub fn has_no_body(&self) -> bool {
+    /// Nothing of the response is left to come.
+    pub fn is_complete(&self) -> bool {
         self.stream.response_is_done()
     }
 
@@ -240,13 +82,6 @@ impl Answered {
 
 /// Counts a request towards an endpoint.
 pub struct Active(Rc<WorkerCluster>, Rc<WorkerHost>);
-
-impl Answered {
-    /// Nothing of the response is left to come.
-    pub fn is_complete(&self) -> bool {
-        self.stream.response_is_done()
-    }
-}
 
 impl Active {
     /// One request more, until it is dropped.
@@ -293,8 +128,9 @@ impl<'a, 'r> Attempt<'a, 'r> {
         if self.request.info.request_end.get().is_some() {
             self.start_response_limits(Instant::now());
         }
-        let stream = match self.acquire().await {
-            Ok(stream) => stream,
+        let counted = self.acquire().await.and_then(|stream| self.count(stream, place));
+        let (stream, limit) = match counted {
+            Ok(counted) => counted,
             Err(failure) => {
                 if matches!(failure, Failure::DownstreamGone(_)) {
                     self.cluster.stats.upstream_rq_cancelled.increment();
@@ -310,7 +146,8 @@ impl<'a, 'r> Attempt<'a, 'r> {
         match result {
             Ok(()) => {
                 self.request.info.response_start.set(Some(Instant::now()));
-                Ok(Answered { stream, upload, _active: active, _place: place })
+                let counted = InFlight { _active: active, _limit: limit };
+                Ok(Answered { stream, upload, counted })
             }
             Err(failure) => {
                 self.record(&failure);
@@ -380,11 +217,21 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 trace::acquired(self.request, began, stream.opening());
                 Ok(stream)
             }
-            Err(PoolError::PendingOverflow) => Err(Failure::Overflow),
+            Err(PoolError::PendingOverflow | PoolError::RequestOverflow) => Err(Failure::Overflow),
             Err(PoolError::Connect(ConnectError::Timeout)) => {
                 Err(Failure::Connect { reason: "connection timeout".into(), timeout: true })
             }
             Err(PoolError::Connect(error)) => Err(Failure::Connect { reason: error.to_string(), timeout: false }),
+        }
+    }
+
+    fn count(&self, stream: UpstreamStream, place: Option<Place>) -> Result<(UpstreamStream, Counted), Failure> {
+        if let Some(place) = place {
+            return Ok((stream, Counted::ByQueue { _place: place }));
+        }
+        match pool::count(self.cluster, self.action.priority, stream) {
+            Ok((stream, permit)) => Ok((stream, Counted::ByBreaker { _permit: permit })),
+            Err(_) => Err(Failure::Overflow),
         }
     }
 
@@ -469,59 +316,6 @@ fn switch_protocols(head: &RequestHead, response: &mut ResponseHead) {
     }
 }
 
-/// What a failure of the client's side is.
-pub fn downstream_failure(error: StreamError) -> Failure {
-    match error {
-        StreamError::Protocol(what) => Failure::DownstreamError(what),
-        StreamError::Reset(_) | StreamError::Refused => Failure::DownstreamGone(Gone::Stream),
-        StreamError::Closed | StreamError::Io(_) => Failure::DownstreamGone(Gone::Connection),
-    }
-}
-
-/// Tells outlier detection what a failure says of the endpoint.
-pub fn observe(process: &Process, host: &WorkerHost, failure: &Failure) {
-    match failure {
-        Failure::Connect { .. } | Failure::StaleConnection | Failure::NotSent | Failure::Reset { .. } => {
-            observe::unreachable(process, host);
-        }
-        Failure::Timeout(Limit::PerTry | Limit::Route) => observe::timed_out(process, host),
-        // The client's doing, or ours.
-        Failure::NoHost
-        | Failure::NoWantedHost(_)
-        | Failure::NoAddress(_)
-        | Failure::Overflow
-        | Failure::QueueFull
-        | Failure::QueueTimeout
-        | Failure::Timeout(_)
-        | Failure::DownstreamGone(_)
-        | Failure::DownstreamError(_)
-        | Failure::Drained => {}
-    }
-}
-
-/// Tells the balancer what a failure says of the endpoint.
-pub fn watched(watch: Watch, host: &WorkerHost, failure: &Failure) {
-    watch.unanswered(
-        host,
-        match failure {
-            Failure::Connect { .. } => Unanswered::Unreachable,
-            Failure::Reset { .. } | Failure::Timeout(Limit::PerTry | Limit::Route) => Unanswered::Failed,
-            Failure::DownstreamGone(_) | Failure::Timeout(_) => Unanswered::GivenUp,
-            // Says nothing of the endpoint.
-            Failure::NoHost
-            | Failure::NoWantedHost(_)
-            | Failure::NoAddress(_)
-            | Failure::Overflow
-            | Failure::QueueFull
-            | Failure::QueueTimeout
-            | Failure::StaleConnection
-            | Failure::NotSent
-            | Failure::DownstreamError(_)
-            | Failure::Drained => return,
-        },
-    );
-}
-
 /// What ends a request from outside.
 pub fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> Poll<Failure> {
     if let Poll::Ready(gone) = request.downstream.poll_closed(cx) {
@@ -533,7 +327,7 @@ pub fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> Po
     request.deadlines.poll(cx).map(Failure::Timeout)
 }
 
-fn pump_up(
+pub fn pump_up(
     request: &Request<'_>,
     stream: &UpstreamStream,
     upload: &mut Pump,
@@ -554,176 +348,4 @@ pub fn touch(request: &Request<'_>) {
     if request.idle_timeout.is_some() {
         request.deadlines.begin(Limit::StreamIdle, Instant::now(), request.idle_timeout);
     }
-}
-
-/// Sends the response head downstream and drives both directions to their ends.
-pub async fn relay(
-    request: &mut Request<'_>,
-    cluster: &Rc<WorkerCluster>,
-    host: &Rc<WorkerHost>,
-    answered: Answered,
-    body: &ReplayBody<'_>,
-) {
-    let Answered { mut stream, mut upload, _active, _place } = answered;
-    let now = Instant::now();
-    let connection = Rc::clone(request.connection);
-    request.deadlines.set(Limit::PerTry, None);
-    cluster.stats.upstream_rq_time.record(now.saturating_duration_since(request.info.start).as_millis() as u64);
-    let connected = request.head.is_connect() && (200..300).contains(&request.response.status);
-    let upgraded = request.response.status == 101 || connected;
-    if connected {
-        // RFC 9110 section 9.3.6: what follows has no length.
-        request.response.headers.remove(HeaderId::ContentLength);
-        request.response.headers.remove(HeaderId::TransferEncoding);
-    }
-    trace::response_head(request);
-    reply::finish_head(&connection, &mut request.response, true, now);
-    let end =
-        !upgraded && stream.response_is_done() && !request.response_body.as_ref().is_some_and(BodyChain::changes_bytes);
-    request.info.response_code.set(request.response.status);
-    request.info.set_details("via_upstream");
-    request.info.response_header_bytes.set(request.response.headers.byte_size() as u64);
-    if connection.registered.is_asked_to_end() && !upgraded {
-        request.downstream.set_close();
-    } else if !upgraded {
-        overload::limit_keepalive(request);
-    }
-    if request.downstream.send_head(&request.response, end).is_err() {
-        request.info.flag(ResponseFlag::DownstreamConnectionTermination);
-        return;
-    }
-    trace::mark(request, Mark::FirstDownstreamTx);
-    if upgraded {
-        connection.stats.downstream_cx_upgrades_total.increment();
-        connection.stats.downstream_cx_upgrades_active.increment();
-        request.downstream.upgrade();
-        stream.upgrade();
-        request.deadlines.set(Limit::Route, None);
-        request.deadlines.set(Limit::Request, None);
-        upload = Pump::default();
-    }
-    let mut download = Pump::default();
-    let mut upload_failed = false;
-    let result: Result<(), Failure> = poll_fn(|cx| {
-        if !upload_failed && !upload.is_done() {
-            match pump_up(request, &stream, &mut upload, body, cx) {
-                // A tunnel may end on one side only.
-                Poll::Ready(Ok(())) if upgraded && !connected => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(())) => {
-                    request.deadlines.set(Limit::Request, None);
-                    request.info.request_end.set(Some(Instant::now()));
-                }
-                Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(downstream_failure(error))),
-                Poll::Ready(Err(PumpError::Sink(_))) => upload_failed = true,
-                Poll::Pending => {}
-            }
-        }
-        if upload_failed {
-            request.downstream.poll_discard(cx);
-        }
-        match pump_down(request, &stream, &mut download, cx) {
-            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-            Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(reset_of(error, false))),
-            Poll::Ready(Err(PumpError::Sink(error))) => return Poll::Ready(Err(downstream_failure(error))),
-            Poll::Pending => {}
-        }
-        interrupted(request, cx).map(Err)
-    })
-    .await;
-    if upgraded {
-        connection.stats.downstream_cx_upgrades_active.decrement();
-    }
-    request.trailers = download.into_trailers();
-    feedback::trailers(host, &request.response.headers, request.trailers.as_ref());
-    let (read, written) = stream.transferred();
-    request.info.upstream_bytes_received.set(read);
-    request.info.upstream_bytes_sent.set(written);
-    match result {
-        Ok(()) => {
-            trace::mark(request, Mark::LastUpstreamRx);
-            trace::mark(request, Mark::LastDownstreamTx);
-            if !upload.is_done() && !upgraded {
-                connection.stats.downstream_rq_response_before_rq_complete.increment();
-                request.downstream.set_close();
-            }
-            stream.finish(Instant::now());
-        }
-        Err(failure) => broken(request, cluster, host, &failure),
-    }
-}
-
-fn pump_down(
-    request: &Request<'_>,
-    stream: &UpstreamStream,
-    download: &mut Pump,
-    cx: &mut std::task::Context<'_>,
-) -> Poll<Result<(), PumpError>> {
-    let mut moved = 0;
-    let seen = |bytes: &[u8]| moved += bytes.len();
-    let result = match &request.response_body {
-        None => download.poll(cx, stream, request.downstream, seen),
-        Some(chain) => download.poll(cx, &chain.source(stream), request.downstream, seen),
-    };
-    if moved > 0 {
-        request.info.bytes_sent.set(request.info.bytes_sent.get() + moved as u64);
-        touch(request);
-    }
-    result
-}
-
-/// Records how the client went away.
-pub fn record_gone(request: &Request<'_>, gone: Gone) {
-    let (flag, details) = match gone {
-        Gone::Connection => (ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect"),
-        Gone::Stream => (ResponseFlag::DownstreamRemoteReset, "http2.remote_reset"),
-    };
-    request.info.flag(flag);
-    request.info.set_details(details);
-}
-
-/// The response was cut off after its head had been sent.
-fn broken(request: &mut Request<'_>, cluster: &WorkerCluster, host: &WorkerHost, failure: &Failure) {
-    trace::fail_attempt(request, failure);
-    let stats = &cluster.stats;
-    let reason = match failure {
-        Failure::DownstreamGone(gone) => {
-            record_gone(request, *gone);
-            h2::Reason::CANCEL
-        }
-        Failure::DownstreamError(_) => {
-            request.info.flag(ResponseFlag::DownstreamProtocolError);
-            request.info.set_details("http1.codec_error");
-            h2::Reason::PROTOCOL_ERROR
-        }
-        Failure::Timeout(limit) => {
-            let reply = timeout_reply(*limit);
-            if let Some(flag) = reply.flag {
-                request.info.flag(flag);
-            }
-            if *limit == Limit::Route {
-                stats.upstream_rq_timeout.increment();
-                host.stats.rq_timeout.increment();
-            }
-            request.info.set_details(reply.details);
-            h2::Reason::CANCEL
-        }
-        Failure::Reset { reason, flag, protocol, .. } => {
-            observe(&request.connection.worker.process, host, failure);
-            request.connection.stats.rq_reset_after_downstream_response_started.increment();
-            request.info.flag(*flag);
-            let name = reason.replace(' ', "_");
-            let details = match protocol {
-                Some(what) => format!("upstream_reset_after_response_started{{{name}|{what}}}"),
-                None => format!("upstream_reset_after_response_started{{{name}}}"),
-            };
-            request.info.set_details(details);
-            h2::Reason::INTERNAL_ERROR
-        }
-        _ => {
-            request.info.flag(ResponseFlag::LocalReset);
-            h2::Reason::CANCEL
-        }
-    };
-    host.stats.rq_error.increment();
-    request.downstream.abort(reason);
 }

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use outrigger_config::cluster::{Discovery, UpstreamHttp};
 use outrigger_config::route::{Forward, MirrorCluster, MirrorHost, MirrorPolicy, Priority};
 use outrigger_policy::balance::Wanted;
-use outrigger_policy::breaker::Resource;
 use outrigger_policy::route::fraction_holds;
 
 use super::attempt::Active;
@@ -120,21 +119,14 @@ impl Copy {
         let Some((cluster, wanted)) = cluster.delegate(&self.worker, Wanted::default()) else {
             return cluster.stats.upstream_cx_none_healthy.increment();
         };
-        let mut _permit = None;
         let admitted = if cluster.node().config.concurrency.is_some() {
             // A copy takes a place that is free, and never one that somebody waits for.
             let worker = &self.worker;
             Seeker { worker, cluster: Rc::clone(&cluster), wanted, tried: &[], priority, own: None }.admit_now()
         } else {
-            let (breaker, thresholds) = cluster.limits(priority);
-            _permit = breaker.try_acquire_within(Resource::Request, &thresholds);
-            if _permit.is_none() {
-                cluster.stats.upstream_rq_active_overflow.increment();
-                return;
-            }
             cluster.pick(&self.worker, wanted, &[]).map(|host| Admitted { host, place: None })
         };
-        let Some(Admitted { host, place: _place }) = admitted else {
+        let Some(Admitted { host, place }) = admitted else {
             cluster.stats.upstream_cx_none_healthy.increment();
             return;
         };
@@ -153,6 +145,17 @@ impl Copy {
             Some(stream) => stream,
             None => match Box::pin(pool::acquire(&self.worker, &cluster, &host, wanted)).await {
                 Ok(stream) => stream,
+                Err(_) => return host.stats.rq_error.increment(),
+            },
+        };
+        let mut _permit = None;
+        let stream = match place.is_some() {
+            true => stream,
+            false => match pool::count(&cluster, priority, stream) {
+                Ok((stream, permit)) => {
+                    _permit = Some(permit);
+                    stream
+                }
                 Err(_) => return host.stats.rq_error.increment(),
             },
         };

@@ -7,9 +7,11 @@ pub mod affinity;
 pub mod attempt;
 mod body;
 mod drops;
+pub mod failure;
 mod mirror;
 mod prepare;
 pub mod redirect;
+mod relay;
 mod timeout;
 
 use std::future::Future;
@@ -18,7 +20,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use outrigger_config::cluster::{Discovery, DnsCache, DnsFamily};
+use outrigger_config::cluster::{DnsCache, DnsFamily};
 use outrigger_config::route::{Forward, HeaderMatcher, InternalRedirect, RetryPolicy, WeightedCluster};
 use outrigger_policy::breaker::{Permit, Resource};
 use outrigger_policy::retry::{self, Decision, GiveUp, Outcome};
@@ -39,8 +41,9 @@ use crate::upstream::feedback::Watch;
 use crate::upstream::host::Host;
 use crate::worker::deadlines::Limit;
 use affinity::Affinity;
-use attempt::{Answered, Attempt, Failure};
+use attempt::{Answered, Attempt};
 use body::ReplayBody;
+use failure::Failure;
 use timeout::Timeouts;
 
 /// A request that could not leave on a connection that was closing is given another one, so many times.
@@ -136,13 +139,6 @@ struct Forwarding<'a, 'r> {
 
 impl Forwarding<'_, '_> {
     async fn run(&mut self) {
-        let aggregate = matches!(self.cluster.node().config.discovery, Discovery::Aggregate(_));
-        let mut _permit = None;
-        // Where requests may wait, each try takes its own place; and where there are members, one of theirs.
-        if !aggregate && self.cluster.node().config.concurrency.is_none() {
-            let Some(permit) = self.take_place(&self.cluster) else { return self.give_up(Failure::Overflow).await };
-            _permit = Some(permit);
-        }
         let downstream = self.request.downstream;
         let keep = self.policy.is_some()
             || self.action.internal_redirect.is_some()
@@ -172,16 +168,6 @@ impl Forwarding<'_, '_> {
                 }
             };
             let host = Rc::clone(&target.host);
-            if aggregate {
-                // The limits of the member hold, and only as long as the request is there.
-                _permit = None;
-            }
-            if aggregate && place.is_none() {
-                let Some(permit) = self.take_place(&target.cluster) else {
-                    return self.give_up(Failure::Overflow).await;
-                };
-                _permit = Some(permit);
-            }
             self.affinity.tell(self.request, &host);
             self.request.info.attempts.set(self.request.info.attempts.get() + 1);
             *self.request.info.upstream_host.borrow_mut() = Some(Arc::clone(&host.host));
@@ -223,19 +209,19 @@ impl Forwarding<'_, '_> {
                         self.cluster.stats.upstream_rq_retry_success.increment();
                     }
                     self.response_head();
-                    self.request.response_ended = stream.has_no_body();
+                    self.request.response_ended = stream.is_complete();
                     if !self.request.filters.slots.is_empty()
                         && let Some(end) = self.filter_response().await
                     {
                         drop(stream);
                         return self.end_by(end).await;
                     }
-                    return attempt::relay(self.request, &self.cluster, &host, stream, &body).await;
+                    return relay::relay(self.request, &self.cluster, &host, stream, &body).await;
                 }
                 Err(failure) => {
                     trace::fail_attempt(self.request, &failure);
                     host.stats.rq_error.increment();
-                    attempt::watched(watch, &host, &failure);
+                    failure::watched(watch, &host, &failure);
                     let stale = failure == Failure::StaleConnection && !resent_stale;
                     if stale && is_idempotent(self.request.head.method()) && body.rewind() {
                         // The connection's end crossed with the request and nothing was answered. Once, and on a new
@@ -248,7 +234,7 @@ impl Forwarding<'_, '_> {
                         resends += 1;
                         continue;
                     }
-                    attempt::observe(&self.request.connection.worker.process, &host, &failure);
+                    failure::observe(&self.request.connection.worker.process, &host, &failure);
                     let retried = match failure.outcome() {
                         Some(outcome) => self.retries_after(&outcome, &body, &host).await,
                         None => false,
@@ -259,16 +245,6 @@ impl Forwarding<'_, '_> {
                 }
             }
         }
-    }
-
-    /// A place among the requests of a cluster.
-    fn take_place(&self, cluster: &WorkerCluster) -> Option<Permit> {
-        let (breaker, thresholds) = cluster.limits(self.action.priority);
-        let permit = breaker.try_acquire_within(Resource::Request, &thresholds);
-        if permit.is_none() {
-            cluster.stats.upstream_rq_active_overflow.increment();
-        }
-        permit
     }
 
     /// The endpoint that the request's host is. Waits for its address unless that is known.
@@ -423,7 +399,7 @@ impl Forwarding<'_, '_> {
 /// Ends a request that failed: with an answer, if there is somebody to read it.
 pub async fn end(request: &mut Request<'_>, failure: Failure, chosen: Option<&Chosen<'_>>) {
     if let Failure::DownstreamGone(gone) = failure {
-        attempt::record_gone(request, gone);
+        relay::record_gone(request, gone);
         request.downstream.abort(h2::Reason::CANCEL);
         return;
     }
