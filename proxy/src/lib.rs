@@ -18,6 +18,7 @@ pub mod network;
 pub mod overload;
 pub mod process;
 pub mod rbac;
+pub mod sinks;
 pub mod stats;
 pub mod stream;
 pub mod tcp;

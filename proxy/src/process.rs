@@ -5,6 +5,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use tokio::sync::Notify;
+
 use crate::graph::GraphCell;
 use crate::health::Reports;
 use crate::http::filter::SharedStates;
@@ -60,6 +62,8 @@ pub struct Process {
     pub health_check_failed: AtomicBool,
     /// Where spans go.
     pub traces: TraceManager,
+    /// Somebody asked the admin port for stats; for sinks that are to get them then.
+    pub stats_asked_for: Notify,
     /// Takes commands to the workers, once they run.
     pub workers: OnceLock<Workers>,
     connection_ids: AtomicU64,

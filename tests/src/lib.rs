@@ -14,6 +14,7 @@ pub mod h2c;
 pub mod load;
 pub mod load_service;
 pub mod log_service;
+pub mod metrics;
 pub mod programs;
 pub mod proxy;
 pub mod reply;

@@ -85,7 +85,7 @@ fn kuma_starts_without_a_cluster_for_its_server() {
 fn an_empty_bootstrap_has_the_defaults() {
     let bootstrap = parse("{}").unwrap();
     assert!(bootstrap.admin.is_none() && bootstrap.lds.is_none() && bootstrap.dns.is_none());
-    assert_eq!(bootstrap.stats_flush_interval, Duration::from_secs(5));
+    assert_eq!(bootstrap.stats_flush_interval, Some(Duration::from_secs(5)));
     assert_eq!(bootstrap.header_prefix, "x-envoy");
     assert!(bootstrap.stats.use_all_default_tags);
     assert!(matches!(bootstrap.runtime[..], [ref layer] if matches!(layer.kind, RuntimeLayerKind::Admin)));
@@ -106,13 +106,13 @@ dynamic_resources:
 layered_runtime:
   layers: [{name: x, admin_layer: {}}, {name: x, static_layer: {}}, {name: y, admin_layer: {}}, {name: z}]
 stats_flush_interval: 300s
-stats_sinks: [{name: statsd}]
+flags_path: /tmp
 ",
         // A refused field of the bootstrap itself ends the reading of the other sections.
         &[
             "static_resources.clusters[0]: cluster \"a\": connect_timeout: -1.000000000s must not be negative",
             "static_resources.clusters[2]: \"b\" is given twice",
-            "stats_sinks: is not supported",
+            "flags_path: is not supported",
         ],
     );
     refused(
@@ -123,6 +123,7 @@ dynamic_resources:
 layered_runtime:
   layers: [{name: x, admin_layer: {}}, {name: x, static_layer: {}}, {name: y, admin_layer: {}}, {name: z}]
 stats_flush_interval: 300s
+stats_sinks: [{name: statsd}, {name: s, typed_config: {'@type': type.googleapis.com/envoy.config.metrics.v3.StatsdSink}}]
 admin: {address: {socket_address: {address: localhost, port_value: 1}}}
 ",
         &[
@@ -133,6 +134,7 @@ admin: {address: {socket_address: {address: localhost, port_value: 1}}}
             "layered_runtime.layers[2].admin_layer: is given twice",
             "layered_runtime.layers[3]: needs one of static_layer, disk_layer, admin_layer, rtds_layer",
             "admin.address.socket_address.address: \"localhost\" is not an IP address",
+            "stats_sinks[0].typed_config: is required",
             "stats_flush_interval: 300s is not within 1ms to 300s",
         ],
     );

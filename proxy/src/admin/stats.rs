@@ -52,6 +52,7 @@ fn show(admin: &Admin, request: &Request, format: Format, content_type: &'static
         Err(reason) => return refuse(reason),
     };
     admin.refresh_stats();
+    admin.context.process.stats_asked_for.notify_one();
     let context = &admin.context;
     let mut readouts = context.configuration.text_readouts();
     readouts.sort();

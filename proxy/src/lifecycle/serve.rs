@@ -29,6 +29,7 @@ use crate::load_report::{self, LoadServers};
 use crate::logging::LogControl;
 use crate::overload::{self, Overload};
 use crate::process::Process;
+use crate::sinks::{self, Outlet};
 use crate::stats::export::ExportSettings;
 use crate::worker::topology::{Plan, Topology, plan};
 use crate::worker::{Workers, thread};
@@ -108,6 +109,15 @@ async fn control(
     };
     let export = Rc::new(export_settings(&bootstrap.stats)?);
     let (node, admin) = (bootstrap.node.clone(), bootstrap.admin.clone());
+    let (sinks, interval) = (bootstrap.stats_sinks.clone(), bootstrap.stats_flush_interval);
+    let channels = Arc::clone(&process);
+    let outlet = Outlet {
+        process: Arc::clone(&process),
+        settings: Rc::clone(&export),
+        node: node.clone(),
+        channels: Arc::new(move |service: &_| channel(service, &channels)),
+        interval,
+    };
     let stats_server_version = bootstrap.stats_server_version;
     tracing::info!("outrigger {BUILD_VERSION} as Envoy {}, {} workers", options.emulated_version, plan.concurrency());
     let manager = GraphManager::start(Arc::clone(&process), bootstrap, node, workers.clone(), manager_options)
@@ -128,6 +138,11 @@ async fn control(
         stats_server_version,
     });
     tokio::task::spawn_local(obey(signals, state.clone()));
+    let shown = state.clone();
+    tokio::task::spawn_local(sinks::run(sinks, outlet, move || {
+        shown.refresh_stats();
+        shown.manager().refresh_stats();
+    }));
     match admin {
         Some(admin) => serve_admin(&state, &admin, export)?,
         None => tracing::info!("the bootstrap has no admin address, so there is no admin port"),

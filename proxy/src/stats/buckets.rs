@@ -8,6 +8,14 @@ use outrigger_config::matching::StringMatcher;
 /// Values of one stat.
 pub type Values = hdrhistogram::Histogram<u64>;
 
+/// A histogram without values, which grows with those that it gets.
+pub fn none() -> Values {
+    // Two digits are within the allowed 0..=5, so this cannot fail.
+    let mut values = Values::new(2).expect("two significant digits are allowed");
+    values.auto(true);
+    values
+}
+
 /// Upper bounds, unless configured otherwise: milliseconds for most stats.
 const DEFAULT_BOUNDS: &[f64] = &[
     0.5,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::buckets::Values;
+use super::buckets::{self, Values};
 use super::{Histogram, Metric, Scope};
 
 /// All scopes of the process.
@@ -46,7 +46,7 @@ pub struct Merged(Option<Box<Values>>);
 impl Merged {
     fn add(&mut self, histogram: &Histogram) {
         if !histogram.is_empty() {
-            histogram.merge(self.0.get_or_insert_with(|| Box::new(no_values())));
+            histogram.merge(self.0.get_or_insert_with(|| Box::new(buckets::none())));
         }
     }
 }
@@ -61,16 +61,9 @@ impl std::ops::Deref for Merged {
     type Target = Values;
 
     fn deref(&self) -> &Values {
-        static NONE: LazyLock<Values> = LazyLock::new(no_values);
+        static NONE: LazyLock<Values> = LazyLock::new(buckets::none);
         self.0.as_deref().unwrap_or(&NONE)
     }
-}
-
-fn no_values() -> Values {
-    // Two digits are within the allowed 0..=5, so this cannot fail.
-    let mut values = Values::new(2).expect("two significant digits are allowed");
-    values.auto(true);
-    values
 }
 
 /// Shows each scope that stands in the configuration, with its prefix: its stats exist from the start, but nothing is

@@ -130,7 +130,8 @@ pub fn request(batch: &[Span], config: &OpenTelemetry) -> ExportTraceServiceRequ
     ExportTraceServiceRequest { resource_spans: vec![spans] }
 }
 
-fn attribute(key: String, value: String) -> WireKeyValue {
+/// An attribute whose value is text.
+pub fn attribute(key: String, value: String) -> WireKeyValue {
     WireKeyValue { key, value: Some(Any { value: Some(AnyValue::StringValue(value)) }), ..WireKeyValue::default() }
 }
 
@@ -179,7 +180,8 @@ fn data(span: &Span) -> SpanData {
 }
 
 /// Our name among makers of spans.
-const SCOPE: &str = "outrigger";
+/// Who speaks, in OTLP.
+pub const SCOPE: &str = "outrigger";
 /// Of a call, unless the service has its own. Source: the OTLP exporter specification.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -23,10 +23,12 @@ mod dynamic;
 mod parse;
 mod process;
 mod runtime;
+mod sinks;
 mod statics;
 mod stats;
 
 pub use runtime::runtime_layer;
+pub use sinks::{MetricsServiceSink, OtlpMetricsSink, StatsSink, StatsdDialect, StatsdReceiver, StatsdSink};
 
 /// A bootstrap, checked.
 #[derive(Debug)]
@@ -51,8 +53,10 @@ pub struct Bootstrap {
     pub runtime: Vec<RuntimeLayer>,
     /// How stat names turn into tags, and which exist.
     pub stats: StatsConfig,
-    /// Between flushes to sinks; 5 s unless given.
-    pub stats_flush_interval: Duration,
+    /// Where stats are sent.
+    pub stats_sinks: Vec<StatsSink>,
+    /// Between flushes to sinks; 5 s unless given. `None` flushes when the admin port is asked for stats, and only then.
+    pub stats_flush_interval: Option<Duration>,
     /// How the process is protected from overload; `None` if nothing is said about that.
     pub overload: Option<OverloadManager>,
     /// `cluster_manager.local_cluster_name`.

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::bootstrap::v3 as bootstrap;
+use outrigger_api::pb::envoy::config::bootstrap::v3::bootstrap::StatsFlush;
 use outrigger_api::pb::google::protobuf::Duration as WireDuration;
 
 use super::dynamic::Dynamic;
 use super::statics::Statics;
-use super::{Bootstrap, dynamic, process, runtime, stats};
+use super::{Bootstrap, dynamic, process, runtime, sinks, stats};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::dns::{DnsResolver, dns_resolution, dns_resolver};
@@ -63,13 +64,12 @@ fn read(
     rejections: &mut Rejections,
 ) -> Parsed<Bootstrap> {
     decide!(wire, at, bootstrap::Bootstrap as "envoy.config.bootstrap.v3.Bootstrap" {
-        implemented: node, static_resources, dynamic_resources, cluster_manager, stats_config, stats_flush_interval,
+        implemented: node, static_resources, dynamic_resources, cluster_manager, stats_config, stats_sinks, stats_flush_interval, stats_flush,
             layered_runtime, admin, overload_manager, header_prefix, stats_server_version_override, tracing,
             use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config, bootstrap_extensions,
             default_regex_engine, listener_manager, application_log_config;
         no_effect: node_context_params = "part of xdstp names only, which are refused",
             deferred_stat_options = "a stat is made when it is first used",
-            stats_flush = "stats are as they are when asked for",
             stats_eviction = "stats go with what they count",
             watchdog = "there is no watchdog",
             watchdogs = "there is no watchdog",
@@ -80,7 +80,7 @@ fn read(
             grpc_async_client_manager_config = "a gRPC channel lives as long as its user",
             memory_allocator_manager = "the allocator gives memory back by itself",
             enable_worker_cpu_affinity = "the command line decides";
-        unsupported: hds_config, flags_path, stats_sinks, fatal_actions, config_sources, default_config_source,
+        unsupported: hds_config, flags_path, fatal_actions, config_sources, default_config_source,
             default_socket_interface, xds_delegate_extension, xds_config_tracker_extension;
     });
     debug_assert!(static_resources.is_none(), "taken by the caller");
@@ -101,7 +101,8 @@ fn read(
     let runtime = runtime::layers(context, &at.field("layered_runtime"), layered, &check, rejections);
     let stats = stats::config(&at.field("stats_config"), stats_config.unwrap_or_default());
     let stats = rejections.keep_or_default(stats);
-    let stats_flush_interval = flush_interval(&at.field("stats_flush_interval"), stats_flush_interval);
+    let stats_flush_interval = flush_interval(at, stats_flush_interval, stats_flush);
+    let stats_sinks = wire::each(&at.field("stats_sinks"), stats_sinks, |at, wire| sinks::sink(context, at, wire));
     let admin = rejections.keep_or_default(process::admin(context, &at.field("admin"), admin));
     let at_overload = at.field("overload_manager");
     let overload = overload_manager.map(|wire| OverloadManager::parse(context, &at_overload, wire)).transpose();
@@ -116,6 +117,7 @@ fn read(
         admin,
         runtime,
         stats,
+        stats_sinks: rejections.keep_or_default(stats_sinks),
         stats_flush_interval: rejections.keep_or_default(stats_flush_interval),
         overload: rejections.keep_or_default(overload),
         local_cluster_name: manager.local_cluster_name,
@@ -150,13 +152,25 @@ fn dns(
     Ok(use_tcp.then(|| DnsResolver { use_tcp, ..DnsResolver::default() }))
 }
 
-fn flush_interval(at: &FieldPath<'_>, wire: Option<WireDuration>) -> Parsed<Duration> {
-    let Some(wire) = wire else { return Ok(DEFAULT_FLUSH_INTERVAL) };
-    let interval = wire::duration(at, wire)?;
+fn flush_interval(
+    at: &FieldPath<'_>,
+    interval: Option<WireDuration>,
+    flush: Option<StatsFlush>,
+) -> Parsed<Option<Duration>> {
+    match flush {
+        Some(StatsFlush::StatsFlushOnAdmin(true)) => return Ok(None),
+        Some(StatsFlush::StatsFlushOnAdmin(false)) => {
+            return Err(at.field("stats_flush_on_admin").reject("false, expected true or nothing"));
+        }
+        None => {}
+    }
+    let Some(wire) = interval else { return Ok(Some(DEFAULT_FLUSH_INTERVAL)) };
+    let at = at.field("stats_flush_interval");
+    let interval = wire::duration(&at, wire)?;
     if interval < Duration::from_millis(1) || interval >= Duration::from_secs(300) {
         return Err(at.reject(format!("{interval:?} is not within 1ms to 300s")));
     }
-    Ok(interval)
+    Ok(Some(interval))
 }
 
 /// What headers such as `x-envoy-upstream-service-time` begin with.

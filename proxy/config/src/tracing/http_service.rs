@@ -15,7 +15,7 @@ use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
 /// Reads a service.
-pub(super) fn http_service(context: &Context<'_>, at: &FieldPath<'_>, wire: core::HttpService) -> Parsed<HttpService> {
+pub(crate) fn http_service(context: &Context<'_>, at: &FieldPath<'_>, wire: core::HttpService) -> Parsed<HttpService> {
     decide!(wire, at, core::HttpService as "envoy.config.core.v3.HttpService" {
         implemented: http_uri, request_headers_to_add;
         no_effect: ;

@@ -18,6 +18,9 @@ use crate::format::Format;
 use crate::source::GrpcService;
 use crate::units::{Fraction, RuntimeFraction};
 
+pub(crate) use http_service::http_service;
+pub(crate) use resource::resource;
+
 pub(crate) use parse::{bootstrap_provider, http_tracing, request_id, route_trace};
 
 /// Tracing of a connection manager. Source: `HttpConnectionManager.Tracing`.

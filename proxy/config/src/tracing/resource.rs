@@ -13,7 +13,7 @@ use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
 /// The attributes of the resource, sorted; what a later detector finds replaces what was known before.
-pub(super) fn resource(
+pub(crate) fn resource(
     context: &Context<'_>,
     at: &FieldPath<'_>,
     service_name: Option<String>,

@@ -1,0 +1,170 @@
+//! Receivers of stats: statsd by datagrams or a connection, Envoy's metrics service, and OTLP metrics.
+//!
+//! Owns the servers. Never judges what comes.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use opentelemetry_proto::tonic::collector::metrics::v1 as otlp;
+use outrigger_api::pb::envoy::service::metrics::v3 as envoy;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tonic::codegen::Service as _;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::within;
+
+/// Something that receives stats; it ends when dropped.
+#[derive(Debug)]
+pub struct Receiver<T> {
+    address: SocketAddr,
+    received: mpsc::UnboundedReceiver<T>,
+    task: AbortHandle,
+}
+
+impl<T> Receiver<T> {
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// What comes next.
+    pub async fn next(&mut self) -> T {
+        within("stats", self.received.recv()).await.expect("the receiver runs")
+    }
+
+    /// The next that `wanted` makes something of.
+    pub async fn find<F>(&mut self, wanted: impl Fn(&T) -> Option<F>) -> F {
+        loop {
+            if let Some(found) = wanted(&self.next().await) {
+                return found;
+            }
+        }
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Datagrams, as they come.
+pub async fn statsd_udp() -> Receiver<String> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let address = socket.local_addr().expect("a bound socket has an address");
+    let (sender, received) = mpsc::unbounded_channel();
+    let task = tokio::spawn(async move {
+        let mut datagram = vec![0; 65_536];
+        while let Ok((count, _)) = socket.recv_from(&mut datagram).await {
+            let text = String::from_utf8_lossy(&datagram[..count]).into_owned();
+            if sender.send(text).is_err() {
+                return;
+            }
+        }
+    });
+    Receiver { address, received, task: task.abort_handle() }
+}
+
+/// Lines of all connections.
+pub async fn statsd_tcp() -> Receiver<String> {
+    let (listener, address) = bind().await;
+    let (sender, received) = mpsc::unbounded_channel();
+    let task = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let sender = sender.clone();
+            connections.spawn(async move {
+                let mut lines = BufReader::new(stream).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    if sender.send(line).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    Receiver { address, received, task: task.abort_handle() }
+}
+
+/// Envoy's `MetricsService`.
+pub async fn metrics_service() -> Receiver<envoy::StreamMetricsMessage> {
+    let (sender, received) = mpsc::unbounded_channel();
+    let service = envoy::metrics_service_server::MetricsServiceServer::new(Keeper(sender));
+    let (listener, address) = bind().await;
+    let task = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service.clone();
+            let answer = service_fn(move |request: http::Request<Incoming>| service.clone().call(request));
+            connections.spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    Receiver { address, received, task: task.abort_handle() }
+}
+
+/// An OpenTelemetry collector.
+pub async fn otlp_metrics() -> Receiver<otlp::ExportMetricsServiceRequest> {
+    let (sender, received) = mpsc::unbounded_channel();
+    let service = otlp::metrics_service_server::MetricsServiceServer::new(Keeper(sender));
+    let (listener, address) = bind().await;
+    let task = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service.clone();
+            let answer = service_fn(move |request: http::Request<Incoming>| service.clone().call(request));
+            connections.spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    Receiver { address, received, task: task.abort_handle() }
+}
+
+async fn bind() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    (listener, address)
+}
+
+/// Hands over each message.
+struct Keeper<T>(mpsc::UnboundedSender<T>);
+
+impl<T> Keeper<T> {
+    fn keep(&self, message: T) -> Result<(), Status> {
+        self.0.send(message).map_err(|_| Status::aborted("nobody looks"))
+    }
+}
+
+#[tonic::async_trait]
+impl envoy::metrics_service_server::MetricsService for Keeper<envoy::StreamMetricsMessage> {
+    async fn stream_metrics(
+        &self,
+        request: Request<Streaming<envoy::StreamMetricsMessage>>,
+    ) -> Result<Response<envoy::StreamMetricsResponse>, Status> {
+        let mut messages = request.into_inner();
+        while let Some(message) = messages.message().await? {
+            self.keep(message)?;
+        }
+        Ok(Response::new(envoy::StreamMetricsResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl otlp::metrics_service_server::MetricsService for Keeper<otlp::ExportMetricsServiceRequest> {
+    async fn export(
+        &self,
+        request: Request<otlp::ExportMetricsServiceRequest>,
+    ) -> Result<Response<otlp::ExportMetricsServiceResponse>, Status> {
+        self.keep(request.into_inner())?;
+        Ok(Response::new(otlp::ExportMetricsServiceResponse::default()))
+    }
+}
