@@ -30,20 +30,27 @@ impl Source for Stats {
     }
 }
 
+/// Source: OpenMetrics 1.0, "Overall Structure".
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// In the form that `format` names.
 pub(super) fn stats(admin: &Admin, request: &Request) -> Response {
     match request.parameter("format").unwrap_or("text") {
         "text" => show(admin, request, Format::Text, TEXT),
         "json" => show(admin, request, Format::Json, JSON),
         "prometheus" => show(admin, request, Format::Prometheus, TEXT),
+        "openmetrics" => show(admin, request, Format::OpenMetrics, OPEN_METRICS),
         "html" | "active-html" => page(show(admin, request, Format::Text, TEXT)),
-        _ => refuse("usage: /stats?format=(html|active-html|json|prometheus|text)\n\n"),
+        _ => refuse("usage: /stats?format=(html|active-html|json|openmetrics|prometheus|text)\n\n"),
     }
 }
 
 /// In the form that Prometheus reads.
 pub(super) fn prometheus(admin: &Admin, request: &Request) -> Response {
-    show(admin, request, Format::Prometheus, TEXT)
+    match request.parameter("format") {
+        Some("openmetrics") => show(admin, request, Format::OpenMetrics, OPEN_METRICS),
+        _ => show(admin, request, Format::Prometheus, TEXT),
+    }
 }
 
 fn show(admin: &Admin, request: &Request, format: Format, content_type: &'static str) -> Response {
@@ -66,9 +73,9 @@ fn refuse(reason: impl Display) -> Response {
 
 fn query(request: &Request, format: Format) -> Result<Query, String> {
     let buckets = match (request.parameter("histogram_buckets"), format) {
-        (None, Format::Prometheus) | (Some("cumulative"), _) => BucketMode::Cumulative,
+        (None, Format::Prometheus | Format::OpenMetrics) | (Some("cumulative"), _) => BucketMode::Cumulative,
         (None | Some("summary" | "none"), _) => BucketMode::Summary,
-        (Some("disjoint" | "detailed"), Format::Prometheus) => {
+        (Some("disjoint" | "detailed"), Format::Prometheus | Format::OpenMetrics) => {
             return Err("unsupported prometheus histogram bucket mode".to_owned());
         }
         (Some("disjoint"), _) => BucketMode::Disjoint,

@@ -80,6 +80,15 @@ pub enum Format {
     Json,
     /// Prometheus text.
     Prometheus,
+    /// OpenMetrics text.
+    OpenMetrics,
+}
+
+impl Format {
+    /// Whether stats are series of metrics, with tags as labels.
+    pub fn has_labels(self) -> bool {
+        matches!(self, Self::Prometheus | Self::OpenMetrics)
+    }
 }
 
 /// Kinds of stats.
@@ -117,8 +126,7 @@ impl Query {
     }
 
     fn wants_readouts(&self) -> bool {
-        matches!(self.kinds, Kinds::All | Kinds::TextReadouts)
-            && (self.format != Format::Prometheus || self.text_readouts)
+        matches!(self.kinds, Kinds::All | Kinds::TextReadouts) && (!self.format.has_labels() || self.text_readouts)
     }
 }
 
@@ -168,6 +176,10 @@ pub struct Export<S> {
 impl<S: Source> Export<S> {
     /// The output of `query`; `readouts` are all text readouts by name.
     pub fn new(source: S, settings: Rc<ExportSettings>, query: Query, readouts: Vec<(String, String)>) -> Self {
+        let prometheus = match query.format {
+            Format::OpenMetrics => PrometheusWriter::open_metrics(),
+            Format::Text | Format::Json | Format::Prometheus => PrometheusWriter::default(),
+        };
         let mut export = Self {
             source,
             settings,
@@ -178,7 +190,7 @@ impl<S: Source> Export<S> {
             groups: HashMap::new(),
             current: Current::Families(Vec::new().into_iter()),
             json: JsonWriter::default(),
-            prometheus: PrometheusWriter::default(),
+            prometheus,
             finished: false,
         };
         export.plan();
@@ -194,7 +206,7 @@ impl<S: Source> Export<S> {
             return;
         }
         let batches = count.div_ceil(BATCH).min(MAX_BATCHES);
-        if self.query.format == Format::Prometheus {
+        if self.query.format.has_labels() {
             // Series of one metric belong together, wherever their names stand.
             let mut groups = HashMap::new();
             let settings = Rc::clone(&self.settings);
@@ -263,7 +275,7 @@ impl<S: Source> Export<S> {
             // A stable sort: names stay in order.
             Batch::Whole | Batch::Metrics(_) => families.sort_by_key(is_histogram),
         }
-        if self.query.format != Format::Prometheus {
+        if !self.query.format.has_labels() {
             return Current::Families(families.into_iter());
         }
         let mut series: Vec<Series> =
@@ -286,7 +298,9 @@ impl<S: Source> Export<S> {
             match self.query.format {
                 Format::Text => text::write_readout(out, &name, &value),
                 Format::Json => self.json.write_readout(out, &name, &value),
-                Format::Prometheus => self.prometheus.write_readout(out, &name, &value, &self.settings.tags),
+                Format::Prometheus | Format::OpenMetrics => {
+                    self.prometheus.write_readout(out, &name, &value, &self.settings.tags)
+                }
             }
         }
     }
@@ -299,7 +313,9 @@ impl<S: Source> Export<S> {
                 let Some(family) = families.next() else { return false };
                 match self.query.format {
                     Format::Json => self.json.write(out, &family, self.query.buckets, bounds),
-                    Format::Text | Format::Prometheus => text::write(out, &family, self.query.buckets, bounds),
+                    Format::Text | Format::Prometheus | Format::OpenMetrics => {
+                        text::write(out, &family, self.query.buckets, bounds)
+                    }
                 }
             }
             Current::Series(series) => {
@@ -332,6 +348,7 @@ impl<S: Source> Iterator for Export<S> {
                     if self.query.format == Format::Json {
                         self.json.close(&mut out, self.query.buckets);
                     }
+                    self.prometheus.close(&mut out);
                     self.finished = true;
                     break;
                 }
@@ -449,13 +466,14 @@ mod tests {
     #[test]
     fn many_stats_come_in_pieces_and_all_of_them_once() {
         let count = 6000;
-        for format in [Format::Text, Format::Json, Format::Prometheus] {
+        for format in [Format::Text, Format::Json, Format::Prometheus, Format::OpenMetrics] {
             let (shared, _scopes) = many(count);
             let pieces: Vec<String> = Export::new(shared, settings(), query(format), Vec::new()).collect();
             assert!(pieces.len() > 10);
             assert!(pieces.iter().all(|piece| piece.len() < 2 * PIECE_BYTES));
             let all = pieces.concat();
             match format {
+                Format::OpenMetrics => assert!(all.ends_with("\n# EOF\n")),
                 Format::Text => {
                     assert_eq!(all.lines().count(), 4 * count);
                     let scalars: Vec<&str> = all.lines().take(3 * count).collect();

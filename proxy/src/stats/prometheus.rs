@@ -1,4 +1,4 @@
-//! Stats in the Prometheus text format, version 0.0.4.
+//! Stats in the Prometheus text format, version 0.0.4, and as OpenMetrics 1.0.
 //!
 //! Owns names, labels and the form of lines. Stats of one name must come together. Never chooses stats.
 
@@ -57,15 +57,30 @@ pub fn metric_name(base: &str) -> String {
 #[derive(Debug, Default)]
 pub struct PrometheusWriter {
     announced: Option<(u8, String)>,
+    open_metrics: bool,
 }
 
 impl PrometheusWriter {
+    /// A writer of OpenMetrics.
+    pub fn open_metrics() -> Self {
+        Self { announced: None, open_metrics: true }
+    }
+
+    /// The end of all output.
+    pub fn close(&self, out: &mut String) {
+        if self.open_metrics {
+            out.push_str("# EOF\n");
+        }
+    }
+
     /// One series, after the announcement of its metric if it is the first of it.
     pub fn write(&mut self, out: &mut String, series: &Series, mode: BucketMode, bounds: &Bounds) {
         let Series { metric, labels, family } = series;
         let (kind, ..) = series.order();
         if self.announced.as_ref().is_none_or(|(last_kind, last)| *last_kind != kind || last != metric) {
             let kind_name = match (&family.kind, mode) {
+                // There, the name of a counter ends with `_total`. Ours are to be the same in both forms.
+                (FamilyKind::Counter(_), _) if self.open_metrics => "unknown",
                 (FamilyKind::Counter(_), _) => "counter",
                 (FamilyKind::Gauge(_), _) => "gauge",
                 (FamilyKind::Histogram(_), BucketMode::Summary) => "summary",
