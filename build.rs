@@ -37,6 +37,7 @@ const OWN_PROTOS: &[&str] = &[
     "istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
     "outrigger/health/v1/checks.proto",
     "outrigger/lb/v1/peak_ewma.proto",
+    "outrigger/tls/v1/rotation.proto",
     "outrigger/upstream/v1/concurrency.proto",
     "stats/config.proto",
     "udpa/type/v1/typed_struct.proto",

@@ -69,6 +69,11 @@ pub mod outrigger {
         include!(concat!(env!("OUT_DIR"), "/outrigger.lb.v1.rs"));
     }
 
+    /// `outrigger.tls.v1`.
+    pub mod tls_v1 {
+        include!(concat!(env!("OUT_DIR"), "/outrigger.tls.v1.rs"));
+    }
+
     /// `outrigger.upstream.v1`.
     pub mod upstream_v1 {
         include!(concat!(env!("OUT_DIR"), "/outrigger.upstream.v1.rs"));

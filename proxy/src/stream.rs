@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use outrigger_config::address::Address;
 
 use crate::http::message::Version;
+use crate::listener::filters::fingerprint::Fingerprints;
 use crate::upstream::host::Host;
 use crate::upstream::proxy_header::Tlv;
 
@@ -42,6 +43,8 @@ pub struct ConnectionInfo {
     pub local_restored: bool,
     /// TLVs of its PROXY protocol header that a listener filter was told to keep.
     pub proxy_tlvs: Option<Box<Vec<Tlv>>>,
+    /// JA3 and JA4 of its ClientHello, if a listener filter was told to compute them.
+    pub tls_fingerprints: Option<Box<Fingerprints>>,
     /// What network filters tell each other and the log: values by namespace.
     pub dynamic_metadata: RefCell<BTreeMap<String, serde_json::Map<String, serde_json::Value>>>,
     /// Named objects that network filters leave, as text. Requests see them too.
@@ -79,6 +82,10 @@ pub struct TlsInfo {
     pub local_principal: Arc<str>,
     /// The server name that the client asked for in the handshake.
     pub sni: Option<Box<str>>,
+    /// An earlier session was taken up again.
+    pub resumed: bool,
+    /// What became of our OCSP response; `None` if the client did not ask for one.
+    pub stapling: Option<crate::tls::Stapling>,
 }
 
 /// Facts of a certificate.

@@ -126,6 +126,7 @@ impl Sample {
             tls: None,
             local_restored: false,
             proxy_tlvs: None,
+            tls_fingerprints: None,
             dynamic_metadata: Default::default(),
             filter_state: Default::default(),
         };

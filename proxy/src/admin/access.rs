@@ -35,6 +35,7 @@ impl Access {
             tls: None,
             local_restored: false,
             proxy_tlvs: None,
+            tls_fingerprints: None,
             dynamic_metadata: Default::default(),
             filter_state: Default::default(),
         };

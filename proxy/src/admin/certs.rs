@@ -33,7 +33,7 @@ pub(super) fn certs(context: &AdminContext) -> Response {
         json!({
             "path": path,
             "serial_number": facts.serial,
-            "subject_alt_names": facts.subject_alt_names.iter().map(alt_name).collect::<Vec<_>>(),
+            "subject_alt_names": facts.subject_alt_names.iter().filter_map(alt_name).collect::<Vec<_>>(),
             "days_until_expiration": facts.days_until_expiration(now).to_string(),
             "valid_from": whole_seconds(facts.not_before),
             "expiration_time": whole_seconds(facts.not_after),
@@ -59,11 +59,13 @@ pub(super) fn days_until_first_expires(context: &AdminContext) -> u64 {
     certificates.map(|(_, facts)| facts.days_until_expiration(now)).min().unwrap_or(u32::MAX.into())
 }
 
-fn alt_name(name: &SubjectAltName) -> Value {
+fn alt_name(name: &SubjectAltName) -> Option<Value> {
     match name {
-        SubjectAltName::Dns(name) => json!({ "dns": name }),
-        SubjectAltName::Uri(name) | SubjectAltName::Email(name) => json!({ "uri": name }),
-        SubjectAltName::Ip(address) => json!({ "ip_address": address.to_string() }),
+        SubjectAltName::Dns(name) => Some(json!({ "dns": name })),
+        SubjectAltName::Uri(name) | SubjectAltName::Email(name) => Some(json!({ "uri": name })),
+        SubjectAltName::Ip(address) => Some(json!({ "ip_address": address.to_string() })),
+        // Envoy's list has no place for them.
+        SubjectAltName::Other { .. } => None,
     }
 }
 

@@ -12,7 +12,7 @@ use outrigger_config::bootstrap::RuntimeValues;
 use outrigger_config::cluster::{Assignment, DnsOptions};
 use outrigger_config::extension::Extension;
 use outrigger_config::route::RouteConfiguration;
-use outrigger_config::tls::{Secret, SecretKind};
+use outrigger_config::tls::Secret;
 use outrigger_policy::route::RouteTable;
 use outrigger_xds::{FileWatcher, ResourceKind};
 use tokio::task::AbortHandle;
@@ -145,10 +145,7 @@ impl GraphManager {
         for task in self.secret_files.remove(need).into_iter().flatten() {
             task.abort();
         }
-        let files = match &secret.kind {
-            SecretKind::Certificate(certificate) => &certificate.files,
-            SecretKind::Validation(validation) => &validation.files,
-        };
+        let files = secret.kind.files();
         let mut tasks: Vec<AbortHandle> = Vec::new();
         for file in files {
             let (this, need) = (Weak::clone(&self.this), need.clone());

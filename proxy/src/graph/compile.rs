@@ -162,6 +162,15 @@ impl ChainInputs {
         }
     }
 
+    /// Whether connections of both were accepted with the same certificates and checks.
+    fn same_trust(&self, other: &Self) -> bool {
+        match (&self.tls, &other.tls) {
+            (Some(Some(a)), Some(Some(b))) => a.same_trust(b),
+            // Without its secrets a chain accepts nobody.
+            _ => true,
+        }
+    }
+
     fn same_filters(&self, other: &Self) -> bool {
         same_extensions(&self.discovered, &other.discovered)
     }
@@ -210,8 +219,9 @@ pub fn listener(
         };
         let listener = &config.name;
         let direction = config.traffic_direction;
+        let retires = config.retire_within.is_some();
         let (node, input) =
-            Chain { listener, direction, config: chain, place, extensions, surroundings }.build(olds)?;
+            Chain { listener, direction, config: chain, place, retires, extensions, surroundings }.build(olds)?;
         nodes.push(node);
         inputs.push(input);
     }
@@ -229,6 +239,8 @@ struct Chain<'a> {
     direction: TrafficDirection,
     config: &'a Arc<FilterChain>,
     place: String,
+    /// Connections accepted with other certificates or checks come to an end.
+    retires: bool,
     extensions: &'a Extensions,
     surroundings: &'a Surroundings<'a>,
 }
@@ -238,7 +250,7 @@ impl Chain<'_> {
         let tls = match &self.config.transport {
             DownstreamTransport::Raw => None,
             DownstreamTransport::Tls(tls) => Some(
-                TlsInputs::resolve(&tls.common, self.surroundings.secrets)
+                TlsInputs::resolve_downstream(tls, self.surroundings.secrets)
                     .map_err(|source| CompileError::Secret { place: self.transport_place(), source })?,
             ),
         };
@@ -283,7 +295,10 @@ impl Chain<'_> {
             }
             _ => self.filters(&inputs)?,
         };
-        let draining = old.map(|(node, _)| Arc::clone(&node.draining)).unwrap_or_default();
+        let draining = match old {
+            Some((node, old)) if !self.retires || old.same_trust(&inputs) => Arc::clone(&node.draining),
+            _ => Arc::default(),
+        };
         let node = ChainNode { config: Arc::clone(self.config), tls, filters, application, draining };
         Ok((Arc::new(node), inputs))
     }
@@ -486,6 +501,14 @@ impl ClusterBuild {
 
 fn same_hosts(a: &HostList, b: &HostList) -> bool {
     a.hosts.len() == b.hosts.len() && a.hosts.iter().zip(&b.hosts).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+/// The drains of chains that are still there, whose certificates or checks have been replaced.
+pub fn rotated(old: &ListenerNode, new: &ListenerNode) -> Vec<Arc<Draining>> {
+    let vanished = vanished(old, Some(new));
+    let stays = |chain: &&Arc<ChainNode>| new.chains.iter().any(|other| Arc::ptr_eq(&other.config, &chain.config));
+    let stayed = old.chains.iter().filter(stays).map(|chain| Arc::clone(&chain.draining));
+    stayed.filter(|draining| vanished.iter().any(|other| Arc::ptr_eq(other, draining))).collect()
 }
 
 /// The drains of chains in `old` that `new` does not have.

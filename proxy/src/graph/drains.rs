@@ -60,6 +60,18 @@ impl GraphManager {
         });
     }
 
+    /// The certificates or trusted authorities of filter chains have been replaced: the connections that were accepted
+    /// with the old ones are gone when `limit` is over.
+    pub(super) fn retire_rotated(&mut self, listener: &Arc<str>, rotated: Vec<Arc<Draining>>, limit: Duration) {
+        if rotated.is_empty() {
+            return;
+        }
+        tracing::info!("listener {listener:?}: connections with replaced certificates end within {limit:?}");
+        // The other half is for those that are asked last.
+        self.begin_drains_over(&rotated, limit / 2);
+        self.after(limit, move |manager| manager.expire_drains(&rotated));
+    }
+
     /// A listener has gone.
     pub(super) fn drain_removed_listener(&mut self, name: &Arc<str>, node: &ListenerNode) {
         let drains = compile::vanished(node, None);
@@ -81,23 +93,27 @@ impl GraphManager {
 
     /// Asks more and more connections over the drain time, or all at once, as `--drain-strategy` says.
     fn begin_drains_over_time(&mut self, drains: &[Arc<Draining>]) {
+        self.begin_drains_over(drains, self.options.drain_time);
+    }
+
+    fn begin_drains_over(&mut self, drains: &[Arc<Draining>], time: Duration) {
         match self.options.drain_strategy {
             DrainStrategy::Immediate => self.begin_drains(drains),
             DrainStrategy::Gradual => {
-                let steps = self.options.drain_time.as_millis() / SHORTEST_STEP.as_millis();
+                let steps = time.as_millis() / SHORTEST_STEP.as_millis();
                 // At most `MOST_STEPS`, so it fits.
                 let steps = steps.clamp(1, u128::from(MOST_STEPS)) as u32;
-                self.ask_more(drains.to_vec(), 0, steps);
+                self.ask_more(drains.to_vec(), 0, steps, time / steps);
             }
         }
     }
 
-    fn ask_more(&mut self, drains: Vec<Arc<Draining>>, step: u32, steps: u32) {
+    fn ask_more(&mut self, drains: Vec<Arc<Draining>>, step: u32, steps: u32, pause: Duration) {
         drains.iter().for_each(|draining| draining.begin_with(step, steps));
         self.check_drains = true;
         if step < steps {
-            self.after(self.options.drain_time / steps, move |manager| {
-                manager.ask_more(drains, step + 1, steps);
+            self.after(pause, move |manager| {
+                manager.ask_more(drains, step + 1, steps, pause);
                 manager.proceed();
             });
         }

@@ -536,8 +536,13 @@ impl GraphManager {
             build.node.chains.iter().for_each(|chain| chain.draining.begin());
         }
         if let Some(old) = &old {
-            let vanished = compile::vanished(&old.build.node, Some(&build.node));
+            let mut vanished = compile::vanished(&old.build.node, Some(&build.node));
             self.stats.listeners.listener_in_place_updated.increment();
+            if let Some(limit) = build.node.config.retire_within {
+                let rotated = compile::rotated(&old.build.node, &build.node);
+                vanished.retain(|draining| !rotated.iter().any(|other| Arc::ptr_eq(other, draining)));
+                self.retire_rotated(name, rotated, limit);
+            }
             self.drain_chains(vanished);
         }
         self.stats.listeners.listener_create_success.increment();

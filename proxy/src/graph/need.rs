@@ -14,7 +14,7 @@ use outrigger_config::http::{HttpFilterConfig, RouteSource};
 use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig};
 use outrigger_config::route::{ClusterChoice, MirrorCluster, MirrorPolicy, RouteAction, RouteConfiguration};
 use outrigger_config::source::ConfigSource;
-use outrigger_config::tls::{CertificateSource, CommonTls, ValidationSource};
+use outrigger_config::tls::{CertificateSource, CommonTls, TicketKeySource, ValidationSource};
 use outrigger_xds::{ResourceKind, SourceKey};
 
 /// Something that must arrive.
@@ -186,6 +186,9 @@ pub fn of_listener<'a>(listener: &'a Listener, find: &FindExtension<'_, 'a>) -> 
     for chain in chains(listener) {
         if let DownstreamTransport::Tls(tls) = &chain.transport {
             secrets(&tls.common, &mut references);
+            if let Some(TicketKeySource::Sds { name, source: Some(source) }) = &tls.ticket_keys {
+                references.push(Reference { kind: ResourceKind::Secret, name, source, wait: true });
+            }
         }
     }
     for filter in network_filters(listener, find) {

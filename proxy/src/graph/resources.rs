@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use outrigger_config::cluster::Assignment;
 use outrigger_config::extension::Extension;
-use outrigger_config::tls::{Secret, SecretKind, TlsCertificate, Validation};
+use outrigger_config::tls::{Secret, SecretKind, TicketKeys, TlsCertificate, Validation};
 
 use super::need::Need;
 
@@ -42,7 +42,7 @@ impl Resources {
 pub fn certificate(secret: &Secret) -> Option<&Arc<TlsCertificate>> {
     match &secret.kind {
         SecretKind::Certificate(certificate) => Some(certificate),
-        SecretKind::Validation(_) => None,
+        SecretKind::Validation(_) | SecretKind::TicketKeys(_) => None,
     }
 }
 
@@ -50,6 +50,14 @@ pub fn certificate(secret: &Secret) -> Option<&Arc<TlsCertificate>> {
 pub fn validation(secret: &Secret) -> Option<&Arc<Validation>> {
     match &secret.kind {
         SecretKind::Validation(validation) => Some(validation),
-        SecretKind::Certificate(_) => None,
+        SecretKind::Certificate(_) | SecretKind::TicketKeys(_) => None,
+    }
+}
+
+/// The keys of session tickets in a secret, if it has them.
+pub fn ticket_keys(secret: &Secret) -> Option<&Arc<TicketKeys>> {
+    match &secret.kind {
+        SecretKind::TicketKeys(keys) => Some(keys),
+        SecretKind::Certificate(_) | SecretKind::Validation(_) => None,
     }
 }

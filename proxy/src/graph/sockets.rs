@@ -280,6 +280,7 @@ pub(super) mod tests {
             ignore_global_connection_limit: false,
             bypass_overload_manager: false,
             exact_balance: false,
+            retire_within: None,
         }
     }
 

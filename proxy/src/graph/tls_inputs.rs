@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use outrigger_config::source::ConfigSource;
 use outrigger_config::tls::{
-    CertificateSource, CommonTls, DownstreamTls, Secret, SecretKind, TlsCertificate, TlsVersions, UpstreamTls,
-    Validation, ValidationSource,
+    CertificateSource, CommonTls, DownstreamTls, Secret, SecretKind, TicketKeySource, TicketKeys, TlsCertificate,
+    TlsVersions, UpstreamTls, Validation, ValidationSource,
 };
 
-use super::resources::{certificate, validation};
+use super::resources::{certificate, ticket_keys, validation};
 use crate::tls::{ClientTls, ServerTls, TlsError};
 
 /// Finds a secret; `None` as source means the bootstrap.
@@ -28,7 +28,7 @@ pub enum SecretError {
     OtherKind {
         /// Its name.
         name: Arc<str>,
-        /// `TLS certificate` or `validation context`.
+        /// `TLS certificate`, `validation context` or `set of session ticket keys`.
         expected: &'static str,
     },
 }
@@ -40,6 +40,7 @@ pub struct TlsInputs {
     validation: Option<Arc<Validation>>,
     /// The base that `validation` is merged over.
     base: Option<Arc<Validation>>,
+    ticket_keys: Option<Arc<TicketKeys>>,
 }
 
 impl TlsInputs {
@@ -78,17 +79,35 @@ impl TlsInputs {
         Ok(complete.then_some(inputs))
     }
 
-    /// Whether both lead to the same context.
+    /// As [`Self::resolve`], for a context towards downstream.
+    pub fn resolve_downstream(config: &DownstreamTls, find: &FindSecret<'_>) -> Result<Option<Self>, SecretError> {
+        let inputs = Self::resolve(&config.common, find)?;
+        let ticket_keys = match &config.ticket_keys {
+            None => None,
+            Some(TicketKeySource::Inline(keys)) => Some(Arc::clone(keys)),
+            Some(TicketKeySource::Sds { name, source }) => match find(name, source.as_ref()) {
+                Some(secret) => {
+                    let expected = "set of session ticket keys";
+                    let other = || SecretError::OtherKind { name: Arc::clone(name), expected };
+                    Some(Arc::clone(ticket_keys(&secret).ok_or_else(other)?))
+                }
+                None if source.is_none() => return Err(SecretError::Unknown(Arc::clone(name))),
+                None => return Ok(None),
+            },
+        };
+        Ok(inputs.map(|inputs| Self { ticket_keys, ..inputs }))
+    }
+
+    /// Whether both lead to the same context. What says the same is the same, so that a control plane which repeats
+    /// itself disturbs nobody.
     pub fn same(&self, other: &Self) -> bool {
-        fn same_option(a: Option<&Arc<Validation>>, b: Option<&Arc<Validation>>) -> bool {
-            match (a, b) {
-                (None, None) => true,
-                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-                _ => false,
-            }
-        }
+        self.same_trust(other) && same_option(self.ticket_keys.as_ref(), other.ticket_keys.as_ref())
+    }
+
+    /// Whether both show the same certificates and trust the same peers.
+    pub fn same_trust(&self, other: &Self) -> bool {
         self.certificates.len() == other.certificates.len()
-            && self.certificates.iter().zip(&other.certificates).all(|(a, b)| Arc::ptr_eq(a, b))
+            && self.certificates.iter().zip(&other.certificates).all(|(a, b)| same(a, b))
             && same_option(self.validation.as_ref(), other.validation.as_ref())
             && same_option(self.base.as_ref(), other.base.as_ref())
     }
@@ -96,14 +115,15 @@ impl TlsInputs {
     fn merged(&self) -> Option<Validation> {
         let validation = self.validation.as_deref()?;
         Some(match self.base.as_deref() {
-            Some(base) => combine(base, validation),
+            Some(base) => base.merged(validation),
             None => validation.clone(),
         })
     }
 
     /// A context for downstream.
     pub fn server(&self, config: &DownstreamTls) -> Result<Arc<ServerTls>, TlsError> {
-        ServerTls::build(config, &self.certificates, self.merged().as_ref()).map(Arc::new)
+        let ticket_keys = self.ticket_keys.as_deref();
+        ServerTls::build_with(config, &self.certificates, self.merged().as_ref(), ticket_keys).map(Arc::new)
     }
 
     /// A context for upstream.
@@ -112,39 +132,15 @@ impl TlsInputs {
     }
 }
 
-/// A combined validation context: protobuf's merge, the discovered one over the default one.
-fn combine(base: &Validation, over: &Validation) -> Validation {
-    fn joined<T: Clone>(base: &[T], over: &[T]) -> Vec<T> {
-        base.iter().chain(over).cloned().collect()
-    }
-    let pem = |base: &Vec<u8>, over: &Vec<u8>| if over.is_empty() { base.clone() } else { over.clone() };
-    let Validation {
-        trusted_ca_pem,
-        system_roots,
-        spki_pins,
-        certificate_hashes,
-        subject_alt_names,
-        crl_pem,
-        only_verify_leaf_crl,
-        allow_expired,
-        accept_untrusted,
-        max_verify_depth,
-        suppress_client_ca_list,
-        files,
-    } = over;
-    Validation {
-        trusted_ca_pem: pem(&base.trusted_ca_pem, trusted_ca_pem),
-        system_roots: base.system_roots || *system_roots,
-        spki_pins: joined(&base.spki_pins, spki_pins),
-        certificate_hashes: joined(&base.certificate_hashes, certificate_hashes),
-        subject_alt_names: joined(&base.subject_alt_names, subject_alt_names),
-        crl_pem: pem(&base.crl_pem, crl_pem),
-        only_verify_leaf_crl: base.only_verify_leaf_crl || *only_verify_leaf_crl,
-        allow_expired: base.allow_expired || *allow_expired,
-        accept_untrusted: base.accept_untrusted || *accept_untrusted,
-        max_verify_depth: max_verify_depth.or(base.max_verify_depth),
-        suppress_client_ca_list: base.suppress_client_ca_list || *suppress_client_ca_list,
-        files: joined(&base.files, files),
+fn same<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
+fn same_option<T: PartialEq>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => same(a, b),
+        _ => false,
     }
 }
 
@@ -154,6 +150,8 @@ pub fn check_secret(secret: &Secret) -> Result<(), TlsError> {
     match &secret.kind {
         SecretKind::Certificate(certificate) => ClientTls::build(&config, std::slice::from_ref(certificate), None)?,
         SecretKind::Validation(validation) => ClientTls::build(&config, &[], Some(validation))?,
+        // Their number and size are all that could be wrong.
+        SecretKind::TicketKeys(_) => return Ok(()),
     };
     Ok(())
 }
@@ -165,10 +163,13 @@ pub fn plain_upstream() -> UpstreamTls {
             versions: TlsVersions { tls12: true, tls13: true },
             cipher_suites: Vec::new(),
             curves: Vec::new(),
+            signature_algorithms: Vec::new(),
+            fips_202205: false,
             left_out: Vec::new(),
             alpn: Vec::new(),
             certificates: Vec::new(),
             validation: ValidationSource::None,
+            key_log: None,
         },
         sni: String::new(),
         auto_host_sni: false,
@@ -179,33 +180,7 @@ pub fn plain_upstream() -> UpstreamTls {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_config::matching::StringMatcher;
-    use outrigger_config::tls::SanMatcher;
-
     use super::*;
-
-    #[test]
-    fn a_combined_validation_context_joins_lists_and_takes_the_discovered_authority() {
-        let san = |name: &str| SanMatcher {
-            kind: None,
-            matcher: StringMatcher::Exact { value: name.into(), ignore_case: false },
-        };
-        let base = Validation {
-            subject_alt_names: vec![san("spiffe://a")],
-            trusted_ca_pem: b"old".to_vec(),
-            allow_expired: true,
-            ..Validation::default()
-        };
-        let over = Validation {
-            trusted_ca_pem: b"new".to_vec(),
-            subject_alt_names: vec![san("spiffe://b")],
-            ..Validation::default()
-        };
-        let merged = combine(&base, &over);
-        assert_eq!(merged.trusted_ca_pem, b"new");
-        assert_eq!(merged.subject_alt_names, [san("spiffe://a"), san("spiffe://b")]);
-        assert!(merged.allow_expired);
-    }
 
     #[test]
     fn a_static_secret_must_exist_and_a_discovered_one_may_come_later() {

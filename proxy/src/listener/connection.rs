@@ -16,6 +16,7 @@ use super::inspect::{self, Findings, Refused};
 use crate::accesslog::Facts;
 use crate::graph::{Application, ChainNode, ListenerNode};
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo, TlsInfo};
+use crate::tls::Ends;
 use crate::worker::Worker;
 use crate::worker::connections::Connections;
 use crate::worker::socket::{Io, Socket};
@@ -107,7 +108,7 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         return None;
     };
     let Accepted { worker, node, socket, local, remote, direct_remote, local_restored, start, place } = accepted;
-    let (io, tls) = secure(&worker, &node, &chain, socket, &stats).await?;
+    let (io, tls) = secure(&worker, &node, &chain, socket, (&local, &remote), &stats).await?;
     let info = Rc::new(ConnectionInfo {
         id: worker.process.next_connection_id(),
         start,
@@ -121,6 +122,7 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         tls,
         local_restored,
         proxy_tlvs: findings.proxy_tlvs,
+        tls_fingerprints: findings.fingerprints,
         dynamic_metadata: Default::default(),
         filter_state: Default::default(),
     });
@@ -169,9 +171,11 @@ async fn secure(
     node: &ListenerNode,
     chain: &ChainNode,
     socket: Socket,
+    peers: (&Address, &Address),
     stats: &crate::listener::stats::ListenerStats,
 ) -> Option<(Io, Option<TlsInfo>)> {
     let Some(tls) = &chain.tls else { return Some((Io::Plain(socket), None)) };
+    let ends = Ends { local: peers.0.ip(), remote: peers.1.ip() };
     let limit = chain.config.transport_connect_timeout.unwrap_or(HANDSHAKE_LIMIT);
     let limit = match worker.process.overload.timers() {
         Some(timers) if !node.config.bypass_overload_manager => {
@@ -179,20 +183,14 @@ async fn secure(
         }
         _ => limit,
     };
-    match tokio::time::timeout(limit, tls.accept(socket)).await {
+    match tokio::time::timeout(limit, tls.accept_between(socket, ends)).await {
         Ok(Ok((stream, info))) => {
-            stats.ssl_handshake.increment();
-            if info.peer.is_none() {
-                stats.no_certificate.increment();
-            }
+            stats.handshake(&info);
             Some((Io::TlsServer(Box::new(stream)), Some(info)))
         }
         Ok(Err(error)) => {
-            stats.ssl_connection_error.increment();
-            if error.is_verification() {
-                stats.ssl_fail_verify_error.increment();
-            }
-            tracing::debug!("TLS handshake failed: {error}");
+            stats.failed_handshake(error.failure());
+            tracing::debug!("TLS handshake with {} failed: {error}", peers.1);
             None
         }
         Err(_) => {
@@ -226,6 +224,7 @@ fn log_unmatched(accepted: &Accepted, findings: Findings) {
         tls: None,
         local_restored: accepted.local_restored,
         proxy_tlvs: None,
+        tls_fingerprints: findings.fingerprints,
         dynamic_metadata: Default::default(),
         filter_state: Default::default(),
     };

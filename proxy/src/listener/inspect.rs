@@ -8,10 +8,11 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use outrigger_config::address::Address;
-use outrigger_config::listener::{ListenerFilter, ListenerFilterKind};
+use outrigger_config::listener::{ListenerFilter, ListenerFilterKind, TlsInspector};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connection::Accepted;
+use super::filters::fingerprint::{self, Fingerprints};
 use super::filters::{Parse, client_hello, http_inspect, proxy_protocol};
 use crate::upstream::proxy_header::Tlv;
 use crate::worker::socket::SocketKind;
@@ -27,6 +28,8 @@ pub struct Findings {
     pub application_protocols: Vec<String>,
     /// TLVs of a PROXY protocol header that are to be kept.
     pub proxy_tlvs: Option<Box<Vec<Tlv>>>,
+    /// Fingerprints of the client, if they are wanted.
+    pub fingerprints: Option<Box<Fingerprints>>,
 }
 
 /// Why a connection is closed before its filter chain is chosen.
@@ -87,12 +90,17 @@ async fn run_all(
         }
         match &filter.kind {
             ListenerFilterKind::OriginalDst => restore_destination(accepted),
-            ListenerFilterKind::TlsInspector { max_client_hello_bytes } => {
-                let most = *max_client_hello_bytes as usize;
-                if let Some(hello) = read_until(accepted, ahead, |bytes| client_hello::parse(bytes, most)).await? {
-                    findings.tls = true;
-                    findings.server_name = hello.server_name;
-                    findings.application_protocols = hello.alpn;
+            ListenerFilterKind::TlsInspector(inspector) => {
+                let most = inspector.max_client_hello_bytes as usize;
+                match read_until(accepted, ahead, |bytes| client_hello::parse(bytes, most)).await? {
+                    Some(hello) => {
+                        findings.tls = true;
+                        findings.server_name = hello.server_name;
+                        findings.application_protocols = hello.alpn;
+                        findings.fingerprints = fingerprints(ahead, inspector);
+                    }
+                    None if inspector.close_on_errors => return Err(Refused::Invalid("no valid ClientHello")),
+                    None => {}
                 }
             }
             // TLS hides what is inside.
@@ -122,6 +130,15 @@ async fn run_all(
         }
     }
     Ok(())
+}
+
+fn fingerprints(ahead: &[u8], inspector: &TlsInspector) -> Option<Box<Fingerprints>> {
+    let TlsInspector { ja3, ja4, max_client_hello_bytes, close_on_errors: _ } = *inspector;
+    if !ja3 && !ja4 {
+        return None;
+    }
+    let body = client_hello::body(ahead, max_client_hello_bytes as usize)?;
+    Some(Box::new(fingerprint::fingerprints(&body, ja3, ja4)))
 }
 
 fn restore_destination(accepted: &mut Accepted) {

@@ -1,6 +1,8 @@
 //! Stats of a listener (`listener.<address>.*`).
 
 use crate::scope;
+use crate::stream::TlsInfo;
+use crate::tls::{HandshakeFailure, Stapling};
 
 scope! {
     /// One worker's share of a listener's stats.
@@ -20,7 +22,52 @@ scope! {
         no_filter_chain_match: Counter,
         no_certificate: UsedCounter = "ssl.no_certificate",
         ssl_connection_error: UsedCounter = "ssl.connection_error",
+        ssl_fail_verify_cert_hash: UsedCounter = "ssl.fail_verify_cert_hash",
         ssl_fail_verify_error: UsedCounter = "ssl.fail_verify_error",
+        ssl_fail_verify_no_cert: UsedCounter = "ssl.fail_verify_no_cert",
+        ssl_fail_verify_san: UsedCounter = "ssl.fail_verify_san",
         ssl_handshake: UsedCounter = "ssl.handshake",
+        ssl_ocsp_staple_failed: UsedCounter = "ssl.ocsp_staple_failed",
+        ssl_ocsp_staple_omitted: UsedCounter = "ssl.ocsp_staple_omitted",
+        ssl_ocsp_staple_requests: UsedCounter = "ssl.ocsp_staple_requests",
+        ssl_ocsp_staple_responses: UsedCounter = "ssl.ocsp_staple_responses",
+        ssl_session_reused: UsedCounter = "ssl.session_reused",
+    }
+}
+
+impl ListenerStats {
+    /// A handshake is done.
+    pub fn handshake(&self, info: &TlsInfo) {
+        self.ssl_handshake.increment();
+        if info.resumed {
+            self.ssl_session_reused.increment();
+        }
+        if info.peer.is_none() {
+            self.no_certificate.increment();
+        }
+        if let Some(stapling) = info.stapling {
+            self.ssl_ocsp_staple_requests.increment();
+            match stapling {
+                Stapling::Stapled => self.ssl_ocsp_staple_responses.increment(),
+                Stapling::Omitted => self.ssl_ocsp_staple_omitted.increment(),
+                Stapling::Refused => self.ssl_ocsp_staple_failed.increment(),
+            }
+        }
+    }
+
+    /// A handshake has failed.
+    pub fn failed_handshake(&self, failure: HandshakeFailure) {
+        match failure {
+            HandshakeFailure::NoPeerCertificate => self.ssl_fail_verify_no_cert.increment(),
+            HandshakeFailure::Untrusted => self.ssl_fail_verify_error.increment(),
+            HandshakeFailure::SubjectAltName => self.ssl_fail_verify_san.increment(),
+            HandshakeFailure::Pin => self.ssl_fail_verify_cert_hash.increment(),
+            HandshakeFailure::Staple => {
+                self.ssl_ocsp_staple_requests.increment();
+                self.ssl_ocsp_staple_failed.increment();
+            }
+            HandshakeFailure::Alert | HandshakeFailure::Protocol | HandshakeFailure::Closed => {}
+        }
+        self.ssl_connection_error.increment();
     }
 }

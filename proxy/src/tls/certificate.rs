@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_cert::Certificate;
 use x509_cert::der::asn1::Any;
 use x509_cert::der::oid::ObjectIdentifier;
-use x509_cert::der::{Class, Decode, Encode, Tag, Tagged};
+use x509_cert::der::{Class, Decode, Encode, SliceReader, Tag, Tagged};
 
 use super::error::TlsError;
 use super::intern::{hex, sha256};
@@ -35,6 +35,13 @@ pub enum SubjectAltName {
     Email(String),
     /// IP address.
     Ip(IpAddr),
+    /// Named by an object identifier, in dotted form; the value as text, if it is of a kind that has one.
+    Other {
+        /// Which name.
+        oid: String,
+        /// What it says.
+        value: String,
+    },
 }
 
 /// What `/certs` shows of a certificate.
@@ -119,6 +126,37 @@ impl Parsed {
         key.to_der().map_err(|error| format!("public key of the certificate is malformed: {error}"))
     }
 
+    /// The serial number, as DER has it.
+    pub(super) fn serial(&self) -> &[u8] {
+        self.certificate.tbs_certificate.serial_number.as_bytes()
+    }
+
+    /// Whether it must not be shown without an OCSP response (RFC 7633, `status_request`).
+    pub(super) fn must_staple(&self) -> bool {
+        self.extension(TLS_FEATURE).is_some_and(|features| {
+            Vec::<Any>::from_der(features).is_ok_and(|list| list.iter().any(|feature| feature.value() == [5]))
+        })
+    }
+
+    /// Whether it may sign certificates or revocation lists, which a leaf of SPIFFE must not (X509-SVID, 4).
+    pub(super) fn is_authority(&self) -> bool {
+        let constraints = self.extension(BASIC_CONSTRAINTS).map(Vec::<Any>::from_der);
+        let authority = match constraints {
+            Some(Ok(fields)) => fields.iter().any(|field| field.tag() == Tag::Boolean && field.value() != [0]),
+            Some(Err(_)) => true,
+            None => false,
+        };
+        let usage = self.extension(KEY_USAGE).and_then(|der| Any::from_der(der).ok());
+        // The first byte of a bit string counts unused bits. keyCertSign is bit 5, cRLSign is bit 6.
+        let signs = usage.is_some_and(|bits| bits.value().get(1).is_some_and(|bits| bits & 0b0000_0110 != 0));
+        authority || signs
+    }
+
+    fn extension(&self, id: ObjectIdentifier) -> Option<&[u8]> {
+        let mut extensions = self.certificate.tbs_certificate.extensions.iter().flatten();
+        extensions.find(|extension| extension.extn_id == id).map(|extension| extension.extn_value.as_bytes())
+    }
+
     /// First and last moment of validity.
     pub(super) fn validity(&self) -> (UnixTime, UnixTime) {
         let validity = &self.certificate.tbs_certificate.validity;
@@ -174,7 +212,10 @@ fn alt_names(certificate: &Certificate) -> x509_cert::der::Result<Vec<SubjectAlt
 }
 
 fn alt_name(name: &Any) -> Option<SubjectAltName> {
-    let Tag::ContextSpecific { number, constructed: false } = name.tag() else { return None };
+    let Tag::ContextSpecific { number, constructed } = name.tag() else { return None };
+    if constructed {
+        return if number.value() == 0 { other_name(name.value()) } else { None };
+    }
     debug_assert_eq!(name.tag().class(), Class::ContextSpecific);
     // A name with bytes outside of ASCII is no IA5String: it is left out rather than matched after a conversion.
     let ascii = || std::str::from_utf8(name.value()).ok().filter(|text| text.is_ascii()).map(str::to_owned);
@@ -190,6 +231,28 @@ fn alt_name(name: &Any) -> Option<SubjectAltName> {
     }
 }
 
+/// RFC 5280, 4.2.1.6: `type-id OBJECT IDENTIFIER, value [0] EXPLICIT ANY`.
+fn other_name(content: &[u8]) -> Option<SubjectAltName> {
+    let mut reader = SliceReader::new(content).ok()?;
+    let oid = ObjectIdentifier::decode(&mut reader).ok()?;
+    let value = Any::from_der(Any::decode(&mut reader).ok()?.value()).ok()?;
+    let text = match value.tag() {
+        Tag::Boolean => (value.value() != [0]).to_string(),
+        Tag::OctetString => std::str::from_utf8(value.value()).ok()?.to_owned(),
+        Tag::Integer | Tag::Enumerated => {
+            let bytes = value.value();
+            // Larger or negative ones have no name here.
+            let fits = bytes.len() <= 8 && bytes.first().is_some_and(|first| *first < 0x80);
+            fits.then(|| bytes.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte)))?.to_string()
+        }
+        _ => super::name::text(&value)?,
+    };
+    Some(SubjectAltName::Other { oid: oid.to_string(), value: text })
+}
+
+const TLS_FEATURE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.1.24");
+const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
+const KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
 const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 

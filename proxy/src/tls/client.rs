@@ -18,10 +18,23 @@ use tokio_rustls::client::TlsStream;
 use super::error::{HandshakeError, HandshakeFailure, TlsError};
 use super::identity::Identities;
 use super::info::tls_info;
-use super::provider::{provider, versions};
+use super::key_log::{Ends, KeyLog};
+use super::provider::{provider, signature_schemes, versions};
 use super::sessions::Sessions;
 use super::verify::{Expected, PeerRole, PeerVerifier, ServerVerifier};
 use crate::stream::TlsInfo;
+
+/// Whom to connect to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Peer<'a> {
+    /// Sent as server name, or else the configured one.
+    pub server_name: Option<&'a str>,
+    /// The certificate must be for this name, and no other name counts
+    /// (`UpstreamHttpProtocolOptions.auto_san_validation`).
+    pub certificate_name: Option<&'a str>,
+    /// The addresses of the connection.
+    pub ends: Ends,
+}
 
 /// A context for connections to upstream.
 pub struct ClientTls {
@@ -34,6 +47,7 @@ pub struct ClientTls {
     verifier: Arc<PeerVerifier>,
     local_uri_sans: Vec<String>,
     local_principal: Arc<str>,
+    key_log: Option<KeyLog>,
 }
 
 impl ClientTls {
@@ -48,13 +62,15 @@ impl ClientTls {
         // The caller decides about the endpoint's host name, and passes it to `connect`.
         let UpstreamTls { common, sni, auto_host_sni: _, auto_sni_san_validation, max_session_keys } = config;
         let provider = provider(common)?;
-        let identities = Identities::load(certificates, &provider)?;
+        let schemes = signature_schemes(common)?;
+        let identities = Identities::load(certificates, &provider, schemes.as_ref())?;
         let local_uri_sans = identities.uri_sans();
         let local_principal = identities.principal();
         warn_left_out(common);
         let nothing = Validation::default();
         let validation = validation.unwrap_or(&nothing);
-        let verifier = PeerVerifier::build(PeerRole::Server, validation, provider.signature_verification_algorithms)?;
+        let algorithms = provider.signature_verification_algorithms;
+        let verifier = PeerVerifier::build(PeerRole::Server, validation, algorithms, schemes)?;
         if !verifier.has_roots() && !verifier.has_names_or_pins() {
             tracing::warn!(sni = sni.as_str(), "no trusted CA for an upstream TLS context: any server is accepted");
         }
@@ -83,6 +99,7 @@ impl ClientTls {
             verifier,
             local_uri_sans,
             local_principal,
+            key_log: common.key_log.as_deref().map(KeyLog::open).transpose()?,
         })
     }
 
@@ -98,21 +115,20 @@ impl ClientTls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        self.connect_to(io, server_name, None, alpn).await
+        self.connect_to(io, Peer { server_name, ..Peer::default() }, alpn).await
     }
 
-    /// As [`Self::connect`]; the certificate must be for `certificate_name`, if that is given, and no other name counts
-    /// (`UpstreamHttpProtocolOptions.auto_san_validation`).
+    /// As [`Self::connect`], to a peer of which more is known.
     pub async fn connect_to<S>(
         &self,
         io: S,
-        server_name: Option<&str>,
-        certificate_name: Option<&str>,
+        peer: Peer<'_>,
         alpn: Option<&[Vec<u8>]>,
     ) -> Result<(TlsStream<S>, TlsInfo), HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let Peer { server_name, certificate_name, ends } = peer;
         let sent = server_name.unwrap_or(&self.sni);
         let name = self.server_name(sent)?;
         let config = match certificate_name {
@@ -122,6 +138,14 @@ impl ClientTls {
                 matching.clone()
             }
             Some(expected) => Arc::new(self.expecting(Expected::Name(expected.to_owned()))),
+        };
+        let config = match self.key_log.as_ref().and_then(|log| log.of(ends)) {
+            None => config,
+            Some(key_log) => {
+                let mut logged = (*config).clone();
+                logged.key_log = key_log;
+                Arc::new(logged)
+            }
         };
         let connector = TlsConnector::from(config);
         let stream = match alpn {

@@ -43,6 +43,12 @@ pub enum TlsError {
     /// An ALPN value that does not fit on the wire.
     #[error("ALPN value \"{0}\" must be 1 to 255 bytes long")]
     Alpn(String),
+    /// An OCSP response cannot be used, or is missing.
+    #[error("ocsp_staple ({place}): {reason}")]
+    Staple { place: String, reason: String },
+    /// The file for secrets of connections.
+    #[error("key_log: cannot open {path:?}: {}", error.kind())]
+    KeyLog { path: String, error: io::Error },
     /// Refused by rustls for another reason.
     #[error("TLS context refused")]
     Refused(#[from] rustls::Error),
@@ -67,6 +73,8 @@ pub enum HandshakeFailure {
     SubjectAltName,
     /// Neither certificate hash nor public key is pinned (`ssl.fail_verify_cert_hash`).
     Pin,
+    /// An OCSP response is missing that must be there (`ssl.ocsp_staple_failed`).
+    Staple,
     /// The peer sent an alert.
     Alert,
     /// The peers share no parameters, or the peer broke the protocol (`ssl.connection_error`).
@@ -100,7 +108,10 @@ impl HandshakeError {
             | HandshakeFailure::Untrusted
             | HandshakeFailure::SubjectAltName
             | HandshakeFailure::Pin => true,
-            HandshakeFailure::Alert | HandshakeFailure::Protocol | HandshakeFailure::Closed => false,
+            HandshakeFailure::Staple
+            | HandshakeFailure::Alert
+            | HandshakeFailure::Protocol
+            | HandshakeFailure::Closed => false,
         }
     }
 

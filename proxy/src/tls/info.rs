@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use rustls::CommonState;
+use rustls::{CommonState, HandshakeKind};
 
 use super::certificate::peer_certificate;
 use super::provider::{suite_name, version_name};
@@ -28,5 +28,7 @@ pub(super) fn tls_info(
         local_uri_sans: local_uri_sans.to_vec(),
         local_principal: Arc::clone(local_principal),
         sni: None,
+        resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        stapling: None,
     }
 }

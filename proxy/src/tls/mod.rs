@@ -9,18 +9,23 @@ mod error;
 mod identity;
 mod info;
 mod intern;
+mod key_log;
 mod name;
+mod ocsp;
 mod provider;
 mod san;
 mod server;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod trust;
 mod verify;
 
 pub use certificate::{CertificateFacts, SubjectAltName, certificate_details};
-pub use client::ClientTls;
+pub use client::{ClientTls, Peer};
 pub use error::{HandshakeError, HandshakeFailure, TlsError};
+pub use key_log::Ends;
+pub use ocsp::Stapling;
 pub use san::peer_has_name;
 pub use server::ServerTls;

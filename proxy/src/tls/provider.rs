@@ -8,7 +8,7 @@ use outrigger_config::tls::{CommonTls, TlsVersions};
 use rustls::crypto::aws_lc_rs::{cipher_suite as suites, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, ProtocolVersion, SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{CipherSuite, ProtocolVersion, SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::error::TlsError;
 use super::intern::{Interned, sha256_parts};
@@ -16,13 +16,44 @@ use super::intern::{Interned, sha256_parts};
 /// What is used of TLS, in order of preference. Equal choices share one provider.
 pub(super) fn provider(common: &CommonTls) -> Result<Arc<CryptoProvider>, TlsError> {
     static PROVIDERS: Interned<CryptoProvider> = Interned::new();
-    let names = common.cipher_suites.iter().chain([&"curves"]).chain(&common.curves).map(|name| name.as_bytes());
+    let fips = if common.fips_202205 { "fips" } else { "" };
+    let names = common.cipher_suites.iter().chain([&"curves"]).chain(&common.curves).chain([&"policy", &fips]);
+    let names = names.map(|name| name.as_bytes());
     PROVIDERS.get_or_try(sha256_parts(names), || {
         let mut cipher_suites = tls13_suites();
+        if common.fips_202205 {
+            cipher_suites.retain(|suite| suite.suite() != CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+        }
         cipher_suites.extend(tls12_suites(&common.cipher_suites)?);
         Ok(CryptoProvider { cipher_suites, kx_groups: groups(&common.curves)?, ..default_provider() })
     })
 }
+
+/// What may be signed and verified in handshakes, in order of preference; `None` leaves it to the provider.
+pub(super) fn signature_schemes(common: &CommonTls) -> Result<Option<Arc<[SignatureScheme]>>, TlsError> {
+    if common.signature_algorithms.is_empty() {
+        return Ok(None);
+    }
+    let scheme = |name: &&str| {
+        let found = SIGNATURE_SCHEMES.iter().find(|(known, _)| known == name);
+        let unknown = || TlsError::Unsupported { what: "signature algorithm", name: (*name).to_owned() };
+        found.map(|(_, scheme)| *scheme).ok_or_else(unknown)
+    };
+    common.signature_algorithms.iter().map(scheme).collect::<Result<_, _>>().map(Some)
+}
+
+const SIGNATURE_SCHEMES: [(&str, SignatureScheme); 10] = [
+    ("ecdsa_secp256r1_sha256", SignatureScheme::ECDSA_NISTP256_SHA256),
+    ("ecdsa_secp384r1_sha384", SignatureScheme::ECDSA_NISTP384_SHA384),
+    ("ecdsa_secp521r1_sha512", SignatureScheme::ECDSA_NISTP521_SHA512),
+    ("ed25519", SignatureScheme::ED25519),
+    ("rsa_pss_rsae_sha256", SignatureScheme::RSA_PSS_SHA256),
+    ("rsa_pss_rsae_sha384", SignatureScheme::RSA_PSS_SHA384),
+    ("rsa_pss_rsae_sha512", SignatureScheme::RSA_PSS_SHA512),
+    ("rsa_pkcs1_sha256", SignatureScheme::RSA_PKCS1_SHA256),
+    ("rsa_pkcs1_sha384", SignatureScheme::RSA_PKCS1_SHA384),
+    ("rsa_pkcs1_sha512", SignatureScheme::RSA_PKCS1_SHA512),
+];
 
 /// The versions that both the configuration and the suites allow.
 pub(super) fn versions(

@@ -36,7 +36,7 @@ pub(super) fn is_for_server(expected: &str, names: &[SubjectAltName]) -> bool {
     names.iter().any(|name| match name {
         SubjectAltName::Dns(pattern) => dns_matches(pattern, expected),
         SubjectAltName::Ip(address) => expected.parse() == Ok(*address),
-        SubjectAltName::Uri(_) | SubjectAltName::Email(_) => false,
+        SubjectAltName::Uri(_) | SubjectAltName::Email(_) | SubjectAltName::Other { .. } => false,
     })
 }
 
@@ -66,7 +66,13 @@ pub(super) fn list(names: &[SubjectAltName]) -> String {
 
 fn accepted(matcher: &SanMatcher, name: &SubjectAltName) -> bool {
     let (kind, text) = text(name);
-    if matcher.kind.is_some_and(|wanted| wanted != kind) {
+    let wanted = match (matcher.kind, name) {
+        // The older list knows four kinds.
+        (None, SubjectAltName::Other { .. }) => false,
+        (Some(SanKind::OtherName), SubjectAltName::Other { oid, .. }) => matcher.oid.as_deref() == Some(oid),
+        (wanted, _) => wanted.is_none_or(|wanted| wanted == kind),
+    };
+    if !wanted {
         return false;
     }
     match (&matcher.matcher, kind) {
@@ -82,6 +88,7 @@ fn text(name: &SubjectAltName) -> (SanKind, Cow<'_, str>) {
         SubjectAltName::Uri(name) => (SanKind::Uri, Cow::Borrowed(name)),
         SubjectAltName::Email(name) => (SanKind::Email, Cow::Borrowed(name)),
         SubjectAltName::Ip(address) => (SanKind::IpAddress, Cow::Owned(address.to_string())),
+        SubjectAltName::Other { oid: _, value } => (SanKind::OtherName, Cow::Borrowed(value)),
     }
 }
 
@@ -94,7 +101,7 @@ mod tests {
     }
 
     fn exact(kind: Option<SanKind>, value: &str) -> SanMatcher {
-        SanMatcher { kind, matcher: StringMatcher::Exact { value: value.to_owned(), ignore_case: false } }
+        SanMatcher { kind, oid: None, matcher: StringMatcher::Exact { value: value.to_owned(), ignore_case: false } }
     }
 
     #[test]
@@ -121,11 +128,21 @@ mod tests {
     }
 
     #[test]
+    fn other_names_go_by_their_identifier() {
+        let upn = SubjectAltName::Other { oid: "1.3.6.1.4.1.311.20.2.3".to_owned(), value: "a@b".to_owned() };
+        let matcher = |oid: &str| SanMatcher { oid: Some(oid.into()), ..exact(Some(SanKind::OtherName), "a@b") };
+        let upn = std::slice::from_ref(&upn);
+        assert!(any_accepted(&[matcher("1.3.6.1.4.1.311.20.2.3")], upn));
+        assert!(!any_accepted(&[matcher("1.3.6.1.4.1.311.20.2.4")], upn));
+        assert!(!any_accepted(&[exact(None, "a@b"), exact(Some(SanKind::Email), "a@b")], upn));
+    }
+
+    #[test]
     fn any_matcher_and_any_name_will_do() {
         let names = [dns("a.example.com"), dns("*.b.example.com")];
         assert!(any_accepted(&[exact(None, "z"), exact(Some(SanKind::Dns), "x.b.example.com")], &names));
         let prefix = StringMatcher::Prefix { value: "a.".to_owned(), ignore_case: false };
-        assert!(any_accepted(&[SanMatcher { kind: Some(SanKind::Dns), matcher: prefix }], &names));
+        assert!(any_accepted(&[SanMatcher { kind: Some(SanKind::Dns), oid: None, matcher: prefix }], &names));
         assert!(!any_accepted(&[], &names));
         assert!(is_for_server("A.example.com", &names));
         assert!(!is_for_server("b.example.com", &names));

@@ -2,5 +2,7 @@
 
 mod handshake;
 mod openssl;
+mod peers;
 mod pki;
 mod refused;
+mod sessions;

@@ -2,11 +2,11 @@
 //!
 //! Owns their parsed forms, each kept once however many contexts use it. Never verifies anything.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use outrigger_config::tls::Validation;
+use outrigger_config::tls::{SpiffeTrust, Validation};
 use rustls::DistinguishedName;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
@@ -35,6 +35,27 @@ pub(super) fn roots(validation: &Validation) -> Result<Option<Arc<Roots>>, TlsEr
     let pem = &validation.trusted_ca_pem;
     let system = if validation.system_roots { b"system".as_slice() } else { b"" };
     GIVEN.get_or_try(sha256_parts([pem.as_slice(), system]), || parse_roots(validation)).map(Some)
+}
+
+/// The roots of SPIFFE trust domains, by name.
+pub(super) fn domains(trust: &SpiffeTrust, validation: &Validation) -> Result<HashMap<Arc<str>, Arc<Roots>>, TlsError> {
+    let mut domains = HashMap::with_capacity(trust.domains.len());
+    for domain in &trust.domains {
+        let bundle = Validation {
+            trusted_ca_pem: domain.bundle_pem.clone(),
+            files: validation.files.clone(),
+            ..Validation::default()
+        };
+        let roots = roots(&bundle).map_err(|error| match error {
+            TlsError::Trust { place, reason } => {
+                TlsError::Trust { place, reason: format!("trust domain {:?}: {reason}", domain.name) }
+            }
+            other => other,
+        })?;
+        // A bundle of the configuration is never empty.
+        domains.extend(roots.map(|roots| (Arc::clone(&domain.name), roots)));
+    }
+    Ok(domains)
 }
 
 /// The revocation lists of a validation; `None` when it has none.

@@ -4,6 +4,7 @@
 //! unless the configuration asks for it. Never chooses our own certificate.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,11 +24,11 @@ use webpki::{
     RevocationOptions, RevocationOptionsBuilder, VerifiedPath,
 };
 
-use super::certificate::Parsed;
+use super::certificate::{Parsed, SubjectAltName};
 use super::error::{TlsError, VerifyFailure};
 use super::intern::{Sha256, hex, sha256};
 use super::san;
-use super::trust::{Roots, revocation_lists, roots};
+use super::trust::{self, Roots, revocation_lists, roots};
 
 /// Which side the peer is on; certificates may be limited to one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -42,6 +43,10 @@ pub(super) enum PeerRole {
 pub(super) struct PeerVerifier {
     role: PeerRole,
     roots: Option<Arc<Roots>>,
+    /// With these, the peer's trust domain says which roots count.
+    domains: Option<HashMap<Arc<str>, Arc<Roots>>>,
+    /// What clients are told of the authorities that are trusted.
+    hints: Vec<DistinguishedName>,
     revocation_lists: Option<Arc<Vec<CertRevocationList<'static>>>>,
     only_verify_leaf_crl: bool,
     subject_alt_names: Vec<SanMatcher>,
@@ -51,9 +56,9 @@ pub(super) struct PeerVerifier {
     accept_untrusted: bool,
     /// As in the API: the leaf does not count, the trust anchor does.
     max_verify_depth: Option<u32>,
-    /// Clients are told which authorities are trusted.
-    give_hints: bool,
     algorithms: WebPkiSupportedAlgorithms,
+    /// What of them counts in handshakes, in order of preference; all when `None`.
+    schemes: Option<Arc<[SignatureScheme]>>,
 }
 
 impl PeerVerifier {
@@ -61,10 +66,12 @@ impl PeerVerifier {
         role: PeerRole,
         validation: &Validation,
         algorithms: WebPkiSupportedAlgorithms,
+        schemes: Option<Arc<[SignatureScheme]>>,
     ) -> Result<Self, TlsError> {
         let Validation {
-            trusted_ca_pem: _,
-            system_roots: _,
+            trusted_ca_pem,
+            system_roots,
+            spiffe,
             spki_pins,
             certificate_hashes,
             subject_alt_names,
@@ -77,9 +84,25 @@ impl PeerVerifier {
             files: _,
         } = validation;
         validation.complete().map_err(TlsError::Validation)?;
+        let (roots, domains) = match spiffe {
+            None => (roots(validation)?, None),
+            Some(trust) => {
+                if !trusted_ca_pem.is_empty() || *system_roots {
+                    tracing::warn!("trusted_ca has no part where the SPIFFE validator decides");
+                }
+                (None, Some(trust::domains(trust, validation)?))
+            }
+        };
+        let mut hints = Vec::new();
+        if role == PeerRole::Client && !suppress_client_ca_list {
+            let all = roots.iter().chain(domains.iter().flat_map(HashMap::values));
+            hints = all.flat_map(|roots| roots.subjects.iter().cloned()).collect();
+        }
         Ok(Self {
             role,
-            roots: roots(validation)?,
+            roots,
+            domains,
+            hints,
             revocation_lists: revocation_lists(validation)?,
             only_verify_leaf_crl: *only_verify_leaf_crl,
             subject_alt_names: subject_alt_names.clone(),
@@ -88,14 +111,14 @@ impl PeerVerifier {
             allow_expired: *allow_expired,
             accept_untrusted: *accept_untrusted,
             max_verify_depth: *max_verify_depth,
-            give_hints: !suppress_client_ca_list,
             algorithms,
+            schemes,
         })
     }
 
     /// Whether chains are verified against trusted certificates.
     pub(super) fn has_roots(&self) -> bool {
-        self.roots.is_some()
+        self.roots.is_some() || self.domains.is_some()
     }
 
     /// Whether names or pins are checked; a client then has to show a certificate.
@@ -109,7 +132,7 @@ impl PeerVerifier {
 
     /// Names of the trusted certificates, for the request to clients.
     pub(super) fn hints(&self) -> &[DistinguishedName] {
-        self.roots.as_deref().filter(|_| self.give_hints).map_or(&[], |roots| &roots.subjects)
+        &self.hints
     }
 
     /// Whether the chain leads to a trusted certificate, looked up once more because a handshake that accepts
@@ -142,7 +165,11 @@ impl PeerVerifier {
         server_name: Option<&str>,
         now: UnixTime,
     ) -> Result<(), CertificateError> {
-        if let Some(roots) = &self.roots {
+        let roots = match &self.domains {
+            Some(domains) => Some(roots_of_peer(domains, leaf)?),
+            None => self.roots.as_ref(),
+        };
+        if let Some(roots) = roots {
             self.verify_chain(roots, leaf, intermediates, now).map_err(chain_failure)?;
         }
         if server_name.is_some() || !self.subject_alt_names.is_empty() {
@@ -155,7 +182,10 @@ impl PeerVerifier {
     }
 
     fn verify_names(&self, leaf: &CertificateDer<'_>, server_name: Option<&str>) -> Result<(), CertificateError> {
-        let names = Parsed::read(leaf).map_err(|reason| failure(VerifyFailure::Chain(reason)))?.names;
+        let mut names = Parsed::read(leaf).map_err(|reason| failure(VerifyFailure::Chain(reason)))?.names;
+        if self.domains.is_some() && server_name.is_none() {
+            names.retain(|name| matches!(name, SubjectAltName::Uri(_)));
+        }
         // Asking for the server name takes the place of the matchers (`auto_sni_san_validation`).
         match server_name {
             Some(expected) if san::is_for_server(expected, &names) => Ok(()),
@@ -267,6 +297,15 @@ impl PeerVerifier {
         Some(builder.with_depth(depth).with_expiration_policy(expiration).build())
     }
 
+    /// What the peer may sign the handshake with, the best first.
+    fn verify_schemes(&self) -> Vec<SignatureScheme> {
+        let known = self.algorithms.supported_schemes();
+        match &self.schemes {
+            None => known,
+            Some(schemes) => schemes.iter().copied().filter(|scheme| known.contains(scheme)).collect(),
+        }
+    }
+
     /// Checks that the peer holds the key. Works on the bare key, because peers that are not verified may send
     /// certificates that webpki would not take (version 1, say).
     fn verify_signature(
@@ -277,6 +316,9 @@ impl PeerVerifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let unoffered = || rustls::Error::from(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme);
+        if self.schemes.as_ref().is_some_and(|schemes| !schemes.contains(&signed.scheme)) {
+            return Err(unoffered());
+        }
         let candidates = self.algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
         let (_, candidates) = candidates.ok_or_else(unoffered)?;
         // A scheme fixes the curve in TLS 1.3 only (RFC 8446, 4.2.3), and leaves PKCS#1 to certificates.
@@ -308,10 +350,36 @@ impl fmt::Debug for PeerVerifier {
         f.debug_struct("PeerVerifier")
             .field("role", &self.role)
             .field("roots", &self.roots.as_deref().map(|roots| roots.anchors.len()))
+            .field("trust_domains", &self.domains.as_ref().map(|domains| domains.keys().collect::<Vec<_>>()))
             .field("subject_alt_names", &self.subject_alt_names)
             .field("accept_untrusted", &self.accept_untrusted)
             .finish_non_exhaustive()
     }
+}
+
+/// The roots of the trust domain that a certificate is of (X509-SVID, 5).
+fn roots_of_peer<'a>(
+    domains: &'a HashMap<Arc<str>, Arc<Roots>>,
+    leaf: &CertificateDer<'_>,
+) -> Result<&'a Arc<Roots>, CertificateError> {
+    let refuse = |reason: String| failure(VerifyFailure::Chain(reason));
+    let parsed = Parsed::read(leaf).map_err(refuse)?;
+    if parsed.is_authority() {
+        return Err(refuse("certificate of an authority where a SPIFFE ID of a workload should be".to_owned()));
+    }
+    let mut uris = parsed.uris();
+    let (Some(uri), None) = (uris.next(), uris.next()) else {
+        return Err(refuse(format!("a SPIFFE ID is one URI, the certificate has {}", san::list(&parsed.names))));
+    };
+    let Some(domain) = trust_domain(uri) else { return Err(refuse(format!("{uri:?} is not a SPIFFE ID"))) };
+    domains.get(domain).ok_or_else(|| refuse(format!("no trust bundle for the trust domain {domain:?} of the peer")))
+}
+
+/// The trust domain in a SPIFFE ID.
+fn trust_domain(uri: &str) -> Option<&str> {
+    let rest = uri.strip_prefix("spiffe://")?;
+    let domain = rest.split('/').next().unwrap_or(rest);
+    (!domain.is_empty()).then_some(domain)
 }
 
 /// More than the bounds of a chain as long as webpki follows.
@@ -440,7 +508,7 @@ impl ClientCertVerifier for ClientVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.peer.algorithms.supported_schemes()
+        self.peer.verify_schemes()
     }
 }
 
@@ -499,13 +567,22 @@ impl ServerCertVerifier for ServerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.peer.algorithms.supported_schemes()
+        self.peer.verify_schemes()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trust_domains_of_spiffe_ids() {
+        assert_eq!(trust_domain("spiffe://a.org/ns/x"), Some("a.org"));
+        assert_eq!(trust_domain("spiffe://a.org"), Some("a.org"));
+        for other in ["spiffe:///x", "spiffe://", "https://a.org", "SPIFFE://a.org"] {
+            assert_eq!(trust_domain(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn pins_in_their_usual_forms() {

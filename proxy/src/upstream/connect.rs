@@ -30,7 +30,7 @@ use super::stats::{ClusterStats, EndedBy};
 use crate::graph::ClusterShared;
 use crate::istio;
 use crate::stream::ConnectionInfo;
-use crate::tls::HandshakeFailure;
+use crate::tls::{Ends, HandshakeFailure, Peer};
 use crate::trace::Opening;
 use crate::worker::Worker;
 use crate::worker::socket::{Io, Socket, SocketKind};
@@ -302,9 +302,14 @@ async fn secure(
     let config = node.config.transports().nth(host.transport).and_then(UpstreamTransport::tls);
     let auto = config.is_some_and(|config| config.auto_host_sni && !host.hostname.is_empty());
     let sni = if auto { Some(&*host.hostname) } else { means.sni };
-    match tls.connect_to(socket, sni, means.certificate_name, means.alpn).await {
+    let ends = Ends { local: socket.local_address().map(|address| address.ip()), remote: host.address.ip() };
+    let peer = Peer { server_name: sni, certificate_name: means.certificate_name, ends };
+    match tls.connect_to(socket, peer, means.alpn).await {
         Ok((stream, info)) => {
             stats.ssl_handshake.increment();
+            if info.resumed {
+                stats.ssl_session_reused.increment();
+            }
             Ok(Connected { io: Io::TlsClient(Box::new(stream)), alpn: info.alpn })
         }
         Err(error) => {

@@ -17,6 +17,7 @@ scope! {
         ssl_fail_verify_error: UsedCounter = "ssl.fail_verify_error",
         ssl_fail_verify_san: UsedCounter = "ssl.fail_verify_san",
         ssl_handshake: UsedCounter = "ssl.handshake",
+        ssl_session_reused: UsedCounter = "ssl.session_reused",
         upstream_cx_active: Gauge,
         upstream_cx_close_notify: Counter,
         upstream_cx_connect_attempts_exceeded: Counter,

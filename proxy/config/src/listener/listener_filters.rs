@@ -12,7 +12,7 @@ use outrigger_api::pb::envoy::extensions::filters::listener::{
 use outrigger_api::pb::envoy::r#type::v3::Int32Range;
 use outrigger_api::pb::google::protobuf::Any;
 
-use super::{ListenerFilter, ListenerFilterKind, ListenerFilterPredicate, ProxyProtocol};
+use super::{ListenerFilter, ListenerFilterKind, ListenerFilterPredicate, ProxyProtocol, TlsInspector};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
@@ -80,15 +80,19 @@ fn kind(at: &FieldPath<'_>, wire: &Any) -> Parsed<ListenerFilterKind> {
 fn tls_inspector(at: &FieldPath<'_>, wire: tls_inspector::TlsInspector) -> Parsed<ListenerFilterKind> {
     wire::number_within(&at.field("initial_read_buffer_size"), wire.initial_read_buffer_size, 256..=65_536)?;
     decide!(wire, at, tls_inspector::TlsInspector as "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" {
-        implemented: max_client_hello_size;
-        no_effect: initial_read_buffer_size = "the first read has a size of its own",
-            enable_ja3_fingerprinting = "no operator prints the fingerprint",
-            enable_ja4_fingerprinting = "no operator prints the fingerprint";
-        unsupported: close_connection_on_client_hello_parsing_errors;
+        implemented: max_client_hello_size, enable_ja3_fingerprinting, enable_ja4_fingerprinting,
+            close_connection_on_client_hello_parsing_errors;
+        no_effect: initial_read_buffer_size = "the first read has a size of its own";
+        unsupported: ;
     });
     let size = at.field("max_client_hello_size");
     let size = wire::number_within(&size, max_client_hello_size, 256..=MAX_CLIENT_HELLO_BYTES)?;
-    Ok(ListenerFilterKind::TlsInspector { max_client_hello_bytes: size.unwrap_or(MAX_CLIENT_HELLO_BYTES) })
+    Ok(ListenerFilterKind::TlsInspector(TlsInspector {
+        max_client_hello_bytes: size.unwrap_or(MAX_CLIENT_HELLO_BYTES),
+        ja3: enable_ja3_fingerprinting.is_some_and(|flag| flag.value),
+        ja4: enable_ja4_fingerprinting.is_some_and(|flag| flag.value),
+        close_on_errors: close_connection_on_client_hello_parsing_errors,
+    }))
 }
 
 fn proxy_protocol(at: &FieldPath<'_>, wire: proxy_protocol::ProxyProtocol) -> Parsed<ProxyProtocol> {

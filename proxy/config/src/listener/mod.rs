@@ -78,6 +78,9 @@ pub struct Listener {
     pub bypass_overload_manager: bool,
     /// Accepted connections are moved to the worker with the fewest.
     pub exact_balance: bool,
+    /// How long connections may go on once their certificate or trusted authorities are replaced; `None` leaves them
+    /// alone. Source: `outrigger.tls.v1.RotationOptions`.
+    pub retire_within: Option<Duration>,
 }
 
 /// One address of a listener.
@@ -174,11 +177,24 @@ pub enum ListenerFilterKind {
     /// Takes the destination from before iptables REDIRECT or TPROXY.
     OriginalDst,
     /// Finds TLS, its SNI and ALPN in the first bytes.
-    TlsInspector { max_client_hello_bytes: u32 },
+    TlsInspector(TlsInspector),
     /// Finds HTTP/1 or the HTTP/2 preface in the first bytes.
     HttpInspector,
     /// Reads a PROXY protocol header.
     ProxyProtocol(ProxyProtocol),
+}
+
+/// Source: `envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct TlsInspector {
+    /// A longer ClientHello closes the connection.
+    pub max_client_hello_bytes: u32,
+    /// The JA3 fingerprint of clients is wanted.
+    pub ja3: bool,
+    /// The JA4 fingerprint of clients is wanted.
+    pub ja4: bool,
+    /// What is no ClientHello closes the connection, rather than being for other filter chains.
+    pub close_on_errors: bool,
 }
 
 /// Source: `envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol`.

@@ -16,6 +16,7 @@ use crate::address_parse::{listen_address, socket_options as read_socket_options
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
+use crate::tls::retire_within;
 use crate::wire;
 
 impl Listener {
@@ -30,9 +31,9 @@ impl Listener {
                 listener_filters_timeout, continue_on_listener_filters_timeout, transparent, freebind, socket_options,
                 tcp_fast_open_queue_length, traffic_direction, connection_balance_config, enable_reuse_port,
                 access_log, tcp_backlog_size, max_connections_to_accept_per_socket_event, bind_to_port,
-                ignore_global_conn_limit, bypass_overload_manager, tcp_keepalive, listener_specifier;
+                ignore_global_conn_limit, bypass_overload_manager, tcp_keepalive, listener_specifier,
+                metadata;
             no_effect: stats_matcher = "all counters of a listener exist",
-                metadata = "nothing reads the metadata of a listener, METADATA(LISTENER:..) prints as absent",
                 reuse_port = "enable_reuse_port decides, and is on unless switched off";
             unsupported: fcds_config, filter_chain_matcher, per_connection_buffer_high_watermark_timeout,
                 udp_listener_config, api_listener, enable_mptcp;
@@ -90,6 +91,7 @@ impl Listener {
                 Some(wire) => exact_balance(&at.field("connection_balance_config"), wire)?,
                 None => false,
             },
+            retire_within: retire_within(context, &at.field("metadata"), metadata.as_ref())?,
         })
     }
 }

@@ -157,16 +157,31 @@ defaultFilterChain:
     assert!(disabled.matches(3306) && !disabled.matches(3307));
 }
 
+fn inspector(max_client_hello_bytes: u32) -> TlsInspector {
+    TlsInspector { max_client_hello_bytes, ja3: false, ja4: false, close_on_errors: false }
+}
+
 #[test]
 fn listener_filters_are_read() {
     let kind = |kind: &str, fields: &str| with_filter(kind, fields).unwrap().listener_filters[0].kind.clone();
     assert_eq!(
         kind("tls_inspector.v3.TlsInspector", "enable_ja3_fingerprinting: false"),
-        ListenerFilterKind::TlsInspector { max_client_hello_bytes: 16384 }
+        ListenerFilterKind::TlsInspector(inspector(16384))
     );
     assert_eq!(
         kind("tls_inspector.v3.TlsInspector", "max_client_hello_size: 300"),
-        ListenerFilterKind::TlsInspector { max_client_hello_bytes: 300 }
+        ListenerFilterKind::TlsInspector(inspector(300))
+    );
+    let all = "enable_ja3_fingerprinting: true, enable_ja4_fingerprinting: true, \
+               close_connection_on_client_hello_parsing_errors: true";
+    assert_eq!(
+        kind("tls_inspector.v3.TlsInspector", all),
+        ListenerFilterKind::TlsInspector(TlsInspector {
+            ja3: true,
+            ja4: true,
+            close_on_errors: true,
+            ..inspector(16384)
+        })
     );
     assert_eq!(kind("http_inspector.v3.HttpInspector", ""), ListenerFilterKind::HttpInspector);
     assert_eq!(
@@ -233,10 +248,6 @@ fn each_bad_listener_is_refused_by_path() {
         (
             with_filter("tls_inspector.v3.TlsInspector", "initial_read_buffer_size: 1"),
             "listener_filters[0].typed_config.initial_read_buffer_size: 1 is not within 256 to 65536",
-        ),
-        (
-            with_filter("tls_inspector.v3.TlsInspector", "close_connection_on_client_hello_parsing_errors: true"),
-            "listener_filters[0].typed_config.close_connection_on_client_hello_parsing_errors: is not supported",
         ),
         (
             with_filter("proxy_protocol.v3.ProxyProtocol", "disallowed_versions: [V1, V2]"),
@@ -449,4 +460,18 @@ proptest! {
             let _ = Listener::parse(&Context::new(&NoEnvironment), wire);
         }
     }
+}
+
+#[test]
+fn connections_are_retired_after_a_rotation_if_wanted() {
+    let within = |fields: &str| {
+        with(&format!("metadata: {{filter_metadata: {{outrigger.tls: {{{fields}}}}}}}")).map(|got| got.retire_within)
+    };
+    assert_eq!(within("retire_within: 60s").unwrap(), Some(Duration::from_secs(60)));
+    assert_eq!(within("").unwrap(), None);
+    let path = "metadata.filter_metadata[\"outrigger.tls\"]";
+    assert!(
+        within("retire_within: 0s").unwrap_err().ends_with(&format!("{path}.retire_within: 0s must be above zero"))
+    );
+    assert!(within("retire: 1s").unwrap_err().contains(path));
 }

@@ -174,7 +174,7 @@ fn every_principal_is_read() {
     };
     assert_eq!(mtls(", any_validated_client_certificate: true").unwrap(), Principal::MtlsAuthenticated(None));
     let got = mtls(", san_matcher: {san_type: URI, matcher: {exact: u}}").unwrap();
-    let expected = crate::tls::SanMatcher { kind: Some(SanKind::Uri), matcher: exact("u") };
+    let expected = crate::tls::SanMatcher { kind: Some(SanKind::Uri), oid: None, matcher: exact("u") };
     assert_eq!(got, Principal::MtlsAuthenticated(Some(expected)));
     assert!(refused(mtls("")).ends_with("typed_config: needs san_matcher or any_validated_client_certificate"));
     let Principal::FilterState(got) =

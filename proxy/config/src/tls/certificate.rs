@@ -20,7 +20,9 @@ impl TlsCertificate {
             unsupported: private_key_provider, tls_params;
         });
         if password.is_some() {
-            return Err(at.field("password").reject("is not supported, expected a private key without password"));
+            return Err(at
+                .field("password")
+                .reject("a passphrase is not supported, expected a private key that is not encrypted"));
         }
         if pkcs12.is_some() {
             return Err(at.field("pkcs12").reject("is not supported, expected certificate_chain and private_key"));

@@ -7,32 +7,47 @@ use std::sync::Arc;
 
 use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 
-use super::{CertificateSource, CommonTls, DownstreamTls, TlsCertificate, UpstreamTls, Validation, ValidationSource};
+use super::{
+    CertificateSource, CommonTls, DownstreamTls, KeyLog, OcspPolicy, TicketKeySource, TicketKeys, TlsCertificate,
+    UpstreamTls, Validation, ValidationSource,
+};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
 use crate::source::{ConfigSource, config_source};
+use crate::wire;
 
 impl DownstreamTls {
     pub(super) fn read(context: &Context<'_>, at: &FieldPath<'_>, wire: tls::DownstreamTlsContext) -> Parsed<Self> {
         decide!(wire, at, tls::DownstreamTlsContext
             as "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" {
             implemented: common_tls_context, require_client_certificate, require_sni, session_ticket_keys_type,
-                disable_stateful_session_resumption, prefer_client_ciphers;
+                disable_stateful_session_resumption, prefer_client_ciphers, session_timeout, ocsp_staple_policy;
             no_effect: full_scan_certs_on_sni_mismatch = "every certificate is looked at in any case";
-            unsupported: session_timeout, ocsp_staple_policy;
+            unsupported: ;
         });
         use tls::downstream_tls_context::SessionTicketKeysType;
-        let disable_stateless_resumption = match session_ticket_keys_type {
-            None => false,
-            Some(SessionTicketKeysType::DisableStatelessSessionResumption(disable)) => disable,
-            Some(SessionTicketKeysType::SessionTicketKeys(_)) => {
-                return Err(at.field("session_ticket_keys").unsupported());
+        let mut disable_stateless_resumption = false;
+        let mut ticket_keys = None;
+        match session_ticket_keys_type {
+            None => {}
+            Some(SessionTicketKeysType::DisableStatelessSessionResumption(disable)) => {
+                disable_stateless_resumption = disable;
             }
-            Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(_)) => {
-                return Err(at.field("session_ticket_keys_sds_secret_config").unsupported());
+            Some(SessionTicketKeysType::SessionTicketKeys(wire)) => {
+                let keys = TicketKeys::read(context, &at.field("session_ticket_keys"), wire)?;
+                ticket_keys = Some(TicketKeySource::Inline(Arc::new(keys)));
             }
-        };
+            Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(wire)) => {
+                let (name, source) = sds(context, &at.field("session_ticket_keys_sds_secret_config"), wire)?;
+                ticket_keys = Some(TicketKeySource::Sds { name, source });
+            }
+        }
+        let timeout_at = at.field("session_timeout");
+        let session_timeout = session_timeout.map(|wire| wire::duration(&timeout_at, wire)).transpose()?;
+        if let Some(timeout) = session_timeout.filter(|timeout| timeout.as_secs() > u32::MAX.into()) {
+            return Err(timeout_at.reject(format!("{} s is above {} s", timeout.as_secs(), u32::MAX)));
+        }
         let common_at = at.field("common_tls_context");
         let common = CommonTls::read(context, &common_at, common_tls_context.unwrap_or_default())?;
         let sds = common.certificates.iter().any(|source| matches!(source, CertificateSource::Sds { .. }));
@@ -58,7 +73,20 @@ impl DownstreamTls {
             disable_stateless_resumption,
             disable_stateful_resumption: disable_stateful_session_resumption,
             prefer_client_ciphers,
+            ticket_keys,
+            session_timeout,
+            ocsp_policy: ocsp_policy(&at.field("ocsp_staple_policy"), ocsp_staple_policy)?,
         })
+    }
+}
+
+fn ocsp_policy(at: &FieldPath<'_>, wire: i32) -> Parsed<OcspPolicy> {
+    use tls::downstream_tls_context::OcspStaplePolicy as Wire;
+    match Wire::try_from(wire) {
+        Ok(Wire::LenientStapling) => Ok(OcspPolicy::Lenient),
+        Ok(Wire::StrictStapling) => Ok(OcspPolicy::Strict),
+        Ok(Wire::MustStaple) => Ok(OcspPolicy::Must),
+        Err(_) => Err(wire::unknown_enum(at, wire)),
     }
 }
 
@@ -106,11 +134,11 @@ impl CommonTls {
     fn read(context: &Context<'_>, at: &FieldPath<'_>, wire: tls::CommonTlsContext) -> Parsed<Self> {
         decide!(wire, at, tls::CommonTlsContext as "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext" {
             implemented: tls_params, tls_certificates, tls_certificate_sds_secret_configs, validation_context_type,
-                alpn_protocols;
+                alpn_protocols, key_log;
             no_effect: ;
             unsupported: tls_certificate_provider_instance, custom_tls_certificate_selector,
                 tls_certificate_certificate_provider, tls_certificate_certificate_provider_instance,
-                custom_handshaker, key_log;
+                custom_handshaker;
         });
         let parameters = super::parameters::read(&at.field("tls_params"), tls_params.unwrap_or_default())?;
         let mut certificates = Vec::with_capacity(tls_certificates.len() + tls_certificate_sds_secret_configs.len());
@@ -128,10 +156,13 @@ impl CommonTls {
             versions: parameters.versions,
             cipher_suites: parameters.cipher_suites,
             curves: parameters.curves,
+            signature_algorithms: parameters.signature_algorithms,
+            fips_202205: parameters.fips_202205,
             left_out: parameters.left_out,
             alpn: alpn(&at.field("alpn_protocols"), alpn_protocols)?,
             certificates,
             validation: validation(context, at, validation_context_type)?,
+            key_log: key_log.map(|wire| KeyLog::read(&at.field("key_log"), wire).map(Arc::new)).transpose()?,
         })
     }
 }
@@ -345,13 +376,25 @@ common_tls_context:
             (
                 "common_tls_context: {tls_certificates: [{password: {inline_string: A}}]}".into(),
                 "common_tls_context.tls_certificates[0].password: \
-                 is not supported, expected a private key without password",
+                 a passphrase is not supported, expected a private key that is not encrypted",
             ),
             (
                 with("alpn_protocols: ['h2,,http/1.1']"),
                 "common_tls_context.alpn_protocols[0]: \"\" is not a protocol of 1 to 255 bytes",
             ),
-            (with("key_log: {path: /k}"), "common_tls_context.key_log: is not supported"),
+            (with("key_log: {}"), "common_tls_context.key_log.path: must not be empty"),
+            (
+                with("tls_certificate_provider_instance: {instance_name: a}"),
+                "common_tls_context.tls_certificate_provider_instance: is not supported",
+            ),
+            (
+                with("custom_tls_certificate_selector: {name: on-demand}"),
+                "common_tls_context.custom_tls_certificate_selector: is not supported",
+            ),
+            (
+                "common_tls_context: {tls_certificates: [{private_key_provider: {provider_name: qat}}]}".into(),
+                "common_tls_context.tls_certificates[0].private_key_provider: is not supported",
+            ),
             (
                 with("validation_context: {trusted_ca: {inline_string: ''}}"),
                 "common_tls_context.validation_context.trusted_ca: must not be empty",
@@ -388,7 +431,23 @@ common_tls_context:
             ),
             (
                 with("validation_context: {custom_validator_config: {name: envoy.tls.cert_validator.spiffe}}"),
-                "common_tls_context.validation_context.custom_validator_config: is not supported",
+                "common_tls_context.validation_context.custom_validator_config.typed_config: \
+                 is required for \"envoy.tls.cert_validator.spiffe\"",
+            ),
+            (
+                with(
+                    "validation_context: {match_typed_subject_alt_names: [{san_type: OTHER_NAME, matcher: {exact: a}}]}",
+                ),
+                "common_tls_context.validation_context.match_typed_subject_alt_names[0].oid: \
+                 is required for san_type OTHER_NAME",
+            ),
+            (
+                with(
+                    "validation_context: {match_typed_subject_alt_names: \
+                     [{san_type: OTHER_NAME, oid: x, matcher: {exact: a}}]}",
+                ),
+                "common_tls_context.validation_context.match_typed_subject_alt_names[0].oid: \
+                 \"x\" is not an object identifier such as \"1.3.6.1\"",
             ),
             (
                 with("combined_validation_context: {default_validation_context: {}}"),
@@ -396,13 +455,89 @@ common_tls_context:
             ),
             (
                 format!("{}\nsession_ticket_keys: {{keys: [{{inline_string: a}}]}}", with("")),
-                "session_ticket_keys: is not supported",
+                "session_ticket_keys.keys[0]: has 1 bytes, expected 80",
             ),
-            (format!("{}\nocsp_staple_policy: MUST_STAPLE", with("")), "ocsp_staple_policy: is not supported"),
+            (format!("{}\nsession_ticket_keys: {{}}", with("")), "session_ticket_keys.keys: must not be empty"),
+            (
+                format!("{}\nsession_timeout: 4294967296s", with("")),
+                "session_timeout: 4294967296 s is above 4294967295 s",
+            ),
+            (format!("{}\nocsp_staple_policy: 7", with("")), "ocsp_staple_policy: 7 is not a known value"),
         ];
         for (yaml, expected) in cases {
             let expected = if expected.ends_with(": ") { format!("{expected}{required}") } else { expected.to_owned() };
             assert_eq!(downstream(&yaml).unwrap_err(), format!("tls \"t\": {expected}"), "{yaml}");
+        }
+    }
+
+    #[test]
+    fn sessions_staples_and_key_logs() {
+        let key = |letter: &str| format!("{{inline_string: '{}'}}", letter.repeat(80));
+        let tls = downstream(&format!(
+            "
+common_tls_context:
+  tls_certificates: [{CERTIFICATE}]
+  key_log:
+    path: /keys
+    remote_address_range: [{{address_prefix: 10.0.0.0, prefix_len: 8}}]
+session_ticket_keys: {{keys: [{}, {}]}}
+session_timeout: 3600.5s
+ocsp_staple_policy: STRICT_STAPLING
+",
+            key("a"),
+            key("b")
+        ))
+        .unwrap();
+        let Some(TicketKeySource::Inline(keys)) = &tls.ticket_keys else { panic!() };
+        assert_eq!(keys.keys, [[b'a'; 80], [b'b'; 80]]);
+        assert_eq!(format!("{keys:?}"), "TicketKeys { count: 2, files: [], .. }");
+        assert_eq!(tls.session_timeout.unwrap().as_secs(), 3600);
+        assert_eq!(tls.ocsp_policy, OcspPolicy::Strict);
+        let log = tls.common.key_log.unwrap();
+        assert_eq!((log.path.to_str(), log.local.len(), log.remote.len()), (Some("/keys"), 0, 1));
+        let sds = format!(
+            "common_tls_context: {{tls_certificates: [{CERTIFICATE}]}}\n\
+             session_ticket_keys_sds_secret_config: {{name: tickets}}"
+        );
+        let Some(TicketKeySource::Sds { name, source: None }) = downstream(&sds).unwrap().ticket_keys else { panic!() };
+        assert_eq!(&*name, "tickets");
+    }
+
+    #[test]
+    fn spiffe_trust_domains() {
+        let with = |config: &str| {
+            downstream(&format!(
+                "common_tls_context: {{tls_certificates: [{CERTIFICATE}], validation_context: {{\
+                 match_typed_subject_alt_names: [{{san_type: URI, matcher: {{prefix: 'spiffe://a.org/'}}}}], \
+                 custom_validator_config: {{name: envoy.tls.cert_validator.spiffe, typed_config: {{'@type': \
+                 type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig, \
+                 {config}}}}}}}}}\nrequire_client_certificate: true"
+            ))
+        };
+        let tls = with("trust_domains: [{name: a.org, trust_bundle: {inline_string: PEM}}]").unwrap();
+        let ValidationSource::Inline(validation) = &tls.common.validation else { panic!() };
+        assert_eq!(&*validation.spiffe.as_ref().unwrap().domains[0].name, "a.org");
+        let cases = [
+            ("", "trust_domains: must not be empty"),
+            ("trust_domains: [{name: a.org}]", "trust_domains[0].trust_bundle: is required"),
+            (
+                "trust_domains: [{name: 'spiffe://a', trust_bundle: {inline_string: A}}]",
+                "trust_domains[0].name: \"spiffe://a\" must be the name of a trust domain alone, \
+                 such as \"example.org\"",
+            ),
+            (
+                "trust_domains: [{name: a, trust_bundle: {inline_string: A}}, {name: a, trust_bundle: {inline_string: A}}]",
+                "trust_domains[1].name: \"a\" stands in the list before",
+            ),
+            (
+                "trust_domains: [{name: a, workload_trust_domain: b, trust_bundle: {inline_string: A}}]",
+                "trust_domains[0].workload_trust_domain: is not supported",
+            ),
+            ("trust_bundles: {inline_string: '{\"trust_domains\": {}}'}", "trust_bundles: has no trust domain"),
+        ];
+        for (config, expected) in cases {
+            let prefix = "common_tls_context.validation_context.custom_validator_config.typed_config";
+            assert_eq!(with(config).unwrap_err(), format!("tls \"t\": {prefix}.{expected}"), "{config}");
         }
     }
 

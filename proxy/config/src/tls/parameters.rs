@@ -4,7 +4,7 @@
 
 use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 
-use super::{CURVES, TlsVersions};
+use super::{CURVES, SIGNATURE_ALGORITHMS, TlsVersions};
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
@@ -14,21 +14,71 @@ pub(super) struct Parameters {
     pub versions: TlsVersions,
     pub cipher_suites: Vec<&'static str>,
     pub curves: Vec<&'static str>,
+    pub signature_algorithms: Vec<&'static str>,
+    pub fips_202205: bool,
     pub left_out: Vec<String>,
 }
 
 /// Reads what may be negotiated.
 pub(super) fn read(at: &FieldPath<'_>, wire: tls::TlsParameters) -> Parsed<Parameters> {
     decide!(wire, at, tls::TlsParameters as "envoy.extensions.transport_sockets.tls.v3.TlsParameters" {
-        implemented: tls_minimum_protocol_version, tls_maximum_protocol_version, cipher_suites, ecdh_curves;
+        implemented: tls_minimum_protocol_version, tls_maximum_protocol_version, cipher_suites, ecdh_curves,
+            signature_algorithms, compliance_policies;
         no_effect: ;
-        unsupported: signature_algorithms, compliance_policies;
+        unsupported: ;
     });
     let versions = versions(at, tls_minimum_protocol_version, tls_maximum_protocol_version)?;
     let mut left_out = Vec::new();
-    let cipher_suites = ciphers(&at.field("cipher_suites"), &cipher_suites, versions, &mut left_out)?;
-    let curves = curves(&at.field("ecdh_curves"), &ecdh_curves, &mut left_out)?;
-    Ok(Parameters { versions, cipher_suites, curves, left_out })
+    let mut read = Parameters {
+        versions,
+        cipher_suites: ciphers(&at.field("cipher_suites"), &cipher_suites, versions, &mut left_out)?,
+        curves: curves(&at.field("ecdh_curves"), &ecdh_curves, &mut left_out)?,
+        signature_algorithms: signatures(&at.field("signature_algorithms"), &signature_algorithms, &mut left_out)?,
+        fips_202205: false,
+        left_out,
+    };
+    let list = at.field("compliance_policies");
+    if compliance_policies.len() > 1 {
+        return Err(list.reject(format!("{} policies, expected up to one", compliance_policies.len())));
+    }
+    if let Some(policy) = compliance_policies.first() {
+        let at = list.item(0);
+        use tls::tls_parameters::CompliancePolicy as Policy;
+        match Policy::try_from(*policy) {
+            Ok(Policy::Fips202205) => read.keep_to_fips(&at)?,
+            Ok(other @ (Policy::Cnsa2202603 | Policy::Cnsa1202603)) => {
+                return Err(at.reject(format!("{} is not supported, expected FIPS_202205", other.as_str_name())));
+            }
+            Err(_) => return Err(wire::unknown_enum(&at, *policy)),
+        }
+    }
+    Ok(read)
+}
+
+impl Parameters {
+    /// What the other lists ask for beyond the policy is left out of them, and what they do not name is the policy's.
+    fn keep_to_fips(&mut self, at: &FieldPath<'_>) -> Parsed<()> {
+        fn keep(list: &mut Vec<&'static str>, allowed: &[&'static str], left_out: &mut Vec<String>) -> bool {
+            if list.is_empty() {
+                list.extend(allowed);
+                return true;
+            }
+            left_out.extend(list.iter().filter(|name| !allowed.contains(name)).map(|name| (*name).to_owned()));
+            list.retain(|name| allowed.contains(name));
+            !list.is_empty()
+        }
+        let suites = SUITES.map(|(iana, _)| iana);
+        let suites: Vec<_> = suites.into_iter().filter(|iana| iana.contains("_GCM_")).collect();
+        let left_out = &mut self.left_out;
+        let complete = keep(&mut self.cipher_suites, &suites, left_out)
+            & keep(&mut self.curves, &FIPS_CURVES, left_out)
+            & keep(&mut self.signature_algorithms, &FIPS_SIGNATURES, left_out);
+        if !complete {
+            return Err(at.reject("FIPS_202205 allows none of the cipher_suites, ecdh_curves or signature_algorithms"));
+        }
+        self.fips_202205 = true;
+        Ok(())
+    }
 }
 
 fn versions(at: &FieldPath<'_>, minimum: i32, maximum: i32) -> Parsed<TlsVersions> {
@@ -106,6 +156,43 @@ fn curves(at: &FieldPath<'_>, names: &[String], left_out: &mut Vec<String>) -> P
     }
     Ok(curves)
 }
+
+fn signatures(at: &FieldPath<'_>, names: &[String], left_out: &mut Vec<String>) -> Parsed<Vec<&'static str>> {
+    let mut algorithms = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        if let Some(known) = SIGNATURE_ALGORITHMS.iter().find(|known| *known == name) {
+            if !algorithms.contains(known) {
+                algorithms.push(*known);
+            }
+        } else if ABSENT_SIGNATURES.contains(&name.as_str()) {
+            left_out.push(name.clone());
+        } else {
+            return Err(at.item(index).reject(format!("{name:?} is not a known signature algorithm")));
+        }
+    }
+    if algorithms.is_empty() && !names.is_empty() {
+        return Err(at.reject(format!(
+            "{names:?} has no supported signature algorithm, expected some of {SIGNATURE_ALGORITHMS:?}"
+        )));
+    }
+    Ok(algorithms)
+}
+
+/// SHA-1, which nobody should trust.
+const ABSENT_SIGNATURES: [&str; 2] = ["rsa_pkcs1_sha1", "ecdsa_sha1"];
+
+/// The policy's groups and signature algorithms (NIST SP 800-52 revision 2, as BoringSSL reads it).
+const FIPS_CURVES: [&str; 2] = ["P-256", "P-384"];
+const FIPS_SIGNATURES: [&str; 8] = [
+    "rsa_pkcs1_sha256",
+    "rsa_pkcs1_sha384",
+    "rsa_pkcs1_sha512",
+    "ecdsa_secp256r1_sha256",
+    "ecdsa_secp384r1_sha384",
+    "rsa_pss_rsae_sha256",
+    "rsa_pss_rsae_sha384",
+    "rsa_pss_rsae_sha512",
+];
 
 /// Names by IANA and by OpenSSL.
 const SUITES: [(&str, &str); 6] = [
@@ -215,8 +302,25 @@ mod tests {
     }
 
     #[test]
+    fn a_compliance_policy_has_the_last_word() {
+        let read = with(|wire| wire.compliance_policies = vec![0]).unwrap();
+        assert!(read.fips_202205 && read.cipher_suites.len() == 4);
+        assert_eq!(read.curves, ["P-256", "P-384"]);
+        let read = with(|wire| {
+            wire.compliance_policies = vec![0];
+            wire.cipher_suites = names(&["ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-GCM-SHA256"]);
+            wire.ecdh_curves = names(&["X25519", "P-384"]);
+            wire.signature_algorithms = names(&["ed25519", "ecdsa_secp384r1_sha384", "ecdsa_sha1"]);
+        })
+        .unwrap();
+        assert_eq!(read.cipher_suites, ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"]);
+        assert_eq!((read.curves, read.signature_algorithms), (vec!["P-384"], vec!["ecdsa_secp384r1_sha384"]));
+        assert_eq!(read.left_out, ["ecdsa_sha1", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", "X25519", "ed25519"]);
+    }
+
+    #[test]
     fn parameters_that_are_refused() {
-        let cases: [(Change, &str); 7] = [
+        let cases: [(Change, &str); 10] = [
             (
                 |wire| wire.tls_maximum_protocol_version = 2,
                 ".tls_maximum_protocol_version: TLSv1_1 is not supported, expected TLSv1_2 or TLSv1_3",
@@ -236,7 +340,20 @@ mod tests {
                 ".ecdh_curves: [\"P-521\"] has no supported curve, \
                  expected some of [\"X25519MLKEM768\", \"X25519\", \"P-256\", \"P-384\"]",
             ),
-            (|wire| wire.compliance_policies = vec![0], ".compliance_policies: is not supported"),
+            (|wire| wire.compliance_policies = vec![9], ".compliance_policies[0]: 9 is not a known value"),
+            (|wire| wire.compliance_policies = vec![0, 0], ".compliance_policies: 2 policies, expected up to one"),
+            (
+                |wire| {
+                    wire.compliance_policies = vec![0];
+                    wire.ecdh_curves = names(&["X25519"]);
+                },
+                ".compliance_policies[0]: \
+                 FIPS_202205 allows none of the cipher_suites, ecdh_curves or signature_algorithms",
+            ),
+            (
+                |wire| wire.signature_algorithms = names(&["rsa"]),
+                ".signature_algorithms[0]: \"rsa\" is not a known signature algorithm",
+            ),
         ];
         for (change, expected) in cases {
             assert_eq!(with(change).err().unwrap(), format!("cluster \"billing\": tls_params{expected}"));

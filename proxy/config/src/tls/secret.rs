@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 
-use super::{Secret, SecretKind, TlsCertificate, Validation};
+use super::{Secret, SecretKind, TicketKeys, TlsCertificate, Validation};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
@@ -33,9 +33,12 @@ impl Secret {
                 let validation = Validation::read(context, &at.field("validation_context"), wire)?;
                 SecretKind::Validation(Arc::new(validation))
             }
-            Some(tls::secret::Type::SessionTicketKeys(_)) => return Err(at.field("session_ticket_keys").unsupported()),
+            Some(tls::secret::Type::SessionTicketKeys(wire)) => {
+                let keys = TicketKeys::read(context, &at.field("session_ticket_keys"), wire)?;
+                SecretKind::TicketKeys(Arc::new(keys))
+            }
             Some(tls::secret::Type::GenericSecret(_)) => return Err(at.field("generic_secret").unsupported()),
-            None => return Err(at.reject("needs one of tls_certificate, validation_context")),
+            None => return Err(at.reject("needs one of tls_certificate, validation_context, session_ticket_keys")),
         };
         Ok(Secret { name: Arc::from(name), kind })
     }

@@ -2,10 +2,12 @@
 //!
 //! Owns which combinations would check less than they seem to. Never verifies a certificate.
 
+use std::sync::Arc;
+
 use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use outrigger_api::pb::envoy::r#type::matcher::v3 as matcher;
 
-use super::{SanKind, SanMatcher, Validation};
+use super::{SanKind, SanMatcher, Validation, spiffe};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
@@ -22,9 +24,9 @@ impl Validation {
             implemented: trusted_ca, system_root_certs, verify_certificate_spki, verify_certificate_hash,
                 match_typed_subject_alt_names, match_subject_alt_names, require_signed_certificate_timestamp, crl,
                 allow_expired_certificate, trust_chain_verification, only_verify_leaf_cert_crl, max_verify_depth,
-                suppress_client_ca_list;
+                suppress_client_ca_list, custom_validator_config;
             no_effect: watched_directory = "each file is watched, and every link on the way to it";
-            unsupported: ca_certificate_provider_instance, custom_validator_config;
+            unsupported: ca_certificate_provider_instance;
         });
         if require_signed_certificate_timestamp.is_some_and(|flag| flag.value) {
             return Err(at.field("require_signed_certificate_timestamp").unsupported());
@@ -39,6 +41,9 @@ impl Validation {
         };
         let trusted_ca_pem = bytes("trusted_ca", trusted_ca)?;
         let crl_pem = bytes("crl", crl)?;
+        let spiffe = custom_validator_config
+            .map(|wire| spiffe::read(context, &at.field("custom_validator_config"), wire, &mut files).map(Arc::new))
+            .transpose()?;
         let max_verify_depth = max_verify_depth.map(|depth| depth.value);
         if let Some(depth) = max_verify_depth.filter(|depth| *depth > 100) {
             return Err(at.field("max_verify_depth").reject(format!("{depth} is above 100")));
@@ -52,6 +57,7 @@ impl Validation {
             spki_pins: pins(&at.field("verify_certificate_spki"), verify_certificate_spki)?,
             certificate_hashes: hashes(&at.field("verify_certificate_hash"), &verify_certificate_hash)?,
             subject_alt_names: names(at, match_typed_subject_alt_names, match_subject_alt_names)?,
+            spiffe,
             crl_pem,
             only_verify_leaf_crl: only_verify_leaf_cert_crl,
             allow_expired: allow_expired_certificate,
@@ -99,6 +105,7 @@ impl Validation {
             spki_pins: append(&self.spki_pins, &discovered.spki_pins),
             certificate_hashes: append(&self.certificate_hashes, &discovered.certificate_hashes),
             subject_alt_names: append(&self.subject_alt_names, &discovered.subject_alt_names),
+            spiffe: discovered.spiffe.clone().or_else(|| self.spiffe.clone()),
             crl_pem: prefer(&self.crl_pem, &discovered.crl_pem),
             only_verify_leaf_crl: self.only_verify_leaf_crl || discovered.only_verify_leaf_crl,
             allow_expired: self.allow_expired || discovered.allow_expired,
@@ -110,7 +117,7 @@ impl Validation {
     }
 
     fn has_roots(&self) -> bool {
-        self.system_roots || !self.trusted_ca_pem.is_empty()
+        self.system_roots || !self.trusted_ca_pem.is_empty() || self.spiffe.is_some()
     }
 }
 
@@ -150,7 +157,7 @@ fn names(
     if typed.is_empty() {
         let list = at.field("match_subject_alt_names");
         for (index, wire) in untyped.into_iter().enumerate() {
-            names.push(SanMatcher { kind: None, matcher: wire::string_matcher(&list.item(index), wire)? });
+            names.push(SanMatcher { kind: None, oid: None, matcher: wire::string_matcher(&list.item(index), wire)? });
         }
         return Ok(names);
     }
@@ -165,9 +172,9 @@ fn names(
 pub(crate) fn typed_name(at: &FieldPath<'_>, wire: tls::SubjectAltNameMatcher) -> Parsed<SanMatcher> {
     decide!(wire, at, tls::SubjectAltNameMatcher
         as "envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher" {
-        implemented: san_type, matcher;
+        implemented: san_type, matcher, oid;
         no_effect: ;
-        unsupported: oid;
+        unsupported: ;
     });
     use tls::subject_alt_name_matcher::SanType;
     let kind = match SanType::try_from(san_type) {
@@ -175,10 +182,20 @@ pub(crate) fn typed_name(at: &FieldPath<'_>, wire: tls::SubjectAltNameMatcher) -
         Ok(SanType::Dns) => SanKind::Dns,
         Ok(SanType::Uri) => SanKind::Uri,
         Ok(SanType::IpAddress) => SanKind::IpAddress,
-        Ok(SanType::OtherName) => return Err(at.field("san_type").reject("OTHER_NAME is not supported")),
+        Ok(SanType::OtherName) => SanKind::OtherName,
         Ok(SanType::Unspecified) => return Err(at.field("san_type").reject("is required")),
         Err(_) => return Err(wire::unknown_enum(&at.field("san_type"), san_type)),
     };
     let Some(matcher) = matcher else { return Err(at.field("matcher").reject("is required")) };
-    Ok(SanMatcher { kind: Some(kind), matcher: wire::string_matcher(&at.field("matcher"), matcher)? })
+    let at_oid = at.field("oid");
+    let oid = match (kind, oid.as_str()) {
+        (SanKind::OtherName, "") => return Err(at_oid.reject("is required for san_type OTHER_NAME")),
+        (SanKind::OtherName, text) => match x509_cert::der::oid::ObjectIdentifier::new(text) {
+            Ok(oid) => Some(Arc::from(oid.to_string())),
+            Err(_) => return Err(at_oid.reject(format!("{text:?} is not an object identifier such as \"1.3.6.1\""))),
+        },
+        // As the API says, it is not looked at for other kinds.
+        _ => None,
+    };
+    Ok(SanMatcher { kind: Some(kind), oid, matcher: wire::string_matcher(&at.field("matcher"), matcher)? })
 }

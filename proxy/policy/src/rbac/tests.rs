@@ -229,8 +229,9 @@ fn principals() {
     let anonymous = Sample { tls: true, ..Sample::default() };
     let unverified = Sample { verified: false, ..Sample::mutual_tls() };
     let named = |matcher| Principal::Authenticated(Some(matcher));
-    let mutual =
-        |kind, value| Principal::MtlsAuthenticated(Some(SanMatcher { kind: Some(kind), matcher: exact(value) }));
+    let mutual = |kind, value| {
+        Principal::MtlsAuthenticated(Some(SanMatcher { kind: Some(kind), oid: None, matcher: exact(value) }))
+    };
     let not = |one| Principal::Not(Box::new(one));
     let state = |key: &str, value: &str| {
         Principal::FilterState(FilterStateMatcher { key: key.into(), value: FilterStateValue::String(exact(value)) })

@@ -15,6 +15,8 @@ pub struct ClientHello {
     /// ALPN offers, in order. Values that are not UTF-8 (reserved ones that clients put in to keep servers honest)
     /// contain replacement characters, and so match nothing.
     pub alpn: Vec<String>,
+    /// It asks for an OCSP response (RFC 6066, 8).
+    pub asks_for_ocsp: bool,
 }
 
 /// Source: `TlsInspector.max_client_hello_size`.
@@ -30,6 +32,14 @@ pub fn parse(bytes: &[u8], max_bytes: usize) -> Parse<ClientHello> {
         Parse::Partial => Parse::Partial,
         Parse::NotThis => Parse::NotThis,
         Parse::Invalid(reason) => Parse::Invalid(reason),
+    }
+}
+
+/// The body of a ClientHello that [`parse`] has read; `None` if there is none.
+pub fn body(bytes: &[u8], max_bytes: usize) -> Option<Cow<'_, [u8]>> {
+    match message(&bytes[..bytes.len().min(max_bytes)], max_bytes) {
+        Parse::Complete(body) => Some(body),
+        Parse::Partial | Parse::NotThis | Parse::Invalid(_) => None,
     }
 }
 
@@ -121,6 +131,7 @@ fn read_body(body: &[u8]) -> Option<ClientHello> {
             SERVER_NAME if !std::mem::replace(&mut has_name, true) => hello.server_name = read_server_name(content)?,
             ALPN if !std::mem::replace(&mut has_alpn, true) => hello.alpn = read_alpn(content)?,
             SERVER_NAME | ALPN => return None,
+            STATUS_REQUEST => hello.asks_for_ocsp = content.0.first() == Some(&OCSP),
             _ => {}
         }
     }
@@ -156,14 +167,17 @@ fn read_alpn(mut content: Reader<'_>) -> Option<Vec<String>> {
     (!protocols.is_empty() && content.0.is_empty()).then_some(protocols)
 }
 
-const SERVER_NAME: u16 = 0;
-const ALPN: u16 = 16;
+pub(super) const SERVER_NAME: u16 = 0;
+const STATUS_REQUEST: u16 = 5;
+/// The one kind of certificate status.
+const OCSP: u8 = 1;
+pub(super) const ALPN: u16 = 16;
 
 /// Takes bytes from the front, or nothing when they do not suffice.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(taken)
@@ -173,18 +187,18 @@ impl<'a> Reader<'a> {
         self.take(1).map(|bytes| bytes[0])
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(super) fn u16(&mut self) -> Option<u16> {
         self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
     /// Bytes behind a length of one byte.
-    fn list8(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn list8(&mut self) -> Option<&'a [u8]> {
         let length = self.u8()?;
         self.take(length.into())
     }
 
     /// Bytes behind a length of two bytes.
-    fn list16(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn list16(&mut self) -> Option<&'a [u8]> {
         let length = self.u16()?;
         self.take(length.into())
     }
@@ -252,6 +266,7 @@ mod tests {
         let expected = ClientHello {
             server_name: Some("outbound_.80_._.api.default.svc".to_owned()),
             alpn: vec!["istio-http/1.1".to_owned(), "h2".to_owned()],
+            asks_for_ocsp: true,
         };
         assert_eq!(parse(&bytes, LIMIT), Parse::Complete(expected.clone()));
         same_for_every_split(&bytes, |bytes| parse(bytes, LIMIT));

@@ -4,6 +4,7 @@
 //! the bytes from the beginning each time, and what it has once decided stays decided when more bytes follow.
 
 pub mod client_hello;
+pub mod fingerprint;
 pub mod http_inspect;
 pub mod proxy_protocol;
 

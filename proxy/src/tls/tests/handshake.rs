@@ -261,7 +261,7 @@ async fn resumption_can_be_switched_off_on_both_sides() {
     }
 }
 
-async fn resumed(server: &ServerTls, client: &ClientTls) -> bool {
+pub(super) async fn resumed(server: &ServerTls, client: &ClientTls) -> bool {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let (near, far) = tokio::io::duplex(64 << 10);
     let serve = async {

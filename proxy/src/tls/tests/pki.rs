@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use outrigger_config::matching::StringMatcher;
 use outrigger_config::tls::{
-    CommonTls, DownstreamTls, SanKind, SanMatcher, TlsCertificate, TlsVersions, UpstreamTls, Validation,
+    CommonTls, DownstreamTls, OcspPolicy, SanKind, SanMatcher, TlsCertificate, TlsVersions, UpstreamTls, Validation,
     ValidationSource,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
@@ -103,7 +103,11 @@ pub(super) fn certificate(chain: &str, key: &str) -> TlsCertificate {
 }
 
 pub(super) fn exact(kind: SanKind, value: &str) -> SanMatcher {
-    SanMatcher { kind: Some(kind), matcher: StringMatcher::Exact { value: value.to_owned(), ignore_case: false } }
+    SanMatcher {
+        kind: Some(kind),
+        oid: None,
+        matcher: StringMatcher::Exact { value: value.to_owned(), ignore_case: false },
+    }
 }
 
 pub(super) fn common() -> CommonTls {
@@ -111,10 +115,13 @@ pub(super) fn common() -> CommonTls {
         versions: TlsVersions { tls12: true, tls13: true },
         cipher_suites: Vec::new(),
         curves: Vec::new(),
+        signature_algorithms: Vec::new(),
+        fips_202205: false,
         left_out: Vec::new(),
         alpn: Vec::new(),
         certificates: Vec::new(),
         validation: ValidationSource::None,
+        key_log: None,
     }
 }
 
@@ -134,6 +141,9 @@ pub(super) fn downstream(common: CommonTls) -> DownstreamTls {
         disable_stateless_resumption: false,
         disable_stateful_resumption: false,
         prefer_client_ciphers: false,
+        ticket_keys: None,
+        session_timeout: None,
+        ocsp_policy: OcspPolicy::Lenient,
     }
 }
 
