@@ -122,6 +122,8 @@ pub struct StreamInfo {
     pub upstream_bytes_received: Cell<u64>,
     /// Bytes written to upstream sockets, where counted.
     pub upstream_bytes_sent: Cell<u64>,
+    /// The whole response has left.
+    pub response_sent: Cell<bool>,
     /// Sent to downstream; 0 before.
     pub response_code: Cell<u16>,
     /// Why that code, in Envoy's words such as `via_upstream` or `route_not_found`.
@@ -174,6 +176,7 @@ impl StreamInfo {
             bytes_sent: Cell::new(0),
             upstream_bytes_received: Cell::new(0),
             upstream_bytes_sent: Cell::new(0),
+            response_sent: Cell::new(false),
             response_code: Cell::new(0),
             details: RefCell::new(Cow::Borrowed("")),
             flags: Cell::new(ResponseFlags::default()),

@@ -64,3 +64,13 @@ pub struct RuntimeFraction {
     /// Empty when no key was given.
     pub runtime_key: String,
 }
+
+/// A number that a runtime key may override. Source: `envoy.config.core.v3.RuntimeDouble`, `RuntimePercent` and
+/// `RuntimeUInt32`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuntimeNumber {
+    /// Used unless the runtime has a value.
+    pub default: f64,
+    /// Empty when no key was given.
+    pub runtime_key: String,
+}

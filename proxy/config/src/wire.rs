@@ -16,7 +16,7 @@ use outrigger_api::pb::google::protobuf::Any;
 use crate::context::Context;
 use crate::matching::StringMatcher;
 use crate::rejection::{FieldPath, Parsed};
-use crate::units::{Fraction, Percent, RuntimeFraction};
+use crate::units::{Fraction, Percent, RuntimeFraction, RuntimeNumber};
 
 /// A duration of zero or more.
 pub(crate) fn duration(at: &FieldPath<'_>, wire: pb::google::protobuf::Duration) -> Parsed<Duration> {
@@ -94,6 +94,39 @@ pub(crate) fn runtime_fraction(at: &FieldPath<'_>, wire: core::RuntimeFractional
         return Err(at.field("default_value").reject("is required"));
     };
     Ok(RuntimeFraction { default: fraction(&at.field("default_value"), default_value)?, runtime_key })
+}
+
+/// A finite number that runtime may override.
+pub(crate) fn runtime_double(
+    at: &FieldPath<'_>,
+    wire: Option<core::RuntimeDouble>,
+    default: f64,
+) -> Parsed<RuntimeNumber> {
+    let Some(wire) = wire else { return Ok(RuntimeNumber { default, runtime_key: String::new() }) };
+    let core::RuntimeDouble { default_value, runtime_key } = wire;
+    if !default_value.is_finite() {
+        return Err(at.field("default_value").reject(format!("{default_value} must be finite")));
+    }
+    Ok(RuntimeNumber { default: default_value, runtime_key })
+}
+
+/// A share in percent that runtime may override.
+pub(crate) fn runtime_percent(
+    at: &FieldPath<'_>,
+    wire: Option<core::RuntimePercent>,
+    default: f64,
+) -> Parsed<RuntimeNumber> {
+    let Some(wire) = wire else { return Ok(RuntimeNumber { default, runtime_key: String::new() }) };
+    let core::RuntimePercent { default_value, runtime_key } = wire;
+    let value = percent(&at.field("default_value"), default_value.unwrap_or_default())?.value();
+    Ok(RuntimeNumber { default: value, runtime_key })
+}
+
+/// A whole number that runtime may override.
+pub(crate) fn runtime_uint32(wire: Option<core::RuntimeUInt32>, default: u32) -> RuntimeNumber {
+    let given = core::RuntimeUInt32 { default_value: default, runtime_key: String::new() };
+    let core::RuntimeUInt32 { default_value, runtime_key } = wire.unwrap_or(given);
+    RuntimeNumber { default: default_value.into(), runtime_key }
 }
 
 /// A string matcher.

@@ -5,9 +5,12 @@
 //! on the common path.
 
 pub mod accept_encoding;
+pub mod admission;
 pub mod balance;
+pub mod bandwidth;
 pub mod breaker;
 pub mod filter_chain;
+pub mod gradient;
 pub mod happy_eyeballs;
 mod hash;
 pub mod health;

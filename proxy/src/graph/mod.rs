@@ -49,7 +49,7 @@ use outrigger_config::http::{HttpConnectionManager, HttpFilter, HttpFilterConfig
 use outrigger_config::listener::{FilterChain, Listener, TrafficDirection};
 use outrigger_config::route::Priority;
 use outrigger_config::tcp::TcpProxy;
-use outrigger_config::units::{Fraction, RuntimeFraction};
+use outrigger_config::units::{Fraction, RuntimeFraction, RuntimeNumber};
 use outrigger_policy::balance::HostSet;
 use outrigger_policy::breaker::Breaker;
 use outrigger_policy::filter_chain::FilterChainIndex;
@@ -331,6 +331,15 @@ impl RuntimeSnapshot {
     /// The value of a flag in force.
     pub fn flag(&self, key: &str, default: bool) -> bool {
         self.values.get(key).and_then(|value| value.flag).unwrap_or(default)
+    }
+
+    /// The number that stands in the runtime, or else what is configured.
+    pub fn number(&self, number: &RuntimeNumber) -> f64 {
+        let RuntimeNumber { default, runtime_key } = number;
+        if runtime_key.is_empty() {
+            return *default;
+        }
+        self.values.get(runtime_key.as_str()).and_then(|value| value.number).unwrap_or(*default)
     }
 
     /// The value of a key as a whole number; `None` for what is none, or is below zero.

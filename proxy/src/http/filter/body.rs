@@ -72,6 +72,7 @@ impl BodyChain {
 
     /// Lets bytes go on no faster than `pace` allows.
     pub fn pace(&self, pace: Box<dyn BodyPace>) {
+        self.allowed.set(0);
         self.paces.borrow_mut().push(pace);
     }
 
@@ -90,20 +91,41 @@ impl BodyChain {
         self.steps.borrow_mut().push(step);
     }
 
-    /// Puts a whole body in the place of one that was read to its end.
+    /// Puts a whole body in the place of one that was read to its end. The paces that are there have let it pass already.
     pub fn replace(&self, body: Vec<u8>, trailers: Option<Headers>) {
         *self.ready.borrow_mut() = body;
         self.taken.set(0);
         self.ended.set(true);
         self.changes.set(true);
+        self.allowed.set(self.at_hand());
         *self.trailers.borrow_mut() = trailers;
     }
 
-    /// Gives back the beginning of a body, which was read before the rest; it has passed all steps.
+    /// Gives back the beginning of a body, which was read before the rest; it has passed all steps and paces.
     pub fn put_back(&self, beginning: Vec<u8>) {
         *self.ready.borrow_mut() = beginning;
         self.taken.set(0);
         self.changes.set(true);
+        self.allowed.set(self.at_hand());
+    }
+
+    /// How many steps there are.
+    pub fn steps(&self) -> usize {
+        self.steps.borrow().len()
+    }
+
+    /// Passes what was put back through the steps that have come since there were only so many.
+    pub fn catch_up(&self, passed: usize) {
+        let mut steps = self.steps.borrow_mut();
+        let mut bytes = self.ready.take();
+        for step in steps.iter_mut().skip(passed) {
+            bytes = step.through(bytes);
+            if self.ended.get() {
+                bytes.append(&mut step.end(&mut self.trailers.borrow_mut()));
+            }
+        }
+        *self.ready.borrow_mut() = bytes;
+        self.allowed.set(self.at_hand());
     }
 
     /// Passes a whole body through all steps.
@@ -167,7 +189,8 @@ impl BodyChain {
         rest
     }
 
-    fn at_hand(&self) -> usize {
+    /// Bytes that are ready to go on.
+    pub fn at_hand(&self) -> usize {
         self.ready.borrow().len() - self.taken.get()
     }
 }

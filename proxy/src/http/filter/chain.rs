@@ -13,6 +13,7 @@ use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::manager::reply::LocalReply;
 use crate::http::manager::request::Request;
+use crate::http::router::answering::{Answering, WholeBody};
 use crate::http::router::attempt;
 use crate::http::router::failure::{self, Failure};
 use crate::http::seam::BodySource;
@@ -42,7 +43,7 @@ pub async fn requests(request: &mut Request<'_>, route: &mut RouteChoice<'_>) ->
         match verdict {
             Verdict::Continue => {}
             Verdict::Reply(reply) => return Turn::Reply(reply),
-            verdict => match Box::pin(settle(request, route, slot, false, verdict)).await {
+            verdict => match Box::pin(settle(request, route, slot, Side::Request, verdict)).await {
                 Turn::Continue => {}
                 turn => return turn,
             },
@@ -51,8 +52,14 @@ pub async fn requests(request: &mut Request<'_>, route: &mut RouteChoice<'_>) ->
     Turn::Continue
 }
 
-/// Asks all filters about the response, in the opposite order. `local` says that it is an answer of our own.
-pub async fn responses(request: &mut Request<'_>, route: &mut RouteChoice<'_>, local: bool) -> Turn {
+/// Asks all filters about the response, in the opposite order. It is an answer of our own unless it comes from an
+/// upstream.
+pub async fn responses(
+    request: &mut Request<'_>,
+    route: &mut RouteChoice<'_>,
+    mut upstream: Option<Answering<'_, '_>>,
+) -> Turn {
+    let local = upstream.is_none();
     let count = request.filters.slots.len();
     for slot in (0..count).rev() {
         let verdict = {
@@ -66,7 +73,7 @@ pub async fn responses(request: &mut Request<'_>, route: &mut RouteChoice<'_>, l
         match verdict {
             Verdict::Continue => {}
             Verdict::Reply(reply) => return Turn::Reply(reply),
-            verdict => match Box::pin(settle(request, route, slot, local, verdict)).await {
+            verdict => match Box::pin(settle(request, route, slot, Side::Response(&mut upstream), verdict)).await {
                 Turn::Continue => {}
                 turn => return turn,
             },
@@ -87,14 +94,22 @@ pub fn ends(request: &mut Request<'_>, route: &mut RouteChoice<'_>) {
     }
 }
 
+/// What filters are asked about.
+enum Side<'a, 'b, 'c> {
+    Request,
+    /// With where it comes from, unless it is an answer of our own.
+    Response(&'a mut Option<Answering<'b, 'c>>),
+}
+
 /// Does what a filter wants until it is content.
 async fn settle(
     request: &mut Request<'_>,
     route: &mut RouteChoice<'_>,
     slot: usize,
-    local: bool,
+    mut side: Side<'_, '_, '_>,
     mut verdict: Verdict,
 ) -> Turn {
+    let local = matches!(side, Side::Response(None));
     loop {
         verdict = match verdict {
             Verdict::Continue => return Turn::Continue,
@@ -107,6 +122,14 @@ async fn settle(
                 Ok(body) => show(request, route, slot, local, body),
                 Err(turn) => return turn,
             },
+            Verdict::CollectResponse { limit_bytes } => match &mut side {
+                Side::Response(Some(upstream)) => match upstream.collect(request, limit_bytes).await {
+                    Ok(Some(body)) => show_response(request, route, slot, body),
+                    Ok(None) => return Turn::Reply(Box::new(response_too_large())),
+                    Err(failure) => return Turn::Interrupted(failure),
+                },
+                _ => Verdict::Continue,
+            },
             Verdict::Peek { bytes } => match collect(request, Until::Bytes(bytes)).await {
                 Ok(body) => show(request, route, slot, local, body),
                 Err(turn) => return turn,
@@ -117,9 +140,23 @@ async fn settle(
 
 /// Asks a filter about what was read of the body, and gives it back.
 fn show(request: &mut Request<'_>, route: &mut RouteChoice<'_>, slot: usize, local: bool, body: Collected) -> Verdict {
+    let passed = request.request_body.as_ref().map_or(0, |chain| chain.steps());
     let mut exchange = Exchange::new(request, route, slot, local);
     let verdict = exchange.ask(|filter: &dyn HttpFilter, exchange| filter.request_body(exchange, &body.bytes));
-    put_back(request, body);
+    put_back(request, body, passed);
+    verdict
+}
+
+/// Shows a filter the whole body of a response, and lets go on what the filter makes of it.
+fn show_response(
+    request: &mut Request<'_>,
+    route: &mut RouteChoice<'_>,
+    slot: usize,
+    (mut body, mut trailers): WholeBody,
+) -> Verdict {
+    let mut exchange = Exchange::new(request, route, slot, false);
+    let verdict = exchange.ask(|filter, exchange| filter.response_body(exchange, &mut body, &mut trailers));
+    request.response_body.get_or_insert_default().replace(body, trailers);
     verdict
 }
 
@@ -211,8 +248,12 @@ fn too_large() -> LocalReply {
     LocalReply::new(413, "request_payload_too_large").body(&b"Payload Too Large"[..])
 }
 
-/// The body that was read is what is forwarded, with its length known if it is whole.
-fn put_back(request: &mut Request<'_>, body: Collected) {
+fn response_too_large() -> LocalReply {
+    LocalReply::new(500, "response_payload_too_large").body(&b"Internal Server Error"[..])
+}
+
+/// The body that was read is what is forwarded, with its length known if it is whole. It has passed so many of its steps.
+fn put_back(request: &mut Request<'_>, body: Collected, passed: usize) {
     if request.framing == Framing::None {
         return;
     }
@@ -221,13 +262,17 @@ fn put_back(request: &mut Request<'_>, body: Collected) {
     request.info.bytes_received.set(request.info.bytes_received.get().saturating_sub(bytes.len() as u64));
     let chain = request.request_body.get_or_insert_with(Rc::default);
     if !ended {
-        return chain.put_back(bytes);
+        chain.put_back(bytes);
+        return chain.catch_up(passed);
     }
-    if trailers.is_none() {
-        request.framing = Framing::Length(bytes.len() as u64);
+    let has_trailers = trailers.is_some();
+    chain.replace(bytes, trailers);
+    chain.catch_up(passed);
+    if !has_trailers {
+        let length = chain.at_hand() as u64;
+        request.framing = Framing::Length(length);
         let headers = &mut request.head.headers;
-        headers.set(HeaderId::ContentLength, decimal(bytes.len() as u64, &mut [0; 20]));
+        headers.set(HeaderId::ContentLength, decimal(length, &mut [0; 20]));
         headers.remove(HeaderId::TransferEncoding);
     }
-    chain.replace(bytes, trailers);
 }

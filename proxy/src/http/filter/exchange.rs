@@ -305,6 +305,11 @@ impl<'a, 'r, 'g> Exchange<'a, 'r, 'g> {
         self.request.request_body.get_or_insert_with(Rc::default).observe(observer);
     }
 
+    /// Lets the request body go on no faster than `pace` allows.
+    pub fn pace_request(&mut self, pace: Box<dyn BodyPace>) {
+        self.request.request_body.get_or_insert_with(Rc::default).pace(pace);
+    }
+
     /// Passes the response body through `filter`. Its length is unknown from now on.
     pub fn transform_response(&mut self, filter: Box<dyn BodyFilter>) {
         self.request.response_body.get_or_insert_with(BodyChain::default).push(filter);

@@ -4,8 +4,11 @@
 //! each worker and lives as long as its chain, so it may keep its stats and caches without locks. What it keeps for one
 //! request stands in the request (see [`Exchange::state`]). Never forwards requests.
 
+mod adaptive_concurrency;
 mod added;
+mod admission_control;
 mod api_key_auth;
+mod bandwidth_limit;
 mod basic_auth;
 mod body;
 mod buffer;
@@ -19,6 +22,7 @@ pub mod dynamic_forward;
 mod exchange;
 mod ext_authz;
 mod fault;
+mod grpc_bridge;
 mod grpc_stats;
 mod grpc_web;
 mod header_mutation;
@@ -53,6 +57,7 @@ pub use shared::{ConnectionStates, SettingsStates, SharedStates};
 pub use stateful_session::WantedHost;
 
 use crate::graph::HttpNode;
+use crate::http::headers::Headers;
 use crate::http::manager::reply::LocalReply;
 use crate::istio;
 use crate::worker::Worker;
@@ -76,6 +81,17 @@ pub trait HttpFilter {
         Verdict::Continue
     }
 
+    /// Looks at the body and the trailers that [`Verdict::CollectResponse`] asked for, and may change them, before the
+    /// response goes on.
+    fn response_body(
+        &self,
+        _exchange: &mut Exchange<'_, '_, '_>,
+        _body: &mut Vec<u8>,
+        _trailers: &mut Option<Headers>,
+    ) -> Verdict {
+        Verdict::Continue
+    }
+
     /// Looks back when everything is over, before the access log is written.
     fn end(&self, _exchange: &mut Exchange<'_, '_, '_>) {}
 }
@@ -90,6 +106,9 @@ pub enum Verdict {
     Wait(Wait),
     /// The whole body is read first, then given to [`HttpFilter::request_body`]; 413 if it is longer than this many bytes.
     Collect { limit_bytes: usize },
+    /// The whole body of a response is read first, then given to [`HttpFilter::response_body`]; 500 if it is longer than
+    /// this many bytes. Answers of our own go on as they are.
+    CollectResponse { limit_bytes: usize },
     /// The body is read until this many bytes of it are there, or all; they are given to [`HttpFilter::request_body`].
     Peek { bytes: usize },
 }
@@ -148,8 +167,17 @@ impl Filters {
                     continue;
                 }
                 HttpFilterConfig::Discovered(_) => maker.make(|_| missing::Missing),
+                HttpFilterConfig::AdaptiveConcurrency(settings) => {
+                    maker.make(|maker| adaptive_concurrency::AdaptiveConcurrency::new(settings, maker))
+                }
+                HttpFilterConfig::AdmissionControl(settings) => {
+                    maker.make(|maker| admission_control::AdmissionControl::new(settings, maker))
+                }
                 HttpFilterConfig::ApiKeyAuth(settings) => {
                     maker.make(|maker| api_key_auth::ApiKeyAuth::new(settings, maker))
+                }
+                HttpFilterConfig::BandwidthLimit(settings) => {
+                    maker.make(|maker| bandwidth_limit::BandwidthLimit::new(settings, maker))
                 }
                 HttpFilterConfig::BasicAuth(settings) => {
                     maker.make(|maker| basic_auth::BasicAuth::new(settings, maker))
@@ -171,6 +199,7 @@ impl Filters {
                     maker.make(|maker| ratelimit::GlobalRateLimit::new(settings, maker))
                 }
                 HttpFilterConfig::Fault(settings) => maker.make(|maker| fault::Fault::new(settings, maker)),
+                HttpFilterConfig::GrpcBridge(settings) => maker.make(|_| grpc_bridge::GrpcBridge::new(*settings)),
                 HttpFilterConfig::GrpcStats(settings) => maker.make(|_| grpc_stats::GrpcStats::new(settings)),
                 HttpFilterConfig::GrpcWeb => maker.make(|_| grpc_web::GrpcWeb::default()),
                 HttpFilterConfig::OnDemand => continue,

@@ -508,7 +508,7 @@ async fn send_local_now(request: &mut Request<'_>, reply: LocalReply, chosen: Op
         let graph = Rc::clone(&request.graph);
         let mut choice = RouteChoice::of(&connection, &graph, chosen.copied());
         // An answer that would replace this one has no place: this is one already.
-        if let Turn::Interrupted(_) = filter::responses(request, &mut choice, true).await {
+        if let Turn::Interrupted(_) = filter::responses(request, &mut choice, None).await {
             request.info.flag(ResponseFlag::DownstreamConnectionTermination);
             request.downstream.abort(h2::Reason::CANCEL);
             return;
@@ -568,6 +568,7 @@ async fn send_local_now(request: &mut Request<'_>, reply: LocalReply, chosen: Op
     if finished.await {
         trace::mark(request, Mark::LastDownstreamTx);
         request.info.bytes_sent.set(body.len() as u64);
+        request.info.response_sent.set(true);
     } else {
         request.info.flag(ResponseFlag::DownstreamConnectionTermination);
         request.downstream.abort(h2::Reason::CANCEL);

@@ -4,6 +4,7 @@
 
 mod admission;
 pub mod affinity;
+pub mod answering;
 pub mod attempt;
 mod body;
 mod drops;
@@ -41,6 +42,7 @@ use crate::upstream::feedback::Watch;
 use crate::upstream::host::Host;
 use crate::worker::deadlines::Limit;
 use affinity::Affinity;
+use answering::Answering;
 use attempt::{Answered, Attempt};
 use body::ReplayBody;
 use failure::Failure;
@@ -183,7 +185,7 @@ impl Forwarding<'_, '_> {
             let mut attempt = Attempt::new(self.request, &self.cluster, &target, self.action, &self.timeouts, &body);
             let result = attempt.until_head(place).await;
             match result {
-                Ok(stream) => {
+                Ok(mut stream) => {
                     trace::answered(self.request);
                     let status = self.request.response.status;
                     let outcome = self.outcome();
@@ -211,7 +213,7 @@ impl Forwarding<'_, '_> {
                     self.response_head();
                     self.request.response_ended = stream.is_complete();
                     if !self.request.filters.slots.is_empty()
-                        && let Some(end) = self.filter_response().await
+                        && let Some(end) = self.filter_response(&mut stream, &body).await
                     {
                         drop(stream);
                         return self.end_by(end).await;
@@ -370,11 +372,11 @@ impl Forwarding<'_, '_> {
     }
 
     /// Shows the response to the filters; something if it does not leave as it is.
-    async fn filter_response(&mut self) -> Option<Turn> {
+    async fn filter_response(&mut self, answered: &mut Answered, body: &ReplayBody<'_>) -> Option<Turn> {
         let connection = Rc::clone(self.request.connection);
         let graph = Rc::clone(&self.request.graph);
         let mut choice = RouteChoice::of(&connection, &graph, Some(*self.chosen));
-        match filter::responses(self.request, &mut choice, false).await {
+        match filter::responses(self.request, &mut choice, Some(Answering { answered, body })).await {
             Turn::Continue => None,
             turn => Some(turn),
         }

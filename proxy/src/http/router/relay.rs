@@ -113,6 +113,7 @@ pub async fn relay(
                 connection.stats.downstream_rq_response_before_rq_complete.increment();
                 request.downstream.set_close();
             }
+            request.info.response_sent.set(true);
             stream.finish(Instant::now());
         }
         Err(failure) => broken(request, cluster, host, &failure),

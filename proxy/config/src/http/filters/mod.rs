@@ -2,8 +2,11 @@
 //!
 //! Owns which types exist and their order in a chain; each type is read in a file of its own. Never runs filters.
 
+mod adaptive_concurrency;
+mod admission_control;
 mod alpn;
 mod api_key_auth;
+mod bandwidth_limit;
 mod basic_auth;
 mod buffer;
 mod compression;
@@ -12,6 +15,7 @@ mod csrf;
 mod dynamic_forward;
 mod ext_authz;
 mod fault;
+mod grpc_bridge;
 mod grpc_stats;
 mod header_mutation;
 mod header_rules;
@@ -35,8 +39,11 @@ use outrigger_api::pb::envoy::extensions::filters::http::grpc_web::v3 as grpc_we
 use outrigger_api::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use outrigger_api::pb::google::protobuf::Any;
 
+pub use adaptive_concurrency::{AdaptiveConcurrency, Gradient, MinLatency};
+pub use admission_control::AdmissionControl;
 pub use alpn::{AlpnOffer, AlpnOverride};
 pub use api_key_auth::{ApiKeyAuth, ApiKeyRoute, ApiKeys, Forwarding, KeySource};
+pub use bandwidth_limit::{BandwidthLimit, BandwidthTrailers};
 pub use basic_auth::{BasicAuth, Users};
 pub use buffer::Buffer;
 pub use compression::{
@@ -48,6 +55,7 @@ pub use csrf::CsrfPolicy;
 pub use dynamic_forward::{DynamicForward, DynamicHost};
 pub use ext_authz::{AuthzPath, AuthzRoute, AuthzService, CheckedBody, ExtAuthz, HeaderChoice, HttpAuthz, RouteBody};
 pub use fault::{Abort, AbortStatus, DelayTime, Fault, FaultKeys, Injection, RateLimit};
+pub use grpc_bridge::GrpcBridge;
 pub use grpc_stats::{GrpcMethods, GrpcStats};
 pub use header_mutation::{HeaderMutation, Mutation, Mutations, QueryMutation};
 pub use header_rules::{HeaderChange, HeaderRules, Ruling};
@@ -90,8 +98,14 @@ pub struct HttpFilter {
 /// The HTTP filters that exist.
 #[derive(Clone, Debug)]
 pub enum HttpFilterConfig {
+    /// Limits concurrent requests by their latency.
+    AdaptiveConcurrency(Arc<AdaptiveConcurrency>),
+    /// Refuses a share of requests while too many fail.
+    AdmissionControl(Arc<AdmissionControl>),
     /// Lets through requests with known API keys.
     ApiKeyAuth(Arc<ApiKeyAuth>),
+    /// Limits the bytes of bodies in a time.
+    BandwidthLimit(Arc<BandwidthLimit>),
     /// Lets through requests of known users.
     BasicAuth(Arc<BasicAuth>),
     /// Collects whole requests before they go on.
@@ -110,6 +124,8 @@ pub enum HttpFilterConfig {
     ExtAuthz(Arc<ExtAuthz>),
     /// Delays, aborts and slows down.
     Fault(Arc<Fault>),
+    /// Lets clients of HTTP/1.1 call gRPC services.
+    GrpcBridge(GrpcBridge),
     /// Counts gRPC calls and messages.
     GrpcStats(Arc<GrpcStats>),
     /// Lets browsers call gRPC services.
@@ -195,6 +211,15 @@ impl HttpFilterConfig {
                 cors::nothing(wire::decode(at, any)?);
                 Self::Cors
             }
+            "envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency" => {
+                Self::AdaptiveConcurrency(Arc::new(AdaptiveConcurrency::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.admission_control.v3.AdmissionControl" => {
+                Self::AdmissionControl(Arc::new(AdmissionControl::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.bandwidth_limit.v3.BandwidthLimit" => {
+                Self::BandwidthLimit(Arc::new(BandwidthLimit::parse(at, wire::decode(at, any)?)?))
+            }
             "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth" => {
                 Self::ApiKeyAuth(Arc::new(ApiKeyAuth::parse(at, wire::decode(at, any)?)?))
             }
@@ -227,6 +252,9 @@ impl HttpFilterConfig {
             }
             "envoy.extensions.filters.http.ratelimit.v3.RateLimit" => {
                 Self::GlobalRateLimit(Arc::new(GlobalRateLimit::parse(context, at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.grpc_http1_bridge.v3.Config" => {
+                Self::GrpcBridge(GrpcBridge::parse(wire::decode(at, any)?))
             }
             "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig" => {
                 Self::GrpcStats(Arc::new(GrpcStats::parse(wire::decode(at, any)?)))

@@ -10,9 +10,9 @@ use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::google::protobuf::Any;
 
 use super::{
-    ApiKeyAuth, ApiKeyRoute, AuthzRoute, BasicAuth, Buffer, CompressorOverride, CorsPolicy, CsrfPolicy, DynamicHost,
-    ExtAuthz, Fault, GlobalRateLimitRoute, HeaderToMetadata, JwtRoute, LocalRateLimit, Mutations, SetFilterState,
-    SetMetadata, StatefulSession, Users,
+    ApiKeyAuth, ApiKeyRoute, AuthzRoute, BandwidthLimit, BasicAuth, Buffer, CompressorOverride, CorsPolicy, CsrfPolicy,
+    DynamicHost, ExtAuthz, Fault, GlobalRateLimitRoute, HeaderToMetadata, JwtRoute, LocalRateLimit, Mutations,
+    SetFilterState, SetMetadata, StatefulSession, Users,
 };
 use crate::context::Context;
 use crate::decide::decide;
@@ -38,6 +38,8 @@ pub struct RouteFilter {
 pub enum RouteFilterConfig {
     /// For [`super::HttpFilterConfig::ApiKeyAuth`].
     ApiKeyAuth(Arc<ApiKeyRoute>),
+    /// For [`super::HttpFilterConfig::BandwidthLimit`], instead of its settings.
+    BandwidthLimit(Arc<BandwidthLimit>),
     /// For [`super::HttpFilterConfig::BasicAuth`].
     BasicAuth(Arc<Users>),
     /// For [`super::HttpFilterConfig::Buffer`]; `None` switches it off.
@@ -152,6 +154,9 @@ impl RouteFilterConfig {
             }
             "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuthPerRoute" => {
                 Self::ApiKeyAuth(Arc::new(ApiKeyAuth::parse_route(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.bandwidth_limit.v3.BandwidthLimit" => {
+                Self::BandwidthLimit(Arc::new(BandwidthLimit::parse_route(at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.basic_auth.v3.BasicAuthPerRoute" => {
                 Self::BasicAuth(BasicAuth::parse_route(context, at, wire::decode(at, any)?)?)
