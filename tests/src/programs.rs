@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::sync::Mutex;
 
 /// Runs a program to its end; gives what it wrote to stdout.
 ///
@@ -25,4 +26,22 @@ pub async fn run(program: &str, arguments: &[&str], environment: &[(&str, &str)]
 /// A file under `tests/interop`.
 pub fn interop(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("interop").join(path)
+}
+
+/// A program of the Go module in `interop/peers`, which pins it and all it is made of. The first build needs the network
+/// and some minutes; later ones take a second.
+///
+/// # Panics
+/// If there is no Go, or it cannot build.
+pub async fn go(package: &str) -> PathBuf {
+    static BUILDING: Mutex<()> = Mutex::const_new(());
+    let _one_at_a_time = BUILDING.lock().await;
+    let test = std::env::current_exe().expect("a running program has a path");
+    // target/debug/deps/<test> -> target/debug/interop/<program>
+    let directory = test.ancestors().nth(2).expect("a directory above").join("interop");
+    let program = directory.join(package.rsplit('/').next().unwrap_or(package));
+    let (module, output) = (interop("peers"), program.to_string_lossy());
+    let arguments = ["build", "-C", &module.to_string_lossy(), "-buildvcs=false", "-o", &output, package];
+    run("go", &arguments, &[], Duration::from_secs(600)).await;
+    program
 }

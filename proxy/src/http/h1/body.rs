@@ -17,11 +17,20 @@ pub struct BodyDecoder {
 enum State {
     Length(u64),
     UntilClose,
-    ChunkSize { value: u64, digits: u8, extension: bool, line_bytes: u16 },
+    ChunkSize { value: u64, digits: u8, after: After, line_bytes: u16 },
     ChunkData(u64),
     ChunkEnd,
     Trailers(LookedAt),
     Done,
+}
+
+/// What came behind the digits of a chunk size.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum After {
+    Nothing,
+    /// Blanks, behind which an extension may begin (RFC 9112 section 7.1.1).
+    Blanks,
+    Extension,
 }
 
 /// What the bytes at hand mean.
@@ -148,7 +157,7 @@ impl BodyDecoder {
 
     /// Reads a chunk-size line; (bytes used, the line is complete).
     fn chunk_size(&mut self, input: &[u8]) -> Result<(usize, bool), BodyError> {
-        let State::ChunkSize { value, digits, extension, line_bytes } = &mut self.state else {
+        let State::ChunkSize { value, digits, after, line_bytes } = &mut self.state else {
             return Err(BodyError::ChunkSize);
         };
         for (position, byte) in input.iter().enumerate() {
@@ -177,8 +186,11 @@ impl BodyDecoder {
                     };
                 }
                 b'\n' => return Err(BodyError::ChunkSize),
-                _ if *extension => {}
-                b';' | b' ' | b'\t' if *digits > 0 => *extension = true,
+                _ if *after == After::Extension => {}
+                b';' if *digits > 0 => *after = After::Extension,
+                b' ' | b'\t' if *digits > 0 => *after = After::Blanks,
+                // More digits behind a blank: another would take them for a part of the size.
+                _ if *after == After::Blanks => return Err(BodyError::ChunkSize),
                 _ => {
                     let digit = char::from(*byte).to_digit(16).ok_or(BodyError::ChunkSize)?;
                     // 15 digits are 1 EiB: more would only serve to overflow somebody's counter.
@@ -196,7 +208,7 @@ impl BodyDecoder {
 
 impl State {
     fn start_of_chunk() -> Self {
-        State::ChunkSize { value: 0, digits: 0, extension: false, line_bytes: 0 }
+        State::ChunkSize { value: 0, digits: 0, after: After::Nothing, line_bytes: 0 }
     }
 }
 
@@ -232,7 +244,7 @@ mod tests {
 
     #[test]
     fn chunks_are_joined_in_pieces_of_any_size() {
-        let input = b"5\r\nhello\r\n6;name=value\r\n world\r\n0\r\nx: y\r\n\r\nGET";
+        let input = b"5 \r\nhello\r\n6 ;name=value\r\n world\r\n0\r\nx: y\r\n\r\nGET";
         for size in 1..=input.len() {
             let (data, consumed, ended) = feed(Framing::Chunked, input, size).unwrap();
             assert_eq!((data.as_slice(), consumed, ended), (&b"hello world"[..], input.len() - 3, true), "size {size}");
@@ -247,6 +259,7 @@ mod tests {
         assert_eq!(refused(b"-5\r\n"), BodyError::ChunkSize);
         assert_eq!(refused(b"0x5\r\n"), BodyError::ChunkSize);
         assert_eq!(refused(b" 5\r\n"), BodyError::ChunkSize);
+        assert_eq!(refused(b"5 5\r\n"), BodyError::ChunkSize);
         assert_eq!(refused(b"1000000000000000\r\n"), BodyError::ChunkSize);
         assert_eq!(refused(b"2\r\nabc\r\n"), BodyError::ChunkEnd);
         assert_eq!(refused(b"5\rX"), BodyError::ChunkSize);

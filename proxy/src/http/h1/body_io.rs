@@ -9,7 +9,7 @@ use super::body::{BodyDecoder, Step};
 use super::encode;
 use super::link::Link;
 use super::parse::{Framing, Limits};
-use crate::http::headers::Headers;
+use crate::http::headers::{HeaderId, Headers};
 use crate::http::seam::{Chunk, StreamError};
 use crate::worker::buffer::{LARGE_BYTES, SMALL_BYTES};
 
@@ -174,7 +174,10 @@ impl BodyWriter {
         if !self.finished.replace(true) && self.framing == Framing::Chunked {
             link.with_output(|output| {
                 output.extend_from_slice(b"0\r\n");
-                for (_, name, value) in trailers.filter(|_| self.trailers).into_iter().flat_map(Headers::iter) {
+                for (id, name, value) in trailers.filter(|_| self.trailers).into_iter().flat_map(Headers::iter) {
+                    if belongs_in_head(id) {
+                        continue;
+                    }
                     output.extend_from_slice(name);
                     output.extend_from_slice(b": ");
                     output.extend_from_slice(value);
@@ -185,6 +188,23 @@ impl BodyWriter {
         }
         Poll::Ready(Ok(ready!(link.poll_flush(cx))?))
     }
+}
+
+/// What frames or routes a message has no say behind it (RFC 9110 section 6.5.1): who merges trailers into the head would
+/// read another message.
+fn belongs_in_head(id: HeaderId) -> bool {
+    matches!(
+        id,
+        HeaderId::Connection
+            | HeaderId::ContentLength
+            | HeaderId::Host
+            | HeaderId::KeepAlive
+            | HeaderId::ProxyConnection
+            | HeaderId::Te
+            | HeaderId::Trailer
+            | HeaderId::TransferEncoding
+            | HeaderId::Upgrade
+    )
 }
 
 fn length_mismatch() -> StreamError {

@@ -105,8 +105,8 @@ pub fn parse_request(
     with_room(limits, |slots| {
         let mut request = httparse::Request::new(&mut []);
         let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, input, slots);
-        // A blank in the target leaves the parser looking for the version in its middle.
-        if parsed == Err(httparse::Error::Version) && request_line_blanks(input) != 2 {
+        // What is no version at all, or where a blank in the target leaves the parser looking for one in its middle.
+        if parsed == Err(httparse::Error::Version) && !names_another_version(input) {
             return Err(HeadError::Syntax("request line"));
         }
         let Some(length) = complete(parsed, request.headers, input, limits)? else { return Ok(None) };
@@ -209,8 +209,11 @@ pub fn parse_trailers(input: &[u8], limits: &Limits, trailers: &mut Headers) -> 
     Ok(Some(length))
 }
 
-fn request_line_blanks(input: &[u8]) -> usize {
-    input.iter().take_while(|byte| **byte != b'\n').filter(|byte| **byte == b' ').count()
+/// Whether a request line ends with `HTTP/`, a digit, a point and a digit.
+fn names_another_version(input: &[u8]) -> bool {
+    let line = input.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let parts: Vec<&[u8]> = line.trim_ascii_end().split(|byte| *byte == b' ').collect();
+    matches!(parts[..], [_, _, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']])
 }
 
 fn syntax(error: httparse::Error) -> HeadError {

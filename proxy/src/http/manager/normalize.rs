@@ -11,6 +11,7 @@ use outrigger_config::http::{EscapedSlashes, ForwardClientCert, HttpConnectionMa
 use super::HttpConnection;
 use super::path;
 use super::reply::{LocalReply, append_via, remove_hop_by_hop};
+use crate::http::h1::parse::Framing;
 use crate::http::headers::HeaderId;
 use crate::http::message::{RequestHead, Version};
 use crate::stream::ResponseFlag;
@@ -48,8 +49,9 @@ pub fn prepare(connection: &HttpConnection, head: &mut RequestHead) -> Result<()
     Ok(())
 }
 
+/// What should not have been sent: behind it nothing on an HTTP/1 connection can be relied upon.
 fn bad_request(details: &'static str) -> LocalReply {
-    LocalReply::new(400, details)
+    LocalReply::new(400, details).close()
 }
 
 /// What is not a message that may be forwarded: the connection ends with the answer.
@@ -76,7 +78,9 @@ fn check(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), L
         return Err(bad_request("http.invalid_authority"));
     }
     let without_path = head.is_connect() && head.path().is_empty();
-    if !without_path && !head.path().starts_with(b"/") && head.path() != b"*" {
+    // RFC 9112 section 3.2.4: an asterisk is a target of OPTIONS alone.
+    let asterisk = head.path() == b"*" && (head.version == Version::Http2 || head.method() == b"OPTIONS");
+    if !without_path && !head.path().starts_with(b"/") && !asterisk {
         return Err(protocol_error("http1.codec_error"));
     }
     if !head.path().iter().all(|byte| (0x21..0x7f).contains(byte)) {
@@ -110,7 +114,9 @@ fn absolute_path(config: &HttpConnectionManager, head: &mut RequestHead) -> Resu
         return Err(LocalReply::new(404, "absolute_path_rejected").flag(ResponseFlag::NoRouteFound));
     }
     let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
-    let (host, target) = (rest[..end].to_vec(), rest[end..].to_vec());
+    let (host, target) = (&rest[..end], rest[end..].to_vec());
+    // Whom it names before an at sign is nobody's host (RFC 9110 section 4.2.4).
+    let host = host.rsplit(|byte| *byte == b'@').next().unwrap_or_default().to_vec();
     if host.is_empty() {
         return Err(bad_request("http1.invalid_url"));
     }
@@ -121,6 +127,13 @@ fn absolute_path(config: &HttpConnectionManager, head: &mut RequestHead) -> Resu
         Some(_) => head.set_path(&[b"/", target.as_slice()].concat()),
     }
     Ok(())
+}
+
+/// An upgrade that comes with content: whether bytes behind its head are content or belong to what it asks for is for the
+/// endpoint to say, and each hop would guess for itself.
+pub fn refuse_upgrade_with_content(head: &RequestHead, framing: Framing) -> Result<(), LocalReply> {
+    let asks = head.version != Version::Http2 && !head.protocol().is_empty();
+    if asks && framing != Framing::None { Err(bad_request("http1.upgrade_with_content")) } else { Ok(()) }
 }
 
 /// The protocol of an HTTP/1 upgrade, lower case.
@@ -183,7 +196,7 @@ fn normalize_path(config: &HttpConnectionManager, head: &mut RequestHead) -> Res
         match path::normalize(head.path_str()) {
             Ok(None) => {}
             Ok(Some(normal)) => head.set_path(normal.as_bytes()),
-            Err(path::BadEscape) => return Err(bad_request("path_normalization_failed")),
+            Err(path::Nul) => return Err(bad_request("path_normalization_failed")),
         }
     }
     if config.merge_slashes

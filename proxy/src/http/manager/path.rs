@@ -2,24 +2,24 @@
 //!
 //! Owns pure functions from path to path; the query is never touched. `None` says that nothing had to change.
 
-/// A percent sign without two hexadecimal digits.
+/// An escaped NUL, which ends a path for some and not for others.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("a percent sign without two hexadecimal digits")]
-pub struct BadEscape;
+#[error("an escaped NUL")]
+pub struct Nul;
 
 /// Splits off query and fragment.
 fn split(path: &str) -> (&str, &str) {
     path.split_at(path.find(['?', '#']).unwrap_or(path.len()))
 }
 
-/// Removes dot segments, decodes escaped unreserved characters and writes the other escapes in upper case; a backslash
-/// becomes a slash.
+/// Removes dot segments, decodes escaped unreserved characters and escapes those that no path may hold; a backslash becomes
+/// a slash. Other escapes stay as they are, and so does a percent sign that begins none: it means the same to everybody.
 ///
 /// # Errors
-/// When an escape is not two hexadecimal digits.
-pub fn normalize(path: &str) -> Result<Option<String>, BadEscape> {
+/// When there is an escaped NUL.
+pub fn normalize(path: &str) -> Result<Option<String>, Nul> {
     let (plain, rest) = split(path);
-    let clean = |byte: u8| byte != b'%' && byte != b'\\';
+    let clean = |byte: u8| !matches!(byte, b'%' | b'\\') && !is_never_plain(byte);
     if plain.bytes().all(clean) && !plain.contains("/.") {
         return Ok(None);
     }
@@ -49,34 +49,41 @@ pub fn normalize(path: &str) -> Result<Option<String>, BadEscape> {
     Ok((normal != path).then_some(normal))
 }
 
-fn decode_unreserved(plain: &str) -> Result<String, BadEscape> {
+/// Printable characters that RFC 3986 does not let stand in a path as they are; brackets are left alone.
+fn is_never_plain(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}')
+}
+
+fn decode_unreserved(plain: &str) -> Result<String, Nul> {
     let bytes = plain.as_bytes();
+    let digit = |at: usize| bytes.get(at).and_then(|digit| char::from(*digit).to_digit(16));
     let mut decoded = String::with_capacity(bytes.len());
     let mut position = 0;
+    // Up to here nothing is decoded, lest it becomes an escape together with a percent sign before it.
+    let mut kept = 0;
     while let Some(byte) = bytes.get(position) {
-        match byte {
-            b'%' => {
-                let digit =
-                    |at: usize| bytes.get(at).and_then(|digit| char::from(*digit).to_digit(16)).ok_or(BadEscape);
-                // Two hexadecimal digits are at most 255.
-                let value = (digit(position + 1)? * 16 + digit(position + 2)?) as u8;
-                if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') {
-                    decoded.push(char::from(value));
-                } else {
-                    decoded.push('%');
-                    decoded.push(char::from(bytes[position + 1].to_ascii_uppercase()));
-                    decoded.push(char::from(bytes[position + 2].to_ascii_uppercase()));
-                }
-                position += 3;
+        position += 1;
+        let escaped = match byte {
+            // Two hexadecimal digits are at most 255.
+            b'%' => digit(position).zip(digit(position + 1)).map(|(high, low)| (high * 16 + low) as u8),
+            _ => None,
+        };
+        if *byte == b'%' && escaped.is_none() {
+            kept = position + 2;
+        }
+        let is_unreserved = |value: u8| value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~');
+        match escaped {
+            Some(0) => return Err(Nul),
+            Some(value) if is_unreserved(value) && position > kept => {
+                decoded.push(char::from(value));
+                position += 2;
             }
-            b'\\' => {
-                decoded.push('/');
-                position += 1;
+            _ if *byte == b'\\' => decoded.push('/'),
+            _ if is_never_plain(*byte) => {
+                decoded.push('%');
+                decoded.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789ABCDEF"[usize::from(digit)])));
             }
-            byte => {
-                decoded.push(char::from(*byte));
-                position += 1;
-            }
+            _ => decoded.push(char::from(*byte)),
         }
     }
     Ok(decoded)
@@ -137,16 +144,22 @@ mod tests {
             ("/a/./b/../c?x=/../y", "/a/c?x=/../y"),
             ("/a/b/..", "/a/"),
             ("/../../etc", "/etc"),
-            ("/%41%2f%2e%2e/b", "/A%2F../b"),
+            ("/%41%2f%2e%2e/b", "/A%2f../b"),
             ("/%2e%2e/b", "/b"),
             ("/a\\..\\b", "/b"),
             ("/a//b", "/a//b"),
             ("/..", "/"),
+            ("/a\"b<c>{d}|e^f`g[h]?\"", "/a%22b%3Cc%3E%7Bd%7D%7Ce%5Ef%60g[h]?\""),
         ] {
             assert_eq!(normal(path), expected, "{path}");
         }
-        assert_eq!(normalize("/a%2"), Err(BadEscape));
-        assert_eq!(normalize("/a%zz"), Err(BadEscape));
+        for path in ["/a%2", "/a%zz", "/100%", "/%%41b", "/%25%32%66", "/%4%31", "/%%34%31"] {
+            let once = normal(path);
+            assert_eq!(normal(&once), once, "{path}");
+        }
+        assert_eq!(normal("/a%zz/%41"), "/a%zz/A");
+        assert_eq!(normal("/a/%2%65%2%65/b"), "/a/%2%65%2%65/b");
+        assert_eq!(normalize("/a%00"), Err(Nul));
     }
 
     #[test]

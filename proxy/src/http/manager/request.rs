@@ -181,7 +181,8 @@ pub async fn serve(
         send_local(&mut request, reply, None).await;
         return end(request);
     }
-    match normalize::prepare(connection, &mut request.head) {
+    let prepared = normalize::prepare(connection, &mut request.head);
+    match prepared.and_then(|()| normalize::refuse_upgrade_with_content(&request.head, framing)) {
         Ok(()) => loop {
             route(&mut request).await;
             if !request.redirects.as_ref().is_some_and(|redirects| redirects.is_due) {
