@@ -38,6 +38,7 @@ impl GraphManager {
         let node = Arc::clone(&build.node);
         let mut changed = self.outliers.follow(&node, &self.runtime_snapshot, &self.process.stats);
         changed |= self.with_checks(|checks, surroundings| checks.follow(&node, surroundings));
+        self.load_streams.follow(&node, &self.process.stats);
         if changed {
             self.rebalance(name);
         }
@@ -71,6 +72,7 @@ impl GraphManager {
     pub(super) fn forget_health(&mut self, name: &str) {
         self.outliers.forget(name);
         self.checks.forget(name);
+        self.load_streams.forget(name);
         self.drop_first_checks(name);
     }
 
@@ -83,6 +85,7 @@ impl GraphManager {
         self.show_membership(name);
         self.outliers.follow(&node, &self.runtime_snapshot, &self.process.stats);
         self.with_checks(|checks, surroundings| checks.follow(&node, surroundings));
+        self.load_streams.follow(&node, &self.process.stats);
         if node.config.close_connections_on_host_health_failure {
             node.shared.health_changed.notify_waiters();
         }

@@ -42,7 +42,7 @@ use super::zone::{LocalCluster, locality_of};
 use super::{Graph, RuntimeSnapshot};
 use crate::accesslog::{AccessLogManager, AccessLogger};
 use crate::cli::{DrainStrategy, UnknownDynamicFields};
-use crate::health::{Checks, Outliers};
+use crate::health::{Checks, LoadStreams, Outliers};
 use crate::process::Process;
 use crate::upstream::dns::Resolvers;
 use crate::worker::{Command, ListenSocket, Workers};
@@ -143,6 +143,7 @@ pub struct GraphManager {
     pub(super) resolvers: Resolvers,
     pub(super) outliers: Outliers,
     pub(super) checks: Checks,
+    pub(super) load_streams: LoadStreams,
     pub(super) first_checks: FirstChecks,
     /// Clusters whose picks do not know of all marks of their endpoints yet.
     pub(super) unbalanced: HashSet<Arc<str>>,
@@ -235,6 +236,7 @@ impl GraphManager {
             resolvers: Resolvers::new(bootstrap.dns.unwrap_or_default()),
             outliers: Outliers::new(None),
             checks: Checks::default(),
+            load_streams: LoadStreams::default(),
             first_checks: FirstChecks::default(),
             unbalanced: HashSet::new(),
             local: LocalCluster::new(locality_of(&bootstrap.node), bootstrap.local_cluster_name),

@@ -1,8 +1,10 @@
-//! Which endpoint a request goes to: affinity by hash, subsets, localities, and in the modules shares and policies.
+//! Which endpoint a request goes to: affinity by hash, subsets, localities, and in the modules shares, policies and out of
+//! band.
 //! Where both have to agree, the same requests go through Envoy, too.
 //!
 //! Needs `envoy` on the PATH (or `ENVOY_BIN`) and fails without it.
 
+mod out_of_band;
 mod policies;
 mod shares;
 

@@ -37,7 +37,7 @@ use crate::units::{Fraction, Percent};
 pub(crate) use balancing::lb_metadata;
 pub use balancing::{
     BalancingOptions, Consistent, Fallback, HashFunction, LbMetadata, LbValue, LoadBalancing, LocalityBalancing,
-    MetadataPath, OverrideHosts, OverrideSource, OverrideStatus, PeakEwma, ReportOptions, ReportedMetric,
+    MetadataPath, OutOfBand, OverrideHosts, OverrideSource, OverrideStatus, PeakEwma, ReportOptions, ReportedMetric,
     SelectorFallback, SlowStart, SubsetOptions, SubsetSelector, ZoneAware,
 };
 pub(crate) use concurrency::queue_hints;

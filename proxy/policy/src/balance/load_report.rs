@@ -25,7 +25,7 @@ pub enum LoadReportError {
     #[error("not a load report in JSON")]
     Json,
     /// Bytes that are no message.
-    #[error("not a load report in base64")]
+    #[error("not an encoded load report")]
     Binary,
 }
 
@@ -64,8 +64,16 @@ impl LoadReport {
     /// If it is not understood; then nothing of it counts.
     pub fn parse_binary(value: &[u8], options: &ReportOptions) -> Result<Self, LoadReportError> {
         let bytes = base64(value).filter(|bytes| !bytes.is_empty()).ok_or(LoadReportError::Binary)?;
+        Self::parse_message(&bytes, options)
+    }
+
+    /// An encoded `xds.data.orca.v3.OrcaLoadReport`.
+    ///
+    /// # Errors
+    /// If it is none; then nothing of it counts.
+    pub fn parse_message(bytes: &[u8], options: &ReportOptions) -> Result<Self, LoadReportError> {
         let mut reader = Reader { options, report: Self::default() };
-        reader.message(&bytes).ok_or(LoadReportError::Binary)?;
+        reader.message(bytes).ok_or(LoadReportError::Binary)?;
         Ok(reader.report)
     }
 
@@ -303,6 +311,7 @@ mod tests {
             weight_update_period: Duration::from_secs(1),
             error_utilization_penalty: 1.0,
             metrics: metrics.to_vec(),
+            out_of_band: None,
         }
     }
 

@@ -68,6 +68,7 @@ mod tests {
             weight_update_period: Duration::from_secs(1),
             error_utilization_penalty: 1.0,
             metrics: Vec::new(),
+            out_of_band: None,
         }
     }
 

@@ -12,14 +12,56 @@ use outrigger_xds::connector::Connection;
 use tokio::io::AsyncWriteExt as _;
 
 use super::Target;
+use crate::graph::ClusterNode;
+use crate::upstream::host::Host;
 use crate::upstream::{dial, proxy_header};
 
 /// A connection that was made for a check.
-pub(super) struct Opened {
+pub(in crate::health) struct Opened {
     /// Its bytes.
     pub stream: Connection,
     /// Ours and the endpoint's, unless it is a Unix socket.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
+}
+
+/// Where a connection to an endpoint leads, and how it is secured.
+pub(in crate::health) struct Way<'a> {
+    /// Its cluster.
+    pub node: &'a ClusterNode,
+    /// The endpoint.
+    pub host: &'a Host,
+    /// Its address, or another.
+    pub address: Address,
+    /// A place among `Cluster::transports`.
+    pub transport: usize,
+    /// What is offered by ALPN; what the transport offers if empty.
+    pub alpn: Vec<Vec<u8>>,
+}
+
+impl Way<'_> {
+    /// A new connection.
+    pub(in crate::health) async fn open(&self) -> io::Result<Opened> {
+        let (plain, addresses) = plain(&self.address, &self.node.config).await?;
+        self.secure(plain, addresses).await
+    }
+
+    async fn secure(&self, mut plain: Connection, addresses: Option<(SocketAddr, SocketAddr)>) -> io::Result<Opened> {
+        let transport = self.node.config.transports().nth(self.transport);
+        if let Some(header) = transport.and_then(UpstreamTransport::proxy_header) {
+            plain.write_all(&proxy_header::own(header.version, addresses)).await?;
+        }
+        let Some(config) = transport.and_then(UpstreamTransport::tls) else {
+            return Ok(Opened { stream: plain, addresses });
+        };
+        let Some(tls) = self.node.tls.get(self.transport) else {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the secrets of its transport have not arrived"));
+        };
+        let hostname = &self.host.hostname;
+        let sni = (config.auto_host_sni && !hostname.is_empty()).then_some(&**hostname);
+        let alpn = (!self.alpn.is_empty()).then_some(self.alpn.as_slice());
+        let (stream, _) = tls.connect(plain, sni, alpn).await.map_err(io::Error::other)?;
+        Ok(Opened { stream: Box::new(stream), addresses })
+    }
 }
 
 /// What is offered by ALPN where neither the check nor the cluster says anything.
@@ -45,55 +87,34 @@ pub(super) fn address(target: &Target, settings: &HealthCheck) -> Address {
 /// A connection to this port of an endpoint (that of other checks if `None`) without any transport of its own, or over the
 /// one that its checks name.
 pub(super) async fn open_at(target: &Target, settings: &HealthCheck, port: Option<u16>) -> io::Result<Connection> {
-    let address = match (address(target, settings), port) {
-        (Address::Ip(socket), Some(port)) => Address::Ip(SocketAddr::new(socket.ip(), port)),
-        (address, _) => address,
-    };
-    let (stream, addresses) = plain(&address, &target.node.config).await?;
+    let mut way = way(target, settings, Offer::Nothing);
+    if let (Address::Ip(socket), Some(port)) = (&way.address, port) {
+        way.address = Address::Ip(SocketAddr::new(socket.ip(), port));
+    }
     match settings.transport_criteria {
-        None => Ok(stream),
-        Some(_) => secure(target, settings, Offer::Nothing, stream, addresses).await.map(|opened| opened.stream),
+        None => plain(&way.address, &target.node.config).await.map(|(stream, _)| stream),
+        Some(_) => way.open().await.map(|opened| opened.stream),
     }
 }
 
 /// A connection to an endpoint, over the transport that its checks have.
 pub(super) async fn open(target: &Target, settings: &HealthCheck, offer: Offer) -> io::Result<Opened> {
-    let (plain, addresses) = plain(&address(target, settings), &target.node.config).await?;
-    secure(target, settings, offer, plain, addresses).await
+    way(target, settings, offer).open().await
 }
 
-async fn secure(
-    target: &Target,
-    settings: &HealthCheck,
-    offer: Offer,
-    mut plain: Connection,
-    addresses: Option<(SocketAddr, SocketAddr)>,
-) -> io::Result<Opened> {
+fn way<'a>(target: &'a Target, settings: &HealthCheck, offer: Offer) -> Way<'a> {
     let cluster = &target.node.config;
-    let place = match &settings.transport_criteria {
+    let transport = match &settings.transport_criteria {
         Some(criteria) => cluster.transport_of(Some(criteria), None),
         None => target.host.transport,
     };
-    let transport = cluster.transports().nth(place);
-    if let Some(header) = transport.and_then(UpstreamTransport::proxy_header) {
-        plain.write_all(&proxy_header::own(header.version, addresses)).await?;
-    }
-    let Some(config) = transport.and_then(UpstreamTransport::tls) else {
-        return Ok(Opened { stream: plain, addresses });
-    };
-    let Some(tls) = target.node.tls.get(place) else {
-        return Err(io::Error::new(io::ErrorKind::NotConnected, "the secrets of its transport have not arrived"));
-    };
-    let hostname = &target.host.hostname;
-    let sni = (config.auto_host_sni && !hostname.is_empty()).then_some(&**hostname);
-    let names: Vec<Vec<u8>> = match offer {
+    let tls = cluster.transports().nth(transport).and_then(UpstreamTransport::tls);
+    let alpn = match offer {
         _ if !settings.alpn.is_empty() => settings.alpn.iter().map(|name| name.clone().into_bytes()).collect(),
-        Offer::Http2 if config.common.alpn.is_empty() => vec![b"h2".to_vec()],
+        Offer::Http2 if tls.is_none_or(|tls| tls.common.alpn.is_empty()) => vec![b"h2".to_vec()],
         Offer::Http2 | Offer::Nothing => Vec::new(),
     };
-    let alpn = (!names.is_empty()).then_some(names.as_slice());
-    let (stream, _) = tls.connect(plain, sni, alpn).await.map_err(io::Error::other)?;
-    Ok(Opened { stream: Box::new(stream), addresses })
+    Way { node: &target.node, host: &target.host, address: address(target, settings), transport, alpn }
 }
 
 async fn plain(address: &Address, cluster: &Cluster) -> io::Result<(Connection, Option<(SocketAddr, SocketAddr)>)> {

@@ -11,13 +11,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use outrigger_config::cluster::HealthCheck;
+use outrigger_xds::connector::Connection;
 use tokio::task::AbortHandle;
 
 use super::connection::{self, Offer};
 use super::{Answer, ProbeError, Target};
 
 /// A connection that takes requests.
-pub(super) struct Http2Connection {
+pub(in crate::health) struct Http2Connection {
     client: http2::SendRequest<Full<Bytes>>,
     driver: AbortHandle,
 }
@@ -54,13 +55,21 @@ impl Http2Connection {
         settings: &HealthCheck,
         ping: Option<Duration>,
     ) -> Result<Self, ProbeError> {
-        let io = TokioIo::new(connection::open(target, settings, Offer::Http2).await?.stream);
+        let stream = connection::open(target, settings, Offer::Http2).await?.stream;
+        Self::over(stream, ping.map(|interval| (interval, settings.timeout))).await
+    }
+
+    /// One over a connection that has been opened. `ping` as an interval, and how long the answer may take.
+    pub(in crate::health) async fn over(
+        stream: Connection,
+        ping: Option<(Duration, Duration)>,
+    ) -> Result<Self, ProbeError> {
         let mut builder = http2::Builder::new(OnThisThread);
         builder.timer(TokioTimer::new());
-        if let Some(interval) = ping {
-            builder.keep_alive_interval(interval).keep_alive_timeout(settings.timeout).keep_alive_while_idle(true);
+        if let Some((interval, timeout)) = ping {
+            builder.keep_alive_interval(interval).keep_alive_timeout(timeout).keep_alive_while_idle(true);
         }
-        let (client, driver) = builder.handshake(io).await?;
+        let (client, driver) = builder.handshake(TokioIo::new(stream)).await?;
         // How it ends is seen by the request that needs it.
         let driver = tokio::task::spawn_local(async move { drop(driver.await) }).abort_handle();
         Ok(Self { client, driver })
@@ -88,13 +97,13 @@ impl Http2Connection {
     }
 
     /// Sends a request, and returns the head of its answer; the body comes as it comes.
-    pub(super) async fn call(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ProbeError> {
+    pub(in crate::health) async fn call(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ProbeError> {
         self.client.ready().await?;
         Ok(self.client.send_request(request).await?)
     }
 
     /// Whether it takes no more requests.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(in crate::health) fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
 }

@@ -59,4 +59,4 @@ pub(super) fn is_secure(target: &Target) -> bool {
 }
 
 /// What upstreams know checks by.
-pub(super) const USER_AGENT: &str = "Envoy/HC";
+pub(in crate::health) const USER_AGENT: &str = "Envoy/HC";

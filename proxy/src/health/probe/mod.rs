@@ -3,13 +3,13 @@
 //! Owns the connection that is kept for the next check. Never decides when to check, nor what follows.
 
 mod agent;
-mod connection;
+pub(super) mod connection;
 mod grpc;
 mod grpc_watch;
 mod http;
 mod http1;
-mod http2;
-mod http_request;
+pub(super) mod http2;
+pub(super) mod http_request;
 mod tcp;
 
 use std::io;
@@ -74,7 +74,7 @@ impl Checked {
 
 /// Why there was no answer to judge.
 #[derive(Debug, thiserror::Error)]
-enum ProbeError {
+pub(super) enum ProbeError {
     /// No connection, or it broke.
     #[error("{0}")]
     Io(#[from] io::Error),

@@ -29,7 +29,7 @@ pub(in crate::cluster) use override_host::metadata_path;
 pub use override_host::{MetadataPath, OverrideHosts, OverrideSource, OverrideStatus};
 pub use peak_ewma::PeakEwma;
 pub(super) use read::{BalancingFields, ReadBalancing, balancing};
-pub use reported::{ReportOptions, ReportedMetric};
+pub use reported::{OutOfBand, ReportOptions, ReportedMetric};
 pub use subset::{Fallback, SelectorFallback, SubsetOptions, SubsetSelector};
 
 /// How an endpoint is chosen among its like. Source: `lb_policy` or `load_balancing_policy`.

@@ -238,6 +238,7 @@ fn weights_that_endpoints_report() {
         weight_update_period: Duration::from_secs(1),
         error_utilization_penalty: 1.0,
         metrics: Vec::new(),
+        out_of_band: None,
     };
     assert_eq!(*plain.balancing.reports.unwrap(), default);
     let full = policy(
@@ -256,11 +257,25 @@ fn weights_that_endpoints_report() {
             ReportedMetric::Field("mem_utilization".into()),
             ReportedMetric::Entry("named_metrics".into(), "a.b".into()),
         ],
+        out_of_band: None,
     };
     assert_eq!(*full.balancing.reports.unwrap(), expected);
     assert!(full.balancing.slow_start.is_some());
-    let refused = policy(NAME, "enable_oob_load_report: true");
-    assert_refused(refused, &format!("{AT}.enable_oob_load_report: is not supported"));
+    let asked = |fields: &str| {
+        let policy = policy(NAME, &format!("enable_oob_load_report: true{fields}")).unwrap();
+        *policy.balancing.reports.unwrap().out_of_band.clone().unwrap()
+    };
+    let usual =
+        OutOfBand { period: Duration::from_secs(10), port: None, authority: None, transport_criteria: None };
+    assert_eq!((asked(""), asked(", oob_reporting_period: 0s")), (usual.clone(), usual));
+    let full = asked(
+        ", oob_reporting_period: 3s, oob_reporting_config: {port_value: 9001, authority: orca.example.com, \
+         transport_socket_match_criteria: {a: b}}",
+    );
+    assert_eq!((full.period, full.port, full.authority.as_deref()), (Duration::from_secs(3), Some(9001), Some("orca.example.com")));
+    assert!(full.transport_criteria.is_some());
+    let wrong = policy(NAME, "oob_reporting_config: {port_value: 70000}");
+    assert_refused(wrong, &format!("{AT}.oob_reporting_config.port_value: 70000 must be at most 65535"));
     let refused = policy(NAME, "error_utilization_penalty: -1");
     assert_refused(refused, &format!("{AT}.error_utilization_penalty: -1 must be 0 or more"));
 }

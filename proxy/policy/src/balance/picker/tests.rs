@@ -278,6 +278,7 @@ fn reports() -> BalancingOptions {
         weight_update_period: Duration::from_secs(1),
         error_utilization_penalty: 1.0,
         metrics: Vec::new(),
+        out_of_band: None,
     };
     BalancingOptions { reports: Some(Arc::new(reports)), ..BalancingOptions::default() }
 }
