@@ -59,6 +59,7 @@ impl Facts for Unknown {}
 
 fn set(hosts: &[Host], policy: Policy) -> Arc<HostSet> {
     let reports = ReportOptions {
+        out_of_band: None,
         blackout_period: Duration::ZERO,
         weight_expiration_period: Duration::from_secs(180),
         weight_update_period: Duration::from_secs(1),

@@ -197,7 +197,10 @@ fn secrets_come_inline_or_from_files() {
     };
     assert!(validation.system_roots && validation.authenticates());
     assert_eq!(read("{validation_context: {}}").unwrap_err(), "secret \"\": name: must not be empty");
-    assert_eq!(read("{name: a}").unwrap_err(), "secret \"a\": needs one of tls_certificate, validation_context, session_ticket_keys");
+    assert_eq!(
+        read("{name: a}").unwrap_err(),
+        "secret \"a\": needs one of tls_certificate, validation_context, session_ticket_keys"
+    );
 }
 
 /// A bootstrap with some bytes changed.

@@ -62,7 +62,9 @@ pub(super) async fn follow(node: &ClusterNode, host: &Host, options: &OutOfBand,
             Err(_) => return Ended::Broken(SILENT.to_owned()),
             Ok(Err(ended)) => return ended,
             // An endpoint that asks us to go (GOAWAY) has had its say.
-            Ok(Ok(())) if connection.is_closed() => return Ended::Broken("the endpoint closes the connection".to_owned()),
+            Ok(Ok(())) if connection.is_closed() => {
+                return Ended::Broken("the endpoint closes the connection".to_owned());
+            }
             Ok(Ok(())) => {}
         }
     }

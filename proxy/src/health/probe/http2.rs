@@ -97,7 +97,10 @@ impl Http2Connection {
     }
 
     /// Sends a request, and returns the head of its answer; the body comes as it comes.
-    pub(in crate::health) async fn call(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ProbeError> {
+    pub(in crate::health) async fn call(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, ProbeError> {
         self.client.ready().await?;
         Ok(self.client.send_request(request).await?)
     }

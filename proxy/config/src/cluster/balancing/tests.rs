@@ -265,14 +265,16 @@ fn weights_that_endpoints_report() {
         let policy = policy(NAME, &format!("enable_oob_load_report: true{fields}")).unwrap();
         *policy.balancing.reports.unwrap().out_of_band.clone().unwrap()
     };
-    let usual =
-        OutOfBand { period: Duration::from_secs(10), port: None, authority: None, transport_criteria: None };
+    let usual = OutOfBand { period: Duration::from_secs(10), port: None, authority: None, transport_criteria: None };
     assert_eq!((asked(""), asked(", oob_reporting_period: 0s")), (usual.clone(), usual));
     let full = asked(
         ", oob_reporting_period: 3s, oob_reporting_config: {port_value: 9001, authority: orca.example.com, \
          transport_socket_match_criteria: {a: b}}",
     );
-    assert_eq!((full.period, full.port, full.authority.as_deref()), (Duration::from_secs(3), Some(9001), Some("orca.example.com")));
+    assert_eq!(
+        (full.period, full.port, full.authority.as_deref()),
+        (Duration::from_secs(3), Some(9001), Some("orca.example.com"))
+    );
     assert!(full.transport_criteria.is_some());
     let wrong = policy(NAME, "oob_reporting_config: {port_value: 70000}");
     assert_refused(wrong, &format!("{AT}.oob_reporting_config.port_value: 70000 must be at most 65535"));

@@ -95,7 +95,7 @@ fn success(at: &FieldPath<'_>, wire: pb::admission_control::SuccessCriteria) -> 
         unsupported: ;
     });
     let http = match http_criteria {
-        None => Box::from([0..500]),
+        None => std::iter::once(0..500).collect(),
         Some(criteria) => {
             let at = at.field("http_criteria");
             let at = at.field("http_success_status");
