@@ -65,6 +65,7 @@ fn set(hosts: &[Host], policy: Policy) -> Arc<HostSet> {
         weight_update_period: Duration::from_secs(1),
         error_utilization_penalty: 1.0,
         metrics: Vec::new(),
+        out_of_band: None,
     };
     let options = BalancingOptions { reports: Some(Arc::new(reports)), ..BalancingOptions::default() };
     Arc::new(HostSet::build_with(&Inputs { hosts, balance: self::options(policy), options: &options, facts: &Unknown }))

@@ -210,3 +210,52 @@ async fn clusters_that_name_a_server_are_reported_to_it_and_others_are_not() {
     mock.set_yaml(&resources(&[with(", lrs_server: { self: {} }"), other()])).unwrap();
     proxy.wait_stat("load_reporter.errors", |count| count > 0).await;
 }
+
+/// What a proxy reports of the metrics of four answers: by locality, and by endpoint.
+async fn metrics_seen(program: PathBuf) -> [Vec<(String, u64, f64)>; 2] {
+    let mut service = LoadService::start().await;
+    let upstream = Upstream::start("a").await;
+    let text = "TEXT cpu_utilization:0.25,rps_fractional:8,named_metrics.queue:2,named_metrics.other:1";
+    upstream.always_say("endpoint-load-metrics", text);
+    let more = ", lrs_report_endpoint_metrics: [cpu_utilization, eps, named_metrics.queue, 'utilization.*', nothing]";
+    let clusters = [cluster_with("c", &[upstream.port()], more), http2_cluster("lrs", &[service.address().port()])];
+    let listener = config::listener("web", &[chain(&http("web", &routes(&all_to("c"))), "")], "");
+    let settings = Settings { program, ..Settings::default() };
+    let proxy = Proxy::start_with(&format!("{LOADS}{}", bootstrap(&[listener], &clusters)), settings).await;
+    let mut stream = service.stream().await;
+    stream.next().await;
+    stream.ask(LoadStatsResponse { report_endpoint_granularity: true, ..asked(&["c"]) });
+    stream.next().await;
+    let mut client = h1::Client::connect(proxy.listener("web").await).await;
+    for _ in 0..4 {
+        assert_eq!(client.request("GET", "/", &[], b"").await.status, 200);
+    }
+    let mut sums = [Vec::new(), Vec::new()];
+    // The sum that all answers are in is that of the one metric which each of them has.
+    while !sums[0].iter().any(|(_, count, _): &(String, u64, f64)| *count == 4) {
+        let report = stream.report("c", |stats| !stats.upstream_locality_stats.is_empty()).await;
+        for place in report.upstream_locality_stats {
+            let endpoints = place.upstream_endpoint_stats.into_iter().flat_map(|endpoint| endpoint.load_metric_stats);
+            for (sums, metrics) in sums.iter_mut().zip([place.load_metric_stats, endpoints.collect()]) {
+                for metric in metrics {
+                    let (count, total) = (metric.num_requests_finished_with_metric, metric.total_metric_value);
+                    match sums.iter_mut().find(|(name, ..)| *name == metric.metric_name) {
+                        Some(sum) => (sum.1, sum.2) = (sum.1 + count, sum.2 + total),
+                        None => sums.push((metric.metric_name, count, total)),
+                    }
+                }
+            }
+        }
+    }
+    sums.iter_mut().for_each(|sums| sums.sort_by(|a, b| a.0.cmp(&b.0)));
+    sums
+}
+
+#[tokio::test]
+async fn metrics_of_endpoints_are_reported_as_those_of_envoy_are() {
+    let (ours, theirs) = (metrics_seen(proxy::program()).await, metrics_seen(proxy::envoy()).await);
+    let four = |name: &str, total: f64| (name.to_owned(), 4, total);
+    let expected = vec![four("cpu_utilization", 1.0), four("eps", 0.0), four("named_metrics.queue", 8.0)];
+    assert_eq!((&ours[0], &ours[1]), (&expected, &expected));
+    assert_eq!(ours, theirs);
+}

@@ -541,3 +541,48 @@ async fn an_agent_limits_its_endpoint_and_raises_the_limit_again() {
     upstream.open_gate();
     all_good(vec![first, second]).await;
 }
+
+#[tokio::test]
+async fn a_tcp_client_that_leaves_gives_its_place_in_the_queue_up_at_once() {
+    let echo = tcp::Peer::start(tcp::Conduct::Echo).await;
+    let more = limits("max_requests: 1");
+    let log = config::access_log_of("tcp.log", "%RESPONSE_FLAGS% %BYTES_RECEIVED%");
+    let fields = format!("cluster: limited{log}");
+    let listener = config::listener("tcp", &[chain(&config::tcp_with(&fields), "")], "");
+    let clusters = [cluster_with("limited", &[echo.port()], &more)];
+    let settings = Settings { concurrency: WORKERS, ..Settings::default() };
+    let proxy = Proxy::start_with(&bootstrap(&[listener], &clusters), settings).await;
+    let address = proxy.listener("tcp").await;
+    let waiting = async |count: u64| proxy.wait_stat("cluster.limited.queue.active", |active| active == count).await;
+    let mut first = TcpStream::connect(address).await.unwrap();
+    first.write_all(b"one").await.unwrap();
+    let mut answer = [0; 3];
+    within("an answer", first.read_exact(&mut answer)).await.unwrap();
+
+    // It ends the connection, having sent nothing.
+    let silent = TcpStream::connect(address).await.unwrap();
+    waiting(1).await;
+    drop(silent);
+    waiting(0).await;
+    assert_eq!(proxy.stat("cluster.limited.queue.cancelled").await, 1);
+    // It resets the connection, whatever it has sent.
+    let mut hasty = TcpStream::connect(address).await.unwrap();
+    hasty.write_all(b"two").await.unwrap();
+    waiting(1).await;
+    socket2::SockRef::from(&hasty).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(hasty);
+    waiting(0).await;
+    assert_eq!(proxy.stat("cluster.limited.queue.cancelled").await, 2);
+    // What is to be delivered is, even if nothing follows.
+    let mut done = TcpStream::connect(address).await.unwrap();
+    done.write_all(b"end").await.unwrap();
+    done.shutdown().await.unwrap();
+    waiting(1).await;
+    drop(first);
+    let mut all = Vec::new();
+    within("the answer", done.read_to_end(&mut all)).await.unwrap();
+    assert_eq!(all, b"end");
+    assert_eq!(proxy.stat("cluster.limited.queue.cancelled").await, 2);
+    let lines = proxy.lines("tcp.log", 4).await;
+    assert_eq!(lines.iter().filter(|line| line.starts_with("DC ")).count(), 2, "{lines:?}");
+}

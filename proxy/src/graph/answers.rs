@@ -32,8 +32,13 @@ use crate::worker::random::Random;
 
 impl GraphManager {
     /// Endpoints of a cluster. Those that bring or take members hold at once; others may wait for more of their kind.
-    pub(super) fn take_assignment(&mut self, need: &Need, assignment: Assignment) {
-        let assignment = Arc::new(assignment);
+    pub(super) fn take_assignment(&mut self, need: &Need, assignment: Arc<Assignment>) {
+        self.time_assignment(need, &assignment);
+        self.set_assignment(need, assignment);
+    }
+
+    /// The endpoints are these from now on.
+    pub(super) fn set_assignment(&mut self, need: &Need, assignment: Arc<Assignment>) {
         let old = self.resources.assignments.insert(need.clone(), Arc::clone(&assignment));
         self.warming.answered(need);
         let same_members = old.is_some_and(|old| hosts::same_members(&old, &assignment));

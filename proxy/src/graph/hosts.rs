@@ -345,6 +345,7 @@ pub(crate) mod tests {
             }],
             overprovisioning_factor: 140,
             weighted_priority_health: false,
+            stale_after: None,
             drop_overload: None,
         }
     }
@@ -368,6 +369,7 @@ pub(crate) mod tests {
             balancing: Default::default(),
             circuit_breakers: CircuitBreakers { default: thresholds, high: thresholds, per_host_max_connections: None },
             concurrency: None,
+            load_metrics: Box::default(),
             http: UpstreamHttp {
                 protocol: UpstreamProtocol::Http1,
                 http1: Default::default(),

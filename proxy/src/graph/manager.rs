@@ -35,6 +35,7 @@ use super::resources::Resources;
 use super::runtime_layers::RuntimeLayers;
 use super::sockets::BoundSockets;
 use super::sources::Sources;
+use super::stale::TimedAssignments;
 use super::stats::{Stats, count};
 use super::unknown_fields::UnknownFieldRule;
 use super::warming::{Action, Phase, Warming};
@@ -144,6 +145,7 @@ pub struct GraphManager {
     pub(super) outliers: Outliers,
     pub(super) checks: Checks,
     pub(super) load_streams: LoadStreams,
+    pub(super) timed_assignments: TimedAssignments,
     pub(super) first_checks: FirstChecks,
     /// Clusters whose picks do not know of all marks of their endpoints yet.
     pub(super) unbalanced: HashSet<Arc<str>>,
@@ -237,6 +239,7 @@ impl GraphManager {
             outliers: Outliers::new(None),
             checks: Checks::default(),
             load_streams: LoadStreams::default(),
+            timed_assignments: TimedAssignments::default(),
             first_checks: FirstChecks::default(),
             unbalanced: HashSet::new(),
             local: LocalCluster::new(locality_of(&bootstrap.node), bootstrap.local_cluster_name),
@@ -407,6 +410,7 @@ impl GraphManager {
         }
         self.specs.remove(need);
         self.resources.forget(need);
+        self.timed_assignments.forget(need);
         self.stats.resources.remove(need);
         self.dirty = true;
     }

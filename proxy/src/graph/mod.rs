@@ -24,6 +24,7 @@ mod resources;
 pub mod runtime_layers;
 mod sockets;
 mod sources;
+mod stale;
 mod stats;
 #[cfg(test)]
 mod tests;

@@ -74,6 +74,8 @@ impl SubscriptionStats {
 scope! {
     /// The control thread's part of `cluster.<name>.*`.
     pub struct ClusterControlStats {
+        assignment_stale: Counter,
+        assignment_timeout_received: Counter,
         default_cx_open: Gauge = "circuit_breakers.default.cx_open",
         default_rq_open: Gauge = "circuit_breakers.default.rq_open",
         default_rq_pending_open: Gauge = "circuit_breakers.default.rq_pending_open",

@@ -57,7 +57,7 @@ fn words(error: impl std::fmt::Display) -> String {
 
 impl GraphManager {
     fn take_update(&mut self, source: &SourceKey, update: Update) -> Vec<Rejection> {
-        let Update { kind, version, added, removed, absent, full_state: _, origin: _ } = update;
+        let Update { kind, version, added, confirmed, removed, absent, full_state: _, origin: _ } = update;
         // Removals first: an address or a name may have a new owner in the same update.
         for name in &removed {
             self.take_removal(source, kind, &Arc::from(name.as_str()));
@@ -73,6 +73,11 @@ impl GraphManager {
             self.note(source, kind, &name, resource, &verdict);
             if let Err(message) = verdict {
                 rejections.push(Rejection { name: resource.name.clone(), message });
+            }
+        }
+        if kind == ResourceKind::ClusterLoadAssignment {
+            for name in &confirmed {
+                self.confirm_assignment(&named(source, kind, &Arc::from(name.as_str())));
             }
         }
         for name in absent.iter().chain(rejections.iter().map(|rejection| &rejection.name)) {
@@ -137,7 +142,7 @@ impl GraphManager {
             ResourceKind::ClusterLoadAssignment => {
                 let assignment = decode::<ClusterLoadAssignment>(any)?;
                 let assignment = Assignment::parse(context, assignment).map_err(words)?;
-                self.take_assignment(&need, assignment);
+                self.take_assignment(&need, Arc::new(assignment));
                 Ok(())
             }
             ResourceKind::Secret => {
@@ -249,7 +254,7 @@ impl GraphManager {
         }
     }
 
-    fn each_cluster_of(&self, need: &Need, mut act: impl FnMut(&super::stats::ClusterControlStats)) {
+    pub(super) fn each_cluster_of(&self, need: &Need, mut act: impl FnMut(&super::stats::ClusterControlStats)) {
         for user in self.warming.users(need) {
             if let super::warming::User::Cluster(name) = user
                 && let Some(stats) = self.stats.cluster.get(&name)

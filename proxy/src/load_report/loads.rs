@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outrigger_api::pb::envoy::config::core::v3 as core;
-use outrigger_api::pb::envoy::config::endpoint::v3::{ClusterStats, UpstreamEndpointStats, UpstreamLocalityStats};
+use outrigger_api::pb::envoy::config::endpoint::v3::{
+    ClusterStats, EndpointLoadMetricStats, UpstreamEndpointStats, UpstreamLocalityStats,
+};
 use outrigger_api::pb::google::protobuf::Duration as WireDuration;
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{Discovery, Locality};
 
 use crate::graph::ClusterNode;
 use crate::stats::{Registry, names};
-use crate::upstream::host::{Host, HostShared};
+use crate::upstream::host::{Host, HostShared, LoadMetric};
 
 /// What the server wants to know.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -46,8 +48,44 @@ pub(super) struct Loads {
 /// A cluster, and where its counters stood when it was last reported.
 struct Tracked {
     since: Instant,
-    hosts: HashMap<usize, (Arc<HostShared>, Counts)>,
+    hosts: HashMap<usize, Known>,
     dropped: u64,
+}
+
+/// An endpoint, and what it stood at.
+struct Known {
+    /// Held, so that no other can have its address.
+    _shared: Arc<HostShared>,
+    counts: Counts,
+    metrics: Metrics,
+}
+
+impl Known {
+    fn of(host: &Host) -> Self {
+        let shared = &host.shared;
+        Self { _shared: Arc::clone(shared), counts: Counts::of(shared).0, metrics: shared.load_metrics() }
+    }
+}
+
+/// What endpoints tell with their answers, by name.
+type Metrics = BTreeMap<Box<str>, LoadMetric>;
+
+fn metrics_since(now: &Metrics, before: Option<&Metrics>) -> Metrics {
+    let since = |(name, metric): (&Box<str>, &LoadMetric)| {
+        let before = before.and_then(|before| before.get(name)).copied().unwrap_or_default();
+        let requests = metric.requests.saturating_sub(before.requests);
+        (requests > 0).then(|| (name.clone(), LoadMetric { requests, total: metric.total - before.total }))
+    };
+    now.iter().filter_map(since).collect()
+}
+
+fn metric_stats(metrics: &Metrics) -> Vec<EndpointLoadMetricStats> {
+    let stats = |(name, metric): (&Box<str>, &LoadMetric)| EndpointLoadMetricStats {
+        metric_name: name.to_string(),
+        num_requests_finished_with_metric: metric.requests,
+        total_metric_value: metric.total,
+    };
+    metrics.iter().map(stats).collect()
 }
 
 /// Requests to one endpoint.
@@ -85,6 +123,7 @@ impl Counts {
 struct Sum {
     counts: Counts,
     active: u64,
+    metrics: Metrics,
     endpoints: Vec<UpstreamEndpointStats>,
 }
 
@@ -132,7 +171,7 @@ impl Loads {
 impl Tracked {
     fn begin(node: &ClusterNode, registry: &Registry, now: Instant) -> Self {
         let hosts = node.hosts.hosts.iter();
-        let hosts = hosts.map(|host| (key(host), (Arc::clone(&host.shared), Counts::of(&host.shared).0)));
+        let hosts = hosts.map(|host| (key(host), Known::of(host)));
         Self { since: now, hosts: hosts.collect(), dropped: dropped(node, registry) }
     }
 
@@ -141,12 +180,16 @@ impl Tracked {
         let mut hosts = HashMap::with_capacity(node.hosts.hosts.len());
         for host in &node.hosts.hosts {
             let (counts, active) = Counts::of(&host.shared);
-            let before = self.hosts.get(&key(host)).map_or(Counts::default(), |(_, before)| *before);
+            let all = host.shared.load_metrics();
+            let before = self.hosts.get(&key(host));
+            let metrics = metrics_since(&all, before.map(|before| &before.metrics));
+            let since = counts.since(before.map_or(Counts::default(), |before| before.counts));
             // The same endpoint may stand in several priorities, and is reported once.
-            if hosts.insert(key(host), (Arc::clone(&host.shared), counts)).is_some() {
+            let known = Known { _shared: Arc::clone(&host.shared), counts, metrics: all };
+            if hosts.insert(key(host), known).is_some() {
                 continue;
             }
-            let counts = counts.since(before);
+            let counts = since;
             if counts == Counts::default() && active == 0 {
                 continue;
             }
@@ -155,8 +198,13 @@ impl Tracked {
             sum.counts.error += counts.error;
             sum.counts.issued += counts.issued;
             sum.active += active;
+            for (name, metric) in &metrics {
+                let sum = sum.metrics.entry(name.clone()).or_default();
+                sum.requests += metric.requests;
+                sum.total += metric.total;
+            }
             if by_endpoint {
-                sum.endpoints.push(endpoint_stats(host, counts, active));
+                sum.endpoints.push(endpoint_stats(host, counts, active, &metrics));
             }
         }
         self.hosts = hosts;
@@ -202,19 +250,21 @@ fn locality_stats((priority, locality): (u32, &Locality), sum: Sum) -> UpstreamL
         total_requests_in_progress: sum.active,
         total_error_requests: sum.counts.error,
         total_issued_requests: sum.counts.issued,
+        load_metric_stats: metric_stats(&sum.metrics),
         upstream_endpoint_stats: sum.endpoints,
         priority,
         ..UpstreamLocalityStats::default()
     }
 }
 
-fn endpoint_stats(host: &Host, counts: Counts, active: u64) -> UpstreamEndpointStats {
+fn endpoint_stats(host: &Host, counts: Counts, active: u64, metrics: &Metrics) -> UpstreamEndpointStats {
     UpstreamEndpointStats {
         address: Some(wire_address(&host.address)),
         total_successful_requests: counts.success,
         total_requests_in_progress: active,
         total_error_requests: counts.error,
         total_issued_requests: counts.issued,
+        load_metric_stats: metric_stats(metrics),
         ..UpstreamEndpointStats::default()
     }
 }

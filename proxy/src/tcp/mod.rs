@@ -3,6 +3,7 @@
 //! Owns a downstream connection from its accept to its end: where it goes, how its bytes move, and what is told of it
 //! afterwards. Never interprets the bytes.
 
+mod departure;
 mod direction;
 mod pace;
 mod relay;

@@ -5,10 +5,9 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,6 +20,7 @@ use outrigger_config::route::Priority;
 use outrigger_policy::balance::{HashView, Wanted, request_hash, xx_hash};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use super::departure::{Left, left};
 use super::direction::Traffic;
 use super::relay::{End, Relay, Side};
 use super::stats::TcpStats;
@@ -47,14 +47,14 @@ use crate::worker::socket::Io;
 pub async fn serve(
     worker: Rc<Worker>,
     node: Arc<TcpNode>,
-    io: Io,
+    mut io: Io,
     connection: Rc<ConnectionInfo>,
     registered: Registered,
     buffer_limit: u32,
 ) {
     let session = Session::new(worker, node, connection, registered, buffer_limit);
     // Connecting, with TLS, needs far more memory than what follows, so it is not part of this future.
-    let mut connecting = Box::pin(session.connect());
+    let mut connecting = Box::pin(session.connect(&mut io));
     let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
         Poll::Ready(connected) => Poll::Ready(connected),
         Poll::Pending => session.poll_interrupted(cx).map(|interrupt| {
@@ -142,8 +142,8 @@ impl Session {
         Self { worker, node, connection, registered, listener_buffer_limit, stats, info, deadlines, flush }
     }
 
-    /// A connection to an endpoint, or `None` with the reason noted.
-    async fn connect(&self) -> Option<(Io, ActiveSession)> {
+    /// A connection to an endpoint, or `None` with the reason noted. Nothing is taken from `downstream`.
+    async fn connect(&self, downstream: &mut Io) -> Option<(Io, ActiveSession)> {
         let Some(mut route_cluster) = self.cluster() else {
             self.stats.downstream_cx_no_route.increment();
             self.info.flag(ResponseFlag::NoClusterFound);
@@ -167,7 +167,7 @@ impl Session {
                 Some(Target { cluster, host }) => {
                     (Rc::clone(cluster), Some(Admitted { host: Rc::clone(host), place: None }))
                 }
-                None => self.admit(&mut route_cluster, &tried).await,
+                None => self.admit(&mut route_cluster, &tried, downstream).await,
             };
             let Admitted { host, place } = admitted?;
             if self.worker.is_overloaded(Hook::NewConnection, || false) {
@@ -239,6 +239,7 @@ impl Session {
         &self,
         route_cluster: &mut Rc<WorkerCluster>,
         tried: &[Arc<Host>],
+        downstream: &mut Io,
     ) -> (Rc<WorkerCluster>, Option<Admitted>) {
         let config = &self.node.config;
         let hash = request_hash(&config.hash_policy, &View(self), |_| String::new());
@@ -267,8 +268,8 @@ impl Session {
         let own = destination.map(OwnEndpoint::Destination);
         let mut seeker = Seeker { worker, cluster, wanted, tried, priority: Priority::Default, own };
         // Whatever else ends the session drops this.
-        let never = |_: &mut Context<'_>| Poll::<Infallible>::Pending;
-        let result = seeker.admit(options, || self.wish(options), never).await.result;
+        let mut left = pin!(left(downstream));
+        let result = seeker.admit(options, || self.wish(options), |cx| left.as_mut().poll(cx)).await.result;
         let cluster = seeker.cluster;
         if cluster.node().config.name == route_cluster.node().config.name {
             *route_cluster = Rc::clone(&cluster);
@@ -287,7 +288,7 @@ impl Session {
         Wish { class: options.class.default, offset_ms: 0, caller, timeout: options.queue_timeout }
     }
 
-    fn refused(&self, cluster: &WorkerCluster, refused: &Refused<Infallible>) -> Option<Admitted> {
+    fn refused(&self, cluster: &WorkerCluster, refused: &Refused<Left>) -> Option<Admitted> {
         match refused {
             Refused::NoHost => {
                 cluster.stats.upstream_cx_none_healthy.increment();
@@ -296,7 +297,7 @@ impl Session {
             Refused::Overflow | Refused::QueueFull | Refused::QueueTimeout => {
                 self.info.flag(ResponseFlag::UpstreamOverflow);
             }
-            Refused::Interrupted(never) => match *never {},
+            Refused::Interrupted(Left) => self.info.flag(ResponseFlag::DownstreamConnectionTermination),
         }
         None
     }

@@ -1,4 +1,5 @@
-//! What answers tell the balancer: latencies, reported weights, and endpoints that cannot be reached.
+//! What answers tell the balancer: latencies, reported weights, and endpoints that cannot be reached. And load reports: the
+//! metrics of endpoints.
 //!
 //! Owns which policy is told what. Costs a comparison for clusters whose policy goes by none of it. Never picks an
 //! endpoint.
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use outrigger_config::cluster::LoadBalancing;
 use outrigger_policy::balance::Latency;
-use outrigger_policy::balance::load_report::{BINARY_HEADER, HEADER, LoadReport};
+use outrigger_policy::balance::load_report::{BINARY_HEADER, HEADER, LoadReport, metrics, metrics_binary};
 
 use super::clusters::WorkerHost;
 use crate::graph::facts;
@@ -56,6 +57,9 @@ impl Watch {
 
     /// There is a response head, or a connection whose bytes are not looked at.
     pub fn answered(self, host: &WorkerHost, is_error: bool, headers: Option<&Headers>) {
+        if let Some(headers) = headers {
+            keep_metrics(host, headers);
+        }
         match host.node.config.load_balancing {
             LoadBalancing::PeakEwma(options) => self.record(host, |latency, took, now| match is_error {
                 true => latency.record_failure(took, now, &options),
@@ -104,8 +108,30 @@ impl Watch {
 /// Looks for a report in trailers, unless the response head had one.
 pub fn trailers(host: &WorkerHost, head: &Headers, trailers: Option<&Headers>) {
     let Some(trailers) = trailers else { return };
-    if host.node.config.load_balancing == LoadBalancing::Reported && found(head).is_none() {
-        report(host, trailers);
+    let config = &host.node.config;
+    let is_read = config.load_balancing == LoadBalancing::Reported || !config.load_metrics.is_empty();
+    if is_read && found(head).is_none() {
+        keep_metrics(host, trailers);
+        if config.load_balancing == LoadBalancing::Reported {
+            report(host, trailers);
+        }
+    }
+}
+
+/// Keeps the metrics that load reports are to have, if there are any. What is not understood changes nothing.
+fn keep_metrics(host: &WorkerHost, headers: &Headers) {
+    let wanted = &host.node.config.load_metrics;
+    if wanted.is_empty() {
+        return;
+    }
+    let metrics = match found(headers) {
+        None => return,
+        Some((Form::Binary, value)) => metrics_binary(value, wanted),
+        Some((Form::Any, value)) => metrics(value, wanted),
+    };
+    match metrics {
+        Ok(metrics) => host.host.shared.add_load_metrics(metrics),
+        Err(error) => tracing::debug!(target: "upstream", "load report of {}: {error}", host.host.address),
     }
 }
 

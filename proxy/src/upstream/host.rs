@@ -2,6 +2,7 @@
 //!
 //! Owns its identity and the counters that outlive graph swaps. Never connects, and never chooses.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -70,6 +71,7 @@ struct UsedHost {
     /// Requests in flight from all workers, where the policy goes by that. Written by all workers.
     active: AtomicU32,
     weight: OnceLock<Box<SharedWeight>>,
+    metrics: OnceLock<Box<LoadMetrics>>,
 }
 
 /// The weight that an endpoint reports. Written by whoever has a report, read by all when they make weights anew; a mix
@@ -80,6 +82,37 @@ struct SharedWeight {
     since: AtomicU64,
     last: AtomicU64,
 }
+
+/// Metrics that an endpoint tells with its answers, by name, where load reports are to have them. The lock is taken for a
+/// few steps in memory, by answers that bring any and by reports.
+#[derive(Debug, Default)]
+pub struct LoadMetrics(Mutex<BTreeMap<Box<str>, LoadMetric>>);
+
+/// What has been told of one metric.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LoadMetric {
+    /// Answers that had it.
+    pub requests: u64,
+    /// Their values together.
+    pub total: f64,
+}
+
+impl LoadMetrics {
+    fn add(&self, metrics: Vec<(Box<str>, f64)>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, value) in metrics {
+            // An endpoint that invents names is not to use up our memory.
+            if value.is_finite() && (known.len() < MOST_METRICS || known.contains_key(&name)) {
+                let metric = known.entry(name).or_default();
+                metric.requests += 1;
+                metric.total += value;
+            }
+        }
+    }
+}
+
+/// Metrics of one endpoint.
+const MOST_METRICS: usize = 1_000;
 
 /// The counters of all workers.
 #[derive(Debug, Default)]
@@ -154,6 +187,19 @@ impl HostShared {
         shared.weight.store(weight.to_bits(), Ordering::Relaxed);
         shared.since.store(since, Ordering::Relaxed);
         shared.last.store(last, Ordering::Relaxed);
+    }
+
+    /// Adds what an answer tells.
+    pub fn add_load_metrics(&self, metrics: Vec<(Box<str>, f64)>) {
+        if !metrics.is_empty() {
+            self.used().metrics.get_or_init(Box::default).add(metrics);
+        }
+    }
+
+    /// All that answers have told.
+    pub fn load_metrics(&self) -> BTreeMap<Box<str>, LoadMetric> {
+        let known = self.used.get().and_then(|used| used.metrics.get());
+        known.map_or_else(BTreeMap::new, |metrics| metrics.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// A worker's own counters for this endpoint, made on its first use of it.

@@ -51,6 +51,11 @@ impl Socket {
         ahead
     }
 
+    /// Whether bytes were put back that nobody has read again.
+    pub fn has_ahead(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
     /// The transport below.
     pub fn kind(&self) -> &SocketKind {
         &self.kind

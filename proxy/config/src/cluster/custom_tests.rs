@@ -35,6 +35,21 @@ fn aggregates_name_their_members() {
 }
 
 #[test]
+fn queues_are_for_clusters_that_have_endpoints_of_their_own() {
+    let limit = ", circuit_breakers: {per_host_thresholds: [{max_requests: 5}]}";
+    assert_refused(
+        custom("aggregate", "clusters: [a]", limit),
+        "cluster_type: an aggregate cluster has no endpoints that could have concurrency options: give them to its \
+         members, where they hold for requests of both",
+    );
+    assert_refused(
+        custom("dynamic_forward_proxy", "dns_cache_config: {name: names}", limit),
+        "cluster_type: a dynamic forward proxy has concurrency options for none of its hosts: requests name them, so \
+         there is nobody else to choose, and only circuit_breakers hold",
+    );
+}
+
+#[test]
 fn forward_proxies_have_a_cache_and_check_names() {
     let cluster = custom("dynamic_forward_proxy", "dns_cache_config: {name: names}", "").unwrap();
     let Discovery::DynamicForward(cache) = &cluster.discovery else { panic!("{cluster:?}") };

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::config::endpoint::v3 as pb;
@@ -41,6 +42,7 @@ impl Assignment {
             overprovisioning_factor: DEFAULT_OVERPROVISIONING,
             weighted_priority_health: false,
             drop_overload: None,
+            stale_after: None,
         }
     }
 }
@@ -78,7 +80,7 @@ fn read(at: &FieldPath<'_>, wire: pb::ClusterLoadAssignment, kind: AddressKind) 
     let mut localities = wire::each(&localities_at, endpoints, |at, wire| locality_endpoints(at, wire, kind))?;
     share_metadata(&mut localities);
     check_locality_weights(&localities_at, &localities)?;
-    let AssignmentPolicy { overprovisioning_factor, weighted_priority_health, drop_overload } =
+    let AssignmentPolicy { overprovisioning_factor, weighted_priority_health, drop_overload, stale_after } =
         assignment_policy(&at.field("policy"), policy)?;
     Ok(Assignment {
         name: cluster_name.into(),
@@ -86,6 +88,7 @@ fn read(at: &FieldPath<'_>, wire: pb::ClusterLoadAssignment, kind: AddressKind) 
         overprovisioning_factor,
         weighted_priority_health,
         drop_overload,
+        stale_after,
     })
 }
 
@@ -108,6 +111,7 @@ struct AssignmentPolicy {
     overprovisioning_factor: u32,
     weighted_priority_health: bool,
     drop_overload: Option<Fraction>,
+    stale_after: Option<Duration>,
 }
 
 fn assignment_policy(
@@ -118,15 +122,19 @@ fn assignment_policy(
     wire::drop_zero(&mut wire.endpoint_stale_after);
     decide!(wire, at, pb::cluster_load_assignment::Policy
         as "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy" {
-        implemented: overprovisioning_factor, drop_overloads, weighted_priority_health;
+        implemented: overprovisioning_factor, drop_overloads, weighted_priority_health, endpoint_stale_after;
         no_effect: ;
-        unsupported: endpoint_stale_after;
+        unsupported: ;
     });
     let factor = wire::number_within(&at.field("overprovisioning_factor"), overprovisioning_factor, 1..=u32::MAX)?;
     Ok(AssignmentPolicy {
         overprovisioning_factor: factor.unwrap_or(DEFAULT_OVERPROVISIONING),
         weighted_priority_health,
         drop_overload: drop_overload(&at.field("drop_overloads"), drop_overloads)?,
+        stale_after: match endpoint_stale_after {
+            None => None,
+            Some(wire) => Some(wire::positive_duration(&at.field("endpoint_stale_after"), wire)?),
+        },
     })
 }
 

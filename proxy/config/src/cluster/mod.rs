@@ -104,6 +104,9 @@ pub struct Cluster {
     pub health_checks: Box<[HealthCheck]>,
     /// Where its load is reported to, if anywhere.
     pub load_reports: Option<LoadReports>,
+    /// Metrics that endpoints tell with their answers, and that go into load reports. Source:
+    /// `lrs_report_endpoint_metrics`.
+    pub load_metrics: Box<[ReportedMetric]>,
     /// What Istio says about it.
     pub istio: ClusterHints,
     /// Proxied TCP connections that negotiate its protocol begin with it.
@@ -343,6 +346,8 @@ pub struct Assignment {
     pub weighted_priority_health: bool,
     /// The share of requests that are answered at once instead of going to an endpoint; none unless given.
     pub drop_overload: Option<Fraction>,
+    /// Without another assignment in this time, the endpoints are gone; never unless given. Counts for discovered ones.
+    pub stale_after: Option<Duration>,
 }
 
 /// Endpoints in one place.

@@ -10,7 +10,7 @@ use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::config::core::v3::TypedExtensionConfig;
 use outrigger_api::pb::google::protobuf::{BoolValue, DoubleValue};
 
-use super::balancing::{BalancingFields, ReadBalancing, balancing};
+use super::balancing::{BalancingFields, ReadBalancing, balancing, metric};
 use super::concurrency::{Carriers, concurrency};
 use super::discovery::{Custom, DiscoveryFields, DnsFields, discovery};
 use super::health_check::health_checks;
@@ -52,9 +52,8 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
             upstream_connection_options, ignore_health_on_host_removal, load_balancing_policy, upstream_config,
             cluster_discovery_type, lb_config, preconnect_policy, connection_pool_per_downstream_connection,
             lb_subset_config, outlier_detection, health_checks, metadata, filters,
-            close_connections_on_host_health_failure, lrs_server;
+            close_connections_on_host_health_failure, lrs_server, lrs_report_endpoint_metrics;
         no_effect: stats_matcher = "the bootstrap's stats matcher holds for all clusters",
-            lrs_report_endpoint_metrics = "endpoints' own metrics are not read",
             track_timeout_budgets = "these stats are not kept",
             track_cluster_stats = "these stats are not kept";
         unsupported: transport_socket_matcher, per_connection_buffer_high_watermark_timeout,
@@ -130,9 +129,8 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
     let has_agent = health_checks.iter().any(|check| matches!(check.probe, Probe::Agent(_)));
     let concurrency = self::concurrency(context, at, Carriers { typed, metadata: metadata.as_ref(), per_host })?
         .or_else(|| has_agent.then(Concurrency::default));
-    if concurrency.is_some() && matches!(discovery, Discovery::DynamicForward(_) | Discovery::Aggregate(_)) {
-        let reason = format!("concurrency options are not supported for a cluster of type {}", discovery.type_name());
-        return Err(at.field("cluster_type").reject(reason));
+    if concurrency.is_some() {
+        check_has_places(&at.field("cluster_type"), &discovery)?;
     }
     if forwards && !insecure_names && !(http.auto_sni && http.auto_san_validation) {
         let reason = "must have auto_sni and auto_san_validation unless allow_insecure_cluster_options is set";
@@ -183,6 +181,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         metadata_exchange: upstream_filters(context, &at.field("filters"), filters)?,
         health_checks,
         load_reports: self::load_reports(context, &at.field("lrs_server"), lrs_server)?,
+        load_metrics: lrs_report_endpoint_metrics.iter().map(|name| metric(name)).collect(),
         outlier_detection: match outlier_detection {
             None => None,
             Some(wire) => {
@@ -226,6 +225,21 @@ fn check_policy_fits(at: &FieldPath<'_>, discovery: &Discovery, policy: &LoadBal
             Err(at.reject(format!("CLUSTER_PROVIDED is not for clusters of type {kind}, which leave the choice open")))
         }
         (true, true) | (false, false) => Ok(()),
+    }
+}
+
+/// Places are those of endpoints that a cluster has itself, before a request comes.
+fn check_has_places(at: &FieldPath<'_>, discovery: &Discovery) -> Parsed<()> {
+    match discovery {
+        Discovery::Aggregate(_) => Err(at.reject(
+            "an aggregate cluster has no endpoints that could have concurrency options: give them to its members, where \
+             they hold for requests of both",
+        )),
+        Discovery::DynamicForward(_) => Err(at.reject(
+            "a dynamic forward proxy has concurrency options for none of its hosts: requests name them, so there is \
+             nobody else to choose, and only circuit_breakers hold",
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -488,14 +488,12 @@ fn discovered_endpoints_are_complete() {
             &format!("endpoints \"s\": {reason}"),
         );
     }
-    assert_refused(
-        endpoints("{cluster_name: s, policy: {endpoint_stale_after: 1s}}"),
-        "endpoints \"s\": policy.endpoint_stale_after: is not supported",
-    );
     let policy = |fields: &str| endpoints(&format!("{{cluster_name: s, policy: {{{fields}}}}}"));
     let drops = policy("drop_overloads: [{category: x, drop_percentage: {numerator: 25}}], endpoint_stale_after: 0s");
     assert_eq!(drops.unwrap().drop_overload.unwrap().parts(), (25, 100));
     assert_eq!(policy("drop_overloads: [{category: x}]").unwrap().drop_overload, None);
+    let stale_after = |text: &str| policy(&format!("endpoint_stale_after: {text}")).map(|read| read.stale_after);
+    assert_eq!((stale_after("0s").unwrap(), stale_after("2s").unwrap()), (None, Some(Duration::from_secs(2))));
     assert!(policy("weighted_priority_health: true").unwrap().weighted_priority_health);
     assert_refused(
         policy("drop_overloads: [{category: x}, {category: y}]"),

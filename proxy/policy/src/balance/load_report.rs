@@ -1,6 +1,7 @@
 //! Reading what endpoints report of their load (ORCA, `xds.data.orca.v3.OrcaLoadReport`).
 //!
-//! Owns the three forms of the report (text, JSON, protobuf) and the weight that follows from one. Never keeps a report.
+//! Owns the three forms of the report (text, JSON, protobuf), the weight that follows from one, and the metrics of it that
+//! somebody names. Never keeps a report.
 
 use std::collections::HashSet;
 
@@ -46,15 +47,8 @@ impl LoadReport {
     /// # Errors
     /// If it is not understood; then nothing of it counts.
     pub fn parse(value: &[u8], options: &ReportOptions) -> Result<Self, LoadReportError> {
-        let forms = [(&b"TEXT "[..], Form::Text), (b"JSON ", Form::Json), (b"BIN ", Form::Binary)];
-        let found = forms.into_iter().find_map(|(word, form)| Some((form, value.strip_prefix(word)?)));
         let mut reader = Reader { options, report: Self::default() };
-        match found {
-            None => return Err(LoadReportError::Format),
-            Some((Form::Text, rest)) => reader.text(rest).ok_or(LoadReportError::Text)?,
-            Some((Form::Json, rest)) => reader.json(rest).ok_or(LoadReportError::Json)?,
-            Some((Form::Binary, rest)) => return Self::parse_binary(rest, options),
-        }
+        read(value, &mut reader)?;
         Ok(reader.report)
     }
 
@@ -63,8 +57,9 @@ impl LoadReport {
     /// # Errors
     /// If it is not understood; then nothing of it counts.
     pub fn parse_binary(value: &[u8], options: &ReportOptions) -> Result<Self, LoadReportError> {
-        let bytes = base64(value).filter(|bytes| !bytes.is_empty()).ok_or(LoadReportError::Binary)?;
-        Self::parse_message(&bytes, options)
+        let mut reader = Reader { options, report: Self::default() };
+        read_binary(value, &mut reader)?;
+        Ok(reader.report)
     }
 
     /// An encoded `xds.data.orca.v3.OrcaLoadReport`.
@@ -73,7 +68,7 @@ impl LoadReport {
     /// If it is none; then nothing of it counts.
     pub fn parse_message(bytes: &[u8], options: &ReportOptions) -> Result<Self, LoadReportError> {
         let mut reader = Reader { options, report: Self::default() };
-        reader.message(bytes).ok_or(LoadReportError::Binary)?;
+        message(bytes, &mut reader).ok_or(LoadReportError::Binary)?;
         Ok(reader.report)
     }
 
@@ -110,12 +105,75 @@ const FIELDS: [(&str, &str, u32); 5] = [
     ("application_utilization", "applicationUtilization", 9),
 ];
 
+/// The metrics that `wanted` names, in a value of `endpoint-load-metrics`, by their full names. A field that the report
+/// does not have is 0 there.
+///
+/// # Errors
+/// If the report is not understood; then nothing of it counts.
+pub fn metrics(value: &[u8], wanted: &[ReportedMetric]) -> Result<Vec<(Box<str>, f64)>, LoadReportError> {
+    let mut named = Named::new(wanted);
+    read(value, &mut named)?;
+    Ok(named.found)
+}
+
+/// The same in a value of `endpoint-load-metrics-bin`.
+///
+/// # Errors
+/// If the report is not understood; then nothing of it counts.
+pub fn metrics_binary(value: &[u8], wanted: &[ReportedMetric]) -> Result<Vec<(Box<str>, f64)>, LoadReportError> {
+    let mut named = Named::new(wanted);
+    read_binary(value, &mut named)?;
+    Ok(named.found)
+}
+
+/// Takes what a report holds.
+trait Sink {
+    fn field(&mut self, name: &str, value: f64);
+    fn entry(&mut self, map: &str, key: &str, value: f64);
+}
+
+/// Collects metrics by name.
+struct Named<'a> {
+    wanted: &'a [ReportedMetric],
+    found: Vec<(Box<str>, f64)>,
+}
+
+impl<'a> Named<'a> {
+    fn new(wanted: &'a [ReportedMetric]) -> Self {
+        let known = |metric: &ReportedMetric| match metric {
+            ReportedMetric::Field(name) if FIELDS.iter().any(|(known, ..)| *known == &**name) => {
+                Some((Box::from(&**name), 0.0))
+            }
+            _ => None,
+        };
+        Self { wanted, found: wanted.iter().filter_map(known).collect() }
+    }
+}
+
+impl Sink for Named<'_> {
+    fn field(&mut self, name: &str, value: f64) {
+        if let Some((_, found)) = self.found.iter_mut().find(|(known, _)| **known == *name) {
+            *found = value;
+        }
+    }
+
+    fn entry(&mut self, map: &str, key: &str, value: f64) {
+        let is_it = |metric: &ReportedMetric| match metric {
+            ReportedMetric::Entry(wanted, name) => **wanted == *map && (**name == *key || **name == *"*"),
+            ReportedMetric::Field(_) => false,
+        };
+        if self.wanted.iter().any(is_it) {
+            self.found.push((format!("{map}.{key}").into(), value));
+        }
+    }
+}
+
 struct Reader<'a> {
     options: &'a ReportOptions,
     report: LoadReport,
 }
 
-impl Reader<'_> {
+impl Sink for Reader<'_> {
     fn field(&mut self, name: &str, value: f64) {
         match name {
             "cpu_utilization" => self.report.cpu_utilization = value,
@@ -139,68 +197,84 @@ impl Reader<'_> {
             self.report.named = self.report.named.max(value);
         }
     }
+}
 
-    /// `name:value` separated by commas.
-    fn text(&mut self, text: &[u8]) -> Option<()> {
-        let text = std::str::from_utf8(text).ok()?;
-        let mut seen = HashSet::new();
-        for metric in text.split(',').map(str::trim).filter(|metric| !metric.is_empty()) {
-            let (name, value) = metric.split_once(':')?;
-            let (name, value) = (name.trim(), value.trim().parse::<f64>().ok().filter(|value| value.is_finite())?);
-            if name.is_empty() || !seen.insert(name) {
-                return None;
-            }
-            match name.strip_prefix("named_metrics.") {
-                Some("") => return None,
-                Some(key) => self.entry("named_metrics", key, value),
-                None => {
-                    FIELDS.iter().find(|(known, ..)| *known == name)?;
-                    self.field(name, value);
-                }
+fn read(value: &[u8], sink: &mut impl Sink) -> Result<(), LoadReportError> {
+    let forms = [(&b"TEXT "[..], Form::Text), (b"JSON ", Form::Json), (b"BIN ", Form::Binary)];
+    let found = forms.into_iter().find_map(|(word, form)| Some((form, value.strip_prefix(word)?)));
+    match found {
+        None => Err(LoadReportError::Format),
+        Some((Form::Text, rest)) => text(rest, sink).ok_or(LoadReportError::Text),
+        Some((Form::Json, rest)) => json(rest, sink).ok_or(LoadReportError::Json),
+        Some((Form::Binary, rest)) => read_binary(rest, sink),
+    }
+}
+
+fn read_binary(value: &[u8], sink: &mut impl Sink) -> Result<(), LoadReportError> {
+    let bytes = base64(value).filter(|bytes| !bytes.is_empty()).ok_or(LoadReportError::Binary)?;
+    message(&bytes, sink).ok_or(LoadReportError::Binary)
+}
+
+/// `name:value` separated by commas.
+fn text(text: &[u8], sink: &mut impl Sink) -> Option<()> {
+    let text = std::str::from_utf8(text).ok()?;
+    let mut seen = HashSet::new();
+    for metric in text.split(',').map(str::trim).filter(|metric| !metric.is_empty()) {
+        let (name, value) = metric.split_once(':')?;
+        let (name, value) = (name.trim(), value.trim().parse::<f64>().ok().filter(|value| value.is_finite())?);
+        if name.is_empty() || !seen.insert(name) {
+            return None;
+        }
+        match name.strip_prefix("named_metrics.") {
+            Some("") => return None,
+            Some(key) => sink.entry("named_metrics", key, value),
+            None => {
+                FIELDS.iter().find(|(known, ..)| *known == name)?;
+                sink.field(name, value);
             }
         }
-        Some(())
     }
+    Some(())
+}
 
-    fn json(&mut self, text: &[u8]) -> Option<()> {
-        let Ok(Value::Object(object)) = serde_json::from_slice(text) else { return None };
-        for (name, value) in &object {
-            if value.is_null() {
-                continue;
-            }
-            let is_it = |(snake, camel, _): &&(&str, &str, u32)| name == snake || name == camel;
-            if let Some((field, ..)) = FIELDS.iter().find(is_it) {
-                self.field(field, json_number(value)?);
-            } else if let Some((map, ..)) = MAPS.iter().find(is_it) {
-                for (key, value) in value.as_object()? {
-                    self.entry(map, key, json_number(value)?);
-                }
+fn json(text: &[u8], sink: &mut impl Sink) -> Option<()> {
+    let Ok(Value::Object(object)) = serde_json::from_slice(text) else { return None };
+    for (name, value) in &object {
+        if value.is_null() {
+            continue;
+        }
+        let is_it = |(snake, camel, _): &&(&str, &str, u32)| name == snake || name == camel;
+        if let Some((field, ..)) = FIELDS.iter().find(is_it) {
+            sink.field(field, json_number(value)?);
+        } else if let Some((map, ..)) = MAPS.iter().find(is_it) {
+            for (key, value) in value.as_object()? {
+                sink.entry(map, key, json_number(value)?);
             }
         }
-        Some(())
     }
+    Some(())
+}
 
-    /// The message in protobuf.
-    fn message(&mut self, bytes: &[u8]) -> Option<()> {
-        let mut bytes = bytes;
-        while !bytes.is_empty() {
-            match field(&mut bytes)? {
-                (number, Wire::Fixed(bits)) => {
-                    if let Some((name, ..)) = FIELDS.iter().find(|(.., known)| *known == number) {
-                        self.field(name, f64::from_bits(bits));
-                    }
+/// The message in protobuf.
+fn message(bytes: &[u8], sink: &mut impl Sink) -> Option<()> {
+    let mut bytes = bytes;
+    while !bytes.is_empty() {
+        match field(&mut bytes)? {
+            (number, Wire::Fixed(bits)) => {
+                if let Some((name, ..)) = FIELDS.iter().find(|(.., known)| *known == number) {
+                    sink.field(name, f64::from_bits(bits));
                 }
-                (number, Wire::Bytes(entry)) => {
-                    if let Some((map, ..)) = MAPS.iter().find(|(.., known)| *known == number) {
-                        let (key, value) = entry_of(entry)?;
-                        self.entry(map, key, value);
-                    }
-                }
-                (_, Wire::Other) => {}
             }
+            (number, Wire::Bytes(entry)) => {
+                if let Some((map, ..)) = MAPS.iter().find(|(.., known)| *known == number) {
+                    let (key, value) = entry_of(entry)?;
+                    sink.entry(map, key, value);
+                }
+            }
+            (_, Wire::Other) => {}
         }
-        Some(())
     }
+    Some(())
 }
 
 /// A number, which JSON may also write as a string.
@@ -432,5 +506,23 @@ mod tests {
         fn base64_comes_back(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
             prop_assert_eq!(base64(encode(&bytes).as_bytes()), Some(bytes));
         }
+    }
+
+    #[test]
+    fn metrics_are_found_by_their_full_names_in_every_form() {
+        let field = |name: &str| ReportedMetric::Field(name.into());
+        let entry = |map: &str, key: &str| ReportedMetric::Entry(map.into(), key.into());
+        let wanted = [field("cpu_utilization"), field("eps"), entry("named_metrics", "*"), entry("request_cost", "a")];
+        let found = |value: &str| {
+            let mut found = metrics(value.as_bytes(), &wanted).unwrap();
+            found.sort_by(|a, b| a.0.cmp(&b.0));
+            found.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+        };
+        let text = "TEXT cpu_utilization:0.5,mem_utilization:1,named_metrics.x:2,named_metrics.y:3";
+        assert_eq!(found(text), ["cpu_utilization=0.5", "eps=0", "named_metrics.x=2", "named_metrics.y=3"]);
+        let json = r#"JSON {"eps": 4, "requestCost": {"a": 1, "b": 2}}"#;
+        assert_eq!(found(json), ["cpu_utilization=0", "eps=4", "request_cost.a=1"]);
+        assert_eq!(metrics(b"TEXT nothing", &wanted), Err(LoadReportError::Text));
+        assert_eq!(metrics_binary(b"", &wanted), Err(LoadReportError::Binary));
     }
 }

@@ -46,6 +46,7 @@ pub struct TypedState {
 #[derive(Debug, Default)]
 struct Plan {
     added: Vec<ResourceUpdate>,
+    confirmed: Vec<String>,
     removed: Vec<String>,
     absent: Vec<String>,
     rejections: Vec<Rejection>,
@@ -170,11 +171,12 @@ impl TypedState {
             self.refresh_given_up(decoded.entries, now);
             return Vec::new();
         }
-        let Plan { added, removed, absent, mut rejections } = self.plan(decoded, reading, now);
+        let Plan { added, confirmed, removed, absent, mut rejections } = self.plan(decoded, reading, now);
         let update = Update {
             kind: self.kind,
             version: version.clone(),
             added: added.clone(),
+            confirmed,
             removed: removed.clone(),
             absent: absent.clone(),
             full_state: reading == Reading::Sotw && self.kind.is_full_state(),
@@ -306,6 +308,7 @@ impl TypedState {
             self.set_ttl(&name, ttl, now);
             self.settle_fetch(&name, &aliases);
             self.cache.clear_failure(&name);
+            plan.confirmed.push(name);
         } else {
             plan.added.push(ResourceUpdate { name, version, resource: body, ttl, aliases });
         }
@@ -402,6 +405,7 @@ impl TypedState {
             kind: self.kind,
             version: self.stats.version.clone(),
             added,
+            confirmed: Vec::new(),
             removed,
             absent: Vec::new(),
             full_state: false,

@@ -19,6 +19,8 @@ pub struct Update {
     pub version: String,
     /// Resources that are new or differ from what was last accepted. Those that are byte for byte the same are left out.
     pub added: Vec<ResourceUpdate>,
+    /// Names of those that are left out of `added`: the control plane has confirmed what is held.
+    pub confirmed: Vec<String>,
     /// Names of accepted resources that no longer exist.
     pub removed: Vec<String>,
     /// Names that were asked for and do not exist, of which nothing is held.

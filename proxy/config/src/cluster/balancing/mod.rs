@@ -29,6 +29,7 @@ pub(in crate::cluster) use override_host::metadata_path;
 pub use override_host::{MetadataPath, OverrideHosts, OverrideSource, OverrideStatus};
 pub use peak_ewma::PeakEwma;
 pub(super) use read::{BalancingFields, ReadBalancing, balancing};
+pub(super) use reported::metric;
 pub use reported::{OutOfBand, ReportOptions, ReportedMetric};
 pub use subset::{Fallback, SelectorFallback, SubsetOptions, SubsetSelector};
 

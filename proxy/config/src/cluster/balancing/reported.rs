@@ -118,7 +118,8 @@ fn out_of_band(
     Ok(options)
 }
 
-fn metric(name: &str) -> ReportedMetric {
+/// A metric by the name that configuration gives it.
+pub(in crate::cluster) fn metric(name: &str) -> ReportedMetric {
     match name.split_once('.') {
         Some((map, key)) => ReportedMetric::Entry(map.into(), key.into()),
         None => ReportedMetric::Field(name.into()),
