@@ -2,12 +2,14 @@
 //!
 //!     cargo bench -p outrigger-benches --features scenarios --bench scenarios -- slow
 //!     cargo bench -p outrigger-benches --features scenarios --bench scenarios -- faults
+//!     cargo bench -p outrigger-benches --features scenarios --bench scenarios -- endpoints
 //!
 //! Owns the choice of the scenario. `OUTRIGGER_BIN` names the proxy (`target/release/outrigger` unless given); Envoy and
 //! HAProxy are looked for on the PATH and left out, by name, where they are missing. `faults` needs root, for a network
 //! namespace of its own.
 
 mod endpoint;
+mod endpoints;
 mod faults;
 mod load;
 mod proxies;
@@ -29,6 +31,10 @@ fn main() -> ExitCode {
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     if wants("slow") {
         runtime.block_on(slow::run());
+    }
+    if wants("endpoints") && !runtime.block_on(endpoints::run()) {
+        eprintln!("endpoints: a bound is not kept");
+        return ExitCode::FAILURE;
     }
     if wants("faults") {
         if let Err(problem) = faults::enter_namespace() {

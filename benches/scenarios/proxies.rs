@@ -87,7 +87,8 @@ impl Contender {
     }
 }
 
-fn outrigger() -> PathBuf {
+/// The proxy under test.
+pub fn outrigger() -> PathBuf {
     std::env::var_os("OUTRIGGER_BIN").map_or_else(|| PathBuf::from("target/release/outrigger"), PathBuf::from)
 }
 

@@ -4,6 +4,7 @@
 
 pub mod clusters;
 pub mod listeners;
+pub mod picks;
 pub mod routes;
 
 use std::io;

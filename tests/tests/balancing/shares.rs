@@ -157,6 +157,37 @@ async fn the_health_of_a_priority_is_that_of_its_weights_if_the_assignment_says_
 }
 
 #[tokio::test]
+async fn the_overprovisioning_factor_says_what_a_priority_can_take() {
+    let upstreams = upstreams(5).await;
+    // Half of the first priority is down.
+    let above = upstreams[..4].iter().zip(["", DOWN, "", DOWN]).map(|(up, more)| endpoint(up, more));
+    let localities =
+        format!("{}, {}", locality(0, &above.collect::<Vec<_>>()), locality(1, &[endpoint(&upstreams[4], "")]));
+    let cluster = |name: &str, policy: &str| {
+        cluster_of(name, &localities, "").replacen("endpoints: [", &format!("policy: {{ {policy} }}, endpoints: ["), 1)
+    };
+    let cases = [
+        ("less", "overprovisioning_factor: 100", 0.5),
+        ("usual", "", 0.3),
+        ("more", "overprovisioning_factor: 180", 0.1),
+        ("most", "overprovisioning_factor: 200", 0.0),
+    ];
+    let clusters = cases.map(|(name, policy, _)| cluster(name, policy));
+    let routes = cases.map(|(name, ..)| format!("{{ match: {{ prefix: /{name}/ }}, route: {{ cluster: {name} }} }}"));
+    let both = Both::start(&bootstrap(&web(&routes.join(", ")), &clusters)).await;
+    for (name, _, expected) in cases {
+        let requests: Vec<_> = (0..REQUESTS).map(|_| (format!("/{name}/x"), Vec::new())).collect();
+        let (ours, envoys) = both.served_by(&requests).await;
+        for (who, names) in [("ours", ours), ("envoy", envoys)] {
+            let share = names.iter().filter(|name| *name == "u4").count() as f64 / REQUESTS as f64;
+            // Six standard deviations.
+            let slack = 6.0 * (expected * (1.0 - expected) / REQUESTS as f64).sqrt();
+            assert!((share - expected).abs() <= slack, "{name}, {who}: {share}, expected {expected}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_full_scan_fills_idle_endpoints_first_over_all_workers() {
     const ENDPOINTS: usize = 12;
     let upstreams = upstreams(ENDPOINTS).await;
