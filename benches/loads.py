@@ -23,6 +23,15 @@ def h1(bench):
     ])
 
 
+def h1_filters(bench):
+    """The same through ten HTTP filters that have nothing to do: what they cost is the difference to h1"""
+    bench.compare("h1-filters", Job(idle_filters=True), "h1", [
+        Load("saturated", f"{CONNECTIONS} connections, closed loop",
+             ["h1", "--connections", str(CONNECTIONS), "--requests", amount(bench, 80_000),
+              "--warmup", "5000"], SATURATED),
+    ])
+
+
 def h1_paced(bench):
     """HTTP/1.1 keep-alive, 100-byte answers, at 5,000 requests per second: latency"""
     bench.compare("h1-paced", Job(), None, [

@@ -37,6 +37,7 @@ class Job:
     pki: Path = None
     clusters: int = 1                   # clusters, each with its own host and route
     empty: bool = False                 # no listeners, routes or clusters at all
+    idle_filters: bool = False          # envoy only: ten HTTP filters that have nothing to do
     dynamic: str = ""                   # envoy only: everything by xDS, from "files" that are watched or by "grpc"
     control_plane: tuple = ()           # dynamic by grpc only: its (host, port)
     others: list = field(default_factory=list)      # dynamic only: the upstreams of the last cluster
@@ -107,6 +108,24 @@ def envoy_routes(job, target=lambda i: i):
     } for i in range(job.clusters)]}
 
 
+def _idle_filters():
+    """Ten that a plain GET passes by. Tests send requests through the same ones."""
+    absent = {"header": "x-absent", "on_header_present": {"key": "k"}}
+    return [_typed(f"filter-{i}", f"envoy.extensions.filters.http.{message}", **fields)
+            for i, (message, fields) in enumerate([
+                ("cors.v3.Cors", {}),
+                ("csrf.v3.CsrfPolicy", {"filter_enabled": {"default_value": {"numerator": 100}}}),
+                ("fault.v3.HTTPFault", {}),
+                ("rbac.v3.RBAC", {}),
+                ("jwt_authn.v3.JwtAuthentication", {}),
+                ("header_to_metadata.v3.Config", {"request_rules": [absent]}),
+                ("local_ratelimit.v3.LocalRateLimit", {"stat_prefix": "idle"}),
+                ("grpc_web.v3.GrpcWeb", {}),
+                ("grpc_http1_bridge.v3.Config", {}),
+                ("bandwidth_limit.v3.BandwidthLimit", {"stat_prefix": "idle"}),
+            ])]
+
+
 def envoy_listener(job, rds=None):
     if job.mode == "tcp":
         network_filter = _typed(
@@ -119,7 +138,8 @@ def envoy_listener(job, rds=None):
             "envoy.filters.network.http_connection_manager",
             "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             stat_prefix="http", codec_type="HTTP2" if job.mode == "http2" else "HTTP1", **routes,
-            http_filters=[_typed("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router")])
+            http_filters=(_idle_filters() if job.idle_filters else []) + [
+                _typed("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router")])
     chain = {"filters": [network_filter]}
     if job.tls:
         chain["transport_socket"] = _typed(
@@ -367,4 +387,13 @@ def splice(binary, job, directory):
     return floor(binary, job, directory, "--splice")
 
 
-KINDS = {"envoy": envoy, "haproxy": haproxy, "nginx": nginx, "simple": simple, "floor": floor, "splice": splice}
+def _without_filters(kind):
+    def tell(binary, job, directory):
+        if job.idle_filters:
+            raise Unsupported("has no such filters")
+        return kind(binary, job, directory)
+    return tell
+
+
+KINDS = {"envoy": envoy, **{name: _without_filters(kind) for name, kind in {
+    "haproxy": haproxy, "nginx": nginx, "simple": simple, "floor": floor, "splice": splice}.items()}}

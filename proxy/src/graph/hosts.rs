@@ -380,6 +380,7 @@ pub(crate) mod tests {
                 max_response_headers_bytes: 60 * 1024,
                 max_stream_duration: None,
                 error_matcher: None,
+                filters: None,
                 auto_sni: false,
                 auto_san_validation: false,
             },

@@ -26,8 +26,10 @@ use std::task::{Context, Poll, Waker};
 
 pub use command::{Command, ListenSocket, Workers};
 
+use outrigger_config::http::filters::UpstreamFilters;
+
 use crate::graph::{Graph, HttpNode, ListenerNode};
-use crate::http::filter::Filters;
+use crate::http::filter::{Filters, SettingsStates};
 use crate::http::h2::stats::Http2Stats;
 use crate::http::manager::stats::HttpStats;
 use crate::listener::stats::ListenerStats;
@@ -107,6 +109,8 @@ pub struct Worker {
     pub connections: Connections,
     /// Stats of network filters.
     pub network: NetworkStats,
+    /// HTTP filters in front of upstreams.
+    pub upstream_filters: SettingsStates<UpstreamFilters, Filters>,
     view: RefCell<Rc<GraphView>>,
     listener_stats: RefCell<HashMap<Arc<str>, Arc<ListenerStats>>>,
     listener_connections: RefCell<HashMap<Arc<str>, Arc<AtomicU64>>>,
@@ -138,6 +142,7 @@ impl Worker {
             date: date::Date::default(),
             connections: Connections::default(),
             network: NetworkStats::default(),
+            upstream_filters: SettingsStates::default(),
             view: RefCell::new(Rc::new(GraphView { graph, by_address: OnceCell::new() })),
             listener_stats: RefCell::default(),
             listener_connections: RefCell::default(),

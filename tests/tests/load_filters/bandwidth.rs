@@ -90,17 +90,17 @@ async fn a_body_takes_the_time_of_its_bytes_and_trailers_tell() {
     let client = h2c::Client::connect(proxy.listener("web").await).await;
     let body = vec![b'x'; 80 * 1024];
     let begin = Instant::now();
-    let response = client.request("POST", "/", &[("x-reply", "bytes=20000")], &body).await;
+    let response = client.request("POST", "/", &[("x-reply", "bytes=70000")], &body).await;
     // What was saved up is a second's bytes at most; the rest comes at the rate.
-    let least = Duration::from_millis((80 * 1024 + 20_000 - 64 * 1024) * 1000 / (64 * 1024));
+    let least = Duration::from_millis((80 * 1024 + 70_000 - 64 * 1024) * 1000 / (64 * 1024));
     assert!(begin.elapsed() >= least, "{:?}", begin.elapsed());
-    assert_eq!((response.status, response.body.len()), (200, 20_000));
+    assert_eq!((response.status, response.body.len()), (200, 70_000));
     for name in ["request-delay", "request-filter-delay", "response-delay", "response-filter-delay"] {
         let told = response.trailer(&format!("slow-bandwidth-{name}-ms")).and_then(|time| time.parse::<u64>().ok());
         assert!(told > Some(0), "{name}: {told:?}");
     }
     held_back(&proxy, "request", body.len() as u64).await;
-    held_back(&proxy, "response", 20_000).await;
+    held_back(&proxy, "response", 70_000).await;
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
-//! Filters that hold load back: bandwidth limits, admission control and adaptive concurrency, beside Envoy and alone.
+//! Filters that hold load back, and what filters cost where they do not: bandwidth limits, admission control and adaptive
+//! concurrency, beside Envoy and alone.
 //!
 //! Needs `envoy` on the PATH (or `ENVOY_BIN`) and fails without it.
 
 mod admission;
 mod bandwidth;
 mod concurrency;
+mod idle;
 
 use outrigger_tests::config::{self, all_to, chain, routes};
 use outrigger_tests::side_by_side::Intended;

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 
 use outrigger_api::pb::envoy::config::cluster::v3::cluster::ClusterProtocolSelection;
 use outrigger_api::pb::envoy::config::core::v3 as core;
-use outrigger_api::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use outrigger_api::pb::envoy::extensions::upstreams::http::v3 as pb;
 use outrigger_api::pb::google::protobuf::{Any, UInt32Value};
 use pb::http_protocol_options::{AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig};
@@ -17,6 +16,7 @@ use super::error_matcher::error_matcher;
 use super::{UpstreamHttp, UpstreamProtocol};
 use crate::context::Context;
 use crate::decide::decide;
+use crate::http::filters::upstream_filters;
 use crate::http::protocol_options::{CommonHttpOptions, common_http_options, http1_options, http2_options};
 use crate::http::{Http1Options, Http2Options};
 use crate::rejection::{FieldPath, Parsed};
@@ -135,6 +135,7 @@ fn together(common: &CommonHttpOptions, protocol: Protocol, names: AutoNames) ->
         max_response_headers_bytes: common.max_response_headers_bytes.unwrap_or(DEFAULT_MAX_HEADER_BYTES),
         max_stream_duration: common.max_stream_duration,
         error_matcher: None,
+        filters: None,
         auto_sni: names.sni,
         auto_san_validation: names.san_validation,
     }
@@ -184,7 +185,7 @@ fn http_protocol_options(
         no_effect: hash_policy = "no consistent-hash policy is supported, and a cluster with one is rejected";
         unsupported: header_validation_config, request_mirror_policies, retry_policy;
     });
-    check_filters(context, &at.field("http_filters"), http_filters)?;
+    let filters = upstream_filters(context, &at.field("http_filters"), http_filters)?;
     let common = common_http_options(&at.field("common_http_protocol_options"), common_http_protocol_options)?;
     let names = upstream_options(&at.field("upstream_http_protocol_options"), upstream_http_protocol_options)?;
     let protocol = match upstream_protocol_options {
@@ -198,6 +199,7 @@ fn http_protocol_options(
         }
     };
     let mut http = together(&common, protocol, names);
+    http.filters = filters;
     if let Some(wire) = outlier_detection {
         http.error_matcher = Some(error_matcher(&at.field("outlier_detection"), wire)?);
     }
@@ -232,26 +234,6 @@ fn auto(at: &FieldPath<'_>, wire: AutoHttpConfig) -> Parsed<Protocol> {
         unsupported: http3_protocol_options, alternate_protocols_cache_options;
     });
     both(at, UpstreamProtocol::Auto, http_protocol_options, http2_protocol_options)
-}
-
-/// Of upstream HTTP filters only the codec exists, which is always there.
-fn check_filters(context: &Context<'_>, at: &FieldPath<'_>, wire: Vec<hcm::HttpFilter>) -> Parsed<()> {
-    for (index, wire) in wire.into_iter().enumerate() {
-        let at = at.item(index);
-        let hcm::HttpFilter { name, is_optional, disabled: _, config_type } = wire;
-        let config = match config_type {
-            Some(hcm::http_filter::ConfigType::TypedConfig(config)) => wire::extension(context, &at, config)?,
-            Some(hcm::http_filter::ConfigType::ConfigDiscovery(_)) => {
-                return Err(at.field("config_discovery").unsupported());
-            }
-            None => return Err(at.field("typed_config").reject("is required")),
-        };
-        let codec = wire::type_name(&config) == "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
-        if !codec && !is_optional {
-            return Err(at.reject(format!("upstream HTTP filter {name:?} ({}) is not supported", config.type_url)));
-        }
-    }
-    Ok(())
 }
 
 const DEFAULT_MAX_HEADERS: u32 = 100;

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use crate::address::{Address, EndpointAddress};
 use crate::dns::DnsResolver;
+use crate::http::filters::UpstreamFilters;
 use crate::http::{Http1Options, Http2Options};
 use crate::istio::{ClusterHints, MetadataExchange};
 use crate::listener::{SocketOption, TcpKeepalive};
@@ -275,6 +276,8 @@ pub struct UpstreamHttp {
     pub max_stream_duration: Option<Duration>,
     /// What outlier detection takes for an error; 5xx when `None`.
     pub error_matcher: Option<ErrorMatcher>,
+    /// What requests pass through once their endpoint was chosen, instead of what the router says.
+    pub filters: Option<Arc<UpstreamFilters>>,
     /// SNI is the request's host.
     pub auto_sni: bool,
     /// The certificate must be valid for the request's host.

@@ -432,8 +432,24 @@ fn http_options_that_are_refused() {
         (
             "explicit_http_config: {http_protocol_options: {}}, http_filters: [{name: x, typed_config: \
               {'@type': type.googleapis.com/envoy.config.core.v3.Locality}}]",
-            ".http_filters[0]: upstream HTTP filter \"x\" (type.googleapis.com/envoy.config.core.v3.Locality) \
+            ".http_filters[0].typed_config: the HTTP filter \"type.googleapis.com/envoy.config.core.v3.Locality\" \
               is not supported",
+        ),
+        (
+            "explicit_http_config: {http_protocol_options: {}}, http_filters: [{name: x, typed_config: \
+              {'@type': type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation}}]",
+            ".http_filters: the last filter must be envoy.filters.http.upstream_codec",
+        ),
+        (
+            "explicit_http_config: {http_protocol_options: {}}, http_filters: [{name: x, typed_config: \
+              {'@type': type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}}]",
+            ".http_filters[0]: the HTTP filter \"x\" is not supported in front of upstreams, expected a header mutation",
+        ),
+        (
+            "explicit_http_config: {http_protocol_options: {}}, http_filters: [{name: x, typed_config: \
+              {'@type': type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation, \
+              mutations: {request_trailers_mutations: [{remove: y}]}}}]",
+            ".http_filters[0].typed_config.mutations.request_trailers_mutations: is not supported in front of upstreams",
         ),
     ] {
         assert_refused(with_http(options), &format!("{at}{reason}"));

@@ -47,7 +47,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_config::http::{HttpFilterConfig, Router};
+use outrigger_config::http::filters::UpstreamFilters;
+use outrigger_config::http::{HttpFilter as HttpFilterSettings, HttpFilterConfig, Router};
 use outrigger_config::istio::StandardMetrics;
 
 pub use body::{BodyChain, BodyFilter, BodyObserver, BodyPace};
@@ -161,83 +162,19 @@ impl Filters {
         let maker = Maker { worker, stat_prefix: &node.config.stat_prefix };
         let mut filters = Self { slots: Vec::new(), router: Arc::default() };
         for (config, settings) in node.filters() {
-            let filter = match settings {
-                HttpFilterConfig::Router(router) => {
-                    filters.router = Arc::clone(router);
-                    continue;
-                }
-                HttpFilterConfig::Discovered(_) => maker.make(|_| missing::Missing),
-                HttpFilterConfig::AdaptiveConcurrency(settings) => {
-                    maker.make(|maker| adaptive_concurrency::AdaptiveConcurrency::new(settings, maker))
-                }
-                HttpFilterConfig::AdmissionControl(settings) => {
-                    maker.make(|maker| admission_control::AdmissionControl::new(settings, maker))
-                }
-                HttpFilterConfig::ApiKeyAuth(settings) => {
-                    maker.make(|maker| api_key_auth::ApiKeyAuth::new(settings, maker))
-                }
-                HttpFilterConfig::BandwidthLimit(settings) => {
-                    maker.make(|maker| bandwidth_limit::BandwidthLimit::new(settings, maker))
-                }
-                HttpFilterConfig::BasicAuth(settings) => {
-                    maker.make(|maker| basic_auth::BasicAuth::new(settings, maker))
-                }
-                HttpFilterConfig::Buffer(settings) => maker.make(|_| buffer::Buffer::new(*settings)),
-                HttpFilterConfig::Compressor(settings) => {
-                    maker.make(|maker| compressor::Compressor::new(settings, maker))
-                }
-                HttpFilterConfig::Decompressor(settings) => {
-                    maker.make(|maker| decompressor::Decompressor::new(settings, maker))
-                }
-                HttpFilterConfig::Cors => maker.make(cors::Cors::new),
-                HttpFilterConfig::Csrf(policy) => maker.make(|maker| csrf::Csrf::new(policy, maker)),
-                HttpFilterConfig::DynamicForward(settings) => {
-                    maker.make(|_| dynamic_forward::DynamicForward::new(settings))
-                }
-                HttpFilterConfig::ExtAuthz(settings) => maker.make(|maker| ext_authz::ExtAuthz::new(settings, maker)),
-                HttpFilterConfig::GlobalRateLimit(settings) => {
-                    maker.make(|maker| ratelimit::GlobalRateLimit::new(settings, maker))
-                }
-                HttpFilterConfig::Fault(settings) => maker.make(|maker| fault::Fault::new(settings, maker)),
-                HttpFilterConfig::GrpcBridge(settings) => maker.make(|_| grpc_bridge::GrpcBridge::new(*settings)),
-                HttpFilterConfig::GrpcStats(settings) => maker.make(|_| grpc_stats::GrpcStats::new(settings)),
-                HttpFilterConfig::GrpcWeb => maker.make(|_| grpc_web::GrpcWeb::default()),
-                HttpFilterConfig::OnDemand => continue,
-                HttpFilterConfig::HeaderMutation(settings) => {
-                    maker.make(|_| header_mutation::HeaderMutation::new(settings))
-                }
-                HttpFilterConfig::HeaderToMetadata(settings) => {
-                    maker.make(|maker| header_to_metadata::HeaderToMetadata::new(settings, maker))
-                }
-                HttpFilterConfig::HealthCheck(settings) => {
-                    maker.make(|maker| health_check::HealthCheck::new(settings, maker))
-                }
-                HttpFilterConfig::IstioAlpn(settings) => maker.make(|_| istio_alpn::IstioAlpn::new(settings)),
-                HttpFilterConfig::JwtAuthn(settings) => maker.make(|maker| jwt_authn::JwtAuthn::new(settings, maker)),
-                HttpFilterConfig::IstioStats(StandardMetrics) => {
-                    istio::warn_of_missing_metrics();
-                    continue;
-                }
-                HttpFilterConfig::LocalRateLimit(settings) => {
-                    maker.make(|maker| local_ratelimit::LocalRateLimit::new(settings, maker))
-                }
-                HttpFilterConfig::PeerMetadata(settings) => {
-                    maker.make(|maker| peer_metadata::PeerMetadata::new(settings, maker))
-                }
-                HttpFilterConfig::SetFilterState(settings) => {
-                    maker.make(|_| set_filter_state::SetFilterState::new(settings))
-                }
-                HttpFilterConfig::SetMetadata(settings) => {
-                    maker.make(|maker| set_metadata::SetMetadata::new(settings, maker))
-                }
-                HttpFilterConfig::StatefulSession(settings) => {
-                    maker.make(|maker| stateful_session::StatefulSession::new(settings, maker))
-                }
-                HttpFilterConfig::Rbac(config) => maker.make(|maker| rbac::Rbac::new(maker, Arc::clone(config))),
-            };
-            filters.slots.push(Slot { name: Arc::clone(&config.name), disabled: config.disabled, filter });
+            if let HttpFilterConfig::Router(router) = settings {
+                filters.router = Arc::clone(router);
+            }
+            filters.slots.extend(maker.slot(config, settings));
         }
         filters
+    }
+
+    /// Makes filters in front of upstreams for this worker.
+    pub fn upstream(worker: &Rc<Worker>, filters: &UpstreamFilters) -> Self {
+        let maker = Maker { worker, stat_prefix: "" };
+        let slots = filters.0.iter().filter_map(|filter| maker.slot(filter, &filter.config)).collect();
+        Self { slots, router: Arc::default() }
     }
 }
 
@@ -250,6 +187,73 @@ pub struct Maker<'a> {
 }
 
 impl Maker<'_> {
+    /// The filter that these settings ask for; `None` if it does nothing.
+    fn slot(&self, config: &HttpFilterSettings, settings: &HttpFilterConfig) -> Option<Slot> {
+        let filter = match settings {
+            // Not one that is asked.
+            HttpFilterConfig::Router(_) => return None,
+            HttpFilterConfig::Discovered(_) => self.make(|_| missing::Missing),
+            HttpFilterConfig::AdaptiveConcurrency(settings) => {
+                self.make(|maker| adaptive_concurrency::AdaptiveConcurrency::new(settings, maker))
+            }
+            HttpFilterConfig::AdmissionControl(settings) => {
+                self.make(|maker| admission_control::AdmissionControl::new(settings, maker))
+            }
+            HttpFilterConfig::ApiKeyAuth(settings) => self.make(|maker| api_key_auth::ApiKeyAuth::new(settings, maker)),
+            HttpFilterConfig::BandwidthLimit(settings) => {
+                self.make(|maker| bandwidth_limit::BandwidthLimit::new(settings, maker))
+            }
+            HttpFilterConfig::BasicAuth(settings) => self.make(|maker| basic_auth::BasicAuth::new(settings, maker)),
+            HttpFilterConfig::Buffer(settings) => self.make(|_| buffer::Buffer::new(*settings)),
+            HttpFilterConfig::Compressor(settings) => self.make(|maker| compressor::Compressor::new(settings, maker)),
+            HttpFilterConfig::Decompressor(settings) => {
+                self.make(|maker| decompressor::Decompressor::new(settings, maker))
+            }
+            HttpFilterConfig::Cors => self.make(cors::Cors::new),
+            HttpFilterConfig::Csrf(policy) => self.make(|maker| csrf::Csrf::new(policy, maker)),
+            HttpFilterConfig::DynamicForward(settings) => self.make(|_| dynamic_forward::DynamicForward::new(settings)),
+            HttpFilterConfig::ExtAuthz(settings) => self.make(|maker| ext_authz::ExtAuthz::new(settings, maker)),
+            HttpFilterConfig::GlobalRateLimit(settings) => {
+                self.make(|maker| ratelimit::GlobalRateLimit::new(settings, maker))
+            }
+            HttpFilterConfig::Fault(settings) => self.make(|maker| fault::Fault::new(settings, maker)),
+            HttpFilterConfig::GrpcBridge(settings) => self.make(|_| grpc_bridge::GrpcBridge::new(*settings)),
+            HttpFilterConfig::GrpcStats(settings) => self.make(|_| grpc_stats::GrpcStats::new(settings)),
+            HttpFilterConfig::GrpcWeb => self.make(|_| grpc_web::GrpcWeb::default()),
+            HttpFilterConfig::OnDemand => return None,
+            HttpFilterConfig::HeaderMutation(settings) => self.make(|_| header_mutation::HeaderMutation::new(settings)),
+            HttpFilterConfig::HeaderToMetadata(settings) => {
+                self.make(|maker| header_to_metadata::HeaderToMetadata::new(settings, maker))
+            }
+            HttpFilterConfig::HealthCheck(settings) => {
+                self.make(|maker| health_check::HealthCheck::new(settings, maker))
+            }
+            HttpFilterConfig::IstioAlpn(settings) => self.make(|_| istio_alpn::IstioAlpn::new(settings)),
+            HttpFilterConfig::JwtAuthn(settings) => self.make(|maker| jwt_authn::JwtAuthn::new(settings, maker)),
+            HttpFilterConfig::IstioStats(StandardMetrics) => {
+                istio::warn_of_missing_metrics();
+                return None;
+            }
+            HttpFilterConfig::LocalRateLimit(settings) => {
+                self.make(|maker| local_ratelimit::LocalRateLimit::new(settings, maker))
+            }
+            HttpFilterConfig::PeerMetadata(settings) => {
+                self.make(|maker| peer_metadata::PeerMetadata::new(settings, maker))
+            }
+            HttpFilterConfig::SetFilterState(settings) => {
+                self.make(|_| set_filter_state::SetFilterState::new(settings))
+            }
+            HttpFilterConfig::SetMetadata(settings) => {
+                self.make(|maker| set_metadata::SetMetadata::new(settings, maker))
+            }
+            HttpFilterConfig::StatefulSession(settings) => {
+                self.make(|maker| stateful_session::StatefulSession::new(settings, maker))
+            }
+            HttpFilterConfig::Rbac(config) => self.make(|maker| rbac::Rbac::new(maker, Arc::clone(config))),
+        };
+        Some(Slot { name: Arc::clone(&config.name), disabled: config.disabled, filter })
+    }
+
     fn make<F: HttpFilter + 'static>(&self, new: impl FnOnce(&Self) -> F) -> Box<dyn HttpFilter> {
         Box::new(new(self))
     }

@@ -31,7 +31,7 @@ use super::manager::reply::LocalReply;
 use super::manager::request::{Chosen, Request, RequestSide, ResponseSide, send_local};
 use super::manager::{mutate, overload};
 use crate::health::observe;
-use crate::http::filter::{self, RouteChoice, Turn};
+use crate::http::filter::{self, Filters, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
 use crate::http::seam::BodySink;
 use crate::stream::ResponseFlag;
@@ -178,6 +178,12 @@ impl Forwarding<'_, '_> {
                 self.request.head.headers.set(HeaderId::XEnvoyAttemptCount, count.to_string().as_bytes());
             }
             prepare::host_name(self.request, self.action, &host);
+            let filters = self.upstream_filters(&target.cluster);
+            if let Some(filters) = &filters
+                && let Some(end) = Box::pin(self.pass_upstream(filters, None)).await
+            {
+                return self.end_by(end).await;
+            }
             trace::begin_attempt(self.request);
             target.cluster.stats.upstream_rq_total.increment();
             host.stats.rq_total.increment();
@@ -187,6 +193,16 @@ impl Forwarding<'_, '_> {
             match result {
                 Ok(mut stream) => {
                     trace::answered(self.request);
+                    if let Some(filters) = &filters {
+                        self.request.response_ended = stream.is_complete();
+                        // A try that is over may have left some.
+                        self.request.response_body = None;
+                        let answering = Answering { answered: &mut stream, body: &body };
+                        if let Some(end) = Box::pin(self.pass_upstream(filters, Some(answering))).await {
+                            drop(stream);
+                            return self.end_by(end).await;
+                        }
+                    }
                     let status = self.request.response.status;
                     let outcome = self.outcome();
                     let redirect = redirect::policy(self.chosen, status);
@@ -246,6 +262,38 @@ impl Forwarding<'_, '_> {
                     }
                 }
             }
+        }
+    }
+
+    /// What stands in front of the endpoints of a cluster: its own filters, or else the router's.
+    fn upstream_filters(&self, cluster: &WorkerCluster) -> Option<Rc<Filters>> {
+        let node = cluster.node();
+        let filters = node.config.http.filters.as_ref().or(self.request.filters.router.upstream_filters.as_ref())?;
+        if self.action.terminates_connect && self.request.head.is_connect() {
+            return None;
+        }
+        let worker = &self.request.connection.worker;
+        Some(worker.upstream_filters.get(filters, || Filters::upstream(worker, filters)))
+    }
+
+    /// Shows a try to the filters in front of its endpoint: its request, or the answer. What they change stays for further
+    /// tries. Something if the try does not go on.
+    async fn pass_upstream(&mut self, filters: &Rc<Filters>, answer: Option<Answering<'_, '_>>) -> Option<Turn> {
+        let connection = Rc::clone(self.request.connection);
+        let graph = Rc::clone(&self.request.graph);
+        let mut choice = RouteChoice::of(&connection, &graph, Some(*self.chosen));
+        let request = &mut *self.request;
+        let own = std::mem::replace(&mut request.filters, Rc::clone(filters));
+        let states = std::mem::take(&mut request.filter_states);
+        let turn = match answer {
+            None => filter::requests(request, &mut choice).await,
+            answer => filter::responses(request, &mut choice, answer).await,
+        };
+        request.filters = own;
+        request.filter_states = states;
+        match turn {
+            Turn::Continue => None,
+            turn => Some(turn),
         }
     }
 

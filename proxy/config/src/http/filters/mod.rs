@@ -31,6 +31,7 @@ mod router;
 mod set_filter_state;
 mod set_metadata;
 mod stateful_session;
+mod upstream;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -75,6 +76,8 @@ pub use set_filter_state::{FilterStateEntry, SetFilterState};
 pub use set_metadata::{MetadataValue, SetMetadata};
 
 pub use stateful_session::{SessionState, StatefulSession};
+pub use upstream::UpstreamFilters;
+pub(crate) use upstream::upstream_filters;
 
 use crate::context::Context;
 use crate::decide::decide;

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use outrigger_api::pb::envoy::extensions::filters::http::router::v3 as router;
-use outrigger_api::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 
+use super::{UpstreamFilters, upstream_filters};
 use crate::accesslog::{AccessLog, access_logs};
 use crate::context::Context;
 use crate::decide::decide;
@@ -26,23 +26,19 @@ pub struct Router {
     pub respect_expected_rq_timeout: bool,
     /// Each try has a span of its own, as with `HttpConnectionManager.Tracing.spawn_upstream_span`.
     pub start_child_span: bool,
+    /// What each try passes through once its endpoint was chosen, unless its cluster says something else.
+    pub upstream_filters: Option<Arc<UpstreamFilters>>,
 }
 
 impl Router {
     pub(super) fn parse(context: &Context<'_>, at: &FieldPath<'_>, mut wire: router::Router) -> Parsed<Self> {
         wire::drop_false(&mut wire.reject_connect_request_early_data);
-        // Naming the codec and nothing else is what happens without the list.
-        if let [only] = wire.upstream_http_filters.as_slice()
-            && is_upstream_codec(only)
-        {
-            wire.upstream_http_filters.clear();
-        }
         decide!(wire, at, router::Router as "envoy.extensions.filters.http.router.v3.Router" {
             implemented: upstream_log, upstream_log_options, suppress_envoy_headers, strict_check_headers,
-                respect_expected_rq_timeout, start_child_span;
+                respect_expected_rq_timeout, start_child_span, upstream_http_filters;
             no_effect: dynamic_stats = "all counters of a cluster exist",
                 suppress_grpc_request_failure_code_stats = "there are no counters per gRPC status";
-            unsupported: reject_connect_request_early_data, upstream_http_filters;
+            unsupported: reject_connect_request_early_data;
         });
         if let Some(wire) = upstream_log_options {
             let at = at.field("upstream_log_options");
@@ -67,16 +63,8 @@ impl Router {
             strict_check_headers,
             respect_expected_rq_timeout,
             start_child_span,
+            upstream_filters: upstream_filters(context, &at.field("upstream_http_filters"), upstream_http_filters)?,
         })
-    }
-}
-
-fn is_upstream_codec(wire: &pb::HttpFilter) -> bool {
-    match &wire.config_type {
-        Some(pb::http_filter::ConfigType::TypedConfig(any)) => {
-            wire::type_name(any) == "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
-        }
-        _ => false,
     }
 }
 
