@@ -63,7 +63,14 @@ const CASES: &[Case] = &[
         "PEER_DID_NOT_RETURN_A_CERTIFICATE",
         "alert certificate required",
     ),
-    case("no-certificate-12", REQUIRED, ROOT, &["-tls1_2"], "PEER_DID_NOT_RETURN_A_CERTIFICATE", REFUSED),
+    case(
+        "no-certificate-12",
+        REQUIRED,
+        ROOT,
+        &["-tls1_2"],
+        "PEER_DID_NOT_RETURN_A_CERTIFICATE",
+        "alert certificate required",
+    ),
     case("stranger", REQUIRED, ROOT, STRANGER, "issuer is not among the trusted certificates", UNKNOWN_CA),
     case("optional-stranger", "", ROOT, STRANGER, "issuer is not among the trusted certificates", UNKNOWN_CA),
     case(
@@ -291,7 +298,7 @@ const CASES: &[Case] = &[
         "UNSUPPORTED_PROTOCOL",
         VERSION,
     ),
-    case("ancient", "", "", &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], "UNSUPPORTED_PROTOCOL", VERSION),
+    case("ancient", "", "", &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], "UNSUPPORTED_PROTOCOL", REFUSED),
     case(
         "no-cipher",
         "",
@@ -327,7 +334,7 @@ const CASES: &[Case] = &[
         "NO_COMMON_SIGNATURE_ALGORITHMS",
         REFUSED,
     ),
-    case("no-server-name", "require_sni: true", "", &["-noservername"], "NO_SNI", "alert unrecognized name"),
+    case("no-server-name", "require_sni: true", "", &["-noservername"], "NO_SNI", "unrecognized name"),
 ];
 
 /// The listener's own log of connections that never reached an application.
