@@ -84,6 +84,15 @@ def tls_handshake(bench):
     ], check_tls=True)
 
 
+def tls_resume(bench):
+    """TLS 1.3 handshakes that take up a session again: a new connection for every request"""
+    bench.compare("tls-resume", Job(tls=True), "h1", [
+        Load("saturated", "32 at a time, closed loop",
+             ["h1", "--tls", "--resume", "--new-connections", "--connections", "32",
+              "--requests", amount(bench, 8_000), "--warmup", "300"], SATURATED),
+    ], check_tls=True)
+
+
 def mtls(bench):
     """Mutual TLS on both sides, HTTP/1.1: keep-alive, and a new connection for every request"""
     identity = lambda: ["--tls", "--cert", str(bench.pki / "client.crt"), "--key", str(bench.pki / "client.key")]

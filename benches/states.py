@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import time
+from dataclasses import replace
 
 from proxies import Job, Unsupported
 from tables import RATIO
@@ -61,30 +62,41 @@ def rows_with(rounds, key):
 
 def idle_conn(bench):
     """Resident memory per idle client connection, of 10,000 HTTP/1.1 connections with one request each behind them"""
+    idle(bench, "idle-conn", f"{IDLE_CONNECTIONS:,} idle connections", Job(), [])
+
+
+def idle_tls(bench):
+    """The same behind TLS 1.3"""
+    idle(bench, "idle-tls", f"{IDLE_CONNECTIONS:,} idle TLS connections", Job(tls=True), ["--tls"])
+
+
+def idle(bench, scenario, title, job, flags):
     rows = {}
     backend, upstreams = bench.backend("h1")
     for proxy in real_proxies(bench):
         with contextlib.ExitStack() as cleanup:
             try:
-                process = bench.start(proxy, Job(upstreams=upstreams), ready="answer")
+                ready = "connect" if job.tls else "answer"
+                process = bench.start(proxy, replace(job, upstreams=upstreams), ready=ready)
                 cleanup.callback(process.stop)
-                rows[proxy.name] = [hold_idle(bench, process)]
+                rows[proxy.name] = [hold_idle(bench, process, flags)]
             except (Unsupported, RuntimeError) as why:
-                bench.note("idle-conn", proxy.name, why)
+                bench.note(scenario, proxy.name, why)
     backend.stop()
-    bench.publish("idle-conn", f"{IDLE_CONNECTIONS:,} idle connections", rows, [
+    bench.publish(scenario, title, rows, [
         ("bytes/connection", "per_connection", "{:,.0f}"), RATIO, ("before MB", "before_mb", "{:.1f}"),
         ("with them MB", "after_mb", "{:.1f}"), ("held", "alive", "{:,.0f}"), ("ERRORS", "errors_total", "{:.0f}"),
     ], cost="per_connection")
 
 
-def hold_idle(bench, process):
+def hold_idle(bench, process, flags):
     # So that what it keeps after some work is not counted as the connections'.
-    bench.run_load(["h1", "--requests", "5000"], process.port)
+    bench.run_load(["h1", "--requests", "5000", *flags], process.port)
     time.sleep(1)
     before = process.memory()
     holder = subprocess.Popen(
-        [bench.loadgen, "idle", "--target", f"127.0.0.1:{process.port}", "--connections", str(IDLE_CONNECTIONS)],
+        [bench.loadgen, "idle", "--target", f"127.0.0.1:{process.port}", "--connections", str(IDLE_CONNECTIONS),
+         *flags],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         preexec_fn=lambda: os.sched_setaffinity(0, {bench.load_core}))
     try:

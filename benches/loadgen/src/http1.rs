@@ -41,7 +41,10 @@ impl Plan {
         let host = args.text("host").unwrap_or("bench.local");
         Plan {
             target: args.address("target"),
-            tls: args.has("tls").then(|| Tls::Client(crate::tls::client(args.text("cert").zip(args.text("key"))))),
+            tls: args.has("tls").then(|| {
+                let identity = args.text("cert").zip(args.text("key"));
+                Tls::Client(crate::tls::client(identity, args.has("resume")))
+            }),
             request: format!(
                 "GET /b/{size} HTTP/1.1\r\nhost: {host}\r\nuser-agent: loadgen\r\naccept: */*\r\n{close}\r\n"
             )

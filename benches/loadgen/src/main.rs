@@ -19,8 +19,8 @@ use std::str::FromStr;
 const USAGE: &str = "usage: loadgen COMMAND [--FLAG [VALUE]]...
   backend  --h1|--mtls|--h2|--grpc|--source|--oneshot ADDR ... [--backend-cert F --backend-key F --ca F] [--tag NAME] [--h2-body BYTES]
   h1       --target ADDR [--connections N] [--requests N] [--warmup N] [--body BYTES] [--host NAME]
-           [--rate PER_SECOND [--h1 ADDR]] [--new-connections] [--tls [--cert F --key F]]
-  idle     --target ADDR [--connections N]       holds them until standard input closes
+           [--rate PER_SECOND [--h1 ADDR]] [--new-connections] [--tls [--cert F --key F] [--resume]]
+  idle     --target ADDR [--connections N] [--tls]   holds them until standard input closes
   h2       --target ADDR [--connections N] [--streams N] [--requests N] [--warmup N] [--body BYTES] [--grpc]
   bulk     --target ADDR [--connections N] [--bytes N] [--warmup BYTES]
   short    --target ADDR [--connections N] [--requests N] [--warmup N]

@@ -1,5 +1,5 @@
 //! TLS settings shared by backend and generator: TLS 1.3, X25519,
-//! AES-128-GCM, no resumption, so every handshake costs the same.
+//! AES-128-GCM, no resumption unless it is asked for, so every handshake costs the same.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
@@ -27,8 +27,8 @@ fn private_key(path: &str) -> PrivateKeyDer<'static> {
     PrivateKeyDer::from_pem_file(path).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// Generator side. `identity` is (certificate chain, key) for mutual TLS.
-pub fn client(identity: Option<(&str, &str)>) -> Arc<rustls::ClientConfig> {
+/// Generator side. `identity` is (certificate chain, key) for mutual TLS; with `resume`, tickets are used.
+pub fn client(identity: Option<(&str, &str)>, resume: bool) -> Arc<rustls::ClientConfig> {
     let builder = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -40,7 +40,9 @@ pub fn client(identity: Option<(&str, &str)>) -> Arc<rustls::ClientConfig> {
             builder.with_client_auth_cert(certificates(cert), private_key(key)).expect("client identity")
         }
     };
-    config.resumption = rustls::client::Resumption::disabled();
+    if !resume {
+        config.resumption = rustls::client::Resumption::disabled();
+    }
     Arc::new(config)
 }
 

@@ -10,7 +10,7 @@ use http::StatusCode;
 use outrigger_api::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3 as tls_pb;
 use outrigger_config::listener::DownstreamTransport;
-use outrigger_config::tls::{CertificateSource, CommonTls, ValidationSource};
+use outrigger_config::tls::{CertificateSource, CommonTls, Validation, ValidationSource};
 use outrigger_xds::ResourceKind;
 use prost::Message;
 use serde_json::{Value, json};
@@ -80,9 +80,9 @@ fn all(context: &AdminContext) -> Vec<Certificates> {
     let mut clusters: Vec<_> = graph.clusters.values().collect();
     clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
     for cluster in clusters {
-        if let Some(tls) = cluster.config.transport.tls() {
-            found.push(of_context(&tls.common));
-        }
+        found.extend(
+            cluster.config.transports().filter_map(|transport| transport.tls()).map(|tls| of_context(&tls.common)),
+        );
     }
     let mut listeners: Vec<_> = graph.listeners.values().collect();
     listeners.sort_by(|a, b| a.config.name.cmp(&b.config.name));
@@ -124,8 +124,13 @@ fn of_context(tls: &CommonTls) -> Certificates {
         ValidationSource::Inline(validation) => Some(Arc::clone(validation)),
         ValidationSource::Sds { default, .. } => default.clone(),
     };
-    let authorities = validation.map(|validation| read(&inline(), &validation.trusted_ca_pem)).unwrap_or_default();
-    Certificates { authorities, chain }
+    Certificates { authorities: validation.map(|validation| authorities(&validation)).unwrap_or_default(), chain }
+}
+
+/// Trusted certificates, those of trust domains among them.
+fn authorities(validation: &Validation) -> Vec<(String, CertificateFacts)> {
+    let bundles = validation.spiffe.iter().flat_map(|trust| &trust.domains).map(|domain| &domain.bundle_pem);
+    std::iter::once(&validation.trusted_ca_pem).chain(bundles).flat_map(|pem| read(&inline(), pem)).collect()
 }
 
 fn of_secret(secret: tls_pb::Secret) -> Certificates {

@@ -51,6 +51,8 @@ pub struct Facts {
     pub bootstrap: Arc<[u8]>,
     /// When it was read.
     pub bootstrap_read_at: Option<SystemTime>,
+    /// Nothing may be changed by way of the admin port (`--admin-read-only`).
+    pub read_only: bool,
 }
 
 /// The states of the process.

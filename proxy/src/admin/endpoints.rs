@@ -198,6 +198,10 @@ pub(super) fn answer(admin: &Admin, request: &Request) -> Response {
         let reason = format!("Method {} not allowed, POST required.", request.method);
         return Response::text(StatusCode::METHOD_NOT_ALLOWED, reason);
     }
+    if endpoint.changes && admin.context.facts.read_only {
+        let reason = format!("{} is switched off: the admin port is read-only (--admin-read-only)\n", endpoint.path);
+        return Response::text(StatusCode::FORBIDDEN, reason);
+    }
     (endpoint.handler)(admin, request)
 }
 

@@ -28,6 +28,7 @@ impl AdminContext {
             node: state.node().cloned().unwrap_or_default(),
             bootstrap: Arc::clone(state.bootstrap()),
             bootstrap_read_at: SystemTime::now().checked_sub(state.uptime()),
+            read_only: state.options().admin_read_only,
         };
         Self {
             process: Arc::clone(state.process()),

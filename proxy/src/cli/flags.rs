@@ -237,6 +237,12 @@ pub(super) static FLAGS: &[Flag] = &[
         Envoys,
         "File to write the address of the admin port to, once it is open.",
     ),
+    switch(
+        "admin-read-only",
+        |o| o.admin_read_only = true,
+        Own,
+        "The admin port refuses whatever would change or end the process.",
+    ),
     value(
         "local-address-ip-version",
         "version",
@@ -402,8 +408,14 @@ pub(super) static FLAGS: &[Flag] = &[
     switch(
         "enable-core-dump",
         |o| o.enable_core_dump = true,
-        WithoutEffect("the system decides (ulimit -c, kernel.core_pattern)"),
-        "No effect.",
+        Envoys,
+        "Lets the system write core dumps. They hold private keys, so without this there are none.",
+    ),
+    switch(
+        "protect-memory",
+        |o| o.protect_memory = true,
+        Own,
+        "Keeps other processes of the same user from reading our memory: no debugger, no core dump, no /proc/<pid>/fd.",
     ),
     value(
         "disable-extensions",

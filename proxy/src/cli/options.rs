@@ -94,8 +94,12 @@ pub struct Options {
     pub socket_mode: u32,
     /// `--enable-mutex-tracing`.
     pub enable_mutex_tracing: bool,
-    /// `--enable-core-dump`.
+    /// `--enable-core-dump`: the system may write core dumps, which hold private keys.
     pub enable_core_dump: bool,
+    /// `--protect-memory`: other processes of the same user may not read ours.
+    pub protect_memory: bool,
+    /// `--admin-read-only`: the admin port shows and changes nothing.
+    pub admin_read_only: bool,
     /// `--disable-extensions`.
     pub disabled_extensions: Vec<String>,
     /// The Envoy release that we present ourselves as.
@@ -148,6 +152,8 @@ impl Default for Options {
             socket_mode: 0,
             enable_mutex_tracing: false,
             enable_core_dump: false,
+            protect_memory: false,
+            admin_read_only: false,
             disabled_extensions: Vec::new(),
             emulated_version: EmulatedVersion::default(),
             warnings: Vec::new(),

@@ -60,16 +60,23 @@ impl GraphManager {
         });
     }
 
-    /// The certificates or trusted authorities of filter chains have been replaced: the connections that were accepted
-    /// with the old ones are gone when `limit` is over.
-    pub(super) fn retire_rotated(&mut self, listener: &Arc<str>, rotated: Vec<Arc<Draining>>, limit: Duration) {
+    /// Where the certificates or trusted authorities of filter chains have been replaced and the listener wants it, the
+    /// connections that were accepted with the old ones come to an end. Gives the drains that are looked after here.
+    pub(super) fn retire_rotated(&mut self, old: &ListenerNode, new: &ListenerNode) -> Vec<Arc<Draining>> {
+        let Some(limit) = new.config.retire_within else { return Vec::new() };
+        let rotated = compile::rotated(old, new);
         if rotated.is_empty() {
-            return;
+            return rotated;
         }
-        tracing::info!("listener {listener:?}: connections with replaced certificates end within {limit:?}");
+        if self.health_check_failed && new.config.drain_type == DrainType::Default {
+            new.chains.iter().for_each(|chain| chain.draining.begin());
+        }
+        tracing::info!("listener {:?}: connections with replaced certificates end within {limit:?}", new.config.name);
         // The other half is for those that are asked last.
         self.begin_drains_over(&rotated, limit / 2);
-        self.after(limit, move |manager| manager.expire_drains(&rotated));
+        let drains = rotated.clone();
+        self.after(limit, move |manager| manager.expire_drains(&drains));
+        rotated
     }
 
     /// A listener has gone.

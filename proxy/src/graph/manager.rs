@@ -495,10 +495,11 @@ impl GraphManager {
         let Some(running) = self.listeners.get(name) else { return };
         match self.compile_listener(&revision.config, &revision.extensions, &[&running.build]) {
             Ok(build) => {
-                if let Some(running) = self.listeners.get_mut(name) {
-                    running.build = build;
-                    self.dirty = true;
-                }
+                let new = Arc::clone(&build.node);
+                let Some(running) = self.listeners.get_mut(name) else { return };
+                let old = std::mem::replace(&mut running.build, build).node;
+                self.dirty = true;
+                self.retire_rotated(&old, &new);
             }
             Err(error) => self.cannot_build(ResourceKind::Listener, name, &error),
         }
@@ -544,11 +545,8 @@ impl GraphManager {
         if let Some(old) = &old {
             let mut vanished = compile::vanished(&old.build.node, Some(&build.node));
             self.stats.listeners.listener_in_place_updated.increment();
-            if let Some(limit) = build.node.config.retire_within {
-                let rotated = compile::rotated(&old.build.node, &build.node);
-                vanished.retain(|draining| !rotated.iter().any(|other| Arc::ptr_eq(other, draining)));
-                self.retire_rotated(name, rotated, limit);
-            }
+            let rotated = self.retire_rotated(&old.build.node, &build.node);
+            vanished.retain(|draining| !rotated.iter().any(|other| Arc::ptr_eq(other, draining)));
             self.drain_chains(vanished);
         }
         self.stats.listeners.listener_create_success.increment();

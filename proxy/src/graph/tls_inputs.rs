@@ -183,6 +183,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_says_the_same_is_the_same() {
+        let inputs = |key: &[u8], ticket: u8| TlsInputs {
+            certificates: vec![Arc::new(TlsCertificate {
+                chain_pem: b"chain".to_vec(),
+                key_pem: key.to_vec(),
+                files: Vec::new(),
+                ocsp_staple: None,
+            })],
+            validation: Some(Arc::default()),
+            base: None,
+            ticket_keys: Some(Arc::new(TicketKeys { keys: vec![[ticket; 80]], files: Vec::new() })),
+        };
+        assert!(inputs(b"a", 1).same(&inputs(b"a", 1)));
+        assert!(!inputs(b"a", 1).same(&inputs(b"a", 2)) && inputs(b"a", 1).same_trust(&inputs(b"a", 2)));
+        assert!(!inputs(b"a", 1).same_trust(&inputs(b"b", 1)));
+    }
+
+    #[test]
     fn a_static_secret_must_exist_and_a_discovered_one_may_come_later() {
         let mut common = plain_upstream().common;
         let source = ConfigSource { kind: outrigger_config::source::SourceKind::Ads, initial_fetch_timeout: None };

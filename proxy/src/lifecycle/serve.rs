@@ -57,6 +57,7 @@ impl StartError {
 /// Runs until the end.
 pub(super) fn serve(options: Options, log: LogControl, loaded: Loaded, started: Instant) -> Result<(), StartError> {
     raise_open_file_limit();
+    keep_memory_private(&options);
     let (_, plan) = workers_of(&options);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -249,6 +250,18 @@ fn start_workers(process: &Arc<Process>, plan: &Plan) -> Result<(Workers, Vec<Jo
     let workers = Workers::new(senders);
     let _ = process.workers.set(workers.clone());
     Ok((workers, threads))
+}
+
+/// Private keys are in memory: whatever shows it to others has to be asked for.
+fn keep_memory_private(options: &Options) {
+    if let Err(error) = outrigger_sys::process::allow_core_dumps(options.enable_core_dump) {
+        tracing::warn!("cannot change whether core dumps are written: {error}");
+    }
+    if options.protect_memory
+        && let Err(error) = outrigger_sys::process::protect_memory()
+    {
+        tracing::warn!("--protect-memory: {error}");
+    }
 }
 
 fn raise_open_file_limit() {

@@ -16,7 +16,7 @@ use super::inspect::{self, Findings, Refused};
 use crate::accesslog::Facts;
 use crate::graph::{Application, ChainNode, ListenerNode};
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo, TlsInfo};
-use crate::tls::Ends;
+use crate::tls::{Ends, HandshakeError};
 use crate::worker::Worker;
 use crate::worker::connections::Connections;
 use crate::worker::socket::{Io, Socket};
@@ -102,14 +102,9 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
             return None;
         }
     };
-    let Some(chain) = choose(&accepted, &findings) else {
-        stats.no_filter_chain_match.increment();
-        log_unmatched(&accepted, findings);
-        return None;
-    };
+    let chain = choose(&accepted, &findings);
     let Accepted { worker, node, socket, local, remote, direct_remote, local_restored, start, place } = accepted;
-    let (io, tls) = secure(&worker, &node, &chain, socket, (&local, &remote), &stats).await?;
-    let info = Rc::new(ConnectionInfo {
+    let mut info = ConnectionInfo {
         id: worker.process.next_connection_id(),
         start,
         listener: Arc::clone(&node.config.name),
@@ -118,14 +113,28 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         direct_remote,
         server_name: findings.server_name,
         application_protocols: findings.application_protocols,
-        filter_chain: Arc::clone(&chain.config.name),
-        tls,
+        filter_chain: chain.as_ref().map_or_else(|| "".into(), |chain| Arc::clone(&chain.config.name)),
+        tls: None,
         local_restored,
         proxy_tlvs: findings.proxy_tlvs,
         tls_fingerprints: findings.fingerprints,
         dynamic_metadata: Default::default(),
         filter_state: Default::default(),
-    });
+    };
+    let Some(chain) = chain else {
+        stats.no_filter_chain_match.increment();
+        log_refused(&worker, &node, &info, &Refusal::Unmatched);
+        return None;
+    };
+    let (io, tls) = match secure(&worker, &node, &chain, socket, &info, &stats).await {
+        Ok(secured) => secured,
+        Err(failure) => {
+            log_refused(&worker, &node, &info, &Refusal::Handshake(failure));
+            return None;
+        }
+    };
+    info.tls = tls;
+    let info = Rc::new(info);
     let buffer_limit = node.config.per_connection_buffer_limit_bytes;
     Some(Ready { worker, chain, io, info, place, buffer_limit })
 }
@@ -166,16 +175,17 @@ fn choose(accepted: &Accepted, findings: &Findings) -> Option<Arc<ChainNode>> {
     accepted.node.chain(chosen).cloned()
 }
 
+/// Terminates TLS where the chain says so; the reason of a failure is for the log.
 async fn secure(
     worker: &Worker,
     node: &ListenerNode,
     chain: &ChainNode,
     socket: Socket,
-    peers: (&Address, &Address),
+    info: &ConnectionInfo,
     stats: &crate::listener::stats::ListenerStats,
-) -> Option<(Io, Option<TlsInfo>)> {
-    let Some(tls) = &chain.tls else { return Some((Io::Plain(socket), None)) };
-    let ends = Ends { local: peers.0.ip(), remote: peers.1.ip() };
+) -> Result<(Io, Option<TlsInfo>), Option<HandshakeError>> {
+    let Some(tls) = &chain.tls else { return Ok((Io::Plain(socket), None)) };
+    let ends = Ends { local: info.local.ip(), remote: info.remote.ip() };
     let limit = chain.config.transport_connect_timeout.unwrap_or(HANDSHAKE_LIMIT);
     let limit = match worker.process.overload.timers() {
         Some(timers) if !node.config.bypass_overload_manager => {
@@ -186,50 +196,48 @@ async fn secure(
     match tokio::time::timeout(limit, tls.accept_between(socket, ends)).await {
         Ok(Ok((stream, info))) => {
             stats.handshake(&info);
-            Some((Io::TlsServer(Box::new(stream)), Some(info)))
+            Ok((Io::TlsServer(Box::new(stream)), Some(info)))
         }
         Ok(Err(error)) => {
             stats.failed_handshake(error.failure());
-            tracing::debug!("TLS handshake with {} failed: {error}", peers.1);
-            None
+            tracing::debug!("TLS handshake with {} failed: {error}", info.remote);
+            Err(Some(error))
         }
         Err(_) => {
             stats.downstream_cx_transport_socket_connect_timeout.increment();
-            None
+            Err(None)
         }
     }
 }
 
-/// A connection that no filter chain takes is closed, and logged by the listener.
-fn log_unmatched(accepted: &Accepted, findings: Findings) {
-    if accepted.node.access_logs.is_empty() {
+/// Why a connection never reaches an application.
+enum Refusal {
+    /// No filter chain takes it.
+    Unmatched,
+    /// Its TLS handshake failed; without a reason, it took too long.
+    Handshake(Option<HandshakeError>),
+}
+
+/// A connection that never reaches an application is closed, and logged by the listener.
+fn log_refused(worker: &Worker, node: &ListenerNode, connection: &ConnectionInfo, refusal: &Refusal) {
+    if node.access_logs.is_empty() {
         return;
     }
-    let worker = &accepted.worker;
     let now = Instant::now();
-    let info = StreamInfo::new(accepted.start, None);
-    info.flag(ResponseFlag::NoRouteFound);
-    info.set_details("filter_chain_not_found");
+    let info = StreamInfo::new(connection.start, None);
+    let mut reason = String::new();
+    match refusal {
+        Refusal::Unmatched => {
+            info.flag(ResponseFlag::NoRouteFound);
+            info.set_details("filter_chain_not_found");
+        }
+        Refusal::Handshake(Some(error)) => reason = error.to_string(),
+        Refusal::Handshake(None) => "the TLS handshake took too long".clone_into(&mut reason),
+    }
     info.end.set(Some(now));
-    let connection = ConnectionInfo {
-        id: worker.process.next_connection_id(),
-        start: accepted.start,
-        listener: Arc::clone(&accepted.node.config.name),
-        local: accepted.local.clone(),
-        remote: accepted.remote.clone(),
-        direct_remote: accepted.direct_remote.clone(),
-        server_name: findings.server_name,
-        application_protocols: findings.application_protocols,
-        filter_chain: "".into(),
-        tls: None,
-        local_restored: accepted.local_restored,
-        proxy_tlvs: None,
-        tls_fingerprints: findings.fingerprints,
-        dynamic_metadata: Default::default(),
-        filter_state: Default::default(),
-    };
-    let facts = Facts::new(&info, &connection, &worker.process.clock, now);
-    for logger in &accepted.node.access_logs {
+    let mut facts = Facts::new(&info, connection, &worker.process.clock, now);
+    facts.downstream_failure = &reason;
+    for logger in &node.access_logs {
         logger.log(&facts, worker.random.next(), &*worker.graph().runtime);
     }
 }

@@ -55,7 +55,8 @@ impl ListenerStats {
         }
     }
 
-    /// A handshake has failed.
+    /// A handshake has failed. As with Envoy, `connection_error` counts those whose reason was neither the client's
+    /// certificate nor the end of the connection.
     pub fn failed_handshake(&self, failure: HandshakeFailure) {
         match failure {
             HandshakeFailure::NoPeerCertificate => self.ssl_fail_verify_no_cert.increment(),
@@ -66,8 +67,8 @@ impl ListenerStats {
                 self.ssl_ocsp_staple_requests.increment();
                 self.ssl_ocsp_staple_failed.increment();
             }
-            HandshakeFailure::Alert | HandshakeFailure::Protocol | HandshakeFailure::Closed => {}
+            HandshakeFailure::Alert | HandshakeFailure::Protocol => self.ssl_connection_error.increment(),
+            HandshakeFailure::Closed => {}
         }
-        self.ssl_connection_error.increment();
     }
 }

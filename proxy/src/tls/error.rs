@@ -230,7 +230,9 @@ fn incompatible_reason(problem: &PeerIncompatible) -> String {
         | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
         | PeerIncompatible::Tls12NotOffered
         | PeerIncompatible::Tls12NotOfferedOrEnabled
-        | PeerIncompatible::Tls13RequiredForQuic => "UNSUPPORTED_PROTOCOL",
+        | PeerIncompatible::Tls13RequiredForQuic
+        // Only clients older than TLS 1.2 come without it.
+        | PeerIncompatible::SignatureAlgorithmsExtensionRequired => "UNSUPPORTED_PROTOCOL",
         _ => "PEER_INCOMPATIBLE",
     };
     format!("{name}: {problem:?}")

@@ -233,7 +233,7 @@ impl Identities {
     }
 
     /// By name first: exactly, then by wildcard; the cheapest that the client can verify. Without a name that fits:
-    /// the first one that the client can verify.
+    /// the first one that the client can verify, or else the first one.
     pub(super) fn for_server_name(
         &self,
         server_name: Option<&str>,
@@ -250,7 +250,8 @@ impl Identities {
                 return Some(found);
             }
         }
-        self.0.iter().find(|identity| identity.can_sign(schemes))
+        // Without one that the client can verify, rustls tells it (and us) what they do not have in common.
+        self.0.iter().find(|identity| identity.can_sign(schemes)).or_else(|| self.0.first())
     }
 }
 

@@ -317,9 +317,9 @@ async fn secure(
                 HandshakeFailure::SubjectAltName => stats.ssl_fail_verify_san.increment(),
                 HandshakeFailure::Pin => stats.ssl_fail_verify_cert_hash.increment(),
                 HandshakeFailure::Untrusted => stats.ssl_fail_verify_error.increment(),
-                _ => {}
+                HandshakeFailure::Alert | HandshakeFailure::Protocol => stats.ssl_connection_error.increment(),
+                HandshakeFailure::NoPeerCertificate | HandshakeFailure::Staple | HandshakeFailure::Closed => {}
             }
-            stats.ssl_connection_error.increment();
             Err(ConnectError::Tls(error.to_string()))
         }
     }

@@ -70,6 +70,30 @@ pub fn raise_open_file_limit() -> io::Result<OpenFileLimit> {
     Ok(OpenFileLimit { before, now: limit.rlim_cur })
 }
 
+/// Whether the system may write a core dump when the process dies. It holds everything that the process knew, private
+/// keys too. Helpers that a kernel pipes dumps to (`kernel.core_pattern`) respect the limit as well.
+pub fn allow_core_dumps(allowed: bool) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` outlives the call, which writes one `rlimit` to it.
+    crate::check(unsafe { libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) })?;
+    limit.rlim_cur = if allowed { limit.rlim_max } else { 0 };
+    // SAFETY: `limit` is an initialised `rlimit`, which the call only reads.
+    crate::check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) }).map(drop)
+}
+
+/// From now on processes of the same user can neither read our memory nor trace us, and there are no core dumps. Those
+/// with CAP_SYS_PTRACE still can.
+pub fn protect_memory() -> io::Result<()> {
+    // SAFETY: takes numbers by value and touches no memory of ours.
+    crate::check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
+}
+
+/// Whether [`protect_memory`] is in force.
+pub fn memory_is_protected() -> io::Result<bool> {
+    // SAFETY: takes numbers by value and touches no memory of ours.
+    crate::check(unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) }).map(|dumpable| dumpable != 1)
+}
+
 fn system_constant(name: libc::c_int) -> io::Result<u64> {
     // SAFETY: takes a number by value and touches no memory of ours.
     let value = unsafe { libc::sysconf(name) };
@@ -115,6 +139,27 @@ mod tests {
         assert!(first.now >= first.before);
         let second = raise_open_file_limit().unwrap();
         assert_eq!(second, OpenFileLimit { before: first.now, now: first.now });
+    }
+
+    #[test]
+    fn core_dumps_can_be_switched_off_and_on() {
+        let limits = || {
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: as in `allow_core_dumps`.
+            crate::check(unsafe { libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) }).unwrap();
+            (limit.rlim_cur, limit.rlim_max)
+        };
+        let (_, most) = limits();
+        allow_core_dumps(false).unwrap();
+        assert_eq!(limits(), (0, most));
+        allow_core_dumps(true).unwrap();
+        assert_eq!(limits(), (most, most));
+    }
+
+    #[test]
+    fn memory_can_be_protected() {
+        protect_memory().unwrap();
+        assert!(memory_is_protected().unwrap());
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(crate) fn downstream_transport_socket(
             let wire: tls::DownstreamTlsContext = wire::decode(&at_config, &any)?;
             Ok(DownstreamTransport::Tls(Arc::new(DownstreamTls::read(context, &at_config, wire)?)))
         }
-        Config::Typed(any) => Err(at_config.reject(format!("{:?} is not supported", wire::type_name(&any)))),
+        Config::Typed(any) => Err(at_config.reject(unsupported(&any))),
     }
 }
 
@@ -56,10 +56,18 @@ pub(crate) fn upstream_transport_socket(
             return proxied(context, &at_config, wire::decode(&at_config, &any)?);
         }
         Config::Typed(any) => {
-            return Err(at_config.reject(format!("{:?} is not supported", wire::type_name(&any))));
+            return Err(at_config.reject(unsupported(&any)));
         }
     };
     Ok(UpstreamTransport::Tls(Arc::new(UpstreamTls::read(context, &at_config, wire)?)))
+}
+
+fn unsupported(any: &Any) -> String {
+    let name = wire::type_name(any);
+    if name.starts_with("envoy.extensions.transport_sockets.starttls.") {
+        return format!("{name:?} is not supported: there is no filter that would begin TLS, so it would stay plain");
+    }
+    format!("{name:?} is not supported")
 }
 
 fn proxied(
@@ -203,5 +211,10 @@ mod tests {
         let other = read("{name: a, typed_config: {'@type': type.googleapis.com/google.protobuf.Empty}}");
         let expected = "cluster \"billing\": transport_socket.typed_config: \"google.protobuf.Empty\" is not supported";
         assert_eq!((other.0.unwrap_err(), other.1.unwrap_err()), (expected.to_owned(), expected.to_owned()));
+        let later = "{name: a, typed_config: {'@type': \
+                     type.googleapis.com/envoy.extensions.transport_sockets.starttls.v3.StartTlsConfig}}";
+        assert!(
+            read(later).0.unwrap_err().ends_with("there is no filter that would begin TLS, so it would stay plain")
+        );
     }
 }

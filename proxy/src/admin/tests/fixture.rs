@@ -168,6 +168,7 @@ impl Fixture {
                 node: bootstrap.node.clone().unwrap(),
                 bootstrap: prost::Message::encode_to_vec(&bootstrap).into(),
                 bootstrap_read_at: Some(at(0)),
+                read_only: false,
             },
         });
         Self { server, configuration, process, context }

@@ -222,6 +222,37 @@ mod tests {
         assert_eq!(bare.ja3(), "de350869b8c85de67a350c8d186f11e6");
     }
 
+    /// Two clients of OpenSSL as they wrote it, and what Envoy 1.40 makes of them.
+    #[test]
+    fn as_envoy_computes_them() {
+        let cases = [
+            (
+                "0303340705acaf006ef23ad88f4954a5c9ef908c15c412162feed5ecbd0bd98afec50000038c02cc030009fcca9cca8ccaac02bc02f\
+                 009ec024c028006bc023c0270067c00ac0140039c009c0130033009d009c003d003c0035002f00ff01000052000b00040300010200\
+                 0a000c000a001d0017001e00190018002300000016000000170000000d002a0028040305030603080708080809080a080b08040805\
+                 0806040105010601030303010302040205020602",
+                "fbe7e189e37a07ee33706f86bc746344",
+                "t12i280600_d943125447b4_e7e480e5a997",
+            ),
+            (
+                "0303e6a974c304fc98fd1cd1634d7b57ae6b9f55da648d6f5a3f038a574af84c0cd920a2e57fa084c2e70151dd6fdd9b5e11d3c13b\
+                 35345754b65729c657295e1ffd4f000813021303130100ff010000ab0000000e000c000009612e6578616d706c65000b0004030001\
+                 02000a00160014001d0017001e0019001801000101010201030104002300000010000e000c02683208687474702f312e3100160000\
+                 00170000000d001e001c040305030603080708080809080a080b080408050806040105010601002b0003020304002d000201010033\
+                 00260024001d0020ddf2744ad72254d2d36b921f360a839d435f17d2d07426dd7e38820f0b1c870c",
+                "9dffdb8b608a430b774a2ff7d36c1a0c",
+                "t13d0411h2_16476d049b0b_78f1d400d464",
+            ),
+        ];
+        for (hello, ja3, ja4) in cases {
+            let digit = |byte: u8| char::from(byte).to_digit(16).unwrap() as u8;
+            let body: Vec<u8> =
+                hello.as_bytes().chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect();
+            let expected = Fingerprints { ja3: Some(ja3.into()), ja4: Some(ja4.into()) };
+            assert_eq!(fingerprints(&body, true, true), expected);
+        }
+    }
+
     #[test]
     fn protocols_by_their_ends() {
         for (protocol, expected) in
