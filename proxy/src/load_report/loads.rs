@@ -71,21 +71,21 @@ impl Known {
 type Metrics = BTreeMap<Box<str>, LoadMetric>;
 
 fn metrics_since(now: &Metrics, before: Option<&Metrics>) -> Metrics {
-    let since = |(name, metric): (&Box<str>, &LoadMetric)| {
+    let since = now.iter().filter_map(|(name, metric)| {
         let before = before.and_then(|before| before.get(name)).copied().unwrap_or_default();
         let requests = metric.requests.saturating_sub(before.requests);
         (requests > 0).then(|| (name.clone(), LoadMetric { requests, total: metric.total - before.total }))
-    };
-    now.iter().filter_map(since).collect()
+    });
+    since.collect()
 }
 
 fn metric_stats(metrics: &Metrics) -> Vec<EndpointLoadMetricStats> {
-    let stats = |(name, metric): (&Box<str>, &LoadMetric)| EndpointLoadMetricStats {
+    let stats = metrics.iter().map(|(name, metric)| EndpointLoadMetricStats {
         metric_name: name.to_string(),
         num_requests_finished_with_metric: metric.requests,
         total_metric_value: metric.total,
-    };
-    metrics.iter().map(stats).collect()
+    });
+    stats.collect()
 }
 
 /// Requests to one endpoint.

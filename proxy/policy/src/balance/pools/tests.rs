@@ -195,7 +195,6 @@ fn slow_start(aggression: f64) -> BalancingOptions {
     let min_weight = Percent::new(10.0).unwrap();
     let slow_start = SlowStart { window: Duration::from_secs(10), aggression, min_weight };
     let reports = ReportOptions {
-        out_of_band: None,
         blackout_period: Duration::ZERO,
         weight_expiration_period: Duration::from_secs(180),
         weight_update_period: Duration::from_secs(1),
