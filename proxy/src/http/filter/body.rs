@@ -472,4 +472,33 @@ mod tests {
             assert_eq!(chunks, expected);
         }
     }
+
+    #[test]
+    fn a_step_that_comes_with_a_collected_body_is_caught_up_with() {
+        let chain = BodyChain::default();
+        chain.push(Box::new(Doubling));
+        let passed = chain.steps();
+        chain.push(Box::new(Doubling));
+        chain.replace(b"aa".to_vec(), None);
+        chain.catch_up(passed);
+        assert_eq!(chain.at_hand(), 5);
+        let (body, trailers) = read(&chain.source(&Parts(RefCell::default())));
+        assert_eq!(body, b"aaaa.");
+        assert!(trailers.is_some());
+    }
+
+    #[test]
+    fn what_was_collected_past_a_pace_is_not_held_back_again() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let chain = BodyChain::default();
+        chain.pace(Box::new(Halting::default()));
+        chain.replace(b"abcdef".to_vec(), None);
+        let parts = Parts(RefCell::default());
+        let source = chain.source(&parts);
+        assert!(matches!(source.poll_data(&mut cx), Poll::Ready(Ok(true))));
+        assert_eq!(source.with_data(|chunk| chunk.bytes().len()), 6);
+        // One that comes later has not let it pass yet.
+        chain.pace(Box::new(Halting::default()));
+        assert!(source.poll_data(&mut cx).is_pending());
+    }
 }
