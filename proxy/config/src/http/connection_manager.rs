@@ -15,7 +15,7 @@ use super::header_mutations::check_header_value;
 use super::protocol_options::{common_http_options, http1_options, http2_options};
 use super::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager, InternalAddresses, RouteSource,
-    ServerHeader, StripPort, Upgrade,
+    ScopedRoutes, ServerHeader, StripPort, Upgrade,
 };
 use crate::accesslog::access_logs;
 use crate::context::Context;
@@ -148,7 +148,7 @@ fn routes(context: &Context<'_>, at: &FieldPath<'_>, wire: Option<parts::RouteSp
         Some(parts::RouteSpecifier::RouteConfig(mut wire)) => {
             // Inline routes are checked against the clusters unless they say otherwise; discovered ones are not.
             wire.validate_clusters.get_or_insert(BoolValue { value: true });
-            let routes = RouteConfiguration::parse_at(context, &at.field("route_config"), wire)?;
+            let routes = RouteConfiguration::parse_inline(context, &at.field("route_config"), wire)?;
             Ok(RouteSource::Inline(Arc::new(routes)))
         }
         Some(parts::RouteSpecifier::Rds(wire)) => {
@@ -169,8 +169,10 @@ fn routes(context: &Context<'_>, at: &FieldPath<'_>, wire: Option<parts::RouteSp
                 source: source::config_source(context, &at.field("config_source"), config_source)?,
             })
         }
-        Some(parts::RouteSpecifier::ScopedRoutes(_)) => Err(at.field("scoped_routes").unsupported()),
-        None => Err(at.reject("needs one of rds, route_config")),
+        Some(parts::RouteSpecifier::ScopedRoutes(wire)) => {
+            Ok(RouteSource::Scoped(Arc::new(ScopedRoutes::parse(context, &at.field("scoped_routes"), wire)?)))
+        }
+        None => Err(at.reject("needs one of rds, route_config, scoped_routes")),
     }
 }
 

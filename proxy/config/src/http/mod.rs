@@ -7,6 +7,7 @@ pub mod filters;
 pub(crate) mod header_mutations;
 
 pub(crate) mod protocol_options;
+mod scoped_routes;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use scoped_routes::{KeyElement, KeyFragment, ScopeSource, ScopedRoutes};
 
 pub use filters::{HttpFilter, HttpFilterConfig, RouteFilter, RouteFilterConfig, RouteFilters, Router};
 
@@ -132,6 +135,8 @@ pub enum RouteSource {
     Inline(Arc<RouteConfiguration>),
     /// By route discovery.
     Rds { name: Arc<str>, source: ConfigSource },
+    /// By what a request yields.
+    Scoped(Arc<ScopedRoutes>),
 }
 
 /// An upgrade that is let through.

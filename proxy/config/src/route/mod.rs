@@ -12,6 +12,7 @@ mod mirror;
 mod parse;
 mod retry;
 mod rewrite;
+mod scope;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use crate::matcher::Matcher;
 use crate::matching::{FilterStateMatcher, MetadataMatcher, StringMatcher, UriRewrite, UriTemplate};
 use crate::metadata::Namespaces;
 use crate::rate_limit::RateLimit;
+use crate::source::ConfigSource;
 use crate::tracing::RouteTrace;
 use crate::units::RuntimeFraction;
 
@@ -32,14 +34,18 @@ pub(crate) use forward::priority;
 pub(crate) use hash_policy::hash_policies;
 pub use hash_policy::{HashCookie, HashPolicy, HashSource};
 pub(crate) use matches::{header_matcher, query_parameter_matcher, route_match};
+pub use parse::DomainConflict;
 pub use mirror::{MirrorCluster, MirrorHost, MirrorPolicy};
 pub(crate) use rewrite::regex_rewrite;
+pub use scope::{ScopeRoutes, ScopedRoute};
 
 /// A route configuration, checked.
 #[derive(Clone, Debug)]
 pub struct RouteConfiguration {
     /// The name that connection managers ask for.
     pub name: Arc<str>,
+    /// Where further virtual hosts come from; only of discovered configurations. Source: `RouteConfiguration.vhds`.
+    pub more_virtual_hosts: Option<Box<ConfigSource>>,
     /// Domains are unique across all of them.
     pub virtual_hosts: Vec<Arc<VirtualHost>>,
     /// Applied to requests of all routes.

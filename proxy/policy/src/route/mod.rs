@@ -8,6 +8,7 @@ mod internal_redirect;
 mod matches;
 mod paths;
 mod rewrite;
+mod scope;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use domains::DomainIndex;
 pub use internal_redirect::{RedirectHistory, RedirectRefusal, RedirectTarget};
 pub use matches::{header_matches, request_header_matches, rule_matches};
 use paths::PathIndex;
+pub use scope::{ScopeKey, ScopeTable};
 pub use rewrite::{pick_weighted, redirect_location, rewrite_path, rewrite_path_by_regex};
 
 /// What route matching asks of a request.
