@@ -14,7 +14,7 @@ use super::header_mutations::header_name;
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
-use crate::route::{ScopedRoute, ScopeRoutes};
+use crate::route::{ScopeRoutes, ScopedRoute};
 use crate::source::{ConfigSource, config_source};
 use crate::wire;
 

@@ -148,7 +148,7 @@ fn each_bad_connection_manager_is_refused_by_path() {
     let other = "{name: b, typed_config: {\"@type\": type.googleapis.com/envoy.config.core.v3.Locality}}";
     let cases = [
         (read(&format!("{ROUTES}, http_filters: [{ROUTER}]")), ".stat_prefix: must not be empty"),
-        (read(&format!("stat_prefix: s, http_filters: [{ROUTER}]")), ": needs one of rds, route_config"),
+        (read(&format!("stat_prefix: s, http_filters: [{ROUTER}]")), ": needs one of rds, route_config, scoped_routes"),
         (
             read(&format!("stat_prefix: s, http_filters: [{ROUTER}], rds: {{route_config_name: r}}")),
             ".rds.config_source: is required",
@@ -159,7 +159,7 @@ fn each_bad_connection_manager_is_refused_by_path() {
         ),
         (
             read(&format!("stat_prefix: s, http_filters: [{ROUTER}], scoped_routes: {{}}")),
-            ".scoped_routes: is not supported",
+            ".scoped_routes.name: must not be empty",
         ),
         (base(""), ".http_filters: must not be empty, expected a router at the end"),
         (

@@ -101,9 +101,8 @@ mod tests {
     use crate::context::NoEnvironment;
 
     fn scope(change: impl FnOnce(&mut pb::ScopedRouteConfiguration)) -> Result<ScopedRoute, String> {
-        let fragment = |text: &str| parts::key::Fragment {
-            r#type: Some(parts::key::fragment::Type::StringKey(text.to_owned())),
-        };
+        let fragment =
+            |text: &str| parts::key::Fragment { r#type: Some(parts::key::fragment::Type::StringKey(text.to_owned())) };
         let mut wire = pb::ScopedRouteConfiguration {
             name: "s".into(),
             route_configuration_name: "r".into(),

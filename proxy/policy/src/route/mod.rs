@@ -20,8 +20,8 @@ use domains::DomainIndex;
 pub use internal_redirect::{RedirectHistory, RedirectRefusal, RedirectTarget};
 pub use matches::{header_matches, request_header_matches, rule_matches};
 use paths::PathIndex;
-pub use scope::{ScopeKey, ScopeTable};
 pub use rewrite::{pick_weighted, redirect_location, rewrite_path, rewrite_path_by_regex};
+pub use scope::{ScopeKey, ScopeTable};
 
 /// What route matching asks of a request.
 pub trait RequestView {

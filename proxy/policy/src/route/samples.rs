@@ -95,6 +95,7 @@ pub(crate) fn virtual_host(name: &str, domains: &[&str], routes: Vec<Arc<Route>>
 pub(crate) fn configuration(virtual_hosts: Vec<Arc<VirtualHost>>) -> RouteConfiguration {
     RouteConfiguration {
         name: "routes".into(),
+        more_virtual_hosts: None,
         virtual_hosts,
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),

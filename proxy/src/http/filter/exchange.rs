@@ -48,7 +48,7 @@ impl<'g> RouteChoice<'g> {
 
     /// Chooses the route again, by the head as it stands now.
     pub fn choose(&mut self, request: &Request<'_>) {
-        self.chosen = self.connection.routes(self.graph).and_then(|table| {
+        self.chosen = self.connection.routes(self.graph, &request.head).and_then(|table| {
             let random = self.connection.worker.random.next();
             let found = table.find(&Routed(request), random, &*self.graph.runtime).ok()?;
             Some(Chosen {

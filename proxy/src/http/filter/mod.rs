@@ -32,6 +32,7 @@ mod istio_alpn;
 mod jwt_authn;
 mod local_ratelimit;
 mod missing;
+mod on_demand;
 mod peer_metadata;
 mod ratelimit;
 mod rbac;
@@ -103,6 +104,8 @@ pub enum Verdict {
     Continue,
     /// This answer, instead of what comes after the filter.
     Reply(Box<LocalReply>),
+    /// The next filter, with the configuration and the route as they are now.
+    LookAgain,
     /// Wait, then ask again.
     Wait(Wait),
     /// The whole body is read first, then given to [`HttpFilter::request_body`]; 413 if it is longer than this many bytes.

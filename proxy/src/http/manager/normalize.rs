@@ -327,11 +327,23 @@ fn remove_internal_headers(connection: &HttpConnection, head: &mut RequestHead) 
                 | HeaderId::XEnvoyUpstreamRqTimeoutMs
         ),
     });
+    remove_named_headers(connection, head);
+}
+
+/// The headers that the routes do not want from external clients.
+fn remove_named_headers(connection: &HttpConnection, head: &mut RequestHead) {
     let graph = connection.worker.graph();
-    if let Some(table) = connection.routes(&graph) {
+    if let Some(table) = connection.routes(&graph, head) {
         for name in &table.configuration().internal_only_headers {
             head.headers.remove_by_name(name);
         }
+    }
+}
+
+/// Does what routes say of all requests, for one that got its routes after [`prepare`].
+pub fn prepare_for_routes(connection: &HttpConnection, head: &mut RequestHead) {
+    if !head.headers.contains(HeaderId::XEnvoyInternal) {
+        remove_named_headers(connection, head);
     }
 }
 

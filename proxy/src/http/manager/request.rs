@@ -304,21 +304,50 @@ fn conclude(request: &mut Request<'_>) {
 }
 
 async fn route(request: &mut Request<'_>) {
+    let mut next = Some(0);
+    while let Some(from) = next {
+        next = route_from(request, from).await;
+        if next.is_some() {
+            // What a filter has waited for is in another graph than the one that the request was begun with.
+            request.graph = request.connection.worker.graph();
+            normalize::prepare_for_routes(request.connection, &mut request.head);
+        }
+    }
+}
+
+/// The filters from this place on, and what comes after them. The place to go on from with the graph of then, if a filter
+/// has waited for that.
+async fn route_from(request: &mut Request<'_>, from: usize) -> Option<usize> {
     let graph = Rc::clone(&request.graph);
     let connection = Rc::clone(request.connection);
     let mut choice = RouteChoice::new(&connection, &graph, request);
-    trace::begin(request, choice.chosen.as_ref());
+    if from == 0 {
+        trace::begin(request, choice.chosen.as_ref());
+    }
     if !request.filters.slots.is_empty() {
-        let turn = filter::requests(request, &mut choice).await;
+        let turn = filter::requests(request, &mut choice, from).await;
         name_route(request, choice.chosen.as_ref());
         trace::set_route(request, choice.chosen.as_ref());
         match turn {
             Turn::Continue => {}
-            Turn::Reply(reply) => return send_local(request, *reply, choice.chosen.as_ref()).await,
-            Turn::Interrupted(failure) => return router::end(request, failure, choice.chosen.as_ref()).await,
+            Turn::LookAgain(next) => return Some(next),
+            Turn::Reply(reply) => {
+                send_local(request, *reply, choice.chosen.as_ref()).await;
+                return None;
+            }
+            Turn::Interrupted(failure) => {
+                router::end(request, failure, choice.chosen.as_ref()).await;
+                return None;
+            }
         }
     }
-    let Some(chosen) = choice.chosen else {
+    serve_route(request, &connection, choice.chosen).await;
+    None
+}
+
+/// What the route says, or that there is none.
+async fn serve_route(request: &mut Request<'_>, connection: &HttpConnection, chosen: Option<Chosen<'_>>) {
+    let Some(chosen) = chosen else {
         connection.stats.no_route.increment();
         let mut reply = LocalReply::new(404, "route_not_found").flag(ResponseFlag::NoRouteFound);
         // Who asks for a tunnel may send through it already.

@@ -425,14 +425,15 @@ impl Forwarding<'_, '_> {
         let graph = Rc::clone(&self.request.graph);
         let mut choice = RouteChoice::of(&connection, &graph, Some(*self.chosen));
         match filter::responses(self.request, &mut choice, Some(Answering { answered, body })).await {
-            Turn::Continue => None,
+            // A response has its route.
+            Turn::Continue | Turn::LookAgain(_) => None,
             turn => Some(turn),
         }
     }
 
     async fn end_by(&mut self, turn: Turn) {
         match turn {
-            Turn::Continue => {}
+            Turn::Continue | Turn::LookAgain(_) => {}
             Turn::Reply(reply) => send_local(self.request, *reply, Some(self.chosen)).await,
             Turn::Interrupted(failure) => self.give_up(failure).await,
         }
