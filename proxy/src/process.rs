@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-use crate::graph::GraphCell;
 use crate::graph::{Demands, GraphCell};
 use crate::health::Reports;
 use crate::http::filter::SharedStates;

@@ -158,9 +158,9 @@ fn weighted_clusters(
     by: &mut WeightChoice,
 ) -> Parsed<Vec<WeightedCluster>> {
     decide!(wire, at, pb::WeightedCluster as "envoy.config.route.v3.WeightedCluster" {
-        implemented: clusters, random_value_specifier;
+        implemented: clusters, random_value_specifier, runtime_key_prefix;
         no_effect: total_weight = "the sum of the weights counts";
-        unsupported: runtime_key_prefix;
+        unsupported: ;
     });
     use pb::weighted_cluster::RandomValueSpecifier;
     *by = match random_value_specifier {
@@ -174,10 +174,15 @@ fn weighted_clusters(
     if clusters.is_empty() {
         return Err(clusters_at.reject("needs at least one cluster"));
     }
-    let clusters = wire::each(&clusters_at, clusters, |at, wire| weighted_cluster(scope, at, wire, metadata))?;
+    let mut clusters = wire::each(&clusters_at, clusters, |at, wire| weighted_cluster(scope, at, wire, metadata))?;
     let sum: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
     if sum == 0 || sum > u64::from(u32::MAX) {
         return Err(clusters_at.reject(format!("the weights add up to {sum}, expected 1 to {}", u32::MAX)));
+    }
+    if !runtime_key_prefix.is_empty() {
+        for cluster in &mut clusters {
+            cluster.runtime_key = Some(format!("{runtime_key_prefix}.{}", cluster.name).into());
+        }
     }
     Ok(clusters)
 }
@@ -213,6 +218,7 @@ fn weighted_cluster(
         name: name.into(),
         name_header,
         weight: weight.value,
+        runtime_key: None,
         request_headers: request_header_mutations(at, request_headers_to_add, request_headers_to_remove)?,
         response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
         host_rewrite_literal,

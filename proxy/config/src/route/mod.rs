@@ -93,6 +93,10 @@ pub struct VirtualHost {
     pub include_request_attempt_count: bool,
     /// Adds x-envoy-attempt-count to responses.
     pub include_attempt_count_in_response: bool,
+    /// By which requests are counted: the first that fits.
+    pub virtual_clusters: Box<[VirtualCluster]>,
+    /// Adds x-envoy-is-timeout-retry to requests that are tried again.
+    pub include_is_timeout_retry: bool,
     /// For routes that have none of their own.
     pub retry_policy: Option<Arc<RetryPolicy>>,
     /// Clusters that get copies, unless a more specific level has its own.
@@ -101,6 +105,15 @@ pub struct VirtualHost {
     pub rate_limits: Box<[RateLimit]>,
     /// What is said of HTTP filters.
     pub filters: RouteFilters,
+}
+
+/// Source: `VirtualCluster`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VirtualCluster {
+    /// The `<name>` in `vhost.<virtual host>.vcluster.<name>.*` stats.
+    pub name: Arc<str>,
+    /// All must match.
+    pub headers: Vec<HeaderMatcher>,
 }
 
 /// Source: `VirtualHost.TlsRequirementType`.
@@ -368,6 +381,8 @@ pub struct WeightedCluster {
     pub name_header: Option<Arc<str>>,
     /// Its share of the sum.
     pub weight: u32,
+    /// The runtime key that may have another share.
+    pub runtime_key: Option<Box<str>>,
     /// Applied to requests that go there.
     pub request_headers: HeaderMutations,
     /// Applied to responses from there.

@@ -13,7 +13,7 @@ use outrigger_api::pb::xds::r#type::matcher::v3 as xds;
 use super::entry::{RouteScope, route};
 use super::mirror::mirror_policies;
 use super::retry::retry_policy;
-use super::{RequireTls, Route, RouteConfiguration, VirtualHost};
+use super::{RequireTls, Route, RouteConfiguration, VirtualCluster, VirtualHost, header_matcher};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::RouteFilters;
@@ -177,11 +177,10 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
         implemented: name, domains, routes, require_tls, request_headers_to_add, request_headers_to_remove,
             response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
             include_request_attempt_count, include_attempt_count_in_response, retry_policy, request_mirror_policies,
-            rate_limits, matcher, per_request_buffer_limit_bytes, request_body_buffer_limit;
-        no_effect: virtual_clusters = "their stats are not kept",
-            metadata = "no filter reads it";
-        unsupported: cors, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header,
-            route_specifiers;
+            rate_limits, matcher, per_request_buffer_limit_bytes, request_body_buffer_limit,
+            include_is_timeout_retry_header, virtual_clusters;
+        no_effect: metadata = "no filter reads it";
+        unsupported: cors, retry_policy_typed_config, hedge_policy, route_specifiers;
     });
     if name.is_empty() {
         return Err(at.field("name").reject("must not be empty"));
@@ -209,6 +208,8 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
         response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
         include_request_attempt_count,
         include_attempt_count_in_response,
+        include_is_timeout_retry: include_is_timeout_retry_header,
+        virtual_clusters: wire::each(&at.field("virtual_clusters"), virtual_clusters, virtual_cluster)?.into(),
         retry_policy: match retry_policy {
             None => None,
             Some(policy) => Some(Arc::new(self::retry_policy(scope.context, &at.field("retry_policy"), policy)?)),
@@ -217,6 +218,22 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
         rate_limits: self::rate_limits(&at.field("rate_limits"), rate_limits, RateLimitPlace::Route)?,
         filters: RouteFilters::parse(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?,
     })
+}
+
+fn virtual_cluster(at: &FieldPath<'_>, wire: pb::VirtualCluster) -> Parsed<VirtualCluster> {
+    decide!(wire, at, pb::VirtualCluster as "envoy.config.route.v3.VirtualCluster" {
+        implemented: headers, name;
+        no_effect: ;
+        unsupported: ;
+    });
+    if name.is_empty() {
+        return Err(at.field("name").reject("must not be empty"));
+    }
+    let headers_at = at.field("headers");
+    if headers.is_empty() {
+        return Err(headers_at.reject("must not be empty"));
+    }
+    Ok(VirtualCluster { name: name.into(), headers: wire::each(&headers_at, headers, header_matcher)? })
 }
 
 /// Reads a tree that leads to routes, which are appended to `routes`.

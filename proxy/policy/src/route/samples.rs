@@ -85,6 +85,8 @@ pub(crate) fn virtual_host(name: &str, domains: &[&str], routes: Vec<Arc<Route>>
         response_headers: HeaderMutations::default(),
         include_request_attempt_count: false,
         include_attempt_count_in_response: false,
+        include_is_timeout_retry: false,
+        virtual_clusters: Box::default(),
         retry_policy: None,
         mirrors: Vec::new(),
         rate_limits: Box::default(),

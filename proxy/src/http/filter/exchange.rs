@@ -69,7 +69,8 @@ fn weighted<'g>(request: &Request<'_>, action: &'g RouteAction) -> Option<&'g We
         WeightChoice::Header(name) => request.head.headers.get_by_name(name).and_then(decimal),
         WeightChoice::Hash => route_hash(request, forward),
     };
-    pick_weighted(clusters, chosen.unwrap_or_else(|| request.connection.worker.random.next()))
+    let random = chosen.unwrap_or_else(|| request.connection.worker.random.next());
+    pick_weighted(clusters, random, |key| request.graph.runtime.integer(key))
 }
 
 impl<'g> Chosen<'g> {

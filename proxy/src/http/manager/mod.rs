@@ -4,6 +4,7 @@
 //! (see the router).
 
 pub mod downstream;
+mod local_replies;
 pub mod mutate;
 pub mod normalize;
 pub mod overload;

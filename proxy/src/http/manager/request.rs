@@ -18,6 +18,7 @@ use outrigger_policy::trace::Reason;
 
 use super::HttpConnection;
 use super::downstream::Downstream;
+use super::local_replies::{self, Rewritten};
 use super::mutate::{self, Mutable};
 use super::reply::{self, LocalReply};
 use super::{normalize, overload};
@@ -78,6 +79,10 @@ pub struct Request<'a> {
     pub trace_reason: Option<Reason>,
     /// Its trace, if anybody wants to know.
     pub trace: Option<Box<RequestTrace>>,
+    /// What it counts for beside its cluster.
+    pub route_counts: router::RouteCounts,
+    /// It is tried again.
+    pub retried: bool,
     /// The redirects that were followed for it.
     pub redirects: Option<Box<Redirects>>,
 }
@@ -181,6 +186,10 @@ pub async fn serve(
         send_local(&mut request, reply, None).await;
         return end(request);
     }
+    let early = &connection.node.config.early_mutations;
+    if !early.is_empty() {
+        mutate::change(early, &mut RequestSide(&mut request));
+    }
     let prepared = normalize::prepare(connection, &mut request.head);
     match prepared.and_then(|()| normalize::refuse_upgrade_with_content(&request.head, framing)) {
         Ok(()) => loop {
@@ -242,6 +251,8 @@ fn begin<'a>(
         response_body: None,
         trace_reason: None,
         trace: None,
+        route_counts: router::RouteCounts::default(),
+        retried: false,
         redirects: None,
     }
 }
@@ -504,7 +515,33 @@ pub fn send_local<'a>(
     Box::pin(send_local_now(request, reply, chosen))
 }
 
-async fn send_local_now(request: &mut Request<'_>, reply: LocalReply, chosen: Option<&Chosen<'_>>) {
+/// Writes the head of an answer in the form that the connection manager wants; returns whether its body follows.
+fn write_head(request: &mut Request<'_>, reply: &mut LocalReply, grpc: bool) -> bool {
+    let connection = Rc::clone(request.connection);
+    let config = &connection.node.config;
+    let rewritten = match &config.local_replies {
+        Some(replies) => local_replies::rewrite(replies, request, reply),
+        None => Rewritten::default(),
+    };
+    reply::begin_head(reply, &mut request.response);
+    if let Some(headers) = rewritten.headers {
+        mutate::apply(headers, &mut ResponseSide(request));
+    }
+    // What a mapper says of the body's type holds.
+    let content_type = match request.response.headers.contains(HeaderId::ContentType) && rewritten.headers.is_some() {
+        true => None,
+        false => rewritten.content_type,
+    };
+    let has_body = reply::end_head(reply, grpc, content_type, &mut request.response);
+    if config.always_set_request_id_in_response
+        && let Some(id) = request.head.headers.get(HeaderId::XRequestId).map(<[u8]>::to_vec)
+    {
+        request.response.headers.set(HeaderId::XRequestId, &id);
+    }
+    has_body
+}
+
+async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen: Option<&Chosen<'_>>) {
     if let Some(flag) = reply.flag {
         request.info.flag(flag);
     }
@@ -524,7 +561,7 @@ async fn send_local_now(request: &mut Request<'_>, reply: LocalReply, chosen: Op
         request.downstream.set_close();
     }
     let grpc = request.came_as_grpc;
-    let has_body = reply::head_of(&reply, grpc, &mut request.response) && !request.head.is_head();
+    let has_body = write_head(request, &mut reply, grpc) && !request.head.is_head();
     request.response_ended = !has_body;
     request.local_reply_body = reply.body.clone();
     request.info.response_code.set(request.response.status);
