@@ -29,8 +29,9 @@ async fn answers(program: PathBuf, replies: &str) -> Vec<String> {
         { match: { path: /none }, route: { cluster: nobody } }";
     let more = format!(
         ", always_set_request_id_in_response: true, local_reply_config: {{ {replies} }}{}, \
-         route_config: {{ name: local, virtual_hosts: [{{ name: all, domains: ['*'], routes: [{table}] }}] }}",
-        access_log_of("web.log", "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %LOCAL_REPLY_BODY%")
+         route_config: {{ name: local, validate_clusters: false, virtual_hosts: [{{ name: all, domains: ['*'], \
+         routes: [{table}] }}] }}",
+        access_log_of("web.log", "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%")
     );
     let web = listener("web", &[chain(&http("web", &more), "")], "");
     // Nobody listens on port 1.
@@ -50,8 +51,9 @@ async fn answers(program: PathBuf, replies: &str) -> Vec<String> {
     }
     let logged = proxy.lines("web.log", 8).await;
     // What a connection failed with is told in other words.
-    seen.extend(logged.into_iter().filter(|line| !line.contains("remote_connection_failure")));
-    seen.retain(|line| !line.contains("delayed_connect_error"));
+    seen.extend(logged.into_iter().filter(|line| !line.contains("before_response_started")));
+    // Envoy gives a 204 the length of a body that it does not send.
+    seen.retain(|line| !line.starts_with("/empty: 204 text") && !line.starts_with("/empty: 204 application"));
     seen
 }
 
@@ -91,6 +93,8 @@ async fn changed(program: PathBuf) -> Vec<String> {
     let table = "{ match: { prefix: /, headers: [{ name: x-route, string_match: { exact: a } }] }, stat_prefix: rt, \
         route: { cluster: one, request_mirror_policies: [{ cluster: two, request_headers_mutations: [\
         { append: { header: { key: x-copy, value: '%REQ(x-route)%' } } }, { remove: x-secret }] }] } }, \
+        { match: { path: /fmt }, route: { cluster: one, path_rewrite: '/new%REQ(x-p)%/%REQ(x-q)%' } }, \
+        { match: { path: /same }, route: { cluster: one, path_rewrite: '%REQ(x-q)%' } }, \
         { match: { prefix: / }, stat_prefix: other, route: { cluster: one, timeout: 30s, \
         retry_policy: { retry_on: 5xx, num_retries: 2, per_try_timeout: 10s } } }";
     let more = format!(
@@ -110,6 +114,9 @@ async fn changed(program: PathBuf) -> Vec<String> {
     let second = [("x-wanted", "b"), ("user-agent", "curl"), ("x-reply", "status=503")];
     seen.push(client.request("GET", "/path", &second, b"").await.status.to_string());
     seen.push(client.get("/").await.status.to_string());
+    for target in ["/fmt?a=b", "/same?a=b"] {
+        seen.push(client.request("GET", target, &[("x-p", "1")], b"").await.status.to_string());
+    }
     let copied = eventually("the copy arrives", async || copy.seen().pop().ok_or_else(String::new)).await;
     let names = [
         "x-route",
@@ -120,12 +127,13 @@ async fn changed(program: PathBuf) -> Vec<String> {
         "x-envoy-downstream-service-cluster",
         "x-envoy-downstream-service-node",
         "x-envoy-is-timeout-retry",
+        "x-envoy-original-path",
     ];
     for (who, request) in upstream.seen().iter().map(|seen| ("one", seen)).chain([("two", &copied)]) {
         let shown: Vec<&str> = names.iter().map(|name| request.header(name).unwrap_or("-")).collect();
         seen.push(format!("{who} {} {}", request.target, shown.join("|")));
     }
-    seen.extend(proxy.lines("web.log", 3).await);
+    seen.extend(proxy.lines("web.log", 5).await);
     let stats = proxy.admin("/stats?filter=^vhost&usedonly").await.text();
     seen.extend(stats.lines().filter(|line| !line.contains("_time")).map(str::to_owned));
     seen

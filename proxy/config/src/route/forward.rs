@@ -22,6 +22,7 @@ use super::{
 };
 use crate::cluster::{LbMetadata, lb_metadata};
 use crate::decide::decide;
+use crate::format::Format;
 use crate::http::RouteFilters;
 use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
 use crate::matching::UriRewrite;
@@ -41,9 +42,9 @@ pub(super) fn forward(
             timeout, idle_timeout, retry_policy, priority, max_grpc_timeout, upgrade_configs, max_stream_duration,
             cluster_specifier, host_rewrite_specifier, hash_policy, metadata_match, request_mirror_policies,
             path_rewrite_policy, rate_limits, include_vh_rate_limits, internal_redirect_policy,
-            internal_redirect_action, max_internal_redirects, grpc_timeout_offset;
+            internal_redirect_action, max_internal_redirects, grpc_timeout_offset, path_rewrite;
         no_effect: early_data_policy = "TLS early data is neither taken nor sent";
-        unsupported: path_rewrite, flush_timeout, retry_policy_typed_config, cors, hedge_policy;
+        unsupported: flush_timeout, retry_policy_typed_config, cors, hedge_policy;
     });
     let metadata = lb_metadata(metadata_match);
     let mut weight_choice = WeightChoice::default();
@@ -65,6 +66,18 @@ pub(super) fn forward(
                 _ => None,
             };
             Some(Box::new(UriRewrite::parse(scope.context, &at.field("path_rewrite_policy"), policy, template)?))
+        }
+    };
+    let path_at = at.field("path_rewrite");
+    let rewritten = !prefix_rewrite.is_empty() || regex_rewrite.is_some() || template_rewrite.is_some();
+    let path_format = match path_rewrite.as_str() {
+        "" => None,
+        _ if rewritten => {
+            return Err(path_at.reject("excludes prefix_rewrite, regex_rewrite and path_rewrite_policy"));
+        }
+        text => {
+            wire::header_value(&path_at, text)?;
+            Some(Box::new(Format::parse(&path_at, text)?))
         }
     };
     let handles_redirects = match pb::route_action::InternalRedirectAction::try_from(internal_redirect_action) {
@@ -113,6 +126,7 @@ pub(super) fn forward(
         hash_policy: hash_policies(&at.field("hash_policy"), hash_policy)?,
         metadata_match: metadata.map(Arc::new),
         template_rewrite,
+        path_format,
         queue: None,
         rate_limits: self::rate_limits(&at.field("rate_limits"), rate_limits, RateLimitPlace::Route)?,
         include_virtual_host_rate_limits: include_vh_rate_limits.is_some_and(|flag| flag.value),

@@ -311,6 +311,8 @@ pub struct Forward {
     pub hash_policy: Arc<[HashPolicy]>,
     /// The subset of endpoints that is wanted.
     pub metadata_match: Option<Arc<LbMetadata>>,
+    /// Replaces the path by what is written, unless that is nothing. Source: `path_rewrite`.
+    pub path_format: Option<Box<Format>>,
     /// Replaces the path by a template.
     pub template_rewrite: Option<Box<UriRewrite>>,
     /// What the route says about waiting for an endpoint.

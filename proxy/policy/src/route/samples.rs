@@ -39,6 +39,7 @@ pub(crate) fn forward(cluster: &str) -> Forward {
         terminates_connect: false,
         hash_policy: Arc::default(),
         metadata_match: None,
+        path_format: None,
         template_rewrite: None,
         queue: None,
         rate_limits: Box::default(),

@@ -15,13 +15,15 @@ use crate::accesslog::{filter, write_text};
 pub struct Rewritten<'c> {
     /// Added to its head.
     pub headers: Option<&'c HeaderMutations>,
+    /// The status code that it had before; what is added tells of that one.
+    pub status_before: u16,
     /// Of its body, which has been written anew.
     pub content_type: Option<&'c str>,
 }
 
 /// Changes an answer, whose status and flags are recorded, as the connection manager wants it.
 pub fn rewrite<'c>(config: &'c LocalReplies, request: &mut Request<'_>, reply: &mut LocalReply) -> Rewritten<'c> {
-    let mut rewritten = Rewritten::default();
+    let mut rewritten = Rewritten { status_before: reply.status, ..Rewritten::default() };
     // Filters and formats look at the answer as it would leave.
     request.response.clear();
     set_status(request, reply.status);

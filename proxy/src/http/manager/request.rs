@@ -525,7 +525,10 @@ fn write_head(request: &mut Request<'_>, reply: &mut LocalReply, grpc: bool) -> 
     };
     reply::begin_head(reply, &mut request.response);
     if let Some(headers) = rewritten.headers {
+        request.response.status = rewritten.status_before;
+        request.info.response_code.set(rewritten.status_before);
         mutate::apply(headers, &mut ResponseSide(request));
+        request.response.status = reply.status;
     }
     // What a mapper says of the body's type holds.
     let content_type = match request.response.headers.contains(HeaderId::ContentType) && rewritten.headers.is_some() {

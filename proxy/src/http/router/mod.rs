@@ -216,7 +216,6 @@ impl Forwarding<'_, '_> {
                     watch.answered(&host, is_error, Some(&self.request.response.headers));
                     if self.retries_after(&outcome, &body, &host).await {
                         count_response(&self.cluster, &host, status);
-                        self.request.route_counts.response(status);
                         trace::retry_attempt(self.request, stream.is_complete());
                         drop(stream);
                         continue;

@@ -65,9 +65,9 @@ impl RouteCounts {
             };
             let found = host.virtual_clusters.iter().find(fits);
             // Envoy's name for what none of them takes.
-            let name = found.map_or_else(|| "other".into(), |cluster| Arc::clone(&cluster.name));
-            prefixes.push(names::prefix(&format!("vhost.{vhost}.vcluster"), &name));
-            *request.info.virtual_cluster.borrow_mut() = Some(name);
+            let name = found.map_or("other", |cluster| &cluster.name);
+            prefixes.push(names::prefix(&format!("vhost.{vhost}.vcluster"), name));
+            *request.info.virtual_cluster.borrow_mut() = found.map(|cluster| Arc::clone(&cluster.name));
         }
         if let Some(prefix) = &chosen.route.stat_prefix {
             prefixes.push(names::prefix(&format!("vhost.{vhost}.route"), prefix));
@@ -87,7 +87,7 @@ impl RouteCounts {
         self.each(|stats| stats.upstream_rq_total.increment());
     }
 
-    /// A response, of the upstream or of ours for it.
+    /// The response that ends it, of the upstream or of ours for it; those of tries that are repeated do not count.
     pub fn response(&self, status: u16) {
         self.each(|stats| stats.response(status));
     }
