@@ -223,7 +223,7 @@ impl Maker<'_> {
             HttpFilterConfig::GrpcBridge(settings) => self.make(|_| grpc_bridge::GrpcBridge::new(*settings)),
             HttpFilterConfig::GrpcStats(settings) => self.make(|_| grpc_stats::GrpcStats::new(settings)),
             HttpFilterConfig::GrpcWeb => self.make(|_| grpc_web::GrpcWeb::default()),
-            HttpFilterConfig::OnDemand => return None,
+            HttpFilterConfig::OnDemand => self.make(|_| on_demand::OnDemand),
             HttpFilterConfig::HeaderMutation(settings) => self.make(|_| header_mutation::HeaderMutation::new(settings)),
             HttpFilterConfig::HeaderToMetadata(settings) => {
                 self.make(|maker| header_to_metadata::HeaderToMetadata::new(settings, maker))

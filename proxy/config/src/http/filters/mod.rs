@@ -134,7 +134,7 @@ pub enum HttpFilterConfig {
     GrpcStats(Arc<GrpcStats>),
     /// Lets browsers call gRPC services.
     GrpcWeb,
-    /// Would discover what requests need while they wait; does nothing without a source of clusters.
+    /// Waits for routes and virtual hosts that are discovered when requests want them.
     OnDemand,
     /// Changes headers, trailers and query parameters.
     HeaderMutation(Arc<HeaderMutation>),
