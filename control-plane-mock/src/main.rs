@@ -122,8 +122,11 @@ async fn serve(options: Serve) -> Result<(), Failure> {
         // Kept so that scripts may say what they rely on.
         print_ports: _,
     } = options;
-    let mut builder =
-        MockControlPlane::builder().listen(listen).conduct(Conduct { partial_updates, resend_after_nack });
+    let mut builder = MockControlPlane::builder().listen(listen).conduct(Conduct {
+        partial_updates,
+        resend_after_nack,
+        virtual_hosts_by_name: false,
+    });
     if let Some(dir) = dir {
         builder = builder.directory(dir);
     }

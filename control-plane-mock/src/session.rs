@@ -14,6 +14,8 @@ pub struct Conduct {
     pub partial_updates: bool,
     /// A NACK is answered at once by the same content, as servers do that never look at `error_detail`.
     pub resend_after_nack: bool,
+    /// Virtual hosts are served to those who name them (or an alias), and nobody gets all of them.
+    pub virtual_hosts_by_name: bool,
 }
 
 /// What a request meant to the server.

@@ -60,7 +60,14 @@ impl DeltaSession {
         let (watch, first) = self.watches.begin(type_url);
         let mut meaning = if first { Meaning::First } else { Meaning::Change };
         if first {
-            watch.begin(type_url, resource_names_subscribe, initial_resource_versions);
+            let by_name = self.conduct.virtual_hosts_by_name && type_url == types::VIRTUAL_HOST;
+            watch.begin(
+                resource_names_subscribe,
+                initial_resource_versions,
+                by_name || !types::empty_means_everything(type_url),
+            );
+            // There is nothing to say, which is an answer too.
+            watch.answer_owed |= by_name;
         }
         if !response_nonce.is_empty() {
             let rejected = error_detail.as_ref().map(ErrorDetail::from);
@@ -68,7 +75,9 @@ impl DeltaSession {
             meaning = watch.answer(response_nonce, rejected, repeat);
         }
         // A nonce of old does not make a change of subscription void: unlike in state of the world, it is not said again.
-        watch.subscribe(resource_names_subscribe, first);
+        let state = store.of(type_url);
+        let names: Vec<String> = resource_names_subscribe.iter().map(|name| state.canonical(name)).collect();
+        watch.subscribe(&names, first);
         watch.unsubscribe(resource_names_unsubscribe, store.of(type_url));
         meaning
     }
@@ -201,11 +210,11 @@ impl Watch {
     /// The first request of the stream for this type: what the client holds from before.
     fn begin<'a>(
         &mut self,
-        type_url: &str,
         subscribe: &[String],
         initial: impl IntoIterator<Item = (&'a String, &'a String)>,
+        by_name: bool,
     ) {
-        self.interest.wildcard = subscribe.is_empty() && types::empty_means_everything(type_url);
+        self.interest.wildcard = subscribe.is_empty() && !by_name;
         let asks_everything = self.interest.wildcard || subscribe.iter().any(|name| name == "*");
         self.answer_owed = asks_everything;
         // A version of something not subscribed is of no use: nothing will be said about it.

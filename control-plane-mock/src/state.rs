@@ -103,6 +103,18 @@ pub struct TypeState {
     pub resources: BTreeMap<String, Resource>,
 }
 
+impl TypeState {
+    /// The name of the resource that goes by this name or alias; the name itself if there is none.
+    pub(crate) fn canonical(&self, name: &str) -> String {
+        let by_alias =
+            || self.resources.iter().find(|(_, resource)| resource.aliases.iter().any(|alias| alias == name));
+        match self.resources.contains_key(name) {
+            true => name.to_owned(),
+            false => by_alias().map_or(name, |(known, _)| known).to_owned(),
+        }
+    }
+}
+
 /// Everything the control plane serves.
 #[derive(Clone, Debug, Default)]
 pub struct Store {

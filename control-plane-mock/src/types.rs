@@ -63,7 +63,7 @@ pub(crate) fn is_full_state(type_url: &str) -> bool {
 /// Whether a first request without names asks for everything. The types that a parent resource
 /// refers to by name are never asked for as a whole that way.
 pub(crate) fn empty_means_everything(type_url: &str) -> bool {
-    !matches!(type_url, ENDPOINTS | ROUTE | SECRET | RUNTIME | EXTENSION_CONFIG | VIRTUAL_HOST)
+    !matches!(type_url, ENDPOINTS | ROUTE | SECRET | RUNTIME | EXTENSION_CONFIG)
 }
 
 /// Place of `type_url` among the responses of an aggregated stream; unknown types come last.

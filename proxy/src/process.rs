@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-use crate::graph::GraphCell;
+use crate::graph::{Demands, GraphCell};
 use crate::health::Reports;
 use crate::http::filter::SharedStates;
 use crate::istio::Workload;
@@ -50,6 +50,8 @@ pub struct Process {
     pub buckets: SharedBuckets,
     /// Names that workers want to have resolved.
     pub dns: DnsQuestions,
+    /// What requests want to have discovered.
+    pub demands: Demands,
     /// What workers notice about endpoints.
     pub reports: Reports,
     /// Who takes load reports.

@@ -150,6 +150,8 @@ pub struct StreamInfo {
     pub attempts: Cell<u32>,
     /// Name of the route; empty for none.
     pub route_name: RefCell<Option<Arc<str>>>,
+    /// By which of its virtual host's clusters it is counted.
+    pub virtual_cluster: RefCell<Option<Arc<str>>>,
     /// How the connection ended, if it was not a plain close.
     pub termination: RefCell<Option<Cow<'static, str>>>,
     /// Bytes of the request head.
@@ -190,6 +192,7 @@ impl StreamInfo {
             upstream_failure: RefCell::new(None),
             attempts: Cell::new(0),
             route_name: RefCell::new(None),
+            virtual_cluster: RefCell::new(None),
             termination: RefCell::new(None),
             request_header_bytes: Cell::new(0),
             response_header_bytes: Cell::new(0),

@@ -13,7 +13,8 @@ use crate::format::Format;
 use crate::source::GrpcService;
 use crate::units::RuntimeFraction;
 
-pub(crate) use parse::access_logs;
+pub(crate) use filter::filter;
+pub(crate) use parse::{access_logs, log_format};
 
 /// One access logger.
 #[derive(Clone, Debug, PartialEq)]

@@ -106,7 +106,7 @@ pub enum Operator {
     RequestedServerName,
     /// `ROUTE_NAME`.
     RouteName,
-    /// `VIRTUAL_CLUSTER_NAME`; never set here.
+    /// `VIRTUAL_CLUSTER_NAME`.
     VirtualClusterName,
     /// `FILTER_CHAIN_NAME`.
     FilterChainName,

@@ -137,7 +137,8 @@ fn emit(operator: &Operator, facts: &Facts<'_>, out: &mut Vec<u8>) -> Given {
         Operator::DynamicMetadata { path } => dynamic_metadata(path, facts, out),
         Operator::FilterState { key, form } => filter_state(key, form, facts, out),
         // Nothing in the proxy sets these.
-        Operator::VirtualClusterName | Operator::Metadata { .. } => Given::Absent,
+        Operator::VirtualClusterName => non_empty(info.virtual_cluster.borrow().as_deref().unwrap_or(""), out),
+        Operator::Metadata { .. } => Given::Absent,
         Operator::TraceId => match facts.span {
             Some(span) if span.format == SpanFormat::W3c => hexadecimal(span.trace_id, 32, out),
             Some(span) => text(Some(&b3::trace_id_text(span.trace_id)), out),

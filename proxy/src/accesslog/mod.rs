@@ -112,6 +112,11 @@ impl AccessLogger {
     }
 }
 
+/// Writes a text of this format; JSON with a line end.
+pub fn write_text(format: &LogFormat, facts: &Facts<'_>, text: &mut Vec<u8>) {
+    write_line(format, facts, text);
+}
+
 fn write_line(format: &LogFormat, facts: &Facts<'_>, line: &mut Vec<u8>) {
     match format {
         LogFormat::Text(format) => format::write(format, facts, line),

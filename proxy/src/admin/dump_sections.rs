@@ -10,6 +10,7 @@ use outrigger_api::Schema;
 use outrigger_api::pb::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_api::pb::envoy::config::listener::v3 as listener_pb;
 use outrigger_api::pb::envoy::extensions::filters::network::http_connection_manager::v3 as http_pb;
+use outrigger_api::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use outrigger_api::pb::google::protobuf::Any;
 use outrigger_xds::ResourceKind;
 use prost::Message;
@@ -17,8 +18,8 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::context::AdminContext;
-use super::dump_endpoints;
 use super::pretty::{STYLE, packed, timestamp};
+use super::{dump_endpoints, dump_scopes};
 use crate::graph::history::{Record, Refusal, ResourceHistory};
 
 /// One message of the dump.
@@ -62,8 +63,9 @@ pub(super) fn sections(context: &AdminContext, filter: Option<&Regex>, endpoints
     if endpoints {
         sections.push(dump_endpoints::section(context, named(ResourceKind::ClusterLoadAssignment), filter));
     }
+    let scopes = dump_scopes::section(context, &listeners, filter);
     sections.push(self::listeners(context, listeners));
-    sections.push(Section { kind: "ScopedRoutesConfigDump", members: Vec::new() });
+    sections.push(scopes);
     sections.push(routes(inline_routes, named(ResourceKind::RouteConfiguration)));
     sections.push(secrets(named(ResourceKind::Secret)));
     let extensions = named(ResourceKind::ExtensionConfig);
@@ -86,7 +88,7 @@ fn bootstrap(context: &AdminContext) -> Section {
     Section { kind: "BootstrapConfigDump", members }
 }
 
-type Named = Vec<(Arc<str>, ResourceHistory)>;
+pub(super) type Named = Vec<(Arc<str>, ResourceHistory)>;
 
 /// A list of what `make` makes of each resource.
 pub(super) fn many(
@@ -188,24 +190,28 @@ fn routes(inline: Vec<(Arc<Any>, SystemTime)>, discovered: Named) -> Section {
 
 /// Route configurations that stand in listeners.
 fn inline_routes(listeners: &Named, filter: Option<&Regex>) -> Vec<(Arc<Any>, SystemTime)> {
-    let mut found = Vec::new();
-    for (_, history) in listeners {
-        let Some(record) = &history.active else { continue };
-        let listener = record.resource.as_ref().and_then(|any| listener_pb::Listener::decode(&*any.value).ok());
-        for listener_pb::Filter { config_type, .. } in listener.into_iter().flat_map(network_filters) {
-            let Some(listener_pb::filter::ConfigType::TypedConfig(config)) = config_type else { continue };
-            if !config.type_url.ends_with(".HttpConnectionManager") {
-                continue;
-            }
-            let Ok(manager) = http_pb::HttpConnectionManager::decode(&*config.value) else { continue };
-            if let Some(http_pb::http_connection_manager::RouteSpecifier::RouteConfig(routes)) = manager.route_specifier
-                && filter.is_none_or(|filter| filter.is_match(&routes.name))
-            {
-                found.push((Arc::new(outrigger_api::pack(&routes)), record.updated));
-            }
+    let found = route_specifiers(listeners).filter_map(|(specifier, updated)| match specifier {
+        RouteSpecifier::RouteConfig(routes) if filter.is_none_or(|filter| filter.is_match(&routes.name)) => {
+            Some((Arc::new(outrigger_api::pack(&routes)), updated))
         }
-    }
-    found
+        _ => None,
+    });
+    found.collect()
+}
+
+/// Where the connection managers of listeners have their routes from.
+pub(super) fn route_specifiers(listeners: &Named) -> impl Iterator<Item = (RouteSpecifier, SystemTime)> {
+    listeners.iter().filter_map(|(_, history)| history.active.as_ref()).flat_map(|record| {
+        let listener = record.resource.as_ref().and_then(|any| listener_pb::Listener::decode(&*any.value).ok());
+        listener.into_iter().flat_map(network_filters).filter_map(|filter| {
+            let Some(listener_pb::filter::ConfigType::TypedConfig(config)) = filter.config_type else { return None };
+            if !config.type_url.ends_with(".HttpConnectionManager") {
+                return None;
+            }
+            let manager = http_pb::HttpConnectionManager::decode(&*config.value).ok()?;
+            Some((manager.route_specifier?, record.updated))
+        })
+    })
 }
 
 fn network_filters(listener: listener_pb::Listener) -> impl Iterator<Item = listener_pb::Filter> {
@@ -278,7 +284,7 @@ pub(super) fn versioned(record: Option<&Record>, field: &str) -> Map<String, Val
     fields
 }
 
-fn any_value(any: &Any) -> Value {
+pub(super) fn any_value(any: &Any) -> Value {
     Schema::load().any_to_json(any, STYLE).unwrap_or_else(|_| {
         // Accepted resources are well formed, so this is one that was refused: its type is what can be told.
         serde_json::json!({ "@type": any.type_url })

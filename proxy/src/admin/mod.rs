@@ -11,6 +11,7 @@ mod connection;
 mod context;
 mod declared;
 mod dump_endpoints;
+mod dump_scopes;
 mod dump_sections;
 mod endpoints;
 mod home;

@@ -90,10 +90,15 @@ impl GraphManager {
 
     /// A route configuration.
     pub(super) fn take_routes(&mut self, need: &Need, routes: RouteConfiguration) -> Result<(), String> {
+        let routes = Arc::new(routes);
+        if let Some(source) = &routes.more_virtual_hosts {
+            return self.take_open_routes(need, Arc::clone(&routes), source);
+        }
         self.check_clusters(&routes)?;
+        self.end_aliases_of(need);
         let clusters = need::clusters_of_routes(&routes);
-        let table = Arc::new(RouteTable::build(Arc::new(routes)));
-        self.warming.offer_routes(need, table, clusters);
+        let table = Arc::new(RouteTable::build(routes));
+        self.warming.offer_routes(need, table, clusters, Vec::new());
         Ok(())
     }
 
@@ -114,7 +119,7 @@ impl GraphManager {
             match user {
                 User::Cluster(name) => self.rebuild_cluster(&name),
                 User::Listener(name) => self.rebuild_listener(&name),
-                User::Routes => {}
+                User::Routes(_) => {}
             }
         }
         self.watch_files(need, &secret);
@@ -139,7 +144,7 @@ impl GraphManager {
                     let built = self.compile_listener(&revision.config, &revision.extensions, &olds);
                     built.map_err(|error| format!("listener {name:?}: {}", explain(&error)))?;
                 }
-                User::Routes => {}
+                User::Routes(_) => {}
             }
         }
         Ok(())

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use outrigger_config::accesslog::AccessLog;
 use outrigger_config::cluster::{Assignment, Cluster, Discovery};
 use outrigger_config::extension::Extension;
-use outrigger_config::http::{HttpConnectionManager, HttpFilterConfig, RouteSource};
+use outrigger_config::http::{HttpConnectionManager, HttpFilterConfig, RouteSource, ScopeSource, ScopedRoutes};
 use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig, TrafficDirection};
+use outrigger_config::source::ConfigSource;
 use outrigger_config::tracing::HttpTracing;
 use outrigger_policy::filter_chain::FilterChainIndex;
-use outrigger_policy::route::RouteTable;
+use outrigger_policy::route::{RouteTable, ScopeKey, ScopeTable};
 
 use super::facts;
 use super::hosts::HostInputs;
@@ -23,7 +24,8 @@ use super::tls_inputs::{FindSecret, SecretError, TlsInputs};
 use super::transports::TransportInputs;
 use super::zone::LocalZones;
 use super::{
-    Application, ChainNode, ClusterNode, ClusterShared, Draining, HostList, HttpNode, ListenerNode, Routes, TcpNode,
+    Application, ChainNode, ClusterNode, ClusterShared, Draining, HostList, HttpNode, ListenerNode, Routes, ScopePlace,
+    TcpNode, scopes,
 };
 use crate::accesslog::{AccessLogError, AccessLogger};
 use crate::health::OutlierState;
@@ -79,6 +81,8 @@ pub struct Surroundings<'a> {
     pub open_tracer: &'a dyn Fn(&HttpTracing) -> Option<Arc<Tracer>>,
     /// The need that a discovered filter is.
     pub extension_need: &'a dyn Fn(WantedFilter<'_>) -> Option<Need>,
+    /// The name of a source of scopes in the graph.
+    pub scope_source: &'a dyn Fn(&ConfigSource) -> Arc<str>,
 }
 
 /// A listener's node with what it was made from.
@@ -128,6 +132,7 @@ impl HttpNode {
         let routes = match routes {
             Routes::Inline(table) => Routes::Inline(Arc::clone(table)),
             Routes::Discovered(name) => Routes::Discovered(Arc::clone(name)),
+            Routes::Scoped(place) => Routes::Scoped(place.clone()),
         };
         let (config, listener) = (Arc::clone(config), Arc::clone(listener));
         Self {
@@ -351,6 +356,16 @@ impl Chain<'_> {
         }
     }
 
+    fn scopes(&self, scoped: &ScopedRoutes) -> ScopePlace {
+        match &scoped.scopes {
+            ScopeSource::Inline(scopes) => {
+                let keyed = scopes.iter().map(|scope| (ScopeKey::of_scope(&scope.key), scopes::target(scope)));
+                ScopePlace::Inline(Arc::new(ScopeTable::build(keyed)))
+            }
+            ScopeSource::Srds(source) => ScopePlace::Discovered((self.surroundings.scope_source)(source)),
+        }
+    }
+
     fn application(&self, filter: &NetworkFilterConfig, inputs: &ChainInputs) -> Result<Application, CompileError> {
         let place = format!("{}.filters: access_log", self.place);
         match filter {
@@ -362,6 +377,7 @@ impl Chain<'_> {
                 let routes = match &config.routes {
                     RouteSource::Inline(routes) => Routes::Inline(Arc::new(RouteTable::build(Arc::clone(routes)))),
                     RouteSource::Rds { name, source: _ } => Routes::Discovered(Arc::clone(name)),
+                    RouteSource::Scoped(scoped) => Routes::Scoped(self.scopes(scoped)),
                 };
                 let access_logs = logs(&config.access_logs, &place, self.surroundings)?;
                 let (config, listener) = (Arc::clone(config), Arc::clone(self.listener));

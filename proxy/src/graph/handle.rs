@@ -80,6 +80,7 @@ impl GraphManager {
         let resolver = manager.borrow().resolvers.default_settings().clone();
         tokio::task::spawn_local(super::dns_caches::answer(Arc::clone(&shared), resolver));
         tokio::task::spawn_local(super::endpoint_health::watch(Rc::downgrade(&manager), shared));
+        tokio::task::spawn_local(super::demands::take(Rc::downgrade(&manager), Arc::clone(&manager.borrow().process)));
         tokio::task::spawn_local(driver.run(XdsHandler(Rc::clone(&manager))));
         Ok(ManagerHandle { manager, xds: client })
     }

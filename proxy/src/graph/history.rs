@@ -102,6 +102,11 @@ impl History {
         self.clean(kind, name);
     }
 
+    /// Nobody wants resources of this type any longer.
+    pub(super) fn clear(&mut self, kind: ResourceKind) {
+        self.kinds.remove(&kind);
+    }
+
     pub(super) fn drained(&mut self, kind: ResourceKind, name: &Arc<str>) {
         self.entry(kind, name).draining = None;
         self.clean(kind, name);

@@ -27,10 +27,11 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use super::compile::{self, ClusterBuild, ClusterInputs, CompileError, Extensions, ListenerBuild, Surroundings};
+use super::demands::Waiting;
 use super::first_checks::FirstChecks;
 use super::history::{History, Record, Refusal};
 use super::hosts::same_hosts;
-use super::need::{Need, WantedFilter};
+use super::need::{self, Need, WantedFilter};
 use super::resources::Resources;
 use super::runtime_layers::RuntimeLayers;
 use super::sockets::BoundSockets;
@@ -156,6 +157,8 @@ pub struct GraphManager {
     /// Wakes the task that looks after endpoint health.
     pub(super) health_wake: Arc<Notify>,
     /// Watch the files of discovered secrets.
+    /// Requests that wait for what is discovered on demand.
+    pub(super) waiting: Waiting,
     pub(super) secret_files: HashMap<Need, Vec<AbortHandle>>,
     pub(super) history: History,
     pub(super) stats: Stats,
@@ -245,6 +248,7 @@ impl GraphManager {
             local: LocalCluster::new(locality_of(&bootstrap.node), bootstrap.local_cluster_name),
             outlier_event_log: bootstrap.outlier_event_log,
             health_wake: Arc::default(),
+            waiting: Waiting::default(),
             secret_files: HashMap::new(),
             history: History::default(),
             stats,
@@ -339,6 +343,7 @@ impl GraphManager {
         }
         self.end_lingering();
         self.publish();
+        self.answer_demands();
         self.plan_release();
         self.count();
     }
@@ -372,7 +377,7 @@ impl GraphManager {
         }
         let running = match (&need, self.specs.get(&need)) {
             (Need::Resource { kind, name, .. }, Some(Spec::Resource(source))) => match self.sources.resolve(source) {
-                Ok(source) => Some(Running::Xds(self.xds.watch(*kind, Interest::Name(name.to_string()), &source))),
+                Ok(source) => Some(Running::Xds(self.xds.watch(*kind, need::interest(*kind, name), &source))),
                 Err(error) => {
                     tracing::error!("{need}: {error}");
                     None
@@ -403,6 +408,11 @@ impl GraphManager {
             self.history.removed(*kind, name, false);
             if *kind == ResourceKind::RouteConfiguration {
                 self.retire_routes(name);
+                self.end_aliases_of(need);
+            }
+            if need.is_everything() {
+                self.history.clear(*kind);
+                self.stats.scopes.remove(need);
             }
         }
         for task in self.secret_files.remove(need).into_iter().flatten() {
@@ -482,10 +492,19 @@ impl GraphManager {
         let secrets = |name: &Arc<str>, source: Option<&ConfigSource>| self.secret(name, source);
         let open = |log: &Arc<_>| AccessLogger::open(log, &self.options.access_logs).map(Arc::new);
         let need = |wanted: WantedFilter<'_>| self.extension_need(wanted).ok();
+        let scope_source = |source: &ConfigSource| match self.scopes_need(source) {
+            Ok(need) => need.source().unwrap_or_default().into(),
+            Err(_) => Arc::default(),
+        };
         let process = &self.process;
         let tracer = |tracing: &HttpTracing| process.traces.tracer(tracing.provider.as_ref(), process);
-        let surroundings =
-            Surroundings { secrets: &secrets, open_log: &open, open_tracer: &tracer, extension_need: &need };
+        let surroundings = Surroundings {
+            secrets: &secrets,
+            open_log: &open,
+            open_tracer: &tracer,
+            extension_need: &need,
+            scope_source: &scope_source,
+        };
         compile::listener(config, extensions, olds, &surroundings)
     }
 
@@ -603,11 +622,14 @@ impl GraphManager {
             Need::Addresses { .. } | Need::Checks { .. } | Need::Keys { .. } => None,
         });
         let retired = self.retired_routes.iter().map(|(name, (table, _))| (Arc::clone(name), Arc::clone(table)));
+        let scopes = self.resources.scopes.iter();
+        let scopes = scopes.filter_map(|(need, scopes)| Some((need.source()?.into(), Arc::clone(&scopes.table))));
         Graph {
             generation: self.generation,
             listeners: listeners.collect(),
             clusters: clusters.map(|(name, build)| (Arc::clone(name), Arc::clone(&build.node))).collect(),
             routes: retired.chain(routes).collect(),
+            scopes: scopes.collect(),
             runtime: Arc::clone(&self.runtime_snapshot),
         }
     }

@@ -7,6 +7,7 @@ mod answers;
 mod balance_stats;
 mod breaker_stats;
 pub mod compile;
+mod demands;
 mod dns_caches;
 mod drains;
 mod endpoint_health;
@@ -22,6 +23,7 @@ mod need;
 mod offers;
 mod resources;
 pub mod runtime_layers;
+mod scopes;
 mod sockets;
 mod sources;
 mod stale;
@@ -32,6 +34,7 @@ pub(crate) mod tls_inputs;
 mod transports;
 mod unknown_fields;
 mod validate;
+mod virtual_hosts;
 mod warming;
 mod xds_handler;
 mod zone;
@@ -54,10 +57,11 @@ use outrigger_config::units::{Fraction, RuntimeFraction, RuntimeNumber};
 use outrigger_policy::balance::HostSet;
 use outrigger_policy::breaker::Breaker;
 use outrigger_policy::filter_chain::FilterChainIndex;
-use outrigger_policy::route::{RouteTable, RuntimeView, fraction_holds};
+use outrigger_policy::route::{RouteTable, RuntimeView, ScopeTable, fraction_holds};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+pub use demands::{Demands, Wanted};
 pub use drains::{DrainRequest, DrainScope};
 pub use handle::{ManagerHandle, Readiness};
 pub use hosts::{levels, membership, same_hosts};
@@ -84,6 +88,8 @@ pub struct Graph {
     pub clusters: HashMap<Arc<str>, Arc<ClusterNode>>,
     /// Discovered route configurations by name.
     pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
+    /// Discovered scopes by where they come from.
+    pub scopes: HashMap<Arc<str>, Arc<ScopeTable<ScopeTarget>>>,
     /// All runtime layers merged.
     pub runtime: Arc<RuntimeSnapshot>,
 }
@@ -179,6 +185,35 @@ pub enum Routes {
     Inline(Arc<RouteTable>),
     /// In [`Graph::routes`], by this name.
     Discovered(Arc<str>),
+    /// Where the scope of a request leads; its key is made as the configuration says.
+    Scoped(ScopePlace),
+}
+
+/// Where scopes are.
+#[derive(Clone, Debug)]
+pub enum ScopePlace {
+    /// Here.
+    Inline(Arc<ScopeTable<ScopeTarget>>),
+    /// In [`Graph::scopes`], by this name.
+    Discovered(Arc<str>),
+}
+
+/// Where a scope leads.
+#[derive(Debug)]
+pub enum ScopeTarget {
+    /// To these routes.
+    Inline(Arc<RouteTable>),
+    /// To those in [`Graph::routes`] of this name.
+    Discovered(Arc<str>),
+}
+
+impl ScopeTarget {
+    fn share(&self) -> Self {
+        match self {
+            Self::Inline(table) => Self::Inline(Arc::clone(table)),
+            Self::Discovered(name) => Self::Discovered(Arc::clone(name)),
+        }
+    }
 }
 
 /// A TCP proxy with everything it needs.

@@ -4,18 +4,20 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use outrigger_config::address::EndpointAddress;
 use outrigger_config::cluster::{Assignment, Cluster, Discovery};
 use outrigger_config::extension::{DiscoveredFilter, Extension};
 use outrigger_config::http::filters::{JwksSource, JwtAuthn, RemoteJwks};
-use outrigger_config::http::{HttpFilterConfig, RouteSource};
+use outrigger_config::http::{HttpConnectionManager, HttpFilterConfig, RouteSource, ScopeSource};
 use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig};
-use outrigger_config::route::{ClusterChoice, MirrorCluster, MirrorPolicy, RouteAction, RouteConfiguration};
+use outrigger_config::route::{
+    ClusterChoice, MirrorCluster, MirrorPolicy, RouteAction, RouteConfiguration, ScopeRoutes,
+};
 use outrigger_config::source::ConfigSource;
 use outrigger_config::tls::{CertificateSource, CommonTls, TicketKeySource, ValidationSource};
-use outrigger_xds::{ResourceKind, SourceKey};
+use outrigger_xds::{Interest, ResourceKind, SourceKey};
 
 /// Something that must arrive.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -52,9 +54,43 @@ pub enum Need {
     },
 }
 
+/// The name of the need for all resources of a type that are not asked for one by one.
+pub static EVERYTHING: LazyLock<Arc<str>> = LazyLock::new(|| "*".into());
+
+/// How a resource is asked for.
+pub fn interest(kind: ResourceKind, name: &str) -> Interest {
+    match kind {
+        ResourceKind::ScopedRouteConfiguration | ResourceKind::VirtualHost => Interest::Wildcard,
+        _ => Interest::Name(name.to_owned()),
+    }
+}
+
+impl Need {
+    /// Whether it is the resource of this type and name, from wherever.
+    pub fn is(&self, of: ResourceKind, called: &str) -> bool {
+        matches!(self, Self::Resource { kind, name, source: _ } if *kind == of && **name == *called)
+    }
+
+    /// Whether it stands for all resources of its type from a source.
+    pub fn is_everything(&self) -> bool {
+        matches!(self, Self::Resource { kind, name, .. } if interest(*kind, name) == Interest::Wildcard)
+    }
+
+    /// Where the resource comes from, in words.
+    pub fn source(&self) -> Option<String> {
+        match self {
+            Self::Resource { source, .. } => Some(source.to_string()),
+            Self::Addresses { .. } | Self::Checks { .. } | Self::Keys { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Resource { kind, source, name: _ } if self.is_everything() => {
+                write!(f, "{}s ({source})", kind.noun())
+            }
             Self::Resource { kind, source, name } => write!(f, "{} {name:?} ({source})", kind.noun()),
             Self::Addresses { cluster, host } => write!(f, "addresses of {host:?} (cluster {cluster:?})"),
             Self::Checks { cluster, revision: _ } => write!(f, "health checks of cluster {cluster:?}"),
@@ -192,10 +228,18 @@ pub fn of_listener<'a>(listener: &'a Listener, find: &FindExtension<'_, 'a>) -> 
         }
     }
     for filter in network_filters(listener, find) {
-        if let NetworkFilterConfig::Http(manager) = filter
-            && let RouteSource::Rds { name, source } = &manager.routes
-        {
-            references.push(Reference { kind: ResourceKind::RouteConfiguration, name, source, wait: true });
+        let NetworkFilterConfig::Http(manager) = filter else { continue };
+        match &manager.routes {
+            RouteSource::Inline(_) => {}
+            RouteSource::Rds { name, source } => {
+                references.push(Reference { kind: ResourceKind::RouteConfiguration, name, source, wait: true });
+            }
+            RouteSource::Scoped(scoped) => {
+                if let ScopeSource::Srds(source) = &scoped.scopes {
+                    let kind = ResourceKind::ScopedRouteConfiguration;
+                    references.push(Reference { kind, name: &EVERYTHING, source, wait: true });
+                }
+            }
         }
     }
     references.extend(discovered_filters(listener, find).into_iter().map(WantedFilter::reference));
@@ -266,9 +310,7 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
             names.extend(proxy.target.clusters.iter().map(|(name, _)| Arc::clone(name)));
         }
         NetworkFilterConfig::Http(manager) => {
-            if let RouteSource::Inline(routes) = &manager.routes {
-                names.extend(clusters_of_routes(routes));
-            }
+            names.extend(inline_routes(manager).flat_map(|routes| clusters_of_routes(routes)));
             for filter in &manager.filters {
                 clusters_of_http_filter(&filter.config, names);
             }
@@ -288,6 +330,23 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
             }
         }
     }
+}
+
+/// Route configurations that stand in a connection manager.
+pub fn inline_routes(manager: &HttpConnectionManager) -> impl Iterator<Item = &Arc<RouteConfiguration>> {
+    let (alone, scopes) = match &manager.routes {
+        RouteSource::Inline(routes) => (Some(routes), None),
+        RouteSource::Rds { .. } => (None, None),
+        RouteSource::Scoped(scoped) => match &scoped.scopes {
+            ScopeSource::Inline(scopes) => (None, Some(scopes)),
+            ScopeSource::Srds(_) => (None, None),
+        },
+    };
+    let of_scopes = scopes.into_iter().flatten().filter_map(|scope| match &scope.routes {
+        ScopeRoutes::Inline(routes) => Some(routes),
+        ScopeRoutes::Rds { .. } => None,
+    });
+    alone.into_iter().chain(of_scopes)
 }
 
 /// Adds the clusters that an HTTP filter names.

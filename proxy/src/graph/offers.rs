@@ -25,7 +25,7 @@ use crate::stats::names;
 use crate::upstream::dns_cache::Question;
 
 /// What a cluster or listener needs, and how each need is fulfilled.
-type Wanted = (Vec<Requirement>, HashMap<Need, Spec>);
+pub(super) type Wanted = (Vec<Requirement>, HashMap<Need, Spec>);
 
 /// Says why, with all causes.
 pub(super) fn explain(error: &dyn Error) -> String {
@@ -141,14 +141,7 @@ impl GraphManager {
         let name = Arc::clone(&config.name);
         self.check_addresses(&config)?;
         let extensions = self.extensions_of(&config)?;
-        let (requirements, specs) = {
-            let find = |wanted: WantedFilter<'_>| extensions.get(&self.extension_need(wanted).ok()?).map(Arc::as_ref);
-            let (mut requirements, mut specs) = self.requirements(&need::of_listener(&config, &find))?;
-            for (stat_prefix, settings) in need::authentication_filters(&config, &find) {
-                background_keys(stat_prefix, settings, &mut requirements, &mut specs);
-            }
-            (requirements, specs)
-        };
+        let (requirements, specs) = self.listener_wants(&config, &extensions)?;
         let mut clusters = need::clusters_of_listener(&config);
         for extension in extensions.values() {
             if let Some(filter) = &extension.network {
@@ -178,6 +171,18 @@ impl GraphManager {
         let revision = ListenerRevision { config, extensions, prepared, bound, position };
         self.warming.offer_listener(&name, revision, requirements, clusters);
         Ok(())
+    }
+
+    /// What a listener needs, with the filters and scopes that were discovered so far.
+    pub(super) fn listener_wants(&self, config: &Listener, extensions: &Extensions) -> Result<Wanted, String> {
+        let find = |wanted: WantedFilter<'_>| extensions.get(&self.extension_need(wanted).ok()?).map(Arc::as_ref);
+        let mut references = need::of_listener(config, &find);
+        references.extend(self.scope_references(config, extensions));
+        let (mut requirements, mut specs) = self.requirements(&references)?;
+        for (stat_prefix, settings) in need::authentication_filters(config, &find) {
+            background_keys(stat_prefix, settings, &mut requirements, &mut specs);
+        }
+        Ok((requirements, specs))
     }
 
     /// Builds what can be built, with all that the revisions at hand have in common with it.
@@ -256,10 +261,10 @@ impl GraphManager {
 
     fn check_inline_routes(&self, config: &Listener) -> Result<(), String> {
         for filter in need::chains(config).flat_map(|chain| &chain.filters) {
-            if let NetworkFilterConfig::Http(manager) = &filter.config
-                && let RouteSource::Inline(routes) = &manager.routes
-            {
-                self.check_clusters(routes)?;
+            if let NetworkFilterConfig::Http(manager) = &filter.config {
+                for routes in need::inline_routes(manager) {
+                    self.check_clusters(routes)?;
+                }
             }
         }
         Ok(())
@@ -302,7 +307,7 @@ impl GraphManager {
         Ok((requirements.collect(), specs))
     }
 
-    fn take_specs(&mut self, specs: HashMap<Need, Spec>) {
+    pub(super) fn take_specs(&mut self, specs: HashMap<Need, Spec>) {
         for (need, spec) in specs {
             self.count_subscription(&need);
             let old = self.specs.insert(need.clone(), spec.clone());
@@ -339,7 +344,7 @@ impl GraphManager {
         }
     }
 
-    fn count_routes(&mut self, config: &Listener, extensions: &Extensions) {
+    pub(super) fn count_routes(&mut self, config: &Listener, extensions: &Extensions) {
         let filters = need::chains(config).flat_map(|chain| &chain.filters).map(|filter| &filter.config);
         let mut found: Vec<(Need, String)> = Vec::new();
         for filter in filters.chain(extensions.values().filter_map(|extension| extension.network.as_ref())) {
@@ -353,9 +358,10 @@ impl GraphManager {
         for (need, prefix) in found {
             self.count_under(&need, &prefix);
         }
+        self.make_scope_stats(config, extensions);
     }
 
-    fn count_under(&mut self, need: &Need, prefix: &str) {
+    pub(super) fn count_under(&mut self, need: &Need, prefix: &str) {
         let known = self.stats.resources.entry(need.clone()).or_default();
         if !known.iter().any(|(other, _)| **other == *prefix) {
             let stats: Arc<SubscriptionStats> = self.process.stats.scope(prefix);

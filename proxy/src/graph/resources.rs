@@ -9,9 +9,12 @@ use std::sync::Arc;
 
 use outrigger_config::cluster::Assignment;
 use outrigger_config::extension::Extension;
+use outrigger_config::route::RouteConfiguration;
 use outrigger_config::tls::{Secret, SecretKind, TicketKeys, TlsCertificate, Validation};
 
 use super::need::Need;
+use super::scopes::Scopes;
+use super::virtual_hosts::VirtualHosts;
 
 /// Values by need.
 #[derive(Default)]
@@ -22,6 +25,12 @@ pub struct Resources {
     pub secrets: HashMap<Need, Arc<Secret>>,
     /// Discovered filters.
     pub extensions: HashMap<Need, Arc<Extension>>,
+    /// Discovered scopes, by the need for all of a source.
+    pub(super) scopes: HashMap<Need, Scopes>,
+    /// Discovered virtual hosts, by the need for all of a source.
+    pub(super) virtual_hosts: HashMap<Need, VirtualHosts>,
+    /// Route configurations as they came that take in discovered virtual hosts, with the need for these.
+    pub(super) open_routes: HashMap<Need, (Arc<RouteConfiguration>, Need)>,
     /// Addresses of host names.
     pub addresses: HashMap<Need, Arc<[IpAddr]>>,
     /// Secrets of the bootstrap by name.
@@ -34,6 +43,8 @@ impl Resources {
         self.assignments.remove(need);
         self.secrets.remove(need);
         self.extensions.remove(need);
+        self.scopes.remove(need);
+        self.virtual_hosts.remove(need);
         self.addresses.remove(need);
     }
 }

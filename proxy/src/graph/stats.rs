@@ -72,6 +72,16 @@ impl SubscriptionStats {
 }
 
 scope! {
+    /// `http.<prefix>.scoped_rds.<name>.*`, beside those of the subscription.
+    pub struct ScopedRoutesStats {
+        active_scopes: Gauge,
+        all_scopes: Gauge,
+        config_reload_time_ms: Gauge,
+        on_demand_scopes: Gauge,
+    }
+}
+
+scope! {
     /// The control thread's part of `cluster.<name>.*`.
     pub struct ClusterControlStats {
         assignment_stale: Counter,
@@ -159,6 +169,8 @@ pub(super) struct Stats {
     pub balance: HashMap<Arc<str>, BalanceStats>,
     /// Of routes (one for each connection manager's prefix), secrets and extensions.
     pub resources: HashMap<Need, Vec<PrefixedStats>>,
+    /// Of scopes, one for each connection manager's prefix.
+    pub scopes: HashMap<Need, Vec<(Arc<str>, Arc<ScopedRoutesStats>)>>,
     /// `update_failure` of types whose resources are counted for themselves.
     pub failures: HashMap<(SourceKey, ResourceKind), u64>,
 }

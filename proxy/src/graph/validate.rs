@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use outrigger_api::pb::envoy::config::core::v3::Node;
 use outrigger_config::bootstrap::Bootstrap;
-use outrigger_config::http::RouteSource;
 use outrigger_config::listener::NetworkFilterConfig;
 use outrigger_xds::XdsClient;
 
@@ -26,13 +25,17 @@ pub fn validate(bootstrap: Bootstrap, options: ManagerOptions) -> Vec<String> {
     for listener in &bootstrap.listeners {
         for filter in need::chains(listener).flat_map(|chain| &chain.filters) {
             let NetworkFilterConfig::Http(manager) = &filter.config else { continue };
-            let RouteSource::Inline(routes) = &manager.routes else { continue };
-            // Clusters that are still to be discovered cannot be missed yet.
-            if routes.validate_clusters && closed {
-                let missing = need::clusters_of_routes(routes).into_iter().filter(|name| !known.contains(name));
-                problems.extend(missing.map(|name| {
-                    format!("listener {:?}: route_config {:?}: unknown cluster '{name}'", listener.name, routes.name)
-                }));
+            for routes in need::inline_routes(manager) {
+                // Clusters that are still to be discovered cannot be missed yet.
+                if routes.validate_clusters && closed {
+                    let missing = need::clusters_of_routes(routes).into_iter().filter(|name| !known.contains(name));
+                    problems.extend(missing.map(|name| {
+                        format!(
+                            "listener {:?}: route_config {:?}: unknown cluster '{name}'",
+                            listener.name, routes.name
+                        )
+                    }));
+                }
             }
         }
     }

@@ -89,8 +89,8 @@ pub enum User {
     Cluster(Arc<str>),
     /// A listener.
     Listener(Arc<str>),
-    /// A route configuration; these need nothing.
-    Routes,
+    /// A route configuration.
+    Routes(Need),
 }
 
 #[derive(Debug)]
@@ -229,7 +229,7 @@ impl<C, R, L> Warming<C, R, L> {
     pub fn new(clusters_are_discovered: bool, listeners_are_discovered: bool) -> Self {
         Self {
             clusters: Collection::new(|name: &Arc<str>| User::Cluster(Arc::clone(name))),
-            routes: Collection::new(|_| User::Routes),
+            routes: Collection::new(|need: &Need| User::Routes(need.clone())),
             listeners: Collection::new(|name: &Arc<str>| User::Listener(Arc::clone(name))),
             needs: Needs::default(),
             phase: Phase::Primary,
@@ -259,11 +259,43 @@ impl<C, R, L> Warming<C, R, L> {
         self.listeners.offer(name, Revision { payload, requirements, clusters }, &mut self.needs);
     }
 
-    /// A route configuration that is new or changed; counts as the answer to `need`. Nobody needing it, it is dropped.
-    pub fn offer_routes(&mut self, need: &Need, payload: R, clusters: BTreeSet<Arc<str>>) {
+    /// A route configuration that is new or changed; counts as the answer to `need`, once it has what it requires itself.
+    /// Nobody needing it, it is dropped.
+    pub fn offer_routes(
+        &mut self,
+        need: &Need,
+        payload: R,
+        clusters: BTreeSet<Arc<str>>,
+        requirements: Vec<Requirement>,
+    ) {
         if self.needs.states.contains_key(need) {
-            self.routes.offer(need, Revision { payload, requirements: Vec::new(), clusters }, &mut self.needs);
-            self.answered(need);
+            let waits = !requirements.is_empty();
+            self.routes.offer(need, Revision { payload, requirements, clusters }, &mut self.needs);
+            if !waits {
+                self.answered(need);
+            }
+        }
+    }
+
+    /// What a listener's revisions require has changed with something that they refer to.
+    pub fn revise_listener(&mut self, name: &str, active: Option<Vec<Requirement>>, warming: Option<Vec<Requirement>>) {
+        let Some(entry) = self.listeners.entries.get_mut(name) else { return };
+        let user = User::Listener(Arc::from(name));
+        for (revision, requirements) in [(&mut entry.active, active), (&mut entry.warming, warming)] {
+            let (Some(revision), Some(requirements)) = (revision, requirements) else { continue };
+            for requirement in &requirements {
+                self.needs.acquire(&user, &requirement.need);
+            }
+            let old = std::mem::replace(&mut revision.requirements, requirements);
+            self.needs.release_all(&user, &old);
+        }
+    }
+
+    /// Whether a route configuration is as it will be: in use, or not to be had.
+    pub fn is_settled(&self, need: &Need) -> bool {
+        match self.needs.states.get(need) {
+            Some(state) => state.answered && self.routes.entries.get(need).is_none_or(|entry| entry.warming.is_none()),
+            None => true,
         }
     }
 
@@ -306,6 +338,7 @@ impl<C, R, L> Warming<C, R, L> {
         for need in self.routes.ready(&self.needs, now) {
             if over(self.routes_held_until(&need)) {
                 self.routes.promote(&need, &mut self.needs);
+                self.answered(&need);
                 actions.push(Action::RoutesActivated(need));
             }
         }
@@ -325,15 +358,14 @@ impl<C, R, L> Warming<C, R, L> {
     }
 
     fn settle_needs(&mut self, actions: &mut Vec<Action>) {
-        let Needs { states, added, idle } = &mut self.needs;
         let mut gone = Vec::new();
-        for need in std::mem::take(idle) {
-            states.remove(&need);
-            self.routes.entries.remove(&need);
-            self.routes.waiting.remove(&need);
+        // A route configuration that is gone may leave others without users.
+        while let Some(need) = self.needs.idle.pop_first() {
+            self.needs.states.remove(&need);
+            self.routes.remove(&need, &mut self.needs);
             gone.push(need);
         }
-        for need in added.drain(..) {
+        for need in self.needs.added.drain(..) {
             // Wanted and given up in one breath: nobody has to hear of it.
             match gone.iter().position(|gone| *gone == need) {
                 Some(position) => drop(gone.swap_remove(position)),

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use outrigger_api::NewerFields;
 use outrigger_api::pb::envoy::config::cluster::v3 as cluster_pb;
@@ -22,13 +22,13 @@ use outrigger_config::bootstrap::runtime_layer;
 use outrigger_config::cluster::{Assignment, Cluster};
 use outrigger_config::extension::Extension;
 use outrigger_config::listener::Listener;
-use outrigger_config::route::RouteConfiguration;
+use outrigger_config::route::{RouteConfiguration, ScopedRoute, VirtualHost};
 use outrigger_config::tls::Secret;
 use outrigger_xds::{Handler, Rejection, ResourceKind, ResourceUpdate, SourceKey, Update};
 
 use super::history::{Record, Refusal};
 use super::manager::GraphManager;
-use super::need::Need;
+use super::need::{EVERYTHING, Need};
 use super::stats::{follow, milliseconds, version_gauge};
 
 /// Hands everything to the manager.
@@ -80,6 +80,7 @@ impl GraphManager {
                 self.confirm_assignment(&named(source, kind, &Arc::from(name.as_str())));
             }
         }
+        rejections.extend(self.settle_everything(source, kind, &version, &added, &absent, &rejections));
         for name in absent.iter().chain(rejections.iter().map(|rejection| &rejection.name)) {
             // Nobody should wait for what does not exist or is not acceptable.
             self.warming.answered(&named(source, kind, &Arc::from(name.as_str())));
@@ -94,6 +95,44 @@ impl GraphManager {
         }
         self.proceed();
         self.refresh_stats();
+        rejections
+    }
+
+    /// What follows from all resources of an answer together, where they are asked for together.
+    fn settle_everything(
+        &mut self,
+        source: &SourceKey,
+        kind: ResourceKind,
+        version: &str,
+        added: &[ResourceUpdate],
+        absent: &[String],
+        refused: &[Rejection],
+    ) -> Vec<Rejection> {
+        let need = everything(source, kind);
+        let began = Instant::now();
+        let rejections = match kind {
+            ResourceKind::ScopedRouteConfiguration => {
+                self.scopes_changed(&need);
+                self.time_scopes(&need, began);
+                Vec::new()
+            }
+            ResourceKind::VirtualHost => {
+                let rejections = self.virtual_hosts_changed(&need, added);
+                for name in absent {
+                    self.end_alias(&need, &Arc::from(name.as_str()));
+                }
+                let names = added.iter().flat_map(|host| host.aliases.iter().chain([&host.name]));
+                self.answer_aliases(&need, names.map(String::as_str));
+                rejections
+            }
+            _ => return Vec::new(),
+        };
+        for (_, stats) in self.stats.resources.get(&need).into_iter().flatten() {
+            match rejections.is_empty() && refused.is_empty() {
+                true => stats.accepted(version, SystemTime::now()),
+                false => stats.update_rejected.increment(),
+            }
+        }
         rejections
     }
 
@@ -159,8 +198,16 @@ impl GraphManager {
                 self.take_runtime(name, values);
                 Ok(())
             }
-            ResourceKind::ScopedRouteConfiguration | ResourceKind::VirtualHost => {
-                Err(format!("{} resources are not supported", kind.noun()))
+            ResourceKind::ScopedRouteConfiguration => {
+                let scope = decode::<route_pb::ScopedRouteConfiguration>(any)?;
+                let scope = ScopedRoute::parse(context, scope).map_err(words)?;
+                self.take_scope(&everything(source, kind), scope)
+            }
+            ResourceKind::VirtualHost => {
+                let host = decode::<route_pb::VirtualHost>(any)?;
+                let host = VirtualHost::parse(context, host).map_err(words)?;
+                self.take_virtual_host(&everything(source, kind), name, host);
+                Ok(())
             }
         }
     }
@@ -177,12 +224,16 @@ impl GraphManager {
                 self.history.removed(kind, name, false);
             }
             ResourceKind::Runtime => self.take_runtime(name, Default::default()),
+            ResourceKind::ScopedRouteConfiguration => {
+                self.lose_scope(&everything(source, kind), name);
+                self.history.removed(kind, name, false);
+            }
+            ResourceKind::VirtualHost => {
+                self.lose_virtual_host(&everything(source, kind), name);
+                self.history.removed(kind, name, false);
+            }
             // These go with the last one that refers to them.
-            ResourceKind::ClusterLoadAssignment
-            | ResourceKind::RouteConfiguration
-            | ResourceKind::Secret
-            | ResourceKind::ScopedRouteConfiguration
-            | ResourceKind::VirtualHost => {}
+            ResourceKind::ClusterLoadAssignment | ResourceKind::RouteConfiguration | ResourceKind::Secret => {}
         }
     }
 
@@ -196,6 +247,13 @@ impl GraphManager {
                     stats.init_fetch_timeout.increment();
                 }
                 self.each_cluster_of(&need, |stats| stats.init_fetch_timeout.increment());
+                self.warming.answered(&need);
+            }
+            (ResourceKind::ScopedRouteConfiguration | ResourceKind::VirtualHost, None) => {
+                let need = everything(source, kind);
+                for (_, stats) in self.stats.resources.get(&need).into_iter().flatten() {
+                    stats.init_fetch_timeout.increment();
+                }
                 self.warming.answered(&need);
             }
             (_, None) => {}
@@ -328,6 +386,10 @@ pub(super) fn read_secret_again(manager: &mut GraphManager, need: &Need) {
 
 fn named(source: &SourceKey, kind: ResourceKind, name: &Arc<str>) -> Need {
     Need::Resource { kind, source: source.clone(), name: Arc::clone(name) }
+}
+
+fn everything(source: &SourceKey, kind: ResourceKind) -> Need {
+    named(source, kind, &EVERYTHING)
 }
 
 fn decode<M: prost::Message + prost::Name + Default>(any: &Any) -> Result<M, String> {

@@ -12,7 +12,7 @@ use crate::units::{Fraction, RuntimeFraction};
 use crate::{route, wire};
 
 /// Reads one filter, with those inside it.
-pub(super) fn filter(at: &FieldPath<'_>, wire: accesslog::AccessLogFilter) -> Parsed<AccessLogFilter> {
+pub(crate) fn filter(at: &FieldPath<'_>, wire: accesslog::AccessLogFilter) -> Parsed<AccessLogFilter> {
     let accesslog::AccessLogFilter { filter_specifier } = wire;
     Ok(match filter_specifier {
         Some(FilterSpecifier::StatusCodeFilter(accesslog::StatusCodeFilter { comparison })) => {

@@ -134,7 +134,11 @@ fn optional_format(
 }
 
 /// Reads a format that was given.
-fn log_format(context: &Context<'_>, at: &FieldPath<'_>, wire: core::SubstitutionFormatString) -> Parsed<LogFormat> {
+pub(crate) fn log_format(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: core::SubstitutionFormatString,
+) -> Parsed<LogFormat> {
     decide!(wire, at, core::SubstitutionFormatString as "envoy.config.core.v3.SubstitutionFormatString" {
         implemented: omit_empty_values, formatters, format;
         no_effect: content_type = "log lines have no content type",

@@ -10,12 +10,13 @@ use outrigger_api::pb::envoy::extensions::filters::network::http_connection_mana
 use outrigger_api::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager as parts;
 use outrigger_api::pb::google::protobuf::BoolValue;
 
+use super::early_mutations::early_mutations;
 use super::filters::http_filters;
 use super::header_mutations::check_header_value;
 use super::protocol_options::{common_http_options, http1_options, http2_options};
 use super::{
-    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager, InternalAddresses, RouteSource,
-    ServerHeader, StripPort, Upgrade,
+    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager, InternalAddresses,
+    LocalReplies, RouteSource, ScopedRoutes, ServerHeader, StripPort, Upgrade,
 };
 use crate::accesslog::access_logs;
 use crate::context::Context;
@@ -27,12 +28,7 @@ use crate::{address_parse, source, wire};
 
 impl HttpConnectionManager {
     /// Reads the message at `at`.
-    pub(crate) fn parse(
-        context: &Context<'_>,
-        at: &FieldPath<'_>,
-        mut wire: pb::HttpConnectionManager,
-    ) -> Parsed<Self> {
-        wire::drop_false(&mut wire.add_user_agent);
+    pub(crate) fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::HttpConnectionManager) -> Parsed<Self> {
         decide!(wire, at, pb::HttpConnectionManager as "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" {
             implemented: codec_type, stat_prefix, route_specifier, http_filters, tracing, common_http_protocol_options,
                 http_protocol_options, http2_protocol_options, server_name, server_header_transformation,
@@ -43,12 +39,13 @@ impl HttpConnectionManager {
                 forward_client_cert_details, set_current_client_cert_details, proxy_100_continue, upgrade_configs,
                 normalize_path, merge_slashes, path_with_escaped_slashes_action, request_id_extension,
                 local_reply_config, strip_matching_host_port, strip_port_mode, stream_error_on_invalid_http_message,
-                strip_trailing_host_dot, append_x_forwarded_port, append_local_overload;
+                strip_trailing_host_dot, append_x_forwarded_port, append_local_overload, add_user_agent,
+                early_header_mutation_extensions;
             no_effect: http3_protocol_options = "HTTP/3 is not served",
                 add_proxy_protocol_connection_state = "there is no filter state";
-            unsupported: add_user_agent, http1_safe_max_connection_duration, stream_flush_timeout,
+            unsupported: http1_safe_max_connection_duration, stream_flush_timeout,
                 drain_timeout_jitter, access_log_flush_interval, flush_access_log_on_new_request,
-                original_ip_detection_extensions, early_header_mutation_extensions, forward_client_cert_matcher,
+                original_ip_detection_extensions,  forward_client_cert_matcher,
                 represent_ipv4_remote_address_as_ipv4_mapped_ipv6, path_normalization_options, proxy_status_config,
                 typed_header_validation_config, forward_proto_config;
         });
@@ -56,7 +53,6 @@ impl HttpConnectionManager {
             return Err(at.field("stat_prefix").reject("must not be empty"));
         }
         check_access_log_options(&at.field("access_log_options"), access_log_options)?;
-        check_local_replies(&at.field("local_reply_config"), local_reply_config)?;
         check_header_value(&at.field("server_name"), &server_name)?;
         check_header_value(&at.field("via"), &via)?;
         let common_at = at.field("common_http_protocol_options");
@@ -128,6 +124,13 @@ impl HttpConnectionManager {
                 Some(wire) => Some(Box::new(http_tracing(context, &at.field("tracing"), wire)?)),
                 None => None,
             },
+            local_replies: LocalReplies::parse(context, &at.field("local_reply_config"), local_reply_config)?
+                .map(Box::new),
+            early_mutations: early_mutations(
+                &at.field("early_header_mutation_extensions"),
+                early_header_mutation_extensions,
+            )?,
+            add_user_agent: add_user_agent.is_some_and(|flag| flag.value),
             request_id: request_id(context, &at.field("request_id_extension"), request_id_extension)?,
         })
     }
@@ -148,7 +151,7 @@ fn routes(context: &Context<'_>, at: &FieldPath<'_>, wire: Option<parts::RouteSp
         Some(parts::RouteSpecifier::RouteConfig(mut wire)) => {
             // Inline routes are checked against the clusters unless they say otherwise; discovered ones are not.
             wire.validate_clusters.get_or_insert(BoolValue { value: true });
-            let routes = RouteConfiguration::parse_at(context, &at.field("route_config"), wire)?;
+            let routes = RouteConfiguration::parse_inline(context, &at.field("route_config"), wire)?;
             Ok(RouteSource::Inline(Arc::new(routes)))
         }
         Some(parts::RouteSpecifier::Rds(wire)) => {
@@ -169,8 +172,10 @@ fn routes(context: &Context<'_>, at: &FieldPath<'_>, wire: Option<parts::RouteSp
                 source: source::config_source(context, &at.field("config_source"), config_source)?,
             })
         }
-        Some(parts::RouteSpecifier::ScopedRoutes(_)) => Err(at.field("scoped_routes").unsupported()),
-        None => Err(at.reject("needs one of rds, route_config")),
+        Some(parts::RouteSpecifier::ScopedRoutes(wire)) => {
+            Ok(RouteSource::Scoped(Arc::new(ScopedRoutes::parse(context, &at.field("scoped_routes"), wire)?)))
+        }
+        None => Err(at.reject("needs one of rds, route_config, scoped_routes")),
     }
 }
 
@@ -309,16 +314,6 @@ fn check_access_log_options(at: &FieldPath<'_>, wire: Option<parts::HcmAccessLog
         no_effect: ;
         unsupported: access_log_flush_interval, flush_access_log_on_new_request,
             flush_log_on_tunnel_successfully_established;
-    });
-    Ok(())
-}
-
-fn check_local_replies(at: &FieldPath<'_>, wire: Option<pb::LocalReplyConfig>) -> Parsed<()> {
-    let Some(wire) = wire else { return Ok(()) };
-    decide!(wire, at, pb::LocalReplyConfig as "envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig" {
-        implemented: ;
-        no_effect: ;
-        unsupported: mappers, body_format;
     });
     Ok(())
 }

@@ -3,10 +3,13 @@
 //! Owns the checked model. Never reads requests.
 
 mod connection_manager;
+mod early_mutations;
 pub mod filters;
 pub(crate) mod header_mutations;
+mod local_replies;
 
 pub(crate) mod protocol_options;
+mod scoped_routes;
 #[cfg(test)]
 mod tests;
 
@@ -15,10 +18,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use local_replies::{BodyFormat, LocalReplies, ReplyMapper};
+pub use scoped_routes::{KeyElement, KeyFragment, ScopeSource, ScopedRoutes};
+
 pub use filters::{HttpFilter, HttpFilterConfig, RouteFilter, RouteFilterConfig, RouteFilters, Router};
 
 use crate::accesslog::AccessLog;
 use crate::format::Format;
+use crate::http::filters::Mutation;
 use crate::route::RouteConfiguration;
 use crate::source::ConfigSource;
 use crate::tracing::{HttpTracing, RequestIdTracing};
@@ -110,6 +117,12 @@ pub struct HttpConnectionManager {
     pub upgrades: Vec<Upgrade>,
     /// Set when requests may be traced.
     pub tracing: Option<Box<HttpTracing>>,
+    /// How answers of our own look; as they are unless given.
+    pub local_replies: Option<Box<LocalReplies>>,
+    /// Done to request headers before anything else looks at them.
+    pub early_mutations: Vec<Mutation>,
+    /// Requests tell which cluster of services and which node they come from.
+    pub add_user_agent: bool,
     /// What ids of requests are used for.
     pub request_id: RequestIdTracing,
 }
@@ -132,6 +145,8 @@ pub enum RouteSource {
     Inline(Arc<RouteConfiguration>),
     /// By route discovery.
     Rds { name: Arc<str>, source: ConfigSource },
+    /// By what a request yields.
+    Scoped(Arc<ScopedRoutes>),
 }
 
 /// An upgrade that is let through.

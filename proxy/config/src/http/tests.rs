@@ -140,6 +140,13 @@ fn filters_may_be_discovered_the_router_too() {
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
 const ROUTER_TYPE: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 
+fn scoped(extract: &str, scopes: &str) -> Result<Arc<HttpConnectionManager>, String> {
+    read(&format!(
+        "stat_prefix: s, http_filters: [{ROUTER}], scoped_routes: {{name: n, scope_key_builder: {{fragments: \
+         [{{header_value_extractor: {{name: x, {extract}}}}}]}}, {scopes}}}"
+    ))
+}
+
 #[test]
 fn each_bad_connection_manager_is_refused_by_path() {
     let base = |filters: &str| read(&format!("stat_prefix: s, {ROUTES}, http_filters: [{filters}]"));
@@ -148,7 +155,7 @@ fn each_bad_connection_manager_is_refused_by_path() {
     let other = "{name: b, typed_config: {\"@type\": type.googleapis.com/envoy.config.core.v3.Locality}}";
     let cases = [
         (read(&format!("{ROUTES}, http_filters: [{ROUTER}]")), ".stat_prefix: must not be empty"),
-        (read(&format!("stat_prefix: s, http_filters: [{ROUTER}]")), ": needs one of rds, route_config"),
+        (read(&format!("stat_prefix: s, http_filters: [{ROUTER}]")), ": needs one of rds, route_config, scoped_routes"),
         (
             read(&format!("stat_prefix: s, http_filters: [{ROUTER}], rds: {{route_config_name: r}}")),
             ".rds.config_source: is required",
@@ -159,8 +166,22 @@ fn each_bad_connection_manager_is_refused_by_path() {
         ),
         (
             read(&format!("stat_prefix: s, http_filters: [{ROUTER}], scoped_routes: {{}}")),
-            ".scoped_routes: is not supported",
+            ".scoped_routes.name: must not be empty",
         ),
+        (
+            scoped("index: 1", "scoped_rds: {scoped_rds_config_source: {ads: {}, resource_api_version: V3}}"),
+            ".scoped_routes.scope_key_builder.fragments[0].header_value_extractor.index: 1 needs an element_separator",
+        ),
+        (
+            scoped(
+                "index: 0",
+                "scoped_route_configurations_list: {scoped_route_configurations: [{name: s, \
+                route_configuration_name: r, key: {fragments: [{string_key: k}]}}]}",
+            ),
+            ".scoped_routes.scoped_route_configurations_list.scoped_route_configurations[0].route_configuration_name: \
+             scopes in a listener need route_configuration",
+        ),
+        (scoped("index: 0", "scoped_rds: {}"), ".scoped_routes.scoped_rds.scoped_rds_config_source: is required"),
         (base(""), ".http_filters: must not be empty, expected a router at the end"),
         (
             base(other),
@@ -233,13 +254,19 @@ fn each_bad_connection_manager_is_refused_by_path() {
             ".upgrade_configs[0].filters: is not supported",
         ),
         (with("tracing: {provider: {name: zipkin}}"), ".tracing.provider.typed_config: is required"),
-        (with("local_reply_config: {mappers: [{}]}"), ".local_reply_config.mappers: is not supported"),
+        (with("local_reply_config: {mappers: [{}]}"), ".local_reply_config.mappers[0].filter: is required"),
+        (
+            with("local_reply_config: {mappers: [{filter: {not_health_check_filter: {}}, status_code: 99}]}"),
+            ".local_reply_config.mappers[0].status_code: 99 is not within 200 to 599",
+        ),
         (
             with("set_current_client_cert_details: {issuer: true}"),
             ".set_current_client_cert_details.issuer: is not supported",
         ),
-        (with("add_user_agent: true"), ".add_user_agent: is not supported"),
-        (with("early_header_mutation_extensions: [{name: x}]"), ".early_header_mutation_extensions: is not supported"),
+        (
+            with("early_header_mutation_extensions: [{name: x}]"),
+            ".early_header_mutation_extensions[0].typed_config: is required",
+        ),
         (with("original_ip_detection_extensions: [{name: x}]"), ".original_ip_detection_extensions: is not supported"),
         (
             with("access_log_options: {flush_access_log_on_new_request: true}"),
@@ -258,7 +285,7 @@ fn each_bad_connection_manager_is_refused_by_path() {
     for (got, expected) in cases {
         assert_eq!(got.err().as_deref(), Some(format!("{AT}{expected}").as_str()));
     }
-    with("add_user_agent: false, tracing: {}, local_reply_config: {}, request_id_extension: {}").unwrap();
+    with("add_user_agent: true, tracing: {}, local_reply_config: {}, request_id_extension: {}").unwrap();
 }
 
 #[test]

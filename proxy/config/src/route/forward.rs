@@ -22,6 +22,7 @@ use super::{
 };
 use crate::cluster::{LbMetadata, lb_metadata};
 use crate::decide::decide;
+use crate::format::Format;
 use crate::http::RouteFilters;
 use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
 use crate::matching::UriRewrite;
@@ -41,9 +42,9 @@ pub(super) fn forward(
             timeout, idle_timeout, retry_policy, priority, max_grpc_timeout, upgrade_configs, max_stream_duration,
             cluster_specifier, host_rewrite_specifier, hash_policy, metadata_match, request_mirror_policies,
             path_rewrite_policy, rate_limits, include_vh_rate_limits, internal_redirect_policy,
-            internal_redirect_action, max_internal_redirects, grpc_timeout_offset;
+            internal_redirect_action, max_internal_redirects, grpc_timeout_offset, path_rewrite;
         no_effect: early_data_policy = "TLS early data is neither taken nor sent";
-        unsupported: path_rewrite, flush_timeout, retry_policy_typed_config, cors, hedge_policy;
+        unsupported: flush_timeout, retry_policy_typed_config, cors, hedge_policy;
     });
     let metadata = lb_metadata(metadata_match);
     let mut weight_choice = WeightChoice::default();
@@ -65,6 +66,18 @@ pub(super) fn forward(
                 _ => None,
             };
             Some(Box::new(UriRewrite::parse(scope.context, &at.field("path_rewrite_policy"), policy, template)?))
+        }
+    };
+    let path_at = at.field("path_rewrite");
+    let rewritten = !prefix_rewrite.is_empty() || regex_rewrite.is_some() || template_rewrite.is_some();
+    let path_format = match path_rewrite.as_str() {
+        "" => None,
+        _ if rewritten => {
+            return Err(path_at.reject("excludes prefix_rewrite, regex_rewrite and path_rewrite_policy"));
+        }
+        text => {
+            wire::header_value(&path_at, text)?;
+            Some(Box::new(Format::parse(&path_at, text)?))
         }
     };
     let handles_redirects = match pb::route_action::InternalRedirectAction::try_from(internal_redirect_action) {
@@ -113,6 +126,7 @@ pub(super) fn forward(
         hash_policy: hash_policies(&at.field("hash_policy"), hash_policy)?,
         metadata_match: metadata.map(Arc::new),
         template_rewrite,
+        path_format,
         queue: None,
         rate_limits: self::rate_limits(&at.field("rate_limits"), rate_limits, RateLimitPlace::Route)?,
         include_virtual_host_rate_limits: include_vh_rate_limits.is_some_and(|flag| flag.value),
@@ -158,9 +172,9 @@ fn weighted_clusters(
     by: &mut WeightChoice,
 ) -> Parsed<Vec<WeightedCluster>> {
     decide!(wire, at, pb::WeightedCluster as "envoy.config.route.v3.WeightedCluster" {
-        implemented: clusters, random_value_specifier;
+        implemented: clusters, random_value_specifier, runtime_key_prefix;
         no_effect: total_weight = "the sum of the weights counts";
-        unsupported: runtime_key_prefix;
+        unsupported: ;
     });
     use pb::weighted_cluster::RandomValueSpecifier;
     *by = match random_value_specifier {
@@ -174,10 +188,15 @@ fn weighted_clusters(
     if clusters.is_empty() {
         return Err(clusters_at.reject("needs at least one cluster"));
     }
-    let clusters = wire::each(&clusters_at, clusters, |at, wire| weighted_cluster(scope, at, wire, metadata))?;
+    let mut clusters = wire::each(&clusters_at, clusters, |at, wire| weighted_cluster(scope, at, wire, metadata))?;
     let sum: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
     if sum == 0 || sum > u64::from(u32::MAX) {
         return Err(clusters_at.reject(format!("the weights add up to {sum}, expected 1 to {}", u32::MAX)));
+    }
+    if !runtime_key_prefix.is_empty() {
+        for cluster in &mut clusters {
+            cluster.runtime_key = Some(format!("{runtime_key_prefix}.{}", cluster.name).into());
+        }
     }
     Ok(clusters)
 }
@@ -213,6 +232,7 @@ fn weighted_cluster(
         name: name.into(),
         name_header,
         weight: weight.value,
+        runtime_key: None,
         request_headers: request_header_mutations(at, request_headers_to_add, request_headers_to_remove)?,
         response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
         host_rewrite_literal,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use outrigger_api::pb::envoy::config::route::v3 as pb;
 
 use crate::decide::decide;
+use crate::http::filters::{Mutation, header_mutations};
 use crate::http::header_mutations::header_name;
 use crate::rejection::{FieldPath, Parsed};
 use crate::units::RuntimeFraction;
@@ -23,6 +24,8 @@ pub struct MirrorPolicy {
     pub host: MirrorHost,
     /// Copies of traced requests say that they are traced; true unless given.
     pub trace_sampled: bool,
+    /// Done to their heads.
+    pub mutations: Vec<Mutation>,
 }
 
 /// Where copies go.
@@ -57,9 +60,9 @@ fn mirror_policy(at: &FieldPath<'_>, wire: pb::route_action::RequestMirrorPolicy
     decide!(wire, at, pb::route_action::RequestMirrorPolicy
         as "envoy.config.route.v3.RouteAction.RequestMirrorPolicy" {
         implemented: cluster, cluster_header, runtime_fraction, disable_shadow_host_suffix_append,
-            host_rewrite_literal, trace_sampled;
+            host_rewrite_literal, trace_sampled, request_headers_mutations;
         no_effect: ;
-        unsupported: request_headers_mutations;
+        unsupported: ;
     });
     let target = match (cluster.as_str(), cluster_header.as_str()) {
         ("", "") => return Err(at.reject("needs one of cluster, cluster_header")),
@@ -74,6 +77,7 @@ fn mirror_policy(at: &FieldPath<'_>, wire: pb::route_action::RequestMirrorPolicy
             None => None,
             Some(wire) => Some(wire::runtime_fraction(&at.field("runtime_fraction"), wire)?),
         },
+        mutations: header_mutations(&at.field("request_headers_mutations"), request_headers_mutations)?,
         trace_sampled: trace_sampled.is_none_or(|flag| flag.value),
         host: match (host_rewrite_literal, disable_shadow_host_suffix_append) {
             (host, _) if !host.is_empty() => MirrorHost::Literal(host),

@@ -12,6 +12,7 @@ mod mirror;
 mod parse;
 mod retry;
 mod rewrite;
+mod scope;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use crate::matcher::Matcher;
 use crate::matching::{FilterStateMatcher, MetadataMatcher, StringMatcher, UriRewrite, UriTemplate};
 use crate::metadata::Namespaces;
 use crate::rate_limit::RateLimit;
+use crate::source::ConfigSource;
 use crate::tracing::RouteTrace;
 use crate::units::RuntimeFraction;
 
@@ -33,13 +35,17 @@ pub(crate) use hash_policy::hash_policies;
 pub use hash_policy::{HashCookie, HashPolicy, HashSource};
 pub(crate) use matches::{header_matcher, query_parameter_matcher, route_match};
 pub use mirror::{MirrorCluster, MirrorHost, MirrorPolicy};
+pub use parse::DomainConflict;
 pub(crate) use rewrite::regex_rewrite;
+pub use scope::{ScopeRoutes, ScopedRoute};
 
 /// A route configuration, checked.
 #[derive(Clone, Debug)]
 pub struct RouteConfiguration {
     /// The name that connection managers ask for.
     pub name: Arc<str>,
+    /// Where further virtual hosts come from; only of discovered configurations. Source: `RouteConfiguration.vhds`.
+    pub more_virtual_hosts: Option<Box<ConfigSource>>,
     /// Domains are unique across all of them.
     pub virtual_hosts: Vec<Arc<VirtualHost>>,
     /// Applied to requests of all routes.
@@ -87,6 +93,10 @@ pub struct VirtualHost {
     pub include_request_attempt_count: bool,
     /// Adds x-envoy-attempt-count to responses.
     pub include_attempt_count_in_response: bool,
+    /// By which requests are counted: the first that fits.
+    pub virtual_clusters: Box<[VirtualCluster]>,
+    /// Adds x-envoy-is-timeout-retry to requests that are tried again.
+    pub include_is_timeout_retry: bool,
     /// For routes that have none of their own.
     pub retry_policy: Option<Arc<RetryPolicy>>,
     /// Clusters that get copies, unless a more specific level has its own.
@@ -95,6 +105,15 @@ pub struct VirtualHost {
     pub rate_limits: Box<[RateLimit]>,
     /// What is said of HTTP filters.
     pub filters: RouteFilters,
+}
+
+/// Source: `VirtualCluster`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VirtualCluster {
+    /// The `<name>` in `vhost.<virtual host>.vcluster.<name>.*` stats.
+    pub name: Arc<str>,
+    /// All must match.
+    pub headers: Vec<HeaderMatcher>,
 }
 
 /// Source: `VirtualHost.TlsRequirementType`.
@@ -292,6 +311,8 @@ pub struct Forward {
     pub hash_policy: Arc<[HashPolicy]>,
     /// The subset of endpoints that is wanted.
     pub metadata_match: Option<Arc<LbMetadata>>,
+    /// Replaces the path by what is written, unless that is nothing. Source: `path_rewrite`.
+    pub path_format: Option<Box<Format>>,
     /// Replaces the path by a template.
     pub template_rewrite: Option<Box<UriRewrite>>,
     /// What the route says about waiting for an endpoint.
@@ -362,6 +383,8 @@ pub struct WeightedCluster {
     pub name_header: Option<Arc<str>>,
     /// Its share of the sum.
     pub weight: u32,
+    /// The runtime key that may have another share.
+    pub runtime_key: Option<Box<str>>,
     /// Applied to requests that go there.
     pub request_headers: HeaderMutations,
     /// Applied to responses from there.

@@ -13,7 +13,7 @@ use outrigger_api::pb::xds::r#type::matcher::v3 as xds;
 use super::entry::{RouteScope, route};
 use super::mirror::mirror_policies;
 use super::retry::retry_policy;
-use super::{RequireTls, Route, RouteConfiguration, VirtualHost};
+use super::{RequireTls, Route, RouteConfiguration, VirtualCluster, VirtualHost, header_matcher};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::RouteFilters;
@@ -21,6 +21,7 @@ use crate::http::header_mutations::{header_name, request_header_mutations, respo
 use crate::matcher::{Kinds, Matcher};
 use crate::rate_limit::{RateLimitPlace, rate_limits};
 use crate::rejection::{FieldPath, Parsed};
+use crate::source::{self, ConfigSource, SourceKind, XdsProtocol};
 use crate::wire;
 
 impl RouteConfiguration {
@@ -30,17 +31,42 @@ impl RouteConfiguration {
         Self::parse_at(context, &FieldPath::resource("route configuration", &name), wire)
     }
 
+    /// Reads the route configuration that stands at `at` inside of something else, so that nothing can be added to it.
+    pub(crate) fn parse_inline(
+        context: &Context<'_>,
+        at: &FieldPath<'_>,
+        wire: pb::RouteConfiguration,
+    ) -> Parsed<Self> {
+        if wire.vhds.is_some() {
+            return Err(at.field("vhds").reject("needs a route configuration that is discovered itself"));
+        }
+        Self::parse_at(context, at, wire)
+    }
+
+    /// The same configuration with these virtual hosts as well, or the domain that two of them want and their names.
+    pub fn with_virtual_hosts(&self, more: impl Iterator<Item = Arc<VirtualHost>>) -> Result<Self, DomainConflict> {
+        let mut all = self.clone();
+        all.virtual_hosts.extend(more);
+        match domain_conflict(&all.virtual_hosts) {
+            None => Ok(all),
+            Some((host, place, owner)) => Err(DomainConflict {
+                domain: all.virtual_hosts[host].domains[place].clone(),
+                hosts: (Arc::clone(&all.virtual_hosts[host].name), Arc::clone(&all.virtual_hosts[owner].name)),
+            }),
+        }
+    }
+
     /// Reads the route configuration that stands at `at`. Clusters are validated only where the message says so; a
     /// connection manager with inline routes, where that is the default, fills `validate_clusters` in before.
-    pub(crate) fn parse_at(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::RouteConfiguration) -> Parsed<Self> {
+    fn parse_at(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::RouteConfiguration) -> Parsed<Self> {
         decide!(wire, at, pb::RouteConfiguration as "envoy.config.route.v3.RouteConfiguration" {
             implemented: name, virtual_hosts, internal_only_headers, response_headers_to_add,
                 response_headers_to_remove, request_headers_to_add, request_headers_to_remove,
                 most_specific_header_mutations_wins, validate_clusters, max_direct_response_body_size_bytes,
                 cluster_specifier_plugins, ignore_port_in_host_matching, typed_per_filter_config,
-                request_mirror_policies, vhost_header, ignore_path_parameters_in_path_matching;
+                request_mirror_policies, vhost_header, ignore_path_parameters_in_path_matching, vhds;
             no_effect: metadata = "no filter reads it";
-            unsupported: vhds, route_specifiers;
+            unsupported: route_specifiers;
         });
         let scope = RouteScope {
             context,
@@ -54,6 +80,10 @@ impl RouteConfiguration {
         let internal_at = at.field("internal_only_headers");
         Ok(RouteConfiguration {
             name: name.into(),
+            more_virtual_hosts: match vhds {
+                None => None,
+                Some(wire) => Some(Box::new(virtual_host_source(context, &at.field("vhds"), wire)?)),
+            },
             virtual_hosts,
             request_headers: request_header_mutations(at, request_headers_to_add, request_headers_to_remove)?,
             response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
@@ -73,6 +103,41 @@ impl RouteConfiguration {
             mirrors: mirror_policies(&at.field("request_mirror_policies"), request_mirror_policies)?,
             filters: RouteFilters::parse(context, &at.field("typed_per_filter_config"), typed_per_filter_config)?,
         })
+    }
+}
+
+impl VirtualHost {
+    /// Reads a discovered virtual host.
+    pub fn parse(context: &Context<'_>, wire: pb::VirtualHost) -> Parsed<Self> {
+        let name = wire.name.clone();
+        // What its route configuration says of bodies is not known here: the configuration may come later.
+        let scope = RouteScope { context, max_body_bytes: usize::MAX, optional_plugins: BTreeSet::new() };
+        virtual_host(&scope, &FieldPath::resource("virtual host", &name), wire)
+    }
+}
+
+/// Two virtual hosts want the same domain.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{domain:?} of virtual host {:?} is already a domain of virtual host {:?}", hosts.0, hosts.1)]
+pub struct DomainConflict {
+    /// Lower case.
+    pub domain: String,
+    /// The later one first.
+    pub hosts: (Arc<str>, Arc<str>),
+}
+
+/// Source: `Vhds`. Virtual hosts are discovered by the delta protocol alone.
+fn virtual_host_source(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Vhds) -> Parsed<ConfigSource> {
+    let pb::Vhds { config_source } = wire;
+    let at = at.field("config_source");
+    let Some(wire) = config_source else { return Err(at.reject("is required")) };
+    let source = source::config_source(context, &at, wire)?;
+    match &source.kind {
+        SourceKind::Ads => Ok(source),
+        SourceKind::Api(api) if api.protocol == XdsProtocol::Delta => Ok(source),
+        SourceKind::Api(_) | SourceKind::File(_) => {
+            Err(at.reject("virtual hosts need a source of type DELTA_GRPC, or ads of that type"))
+        }
     }
 }
 
@@ -112,11 +177,10 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
         implemented: name, domains, routes, require_tls, request_headers_to_add, request_headers_to_remove,
             response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
             include_request_attempt_count, include_attempt_count_in_response, retry_policy, request_mirror_policies,
-            rate_limits, matcher, per_request_buffer_limit_bytes, request_body_buffer_limit;
-        no_effect: virtual_clusters = "their stats are not kept",
-            metadata = "no filter reads it";
-        unsupported: cors, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header,
-            route_specifiers;
+            rate_limits, matcher, per_request_buffer_limit_bytes, request_body_buffer_limit,
+            include_is_timeout_retry_header, virtual_clusters;
+        no_effect: metadata = "no filter reads it";
+        unsupported: cors, retry_policy_typed_config, hedge_policy, route_specifiers;
     });
     if name.is_empty() {
         return Err(at.field("name").reject("must not be empty"));
@@ -144,6 +208,8 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
         response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
         include_request_attempt_count,
         include_attempt_count_in_response,
+        include_is_timeout_retry: include_is_timeout_retry_header,
+        virtual_clusters: wire::each(&at.field("virtual_clusters"), virtual_clusters, virtual_cluster)?.into(),
         retry_policy: match retry_policy {
             None => None,
             Some(policy) => Some(Arc::new(self::retry_policy(scope.context, &at.field("retry_policy"), policy)?)),
@@ -152,6 +218,22 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
         rate_limits: self::rate_limits(&at.field("rate_limits"), rate_limits, RateLimitPlace::Route)?,
         filters: RouteFilters::parse(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?,
     })
+}
+
+fn virtual_cluster(at: &FieldPath<'_>, wire: pb::VirtualCluster) -> Parsed<VirtualCluster> {
+    decide!(wire, at, pb::VirtualCluster as "envoy.config.route.v3.VirtualCluster" {
+        implemented: headers, name;
+        no_effect: ;
+        unsupported: ;
+    });
+    if name.is_empty() {
+        return Err(at.field("name").reject("must not be empty"));
+    }
+    let headers_at = at.field("headers");
+    if headers.is_empty() {
+        return Err(headers_at.reject("must not be empty"));
+    }
+    Ok(VirtualCluster { name: name.into(), headers: wire::each(&headers_at, headers, header_matcher)? })
 }
 
 /// Reads a tree that leads to routes, which are appended to `routes`.
@@ -211,18 +293,26 @@ fn domains(at: &FieldPath<'_>, wire: Vec<String>) -> Parsed<Vec<String>> {
 }
 
 fn check_unique_domains(at: &FieldPath<'_>, hosts: &[Arc<VirtualHost>]) -> Parsed<()> {
-    let mut owners: HashMap<&str, &str> = HashMap::new();
+    let Some((index, place, owner)) = domain_conflict(hosts) else { return Ok(()) };
+    let host = &hosts[index];
+    let host_at = at.item(index);
+    Err(host_at.field("domains").item(place).reject(format!(
+        "{:?} of virtual host {:?} is already a domain of virtual host {:?}",
+        host.domains[place], host.name, hosts[owner].name
+    )))
+}
+
+/// The first domain that somebody has already: the host, the place among its domains, and the host that has it.
+fn domain_conflict(hosts: &[Arc<VirtualHost>]) -> Option<(usize, usize, usize)> {
+    let mut owners: HashMap<&str, usize> = HashMap::new();
     for (index, host) in hosts.iter().enumerate() {
         for (place, domain) in host.domains.iter().enumerate() {
-            let Some(other) = owners.insert(domain, &host.name) else { continue };
-            let host_at = at.item(index);
-            return Err(host_at.field("domains").item(place).reject(format!(
-                "{domain:?} of virtual host {:?} is already a domain of virtual host {other:?}",
-                host.name
-            )));
+            if let Some(owner) = owners.insert(domain, index) {
+                return Some((index, place, owner));
+            }
         }
     }
-    Ok(())
+    None
 }
 
 const DEFAULT_MAX_BODY_BYTES: usize = 4096;

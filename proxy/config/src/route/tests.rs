@@ -466,7 +466,7 @@ fn virtual_hosts_that_are_refused() {
             "{name: r, virtual_hosts: [{name: a, domains: ['*'], cors: {}}]}",
             "route configuration \"r\": virtual_hosts[0].cors: is not supported",
         ),
-        ("{name: r, vhds: {}}", "route configuration \"r\": vhds: is not supported"),
+        ("{name: r, vhds: {}}", "route configuration \"r\": vhds.config_source: is required"),
         (
             "{name: r, request_headers_to_remove: [host]}",
             "route configuration \"r\": request_headers_to_remove[0]: \"host\": \":\"-prefixed or host headers \

@@ -8,6 +8,7 @@ mod internal_redirect;
 mod matches;
 mod paths;
 mod rewrite;
+mod scope;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ pub use internal_redirect::{RedirectHistory, RedirectRefusal, RedirectTarget};
 pub use matches::{header_matches, request_header_matches, rule_matches};
 use paths::PathIndex;
 pub use rewrite::{pick_weighted, redirect_location, rewrite_path, rewrite_path_by_regex};
+pub use scope::{ScopeKey, ScopeTable};
 
 /// What route matching asks of a request.
 pub trait RequestView {

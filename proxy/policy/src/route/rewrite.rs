@@ -97,12 +97,21 @@ fn kept_host<'h>(host: &'h str, scheme: &str, new_scheme: &str, new_port: Option
     if new_port.is_some() || (scheme != new_scheme && was_default) { &host[..colon] } else { host }
 }
 
-/// The cluster that an evenly distributed `random` falls on; `None` if all weights are 0.
-pub fn pick_weighted(clusters: &[WeightedCluster], random: u64) -> Option<&WeightedCluster> {
-    let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
+/// The cluster that an evenly distributed `random` falls on; `None` if all weights are 0. `runtime` has the numbers of keys
+/// that stand in for weights.
+pub fn pick_weighted(
+    clusters: &[WeightedCluster],
+    random: u64,
+    runtime: impl Fn(&str) -> Option<u64>,
+) -> Option<&WeightedCluster> {
+    let weight = |cluster: &WeightedCluster| {
+        let given = cluster.runtime_key.as_deref().and_then(&runtime);
+        given.map_or(u64::from(cluster.weight), |weight| weight.min(u64::from(u32::MAX)))
+    };
+    let total: u64 = clusters.iter().map(weight).sum();
     let mut left = random.checked_rem(total)?;
     clusters.iter().find(|cluster| {
-        let weight = u64::from(cluster.weight);
+        let weight = weight(cluster);
         let found = left < weight;
         left = left.saturating_sub(weight);
         found
@@ -193,6 +202,7 @@ mod tests {
         let cluster = |name: &str, weight| WeightedCluster {
             name: name.into(),
             name_header: None,
+            runtime_key: Some(format!("weights.{name}").into()),
             weight,
             request_headers: HeaderMutations::default(),
             response_headers: HeaderMutations::default(),
@@ -203,10 +213,12 @@ mod tests {
         let clusters = [cluster("a", 90), cluster("none", 0), cluster("b", 10)];
         let picks = |name: &str| {
             (0..1000)
-                .filter(|random| pick_weighted(&clusters, *random).is_some_and(|found| &*found.name == name))
+                .filter(|random| pick_weighted(&clusters, *random, |_| None).is_some_and(|found| &*found.name == name))
                 .count()
         };
         assert_eq!((picks("a"), picks("none"), picks("b")), (900, 0, 100));
-        assert!(pick_weighted(&[cluster("none", 0)], 5).is_none());
+        assert!(pick_weighted(&[cluster("none", 0)], 5, |_| None).is_none());
+        let runtime = |key: &str| (key == "weights.none").then_some(1);
+        assert!(pick_weighted(&[cluster("none", 0)], 5, runtime).is_some());
     }
 }

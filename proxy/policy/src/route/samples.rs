@@ -39,6 +39,7 @@ pub(crate) fn forward(cluster: &str) -> Forward {
         terminates_connect: false,
         hash_policy: Arc::default(),
         metadata_match: None,
+        path_format: None,
         template_rewrite: None,
         queue: None,
         rate_limits: Box::default(),
@@ -85,6 +86,8 @@ pub(crate) fn virtual_host(name: &str, domains: &[&str], routes: Vec<Arc<Route>>
         response_headers: HeaderMutations::default(),
         include_request_attempt_count: false,
         include_attempt_count_in_response: false,
+        include_is_timeout_retry: false,
+        virtual_clusters: Box::default(),
         retry_policy: None,
         mirrors: Vec::new(),
         rate_limits: Box::default(),
@@ -95,6 +98,7 @@ pub(crate) fn virtual_host(name: &str, domains: &[&str], routes: Vec<Arc<Route>>
 pub(crate) fn configuration(virtual_hosts: Vec<Arc<VirtualHost>>) -> RouteConfiguration {
     RouteConfiguration {
         name: "routes".into(),
+        more_virtual_hosts: None,
         virtual_hosts,
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),

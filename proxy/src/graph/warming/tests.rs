@@ -67,7 +67,7 @@ fn r59_listeners_begin_only_after_the_clusters_are_done() {
     warming.offer_listener(&"l".into(), 1, wait(&[rds("r")]), names(&[]));
     warming.listeners_discovered();
     assert_eq!(all(&mut warming), [Action::Watch(rds("r"))]);
-    warming.offer_routes(&rds("r"), 1, names(&["a"]));
+    warming.offer_routes(&rds("r"), 1, names(&["a"]), Vec::new());
     let done =
         [Action::RoutesActivated(rds("r")), Action::ListenerActivated("l".into()), Action::Begin(Phase::Initialised)];
     assert_eq!(all(&mut warming), done);
@@ -114,11 +114,11 @@ fn r58_new_routes_wait_for_the_clusters_that_they_bring_along() {
     let mut warming = started();
     warming.offer_listener(&"l".into(), 1, wait(&[rds("r")]), names(&[]));
     all(&mut warming);
-    warming.offer_routes(&rds("r"), 1, names(&["unknown"]));
+    warming.offer_routes(&rds("r"), 1, names(&["unknown"]), Vec::new());
     all(&mut warming);
     let start = Instant::now();
     warming.offer_cluster(&"b".into(), 1, wait(&[eds("b")]));
-    warming.offer_routes(&rds("r"), 2, names(&["b", "unknown"]));
+    warming.offer_routes(&rds("r"), 2, names(&["b", "unknown"]), Vec::new());
     assert_eq!(all_at(&mut warming, start), [Action::Watch(eds("b"))]);
     assert_eq!(warming.next_release(), Some(start + LONGEST_HOLD));
     assert_eq!(warming.routes_of(&rds("r")).unwrap().active(), Some(&1));
@@ -131,15 +131,15 @@ fn r58_new_routes_wait_for_the_clusters_that_they_bring_along() {
 fn routes_do_not_wait_for_ever() {
     let mut warming = started();
     warming.offer_listener(&"l".into(), 1, wait(&[rds("r")]), names(&[]));
-    warming.offer_routes(&rds("r"), 1, names(&[]));
+    warming.offer_routes(&rds("r"), 1, names(&[]), Vec::new());
     all(&mut warming);
     let start = Instant::now();
     warming.offer_cluster(&"c".into(), 1, wait(&[eds("c")]));
-    warming.offer_routes(&rds("r"), 2, names(&["c"]));
+    warming.offer_routes(&rds("r"), 2, names(&["c"]), Vec::new());
     all_at(&mut warming, start);
     // Another update does not begin to wait from the start.
     let later = start + Duration::from_secs(10);
-    warming.offer_routes(&rds("r"), 3, names(&["c"]));
+    warming.offer_routes(&rds("r"), 3, names(&["c"]), Vec::new());
     assert_eq!(all_at(&mut warming, later), []);
     assert_eq!(warming.next_release(), Some(start + LONGEST_HOLD));
     assert_eq!(all_at(&mut warming, start + LONGEST_HOLD), [Action::RoutesActivated(rds("r"))]);
@@ -151,18 +151,18 @@ fn routes_do_not_wait_for_ever() {
 fn routes_wait_a_little_for_clusters_of_which_nobody_has_heard() {
     let mut warming = started();
     warming.offer_listener(&"l".into(), 1, wait(&[rds("r")]), names(&[]));
-    warming.offer_routes(&rds("r"), 1, names(&[]));
+    warming.offer_routes(&rds("r"), 1, names(&[]), Vec::new());
     all(&mut warming);
     let start = Instant::now();
-    warming.offer_routes(&rds("r"), 2, names(&["late"]));
+    warming.offer_routes(&rds("r"), 2, names(&["late"]), Vec::new());
     assert_eq!(all_at(&mut warming, start), []);
     warming.offer_cluster(&"late".into(), 1, wait(&[]));
     assert_eq!(all(&mut warming), [Action::ClusterActivated("late".into()), Action::RoutesActivated(rds("r"))]);
-    warming.offer_routes(&rds("r"), 3, names(&["never"]));
+    warming.offer_routes(&rds("r"), 3, names(&["never"]), Vec::new());
     assert_eq!(all_at(&mut warming, start), []);
     assert_eq!(all_at(&mut warming, start + SHORT_HOLD), [Action::RoutesActivated(rds("r"))]);
     // It is missed already: nothing gets worse.
-    warming.offer_routes(&rds("r"), 4, names(&["never"]));
+    warming.offer_routes(&rds("r"), 4, names(&["never"]), Vec::new());
     assert_eq!(all_at(&mut warming, start), [Action::RoutesActivated(rds("r"))]);
 }
 
@@ -173,7 +173,7 @@ fn a_listener_waits_for_the_clusters_of_its_routes() {
     warming.offer_cluster(&"c".into(), 1, wait(&[eds("c")]));
     warming.offer_listener(&"l".into(), 1, wait(&[rds("r")]), names(&[]));
     all_at(&mut warming, start);
-    warming.offer_routes(&rds("r"), 1, names(&["c", "unknown"]));
+    warming.offer_routes(&rds("r"), 1, names(&["c", "unknown"]), Vec::new());
     // The routes are there for whoever may use them, and the new listener is not there for long.
     assert_eq!(all_at(&mut warming, start), [Action::RoutesActivated(rds("r"))]);
     assert_eq!(warming.next_release(), Some(start + SHORT_HOLD));
@@ -184,7 +184,7 @@ fn a_listener_waits_for_the_clusters_of_its_routes() {
     // An update that moves to other routes has time: the old ones serve.
     warming.offer_cluster(&"d".into(), 1, wait(&[eds("d")]));
     warming.offer_listener(&"l".into(), 2, wait(&[rds("other")]), names(&[]));
-    warming.offer_routes(&rds("other"), 1, names(&["d"]));
+    warming.offer_routes(&rds("other"), 1, names(&["d"]), Vec::new());
     all_at(&mut warming, start);
     assert_eq!(warming.next_release(), Some(start + LONGEST_HOLD));
     assert_eq!(warming.listener("l").unwrap().active(), Some(&1));
@@ -299,7 +299,7 @@ impl Model {
             Step::Routes { name, clusters } => {
                 let need = rds(&text("r", name));
                 let clusters = clusters.into_iter().map(|number| text("c", number)).collect();
-                warming.offer_routes(&need, revision, clusters);
+                warming.offer_routes(&need, revision, clusters, Vec::new());
                 if self.watched.contains(&need) {
                     self.latest_routes.insert(need, revision);
                 }
@@ -339,7 +339,7 @@ proptest! {
             revision += 1;
             match &need {
                 Need::Resource { kind: ResourceKind::RouteConfiguration, .. } => {
-                    warming.offer_routes(&need, revision, BTreeSet::new());
+                    warming.offer_routes(&need, revision, BTreeSet::new(), Vec::new());
                     model.latest_routes.insert(need, revision);
                 }
                 _ => model.answer(&mut warming, need),

@@ -22,16 +22,18 @@ use crate::http::seam::BodySource;
 pub enum Turn {
     /// On.
     Continue,
+    /// On with this filter, with the configuration and the route as they are now.
+    LookAgain(usize),
     /// This is the answer.
     Reply(Box<LocalReply>),
     /// Something else ended it: the client, a time limit, a drain.
     Interrupted(Failure),
 }
 
-/// Asks all filters about the request.
-pub async fn requests(request: &mut Request<'_>, route: &mut RouteChoice<'_>) -> Turn {
+/// Asks the filters from this place on about the request.
+pub async fn requests(request: &mut Request<'_>, route: &mut RouteChoice<'_>, from: usize) -> Turn {
     let count = request.filters.slots.len();
-    for slot in 0..count {
+    for slot in from..count {
         let verdict = {
             let mut exchange = Exchange::new(request, route, slot, false);
             if !exchange.runs() {
@@ -113,6 +115,7 @@ async fn settle(
     loop {
         verdict = match verdict {
             Verdict::Continue => return Turn::Continue,
+            Verdict::LookAgain => return Turn::LookAgain(slot + 1),
             Verdict::Reply(reply) => return Turn::Reply(reply),
             Verdict::Wait(wait) => match wait_for(request, wait).await {
                 Ok(resume) => resume(&mut Exchange::new(request, route, slot, local)),

@@ -48,7 +48,7 @@ impl<'g> RouteChoice<'g> {
 
     /// Chooses the route again, by the head as it stands now.
     pub fn choose(&mut self, request: &Request<'_>) {
-        self.chosen = self.connection.routes(self.graph).and_then(|table| {
+        self.chosen = self.connection.routes(self.graph, &request.head).and_then(|table| {
             let random = self.connection.worker.random.next();
             let found = table.find(&Routed(request), random, &*self.graph.runtime).ok()?;
             Some(Chosen {
@@ -69,7 +69,8 @@ fn weighted<'g>(request: &Request<'_>, action: &'g RouteAction) -> Option<&'g We
         WeightChoice::Header(name) => request.head.headers.get_by_name(name).and_then(decimal),
         WeightChoice::Hash => route_hash(request, forward),
     };
-    pick_weighted(clusters, chosen.unwrap_or_else(|| request.connection.worker.random.next()))
+    let random = chosen.unwrap_or_else(|| request.connection.worker.random.next());
+    pick_weighted(clusters, random, |key| request.graph.runtime.integer(key))
 }
 
 impl<'g> Chosen<'g> {

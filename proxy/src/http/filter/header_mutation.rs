@@ -46,7 +46,7 @@ impl HeaderMutation {
 impl HttpFilter for HeaderMutation {
     fn request(&self, exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
         self.each(exchange, |mutations, exchange| {
-            apply(&mutations.request, &mut RequestSide(exchange.request_mut()));
+            mutate::change(&mutations.request, &mut RequestSide(exchange.request_mut()));
             if !mutations.query.is_empty() {
                 change_query(&mutations.query, exchange);
             }
@@ -60,25 +60,13 @@ impl HttpFilter for HeaderMutation {
 
     fn response(&self, exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
         self.each(exchange, |mutations, exchange| {
-            apply(&mutations.response, &mut ResponseSide(exchange.request_mut()));
+            mutate::change(&mutations.response, &mut ResponseSide(exchange.request_mut()));
             if !mutations.response_trailers.is_empty() {
                 let changes = evaluated(&mutations.response_trailers, &ResponseSide(exchange.request_mut()));
                 exchange.observe_response(Box::new(Trailers(changes)));
             }
         });
         Verdict::Continue
-    }
-}
-
-fn apply(mutations: &[Mutation], head: &mut impl Mutable) {
-    for mutation in mutations {
-        match mutation {
-            Mutation::Add(addition) => mutate::add(addition, head),
-            Mutation::Remove(name) => drop(head.headers().remove_by_name(name)),
-            Mutation::RemoveMatching(matcher) => {
-                head.headers().remove_where(|_, name, _| matcher.matches(name));
-            }
-        }
     }
 }
 
@@ -105,7 +93,7 @@ impl BodyObserver for Trailers {
 
     fn end(&mut self, trailers: &mut Option<Headers>) {
         if let Some(trailers) = trailers {
-            apply(&self.0, &mut Bare(trailers));
+            mutate::change(&self.0, &mut Bare(trailers));
         }
     }
 }

@@ -32,6 +32,7 @@ mod istio_alpn;
 mod jwt_authn;
 mod local_ratelimit;
 mod missing;
+mod on_demand;
 mod peer_metadata;
 mod ratelimit;
 mod rbac;
@@ -103,6 +104,8 @@ pub enum Verdict {
     Continue,
     /// This answer, instead of what comes after the filter.
     Reply(Box<LocalReply>),
+    /// The next filter, with the configuration and the route as they are now.
+    LookAgain,
     /// Wait, then ask again.
     Wait(Wait),
     /// The whole body is read first, then given to [`HttpFilter::request_body`]; 413 if it is longer than this many bytes.
@@ -220,7 +223,7 @@ impl Maker<'_> {
             HttpFilterConfig::GrpcBridge(settings) => self.make(|_| grpc_bridge::GrpcBridge::new(*settings)),
             HttpFilterConfig::GrpcStats(settings) => self.make(|_| grpc_stats::GrpcStats::new(settings)),
             HttpFilterConfig::GrpcWeb => self.make(|_| grpc_web::GrpcWeb::default()),
-            HttpFilterConfig::OnDemand => return None,
+            HttpFilterConfig::OnDemand => self.make(|_| on_demand::OnDemand),
             HttpFilterConfig::HeaderMutation(settings) => self.make(|_| header_mutation::HeaderMutation::new(settings)),
             HttpFilterConfig::HeaderToMetadata(settings) => {
                 self.make(|maker| header_to_metadata::HeaderToMetadata::new(settings, maker))

@@ -4,6 +4,7 @@
 //! (see the router).
 
 pub mod downstream;
+mod local_replies;
 pub mod mutate;
 pub mod normalize;
 pub mod overload;
@@ -11,6 +12,7 @@ pub mod path;
 pub mod reply;
 pub mod request;
 mod resets;
+mod scopes;
 pub mod serve_h1;
 pub mod serve_h2;
 pub mod stats;
@@ -20,9 +22,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outrigger_config::http::Codec;
-use outrigger_policy::route::RouteTable;
 
-use crate::graph::{HttpNode, Routes};
+use crate::graph::HttpNode;
 use crate::http::filter::{ConnectionStates, Filters};
 use crate::stream::ConnectionInfo;
 use crate::worker::connections::Registered;
@@ -48,14 +49,6 @@ pub struct HttpConnection {
 }
 
 impl HttpConnection {
-    /// The routes in force; `None` if they have not been discovered.
-    pub fn routes<'a>(&'a self, graph: &'a GraphView) -> Option<&'a Arc<RouteTable>> {
-        match &self.node.routes {
-            Routes::Inline(table) => Some(table),
-            Routes::Discovered(name) => graph.routes.get(name),
-        }
-    }
-
     /// What a request passes through that begins now. Discovered filters may have changed since the connection was made.
     pub fn filters(&self, graph: &GraphView) -> Rc<Filters> {
         match self.node.current(graph) {

@@ -3,6 +3,7 @@
 //! Owns the append actions. Never decides which mutations apply.
 
 use outrigger_config::format::Format;
+use outrigger_config::http::filters::Mutation;
 use outrigger_config::http::{AppendAction, HeaderAddition, HeaderMutations};
 
 use crate::http::headers::Headers;
@@ -51,6 +52,19 @@ pub fn add(addition: &HeaderAddition, head: &mut impl Mutable) {
         AppendAction::OverwriteIfExistsOrAdd => headers.set_by_name(&addition.name, value),
         AppendAction::OverwriteIfExists if present => headers.set_by_name(&addition.name, value),
         AppendAction::AddIfAbsent | AppendAction::OverwriteIfExists => {}
+    }
+}
+
+/// Applies changes in their order.
+pub fn change(mutations: &[Mutation], head: &mut impl Mutable) {
+    for mutation in mutations {
+        match mutation {
+            Mutation::Add(addition) => add(addition, head),
+            Mutation::Remove(name) => drop(head.headers().remove_by_name(name)),
+            Mutation::RemoveMatching(matcher) => {
+                head.headers().remove_where(|_, name, _| matcher.matches(name));
+            }
+        }
     }
 }
 

@@ -34,6 +34,9 @@ pub fn prepare(connection: &HttpConnection, head: &mut RequestHead) -> Result<()
     strip_host(config, connection, head);
     forwarded(connection, head);
     request_id(connection, head);
+    if config.add_user_agent {
+        user_agent(connection, head);
+    }
     let trailers = |te: &[u8]| crate::http::h1::parse::tokens(te).any(|token| token.eq_ignore_ascii_case(b"trailers"));
     if head.headers.contains(HeaderId::Te) {
         if head.headers.get_all(HeaderId::Te).any(trailers) {
@@ -327,17 +330,42 @@ fn remove_internal_headers(connection: &HttpConnection, head: &mut RequestHead) 
                 | HeaderId::XEnvoyUpstreamRqTimeoutMs
         ),
     });
+    remove_named_headers(connection, head);
+}
+
+/// The headers that the routes do not want from external clients.
+fn remove_named_headers(connection: &HttpConnection, head: &mut RequestHead) {
     let graph = connection.worker.graph();
-    if let Some(table) = connection.routes(&graph) {
+    if let Some(table) = connection.routes(&graph, head) {
         for name in &table.configuration().internal_only_headers {
             head.headers.remove_by_name(name);
         }
     }
 }
 
+/// Does what routes say of all requests, for one that got its routes after [`prepare`].
+pub fn prepare_for_routes(connection: &HttpConnection, head: &mut RequestHead) {
+    if !head.headers.contains(HeaderId::XEnvoyInternal) {
+        remove_named_headers(connection, head);
+    }
+}
+
 /// The address that stands `skip` places from the right.
 fn hop(list: &str, skip: u32) -> Option<IpAddr> {
     list.rsplit(',').nth(skip as usize)?.trim().parse().ok()
+}
+
+/// Source: `HttpConnectionManager.add_user_agent`.
+fn user_agent(connection: &HttpConnection, head: &mut RequestHead) {
+    let process = &connection.worker.process;
+    let cluster = process.node_cluster.as_bytes();
+    head.headers.set(HeaderId::XEnvoyDownstreamServiceCluster, cluster);
+    if head.headers.get(HeaderId::UserAgent).is_none_or(<[u8]>::is_empty) {
+        head.headers.set(HeaderId::UserAgent, cluster);
+    }
+    if !process.node_id.is_empty() {
+        head.headers.set(HeaderId::XEnvoyDownstreamServiceNode, process.node_id.as_bytes());
+    }
 }
 
 fn request_id(connection: &HttpConnection, head: &mut RequestHead) {

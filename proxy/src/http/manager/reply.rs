@@ -89,9 +89,10 @@ pub fn grpc_status(status: u16) -> u32 {
     }
 }
 
-/// Writes the head of a local reply; returns whether its body follows.
-pub fn head_of(reply: &LocalReply, grpc: bool, head: &mut ResponseHead) -> bool {
+/// Writes the headers that a local reply brings.
+pub fn begin_head(reply: &LocalReply, head: &mut ResponseHead) {
     head.clear();
+    head.status = reply.status;
     if let Some(location) = &reply.location {
         head.headers.append_id(HeaderId::Location, location.as_bytes());
     }
@@ -101,21 +102,34 @@ pub fn head_of(reply: &LocalReply, grpc: bool, head: &mut ResponseHead) -> bool 
     for (name, value) in &reply.headers {
         head.headers.append(name.as_bytes(), value);
     }
+}
+
+/// Writes what says of its body, after [`begin_head`]; returns whether the body follows. `content_type` is that of a body
+/// that was written anew.
+pub fn end_head(reply: &LocalReply, grpc: bool, content_type: Option<&str>, head: &mut ResponseHead) -> bool {
     if grpc {
         head.status = 200;
-        head.headers.append_id(HeaderId::ContentType, b"application/grpc");
-        let status = reply.grpc_status.unwrap_or_else(|| grpc_status(reply.status));
-        head.headers.append_id(HeaderId::GrpcStatus, decimal(u64::from(status), &mut [0; 20]));
+        head.headers.set(HeaderId::ContentType, b"application/grpc");
+        head.headers.remove(HeaderId::ContentLength);
+        if !head.headers.contains(HeaderId::GrpcStatus) {
+            let status = reply.grpc_status.unwrap_or_else(|| grpc_status(reply.status));
+            head.headers.append_id(HeaderId::GrpcStatus, decimal(u64::from(status), &mut [0; 20]));
+        }
         if !reply.body.is_empty() {
-            head.headers.append_id(HeaderId::GrpcMessage, &percent_encoded(&reply.body));
+            let body = &*reply.body;
+            // JSON comes with a line end.
+            let body = body.strip_suffix(b"\n").filter(|_| content_type.is_some()).unwrap_or(body);
+            head.headers.append_id(HeaderId::GrpcMessage, &percent_encoded(body));
         }
         return false;
     }
-    head.status = reply.status;
     if reply.body.is_empty() {
         return false;
     }
-    head.headers.append_id(HeaderId::ContentLength, decimal(reply.body.len() as u64, &mut [0; 20]));
+    if let Some(content_type) = content_type {
+        head.headers.set(HeaderId::ContentType, content_type.as_bytes());
+    }
+    head.headers.set(HeaderId::ContentLength, decimal(reply.body.len() as u64, &mut [0; 20]));
     if !head.headers.contains(HeaderId::ContentType) {
         head.headers.append_id(HeaderId::ContentType, b"text/plain");
     }
@@ -220,7 +234,8 @@ mod tests {
     fn grpc_replies_are_trailers_only() {
         let mut head = ResponseHead::default();
         let reply = LocalReply::new(503, "x").body(&b"no 100% way"[..]);
-        assert!(!head_of(&reply, true, &mut head));
+        begin_head(&reply, &mut head);
+        assert!(!end_head(&reply, true, None, &mut head));
         assert_eq!(head.status, 200);
         assert_eq!(head.headers.get(HeaderId::GrpcStatus), Some(&b"14"[..]));
         assert_eq!(head.headers.get(HeaderId::GrpcMessage), Some(&b"no 100%25 way"[..]));

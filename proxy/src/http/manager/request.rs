@@ -18,6 +18,7 @@ use outrigger_policy::trace::Reason;
 
 use super::HttpConnection;
 use super::downstream::Downstream;
+use super::local_replies::{self, Rewritten};
 use super::mutate::{self, Mutable};
 use super::reply::{self, LocalReply};
 use super::{normalize, overload};
@@ -78,6 +79,10 @@ pub struct Request<'a> {
     pub trace_reason: Option<Reason>,
     /// Its trace, if anybody wants to know.
     pub trace: Option<Box<RequestTrace>>,
+    /// What it counts for beside its cluster.
+    pub route_counts: router::RouteCounts,
+    /// It is tried again.
+    pub retried: bool,
     /// The redirects that were followed for it.
     pub redirects: Option<Box<Redirects>>,
 }
@@ -181,6 +186,10 @@ pub async fn serve(
         send_local(&mut request, reply, None).await;
         return end(request);
     }
+    let early = &connection.node.config.early_mutations;
+    if !early.is_empty() {
+        mutate::change(early, &mut RequestSide(&mut request));
+    }
     let prepared = normalize::prepare(connection, &mut request.head);
     match prepared.and_then(|()| normalize::refuse_upgrade_with_content(&request.head, framing)) {
         Ok(()) => loop {
@@ -242,6 +251,8 @@ fn begin<'a>(
         response_body: None,
         trace_reason: None,
         trace: None,
+        route_counts: router::RouteCounts::default(),
+        retried: false,
         redirects: None,
     }
 }
@@ -304,21 +315,50 @@ fn conclude(request: &mut Request<'_>) {
 }
 
 async fn route(request: &mut Request<'_>) {
+    let mut next = Some(0);
+    while let Some(from) = next {
+        next = route_from(request, from).await;
+        if next.is_some() {
+            // What a filter has waited for is in another graph than the one that the request was begun with.
+            request.graph = request.connection.worker.graph();
+            normalize::prepare_for_routes(request.connection, &mut request.head);
+        }
+    }
+}
+
+/// The filters from this place on, and what comes after them. The place to go on from with the graph of then, if a filter
+/// has waited for that.
+async fn route_from(request: &mut Request<'_>, from: usize) -> Option<usize> {
     let graph = Rc::clone(&request.graph);
     let connection = Rc::clone(request.connection);
     let mut choice = RouteChoice::new(&connection, &graph, request);
-    trace::begin(request, choice.chosen.as_ref());
+    if from == 0 {
+        trace::begin(request, choice.chosen.as_ref());
+    }
     if !request.filters.slots.is_empty() {
-        let turn = filter::requests(request, &mut choice).await;
+        let turn = filter::requests(request, &mut choice, from).await;
         name_route(request, choice.chosen.as_ref());
         trace::set_route(request, choice.chosen.as_ref());
         match turn {
             Turn::Continue => {}
-            Turn::Reply(reply) => return send_local(request, *reply, choice.chosen.as_ref()).await,
-            Turn::Interrupted(failure) => return router::end(request, failure, choice.chosen.as_ref()).await,
+            Turn::LookAgain(next) => return Some(next),
+            Turn::Reply(reply) => {
+                send_local(request, *reply, choice.chosen.as_ref()).await;
+                return None;
+            }
+            Turn::Interrupted(failure) => {
+                router::end(request, failure, choice.chosen.as_ref()).await;
+                return None;
+            }
         }
     }
-    let Some(chosen) = choice.chosen else {
+    serve_route(request, &connection, choice.chosen).await;
+    None
+}
+
+/// What the route says, or that there is none.
+async fn serve_route(request: &mut Request<'_>, connection: &HttpConnection, chosen: Option<Chosen<'_>>) {
+    let Some(chosen) = chosen else {
         connection.stats.no_route.increment();
         let mut reply = LocalReply::new(404, "route_not_found").flag(ResponseFlag::NoRouteFound);
         // Who asks for a tunnel may send through it already.
@@ -475,7 +515,36 @@ pub fn send_local<'a>(
     Box::pin(send_local_now(request, reply, chosen))
 }
 
-async fn send_local_now(request: &mut Request<'_>, reply: LocalReply, chosen: Option<&Chosen<'_>>) {
+/// Writes the head of an answer in the form that the connection manager wants; returns whether its body follows.
+fn write_head(request: &mut Request<'_>, reply: &mut LocalReply, grpc: bool) -> bool {
+    let connection = Rc::clone(request.connection);
+    let config = &connection.node.config;
+    let rewritten = match &config.local_replies {
+        Some(replies) => local_replies::rewrite(replies, request, reply),
+        None => Rewritten::default(),
+    };
+    reply::begin_head(reply, &mut request.response);
+    if let Some(headers) = rewritten.headers {
+        request.response.status = rewritten.status_before;
+        request.info.response_code.set(rewritten.status_before);
+        mutate::apply(headers, &mut ResponseSide(request));
+        request.response.status = reply.status;
+    }
+    // What a mapper says of the body's type holds.
+    let content_type = match request.response.headers.contains(HeaderId::ContentType) && rewritten.headers.is_some() {
+        true => None,
+        false => rewritten.content_type,
+    };
+    let has_body = reply::end_head(reply, grpc, content_type, &mut request.response);
+    if config.always_set_request_id_in_response
+        && let Some(id) = request.head.headers.get(HeaderId::XRequestId).map(<[u8]>::to_vec)
+    {
+        request.response.headers.set(HeaderId::XRequestId, &id);
+    }
+    has_body
+}
+
+async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen: Option<&Chosen<'_>>) {
     if let Some(flag) = reply.flag {
         request.info.flag(flag);
     }
@@ -495,7 +564,7 @@ async fn send_local_now(request: &mut Request<'_>, reply: LocalReply, chosen: Op
         request.downstream.set_close();
     }
     let grpc = request.came_as_grpc;
-    let has_body = reply::head_of(&reply, grpc, &mut request.response) && !request.head.is_head();
+    let has_body = write_head(request, &mut reply, grpc) && !request.head.is_head();
     request.response_ended = !has_body;
     request.local_reply_body = reply.body.clone();
     request.info.response_code.set(request.response.status);

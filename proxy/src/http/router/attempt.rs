@@ -139,6 +139,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
             }
         };
         observe::reached(self.host);
+        self.request.route_counts.began();
         self.request.info.upstream_local.set(stream.local_address());
         self.request.info.upstream_version.set(Some(stream.version()));
         let mut upload = Pump::default();
@@ -172,6 +173,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
             Failure::Timeout(Limit::PerTry) => stats.upstream_rq_per_try_timeout.increment(),
             Failure::Timeout(Limit::Route) => {
                 stats.upstream_rq_timeout.increment();
+                self.request.route_counts.timed_out();
                 self.host.stats.rq_timeout.increment();
             }
             Failure::Timeout(Limit::StreamDuration) => stats.upstream_rq_max_duration_reached.increment(),

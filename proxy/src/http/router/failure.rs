@@ -87,7 +87,7 @@ impl Failure {
                 .body(&b"no healthy upstream"[..]),
             Failure::NoAddress(error) => no_address(error),
             Failure::Overflow => {
-                let mut reply = reset_reply("overflow", None, ResponseFlag::UpstreamOverflow);
+                let mut reply = reset_reply(request, "overflow", None, ResponseFlag::UpstreamOverflow);
                 reply.overloaded = true;
                 reply
             }
@@ -98,12 +98,12 @@ impl Failure {
             Failure::Connect { reason, timeout } => {
                 *request.info.upstream_failure.borrow_mut() = Some(reason.as_str().into());
                 let kind = if *timeout { "connection timeout" } else { "remote connection failure" };
-                reset_reply(kind, Some(reason), ResponseFlag::UpstreamConnectionFailure)
+                reset_reply(request, kind, Some(reason), ResponseFlag::UpstreamConnectionFailure)
             }
             Failure::StaleConnection | Failure::NotSent => {
-                reset_reply("connection termination", None, ResponseFlag::UpstreamConnectionTermination)
+                reset_reply(request, "connection termination", None, ResponseFlag::UpstreamConnectionTermination)
             }
-            Failure::Reset { reason, flag, protocol, .. } => reset_reply(reason, protocol.as_deref(), *flag),
+            Failure::Reset { reason, flag, protocol, .. } => reset_reply(request, reason, protocol.as_deref(), *flag),
             Failure::Timeout(limit) => timeout_reply(*limit),
             Failure::DownstreamGone(_) => LocalReply::new(499, "downstream_remote_disconnect"),
             Failure::DownstreamError(_) => LocalReply::new(400, "http1.codec_error")
@@ -141,13 +141,14 @@ pub fn timeout_reply(limit: Limit) -> LocalReply {
     }
 }
 
-fn reset_reply(reason: &str, more: Option<&str>, flag: ResponseFlag) -> LocalReply {
+fn reset_reply(request: &Request<'_>, reason: &str, more: Option<&str>, flag: ResponseFlag) -> LocalReply {
     let name = reason.replace(' ', "_");
     let details: Cow<'static, str> = match more {
         Some(more) => format!("upstream_reset_before_response_started{{{name}|{more}}}").into(),
         None => format!("upstream_reset_before_response_started{{{name}}}").into(),
     };
-    let mut body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
+    let again = if request.retried { "retried and the latest " } else { "" };
+    let mut body = format!("upstream connect error or disconnect/reset before headers. {again}reset reason: {reason}");
     // What TLS says helps whoever has to mend it, and tells nothing about the network behind.
     if let Some(more) = more.filter(|more| more.starts_with("TLS_error")) {
         body.push_str(", transport failure reason: ");

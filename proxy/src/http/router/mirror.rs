@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use outrigger_config::cluster::{Discovery, UpstreamHttp};
+use outrigger_config::format::Format;
 use outrigger_config::route::{Forward, MirrorCluster, MirrorHost, MirrorPolicy, Priority};
 use outrigger_policy::balance::Wanted;
 use outrigger_policy::route::fraction_holds;
@@ -22,6 +23,7 @@ use crate::graph::ClusterNode;
 use crate::http::filter::BodyObserver;
 use crate::http::h1::parse::Framing;
 use crate::http::headers::Headers;
+use crate::http::manager::mutate::{self, Mutable};
 use crate::http::manager::request::{Chosen, Request};
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{BodySource, Chunk, Pump, StreamError};
@@ -52,6 +54,9 @@ pub fn begin(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward) {
         }
         let Some(node) = target(request, policy) else { continue };
         let mut head = head(&request.head, &policy.host);
+        if !policy.mutations.is_empty() {
+            mutate::change(&policy.mutations, &mut CopySide { request, head: &mut head });
+        }
         trace::for_copy(request, &mut head, policy.trace_sampled);
         let body = Rc::new(RefCell::new(Waiting::default()));
         if request.framing == Framing::None {
@@ -76,6 +81,24 @@ fn target(request: &Request<'_>, policy: &MirrorPolicy) -> Option<Arc<ClusterNod
     match &policy.cluster {
         MirrorCluster::Name(name) => named(name),
         MirrorCluster::Header(header) => named(std::str::from_utf8(&request.head.lookup(header)?).ok()?),
+    }
+}
+
+/// The head of a copy, to be changed as by its request.
+struct CopySide<'a, 'r> {
+    request: &'a Request<'r>,
+    head: &'a mut RequestHead,
+}
+
+impl Mutable for CopySide<'_, '_> {
+    fn headers(&mut self) -> &mut Headers {
+        &mut self.head.headers
+    }
+
+    fn evaluate(&self, format: &Format, value: &mut Vec<u8>) {
+        let mut facts = self.request.facts();
+        facts.request = Some(self.head);
+        crate::accesslog::format::write_header(format, &facts, value);
     }
 }
 

@@ -13,6 +13,7 @@ mod mirror;
 mod prepare;
 pub mod redirect;
 mod relay;
+mod route_stats;
 mod timeout;
 
 use std::future::Future;
@@ -46,6 +47,7 @@ use answering::Answering;
 use attempt::{Answered, Attempt};
 use body::ReplayBody;
 use failure::Failure;
+pub use route_stats::RouteCounts;
 use timeout::Timeouts;
 
 /// A request that could not leave on a connection that was closing is given another one, so many times.
@@ -72,6 +74,7 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
     {
         return drops::answer(request, chosen, &cluster).await;
     }
+    request.route_counts = RouteCounts::of(request, chosen);
     let policy = retry_policy(request, chosen, action);
     let timeouts = Timeouts::of(request, action, policy.as_deref());
     let affinity = Affinity::of(request, action, weighted, node);
@@ -223,7 +226,9 @@ impl Forwarding<'_, '_> {
                         return stream.leave();
                     }
                     count_response(&self.cluster, &host, status);
+                    self.request.route_counts.response(status);
                     if self.retries > 0 && status < 500 {
+                        self.request.route_counts.retry_success();
                         self.cluster.stats.upstream_rq_retry_success.increment();
                     }
                     self.response_head();
@@ -350,6 +355,7 @@ impl Forwarding<'_, '_> {
             Decision::Retry { backoff } => backoff,
             Decision::GiveUp(GiveUp::LimitExceeded) => {
                 stats.upstream_rq_retry_limit_exceeded.increment();
+                self.request.route_counts.retry_limit_exceeded();
                 self.request.info.flag(ResponseFlag::UpstreamRetryLimitExceeded);
                 return false;
             }
@@ -359,14 +365,24 @@ impl Forwarding<'_, '_> {
         self._retrying = None;
         let Some(permit) = breaker.try_acquire_within(Resource::Retry, &thresholds) else {
             stats.upstream_rq_retry_overflow.increment();
+            self.request.route_counts.retry_overflow();
             return false;
         };
         if !body.rewind() {
             return false;
         }
         stats.upstream_rq_retry.increment();
+        self.request.route_counts.retried();
         self._retrying = Some(permit);
         self.retries += 1;
+        self.request.retried = true;
+        if self.chosen.virtual_host.include_is_timeout_retry {
+            let timed_out: &[u8] = match outcome {
+                Outcome::PerTryTimeout { .. } => b"true",
+                _ => b"false",
+            };
+            self.request.head.headers.set_by_name("x-envoy-is-timeout-retry", timed_out);
+        }
         self.tried.push(Arc::clone(&host.host));
         // The time of the try that has ended must not end the wait for the next one.
         self.request.deadlines.set(Limit::PerTry, None);
@@ -425,14 +441,15 @@ impl Forwarding<'_, '_> {
         let graph = Rc::clone(&self.request.graph);
         let mut choice = RouteChoice::of(&connection, &graph, Some(*self.chosen));
         match filter::responses(self.request, &mut choice, Some(Answering { answered, body })).await {
-            Turn::Continue => None,
+            // A response has its route.
+            Turn::Continue | Turn::LookAgain(_) => None,
             turn => Some(turn),
         }
     }
 
     async fn end_by(&mut self, turn: Turn) {
         match turn {
-            Turn::Continue => {}
+            Turn::Continue | Turn::LookAgain(_) => {}
             Turn::Reply(reply) => send_local(self.request, *reply, Some(self.chosen)).await,
             Turn::Interrupted(failure) => self.give_up(failure).await,
         }
@@ -440,7 +457,9 @@ impl Forwarding<'_, '_> {
 
     async fn give_up(&mut self, failure: Failure) {
         if !matches!(failure, Failure::DownstreamGone(_)) {
-            count_local_reply(&self.cluster, failure.reply(self.request).status);
+            let status = failure.reply(self.request).status;
+            count_local_reply(&self.cluster, status);
+            self.request.route_counts.response(status);
         }
         end(self.request, failure, Some(self.chosen)).await;
     }
@@ -455,6 +474,9 @@ pub async fn end(request: &mut Request<'_>, failure: Failure, chosen: Option<&Ch
     }
     if let Failure::Timeout(Limit::StreamIdle) = failure {
         request.connection.stats.downstream_rq_idle_timeout.increment();
+    }
+    if let Failure::Timeout(Limit::StreamDuration) = failure {
+        request.connection.stats.downstream_rq_max_duration_reached.increment();
     }
     let reply = failure.reply(request);
     send_local(request, reply, chosen).await;

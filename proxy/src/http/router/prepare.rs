@@ -19,6 +19,7 @@ use outrigger_policy::route::{rewrite_path, rewrite_path_by_regex};
 
 use super::mutate_for_cluster;
 use super::timeout::Timeouts;
+use crate::accesslog::format;
 use crate::http::h1::encode::decimal;
 use crate::http::headers::HeaderId;
 use crate::http::manager::request::{Chosen, Request};
@@ -60,18 +61,12 @@ pub fn request_head(
         mutate_for_cluster(request, weighted);
     }
     chosen.mutate_request(request);
-    if action.prefix_rewrite.is_some() || action.regex_rewrite.is_some() || action.template_rewrite.is_some() {
-        let path = match rewrite_path(action, &chosen.route.matches, request.head.path_str()) {
-            Cow::Owned(path) => Some(path),
-            Cow::Borrowed(_) => None,
-        };
-        if let Some(path) = path {
-            if !suppress {
-                let original = request.head.path().to_vec();
-                request.head.headers.set(HeaderId::XEnvoyOriginalPath, &original);
-            }
-            request.head.set_path(path.as_bytes());
+    if let Some(path) = rewritten_path(request, chosen, action) {
+        if !suppress {
+            let original = request.head.path().to_vec();
+            request.head.headers.set(HeaderId::XEnvoyOriginalPath, &original);
         }
+        request.head.set_path(path.as_bytes());
     }
     let host = match (weighted.and_then(|weighted| weighted.host_rewrite_literal.as_ref()), &action.host_rewrite) {
         (Some(literal), _) | (None, HostRewrite::Literal(literal)) => Some(literal.clone()),
@@ -87,6 +82,27 @@ pub fn request_head(
     };
     if let Some(host) = host.filter(|host| !host.is_empty()) {
         set_host(request, action, &host);
+    }
+}
+
+/// The path that the route wants instead of the request's, if it does.
+fn rewritten_path(request: &Request<'_>, chosen: &Chosen<'_>, action: &Forward) -> Option<String> {
+    if let Some(format) = &action.path_format {
+        let mut path = Vec::new();
+        format::write_header(format, &request.facts(), &mut path);
+        let path = String::from_utf8(path).ok().filter(|path| !path.is_empty())?;
+        let old = request.head.path_str();
+        let query = old.find(['?', '#']).map_or("", |end| &old[end..]);
+        // What headers put into it must not end it.
+        let is_sound = path.bytes().all(|byte| byte.is_ascii_graphic());
+        return is_sound.then(|| path + query);
+    }
+    if action.prefix_rewrite.is_none() && action.regex_rewrite.is_none() && action.template_rewrite.is_none() {
+        return None;
+    }
+    match rewrite_path(action, &chosen.route.matches, request.head.path_str()) {
+        Cow::Owned(path) => Some(path),
+        Cow::Borrowed(_) => None,
     }
 }
 

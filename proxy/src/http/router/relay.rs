@@ -35,7 +35,9 @@ pub async fn relay(
     let now = Instant::now();
     let connection = Rc::clone(request.connection);
     request.deadlines.set(Limit::PerTry, None);
-    cluster.stats.upstream_rq_time.record(now.saturating_duration_since(request.info.start).as_millis() as u64);
+    let took = now.saturating_duration_since(request.info.start).as_millis() as u64;
+    cluster.stats.upstream_rq_time.record(took);
+    request.route_counts.took(took);
     let connected = request.head.is_connect() && (200..300).contains(&request.response.status);
     let upgraded = request.response.status == 101 || connected;
     if connected {
@@ -170,6 +172,7 @@ fn broken(request: &mut Request<'_>, cluster: &WorkerCluster, host: &WorkerHost,
             }
             if *limit == Limit::Route {
                 stats.upstream_rq_timeout.increment();
+                request.route_counts.timed_out();
                 host.stats.rq_timeout.increment();
             }
             request.info.set_details(reply.details);

@@ -98,7 +98,8 @@ impl Mutations {
     }
 }
 
-fn header_mutations(at: &FieldPath<'_>, wire: Vec<rules::HeaderMutation>) -> Parsed<Vec<Mutation>> {
+/// Reads a list of changes.
+pub(crate) fn header_mutations(at: &FieldPath<'_>, wire: Vec<rules::HeaderMutation>) -> Parsed<Vec<Mutation>> {
     wire::each(at, wire, header_mutation)
 }
 

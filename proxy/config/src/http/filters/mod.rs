@@ -58,6 +58,7 @@ pub use ext_authz::{AuthzPath, AuthzRoute, AuthzService, CheckedBody, ExtAuthz, 
 pub use fault::{Abort, AbortStatus, DelayTime, Fault, FaultKeys, Injection, RateLimit};
 pub use grpc_bridge::GrpcBridge;
 pub use grpc_stats::{GrpcMethods, GrpcStats};
+pub(crate) use header_mutation::header_mutations;
 pub use header_mutation::{HeaderMutation, Mutation, Mutations, QueryMutation};
 pub use header_rules::{HeaderChange, HeaderRules, Ruling};
 pub use header_to_metadata::{EntryValue, HeaderToMetadata, MetadataEntry, MetadataRule, MetadataSource, ValueKind};
@@ -133,7 +134,7 @@ pub enum HttpFilterConfig {
     GrpcStats(Arc<GrpcStats>),
     /// Lets browsers call gRPC services.
     GrpcWeb,
-    /// Would discover what requests need while they wait; does nothing without a source of clusters.
+    /// Waits for routes and virtual hosts that are discovered when requests want them.
     OnDemand,
     /// Changes headers, trailers and query parameters.
     HeaderMutation(Arc<HeaderMutation>),

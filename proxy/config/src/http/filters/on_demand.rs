@@ -1,14 +1,14 @@
 //! Discovery while requests wait (`envoy.extensions.filters.http.on_demand.v3`).
 //!
-//! Owns what is accepted of it: the filter without a source of clusters, which then has nothing to discover, since virtual
-//! hosts are not discovered by themselves either (`RouteConfiguration.vhds`). Never discovers anything.
+//! Owns what is accepted of it: the filter that waits for routes and virtual hosts, without a source of clusters. Never
+//! discovers anything.
 
 use outrigger_api::pb::envoy::extensions::filters::http::on_demand::v3 as pb;
 
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
 
-/// Reads the settings of the filter, which may not ask for anything.
+/// Reads the settings of the filter, which may not ask for clusters.
 pub(super) fn nothing(at: &FieldPath<'_>, wire: pb::OnDemand) -> Parsed<()> {
     decide!(wire, at, pb::OnDemand as "envoy.extensions.filters.http.on_demand.v3.OnDemand" {
         implemented: ;
