@@ -383,6 +383,7 @@ pub(crate) mod tests {
                 filters: None,
                 auto_sni: false,
                 auto_san_validation: false,
+                override_auto_sni_header: None,
             },
             transport: UpstreamTransport::Raw,
             transport_matches: Vec::new(),

@@ -92,7 +92,17 @@ async fn run_all(
             ListenerFilterKind::OriginalDst => restore_destination(accepted),
             ListenerFilterKind::TlsInspector(inspector) => {
                 let most = inspector.max_client_hello_bytes as usize;
-                match read_until(accepted, ahead, |bytes| client_hello::parse(bytes, most)).await? {
+                let found = read_until(accepted, ahead, |bytes| client_hello::parse(bytes, most)).await;
+                let stats = accepted.worker.tls_inspector_stats();
+                if found == Err(Refused::Invalid(client_hello::TOO_LARGE)) {
+                    stats.client_hello_too_large.increment();
+                }
+                let found = found?;
+                match &found {
+                    Some(hello) => stats.found(hello.server_name.is_some(), !hello.alpn.is_empty()),
+                    None => stats.tls_not_found.increment(),
+                }
+                match found {
                     Some(hello) => {
                         findings.tls = true;
                         findings.server_name = hello.server_name;

@@ -5,6 +5,32 @@ use crate::stream::TlsInfo;
 use crate::tls::{HandshakeFailure, Stapling};
 
 scope! {
+    /// One worker's share of what the TLS inspectors of all listeners have seen (`tls_inspector.*`).
+    pub struct TlsInspectorStats {
+        alpn_found: Counter,
+        alpn_not_found: Counter,
+        client_hello_too_large: Counter,
+        sni_found: Counter,
+        sni_not_found: Counter,
+        tls_found: Counter,
+        tls_not_found: Counter,
+    }
+}
+
+impl TlsInspectorStats {
+    /// A ClientHello was found, with these in it.
+    pub fn found(&self, sni: bool, alpn: bool) {
+        self.tls_found.increment();
+        if sni {
+            self.sni_found.increment()
+        } else {
+            self.sni_not_found.increment()
+        }
+        if alpn { self.alpn_found.increment() } else { self.alpn_not_found.increment() }
+    }
+}
+
+scope! {
     /// One worker's share of a listener's stats.
     pub struct ListenerStats {
         downstream_cx_active: Gauge,

@@ -213,7 +213,7 @@ impl Calling<'_> {
         let wanted = pool::Wanted {
             priority: Priority::Default,
             downstream: head.version,
-            host: pool::bare_host(head.authority_str()),
+            host: pool::host_of(head, &host.node.config.http),
             upgrade: false,
             alpn: None,
             connection: None,

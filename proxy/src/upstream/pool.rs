@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::cluster::{UpstreamProtocol, UpstreamTransport};
+use outrigger_config::cluster::{UpstreamHttp, UpstreamProtocol, UpstreamTransport};
 use outrigger_config::http::filters::AlpnOffer;
 use outrigger_config::route::Priority;
 use outrigger_policy::breaker::{Permit, Resource};
@@ -19,7 +19,7 @@ use super::stream::UpstreamStream;
 use super::vacancy::Starving;
 use super::{h1, h2};
 use crate::http::h1::link::Link;
-use crate::http::message::Version;
+use crate::http::message::{RequestHead, Version};
 use crate::overload::Hook;
 use crate::stream::ConnectionInfo;
 use crate::worker::Worker;
@@ -59,6 +59,13 @@ impl<'a> Wanted<'a> {
     fn fit(&self, host: &WorkerHost) -> Fit<'a> {
         Fit::of(host, self.alpn, self.host, self.connection)
     }
+}
+
+/// The host that a request is for, by which its server's certificate goes: without port.
+pub fn host_of<'h>(head: &'h RequestHead, http: &UpstreamHttp) -> &'h str {
+    let named = http.override_auto_sni_header.as_deref().and_then(|name| head.headers.get_by_name(name));
+    let named = named.and_then(|value| std::str::from_utf8(value).ok()).filter(|value| !value.is_empty());
+    bare_host(named.unwrap_or_else(|| head.authority_str()))
 }
 
 /// An authority without its port, and an IPv6 address without its brackets.

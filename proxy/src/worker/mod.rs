@@ -32,7 +32,7 @@ use crate::graph::{Graph, HttpNode, ListenerNode};
 use crate::http::filter::{Filters, SettingsStates};
 use crate::http::h2::stats::Http2Stats;
 use crate::http::manager::stats::HttpStats;
-use crate::listener::stats::ListenerStats;
+use crate::listener::stats::{ListenerStats, TlsInspectorStats};
 use crate::network::NetworkStats;
 use crate::overload::{Hook, Rescaling};
 use crate::process::Process;
@@ -118,6 +118,7 @@ pub struct Worker {
     paused: RefCell<Vec<Waker>>,
     http_stats: RefCell<HashMap<Arc<str>, Arc<HttpStats>>>,
     http2_stats: OnceCell<Arc<Http2Stats>>,
+    tls_inspector_stats: OnceCell<Arc<TlsInspectorStats>>,
     tcp_stats: RefCell<HashMap<Arc<str>, Arc<TcpStats>>>,
     /// Other scopes, by their type and prefix; kept, since counters must not start again with each change of a filter.
     scopes: RefCell<HashMap<ScopeKey, Arc<dyn Any + Send + Sync>>>,
@@ -149,6 +150,7 @@ impl Worker {
             paused: RefCell::default(),
             http_stats: RefCell::default(),
             http2_stats: OnceCell::new(),
+            tls_inspector_stats: OnceCell::new(),
             tcp_stats: RefCell::default(),
             scopes: RefCell::default(),
             filters: RefCell::default(),
@@ -218,6 +220,11 @@ impl Worker {
     /// This worker's stats of HTTP/2 on downstream connections.
     pub fn http2_stats(&self) -> &Arc<Http2Stats> {
         self.http2_stats.get_or_init(|| self.process.stats.scope("http2."))
+    }
+
+    /// This worker's stats of TLS inspectors.
+    pub fn tls_inspector_stats(&self) -> &Arc<TlsInspectorStats> {
+        self.tls_inspector_stats.get_or_init(|| self.process.stats.scope("tls_inspector."))
     }
 
     /// This worker's filters of a connection manager.

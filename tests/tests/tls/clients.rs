@@ -307,7 +307,7 @@ const CASES: &[Case] = &[
         "NO_SHARED_CIPHER",
         REFUSED,
     ),
-    case("key-exchange-of-old", "", "", &["-tls1_2", "-cipher", "AES128-SHA"], "NO_SHARED_CIPHER", REFUSED),
+    case("key-exchange-of-old", "", "", &["-tls1_2", "-cipher", "AES128-SHA"], "NO_SHARED_GROUP", REFUSED),
     case("no-group", "", "tls_params: { ecdh_curves: [X25519] }", &["-groups", "P-256"], "NO_SHARED_GROUP", REFUSED),
     case(
         "fips-group",

@@ -4,6 +4,7 @@
 //! Owns which protocol is chosen. Never opens a connection.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use outrigger_api::pb::envoy::config::cluster::v3::cluster::ClusterProtocolSelection;
 use outrigger_api::pb::envoy::config::core::v3 as core;
@@ -17,6 +18,7 @@ use super::{UpstreamHttp, UpstreamProtocol};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::filters::upstream_filters;
+use crate::http::header_mutations::header_name;
 use crate::http::protocol_options::{CommonHttpOptions, common_http_options, http1_options, http2_options};
 use crate::http::{Http1Options, Http2Options};
 use crate::rejection::{FieldPath, Parsed};
@@ -112,16 +114,21 @@ fn both(
 struct AutoNames {
     sni: bool,
     san_validation: bool,
+    header: Option<Arc<str>>,
 }
 
 fn upstream_options(at: &FieldPath<'_>, wire: Option<core::UpstreamHttpProtocolOptions>) -> Parsed<AutoNames> {
     let wire = wire.unwrap_or_default();
     decide!(wire, at, core::UpstreamHttpProtocolOptions as "envoy.config.core.v3.UpstreamHttpProtocolOptions" {
-        implemented: auto_sni, auto_san_validation;
+        implemented: auto_sni, auto_san_validation, override_auto_sni_header;
         no_effect: ;
-        unsupported: override_auto_sni_header;
+        unsupported: ;
     });
-    Ok(AutoNames { sni: auto_sni, san_validation: auto_san_validation })
+    let header = match override_auto_sni_header.as_str() {
+        "" => None,
+        name => Some(header_name(&at.field("override_auto_sni_header"), name)?),
+    };
+    Ok(AutoNames { sni: auto_sni, san_validation: auto_san_validation, header })
 }
 
 fn together(common: &CommonHttpOptions, protocol: Protocol, names: AutoNames) -> UpstreamHttp {
@@ -138,6 +145,7 @@ fn together(common: &CommonHttpOptions, protocol: Protocol, names: AutoNames) ->
         filters: None,
         auto_sni: names.sni,
         auto_san_validation: names.san_validation,
+        override_auto_sni_header: names.header,
     }
 }
 

@@ -282,6 +282,8 @@ pub struct UpstreamHttp {
     pub auto_sni: bool,
     /// The certificate must be valid for the request's host.
     pub auto_san_validation: bool,
+    /// The header that has its place, where it has one.
+    pub override_auto_sni_header: Option<Arc<str>>,
 }
 
 /// Which HTTP version an upstream is spoken to with.

@@ -426,8 +426,8 @@ fn http_options_that_are_refused() {
         ),
         (
             "explicit_http_config: {http_protocol_options: {}}, upstream_http_protocol_options: \
-              {override_auto_sni_header: x}",
-            ".upstream_http_protocol_options.override_auto_sni_header: is not supported",
+              {override_auto_sni_header: ':'}",
+            ".upstream_http_protocol_options.override_auto_sni_header: \":\" is not a valid header name",
         ),
         (
             "explicit_http_config: {http_protocol_options: {}}, http_filters: [{name: x, typed_config: \

@@ -187,7 +187,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
         let wanted = Wanted {
             priority: self.action.priority,
             downstream: request.head.version,
-            host: pool::bare_host(request.head.authority_str()),
+            host: pool::host_of(&request.head, &self.host.node.config.http),
             upgrade: request.head.is_tunnel(),
             alpn: request.alpn.as_ref(),
             connection: Some(&request.connection.info),

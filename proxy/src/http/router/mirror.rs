@@ -159,7 +159,7 @@ impl Copy {
         let wanted = pool::Wanted {
             priority,
             downstream: self.head.version,
-            host: pool::bare_host(self.head.authority_str()),
+            host: pool::host_of(&self.head, &host.node.config.http),
             upgrade: false,
             alpn: None,
             connection: None,

@@ -43,7 +43,8 @@ pub fn body(bytes: &[u8], max_bytes: usize) -> Option<Cow<'_, [u8]>> {
     }
 }
 
-const TOO_LARGE: &str = "ClientHello is larger than max_client_hello_size";
+/// Why a longer one is invalid.
+pub const TOO_LARGE: &str = "ClientHello is larger than max_client_hello_size";
 
 /// The body of the handshake message, put together from its records.
 fn message(seen: &[u8], max_bytes: usize) -> Parse<Cow<'_, [u8]>> {
