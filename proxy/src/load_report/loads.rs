@@ -68,19 +68,19 @@ impl Known {
 }
 
 /// What endpoints tell with their answers, by name.
-type Metrics = BTreeMap<Box<str>, LoadMetric>;
+type Metrics = BTreeMap<Arc<str>, LoadMetric>;
 
 fn metrics_since(now: &Metrics, before: Option<&Metrics>) -> Metrics {
-    let since = now.iter().filter_map(|(name, metric)| {
+    let since = |(name, metric): (&Arc<str>, &LoadMetric)| {
         let before = before.and_then(|before| before.get(name)).copied().unwrap_or_default();
         let requests = metric.requests.saturating_sub(before.requests);
-        (requests > 0).then(|| (name.clone(), LoadMetric { requests, total: metric.total - before.total }))
-    });
-    since.collect()
+        (requests > 0).then(|| (Arc::clone(name), LoadMetric { requests, total: metric.total - before.total }))
+    };
+    now.iter().filter_map(since).collect()
 }
 
 fn metric_stats(metrics: &Metrics) -> Vec<EndpointLoadMetricStats> {
-    let stats = metrics.iter().map(|(name, metric)| EndpointLoadMetricStats {
+    let stats = |(name, metric): (&Arc<str>, &LoadMetric)| EndpointLoadMetricStats {
         metric_name: name.to_string(),
         num_requests_finished_with_metric: metric.requests,
         total_metric_value: metric.total,
@@ -199,7 +199,7 @@ impl Tracked {
             sum.counts.issued += counts.issued;
             sum.active += active;
             for (name, metric) in &metrics {
-                let sum = sum.metrics.entry(name.clone()).or_default();
+                let sum = sum.metrics.entry(Arc::clone(name)).or_default();
                 sum.requests += metric.requests;
                 sum.total += metric.total;
             }

@@ -86,7 +86,7 @@ struct SharedWeight {
 /// Metrics that an endpoint tells with its answers, by name, where load reports are to have them. The lock is taken for a
 /// few steps in memory, by answers that bring any and by reports.
 #[derive(Debug, Default)]
-pub struct LoadMetrics(Mutex<BTreeMap<Box<str>, LoadMetric>>);
+pub struct LoadMetrics(Mutex<BTreeMap<Arc<str>, LoadMetric>>);
 
 /// What has been told of one metric.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -102,8 +102,8 @@ impl LoadMetrics {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, value) in metrics {
             // An endpoint that invents names is not to use up our memory.
-            if value.is_finite() && (known.len() < MOST_METRICS || known.contains_key(&name)) {
-                let metric = known.entry(name).or_default();
+            if value.is_finite() && (known.len() < MOST_METRICS || known.contains_key(&*name)) {
+                let metric = known.entry(name.into()).or_default();
                 metric.requests += 1;
                 metric.total += value;
             }
@@ -197,7 +197,7 @@ impl HostShared {
     }
 
     /// All that answers have told.
-    pub fn load_metrics(&self) -> BTreeMap<Box<str>, LoadMetric> {
+    pub fn load_metrics(&self) -> BTreeMap<Arc<str>, LoadMetric> {
         let known = self.used.get().and_then(|used| used.metrics.get());
         known.map_or_else(BTreeMap::new, |metrics| metrics.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
