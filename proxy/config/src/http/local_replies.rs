@@ -108,7 +108,7 @@ fn body_format(
     let format = log_format(context, at, wire)?;
     let content_type = match (&format, given) {
         (_, given) if !given.is_empty() => given,
-        (LogFormat::Text(_), _) => "text/plain".to_owned(),
+        (LogFormat::Text { .. }, _) => "text/plain".to_owned(),
         (LogFormat::Json { .. }, _) => "application/json".to_owned(),
     };
     Ok(BodyFormat { format, content_type })
