@@ -172,7 +172,7 @@ impl Side {
 
     /// A header value without what differs between any two runs.
     fn steady(&self, name: &str, value: &str) -> String {
-        match name {
+        match name.to_ascii_lowercase().as_str() {
             "date" => "<date>".to_owned(),
             "x-request-id" if value.len() == 36 => "<uuid>".to_owned(),
             "x-envoy-upstream-service-time" => "<ms>".to_owned(),

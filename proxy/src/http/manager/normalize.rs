@@ -188,7 +188,7 @@ fn normalize_path(config: &HttpConnectionManager, head: &mut RequestHead) -> Res
                 return Err(bad_request("path_normalization_failed"));
             }
             Some(unescaped) if config.escaped_slashes == EscapedSlashes::UnescapeAndRedirect => {
-                let mut reply = LocalReply::new(307, "path_normalization_redirect");
+                let mut reply = LocalReply::new(307, "path_normalization_failed");
                 reply.location = Some(unescaped);
                 return Err(reply);
             }
@@ -311,7 +311,8 @@ fn remove_internal_headers(connection: &HttpConnection, head: &mut RequestHead) 
         // Other hops of a mesh may set these.
         HeaderId::XEnvoyDecoratorOperation
         | HeaderId::XEnvoyDownstreamServiceCluster
-        | HeaderId::XEnvoyDownstreamServiceNode => edge,
+        | HeaderId::XEnvoyDownstreamServiceNode
+        | HeaderId::XEnvoyOriginalPath => edge,
         id => matches!(
             id,
             HeaderId::XEnvoyExpectedRqTimeoutMs

@@ -130,7 +130,7 @@ pub fn timeout_reply(limit: Limit) -> LocalReply {
         }
         Limit::Route => LocalReply::new(504, "response_timeout").flag(ResponseFlag::UpstreamRequestTimeout).body(late),
         Limit::StreamDuration => {
-            let mut reply = LocalReply::new(408, "max_duration_timeout").flag(ResponseFlag::DurationTimeout);
+            let mut reply = LocalReply::new(504, "max_duration_timeout");
             reply.grpc_status = Some(4);
             reply.body(&b"downstream duration timeout"[..])
         }
