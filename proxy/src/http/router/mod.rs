@@ -291,13 +291,14 @@ impl Forwarding<'_, '_> {
         let own = std::mem::replace(&mut request.filters, Rc::clone(filters));
         let states = std::mem::take(&mut request.filter_states);
         let turn = match answer {
-            None => filter::requests(request, &mut choice).await,
+            None => filter::requests(request, &mut choice, 0).await,
             answer => filter::responses(request, &mut choice, answer).await,
         };
         request.filters = own;
         request.filter_states = states;
         match turn {
-            Turn::Continue => None,
+            // A request that is tried has its route.
+            Turn::Continue | Turn::LookAgain(_) => None,
             turn => Some(turn),
         }
     }
