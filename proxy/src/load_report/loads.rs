@@ -84,8 +84,8 @@ fn metric_stats(metrics: &Metrics) -> Vec<EndpointLoadMetricStats> {
         metric_name: name.to_string(),
         num_requests_finished_with_metric: metric.requests,
         total_metric_value: metric.total,
-    });
-    stats.collect()
+    };
+    metrics.iter().map(stats).collect()
 }
 
 /// Requests to one endpoint.
