@@ -200,6 +200,7 @@ fn slow_start(aggression: f64) -> BalancingOptions {
         weight_update_period: Duration::from_secs(1),
         error_utilization_penalty: 1.0,
         metrics: Vec::new(),
+        out_of_band: None,
     };
     BalancingOptions { slow_start: Some(slow_start), reports: Some(Arc::new(reports)), ..BalancingOptions::default() }
 }
