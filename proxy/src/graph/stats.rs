@@ -155,6 +155,9 @@ scope! {
 /// Stats of a subscription, with their prefix.
 pub(super) type PrefixedStats = (Arc<str>, Arc<SubscriptionStats>);
 
+/// Stats of scopes, with their prefix.
+pub(super) type PrefixedScopeStats = (Arc<str>, Arc<ScopedRoutesStats>);
+
 /// All of them, for as long as what they are about.
 #[derive(Default)]
 pub(super) struct Stats {
@@ -170,7 +173,7 @@ pub(super) struct Stats {
     /// Of routes (one for each connection manager's prefix), secrets and extensions.
     pub resources: HashMap<Need, Vec<PrefixedStats>>,
     /// Of scopes, one for each connection manager's prefix.
-    pub scopes: HashMap<Need, Vec<(Arc<str>, Arc<ScopedRoutesStats>)>>,
+    pub scopes: HashMap<Need, Vec<PrefixedScopeStats>>,
     /// `update_failure` of types whose resources are counted for themselves.
     pub failures: HashMap<(SourceKey, ResourceKind), u64>,
 }

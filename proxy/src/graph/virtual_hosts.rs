@@ -25,15 +25,14 @@ pub(super) type VirtualHosts = BTreeMap<Arc<str>, Arc<VirtualHost>>;
 /// The virtual hosts of a route configuration.
 fn of_routes(all: Option<&VirtualHosts>, routes: &str) -> impl Iterator<Item = Arc<VirtualHost>> {
     let first = format!("{routes}/");
-    let found = all.into_iter().flat_map(move |all| {
+    all.into_iter().flat_map(move |all| {
         let from = all.range::<str, _>((std::ops::Bound::Included(&*first), std::ops::Bound::Unbounded));
         let first = first.clone();
         // What stands behind the last slash is the host's own.
         from.take_while(move |(name, _)| name.starts_with(&*first))
             .filter(move |(name, _)| name.rfind('/') == Some(routes.len()))
             .map(|(_, host)| Arc::clone(host))
-    });
-    found
+    })
 }
 
 impl GraphManager {

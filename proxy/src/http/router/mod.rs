@@ -314,7 +314,8 @@ impl Forwarding<'_, '_> {
         request.filters = own;
         request.filter_states = states;
         match turn {
-            Turn::Continue => None,
+            // A request that is tried has its route.
+            Turn::Continue | Turn::LookAgain(_) => None,
             turn => Some(turn),
         }
     }
