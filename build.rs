@@ -35,6 +35,7 @@ const OWN_PROTOS: &[&str] = &[
     "envoy/tcp/metadataexchange/config/metadata_exchange.proto",
     "io/istio/http/peer_metadata/config.proto",
     "istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
+    "outrigger/formatter/v1/haproxy_view.proto",
     "outrigger/health/v1/checks.proto",
     "outrigger/lb/v1/peak_ewma.proto",
     "outrigger/tls/v1/rotation.proto",

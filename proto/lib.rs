@@ -59,6 +59,11 @@ pub mod istio {
 
 /// Messages of our own, for what the Envoy API has no field for.
 pub mod outrigger {
+    /// `outrigger.formatter.v1`.
+    pub mod formatter_v1 {
+        include!(concat!(env!("OUT_DIR"), "/outrigger.formatter.v1.rs"));
+    }
+
     /// `outrigger.health.v1`.
     pub mod health_v1 {
         include!(concat!(env!("OUT_DIR"), "/outrigger.health.v1.rs"));

@@ -10,9 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use outrigger_config::address::Address;
+use outrigger_config::cluster::Cluster;
+use outrigger_config::route::Route;
+use rustls::sign::CertifiedKey;
 
+use crate::explain::Cause;
 use crate::http::message::Version;
 use crate::listener::filters::fingerprint::Fingerprints;
+use crate::moments::{Milestone, Moments};
 use crate::upstream::host::Host;
 use crate::upstream::proxy_header::Tlv;
 
@@ -39,6 +44,8 @@ pub struct ConnectionInfo {
     pub filter_chain: Arc<str>,
     /// Set when TLS was terminated.
     pub tls: Option<TlsInfo>,
+    /// The address of the socket, where `local` is another one.
+    pub socket_local: Option<Box<Address>>,
     /// Whether a listener filter restored `local`.
     pub local_restored: bool,
     /// TLVs of its PROXY protocol header that a listener filter was told to keep.
@@ -52,6 +59,11 @@ pub struct ConnectionInfo {
 }
 
 impl ConnectionInfo {
+    /// The address of the socket.
+    pub fn direct_local(&self) -> &Address {
+        self.socket_local.as_deref().unwrap_or(&self.local)
+    }
+
     /// Who the client's certificate says it is: its first URI name, or else its subject.
     pub fn peer_name(&self) -> Option<&str> {
         let peer = self.tls.as_ref()?.peer.as_deref()?;
@@ -80,12 +92,25 @@ pub struct TlsInfo {
     pub local_uri_sans: Vec<String>,
     /// What our own certificate is called: its first URI name, else its first DNS name, else its subject.
     pub local_principal: Arc<str>,
-    /// The server name that the client asked for in the handshake.
+    /// The server name of the handshake.
     pub sni: Option<Box<str>>,
     /// An earlier session was taken up again.
     pub resumed: bool,
     /// What became of our OCSP response; `None` if the client did not ask for one.
     pub stapling: Option<crate::tls::Stapling>,
+    /// The group of the key exchange, as OpenSSL calls it.
+    pub group: &'static str,
+    /// Our own certificate, the leaf first.
+    pub local: Option<Arc<CertifiedKey>>,
+    /// From the beginning of the connection to the end of the handshake.
+    pub handshake: Duration,
+}
+
+impl TlsInfo {
+    /// DER of our own certificate, if there is one.
+    pub fn local_chain(&self) -> Option<&[u8]> {
+        self.local.as_deref()?.cert.first().map(|der| &**der)
+    }
 }
 
 /// Facts of a certificate.
@@ -166,6 +191,22 @@ pub struct StreamInfo {
     pub grpc_messages: Cell<Option<(u64, u64)>>,
     /// Named objects that filters leave, as text.
     pub filter_state: RefCell<BTreeMap<String, String>>,
+    /// From the first byte of the request to the end of its head.
+    pub head_duration: Cell<Duration>,
+    /// When what lies between happened.
+    pub moments: Moments,
+    /// The limit that ended it, if one did.
+    pub cause: Cell<Option<Cause>>,
+    /// The cluster.
+    pub cluster_config: RefCell<Option<Arc<Cluster>>>,
+    /// The route.
+    pub route: RefCell<Option<Arc<Route>>>,
+    /// What TLS showed of the upstream connection.
+    pub upstream_tls: RefCell<Option<Arc<TlsInfo>>>,
+    /// Id of the upstream connection; 0 before there is one.
+    pub upstream_connection: Cell<u64>,
+    /// Endpoints of tries before the last one, with the ids of their connections.
+    pub earlier_tries: RefCell<Vec<(Arc<Host>, u64)>>,
 }
 
 impl StreamInfo {
@@ -200,7 +241,36 @@ impl StreamInfo {
             health_check: Cell::new(false),
             grpc_messages: Cell::new(None),
             filter_state: RefCell::default(),
+            head_duration: Cell::new(Duration::ZERO),
+            moments: Moments::default(),
+            cause: Cell::new(None),
+            cluster_config: RefCell::new(None),
+            route: RefCell::new(None),
+            upstream_tls: RefCell::new(None),
+            upstream_connection: Cell::new(0),
+            earlier_tries: RefCell::default(),
         }
+    }
+
+    /// Records that something happened at `at`.
+    pub fn reached(&self, milestone: Milestone, at: Instant) {
+        self.moments.set(milestone, self.start, at);
+    }
+
+    /// A try at an endpoint begins.
+    pub fn begin_try(&self, host: &Arc<Host>) {
+        self.attempts.set(self.attempts.get() + 1);
+        let earlier = self.upstream_host.replace(Some(Arc::clone(host)));
+        let connection = self.upstream_connection.replace(0);
+        if let Some(earlier) = earlier.filter(|_| self.attempts.get() > 1) {
+            self.earlier_tries.borrow_mut().push((earlier, connection));
+        }
+    }
+
+    /// The cluster that the stream goes to.
+    pub fn set_cluster(&self, cluster: &Arc<Cluster>) {
+        *self.cluster.borrow_mut() = Some(Arc::clone(&cluster.stat_name));
+        *self.cluster_config.borrow_mut() = Some(Arc::clone(cluster));
     }
 
     /// Adds a response flag.
@@ -294,6 +364,41 @@ macro_rules! response_flags {
             }
         }
     };
+}
+
+impl ResponseFlag {
+    /// The bit that Envoy has for it. Source: Envoy's `CoreResponseFlag`.
+    pub fn bit(self) -> u64 {
+        let position = match self {
+            ResponseFlag::FailedLocalHealthCheck => 0,
+            ResponseFlag::NoHealthyUpstream => 1,
+            ResponseFlag::UpstreamRequestTimeout => 2,
+            ResponseFlag::LocalReset => 3,
+            ResponseFlag::UpstreamRemoteReset => 4,
+            ResponseFlag::UpstreamConnectionFailure => 5,
+            ResponseFlag::UpstreamConnectionTermination => 6,
+            ResponseFlag::UpstreamOverflow => 7,
+            ResponseFlag::NoRouteFound => 8,
+            ResponseFlag::DelayInjected => 9,
+            ResponseFlag::FaultInjected => 10,
+            ResponseFlag::RateLimited => 11,
+            ResponseFlag::UnauthorizedExternalService => 12,
+            ResponseFlag::RateLimitServiceError => 13,
+            ResponseFlag::DownstreamConnectionTermination => 14,
+            ResponseFlag::UpstreamRetryLimitExceeded => 15,
+            ResponseFlag::StreamIdleTimeout => 16,
+            ResponseFlag::DownstreamProtocolError => 18,
+            ResponseFlag::DurationTimeout => 22,
+            ResponseFlag::UpstreamProtocolError => 23,
+            ResponseFlag::NoClusterFound => 24,
+            ResponseFlag::OverloadManagerTerminated => 25,
+            ResponseFlag::DnsResolutionFailed => 26,
+            ResponseFlag::DropOverload => 27,
+            ResponseFlag::DownstreamRemoteReset => 28,
+            ResponseFlag::NoFilterConfigFound => 21,
+        };
+        1 << position
+    }
 }
 
 response_flags! {

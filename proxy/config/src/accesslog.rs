@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cel::Expression;
 use crate::format::Format;
+use crate::matching::MetadataMatcher;
 use crate::source::GrpcService;
 use crate::units::RuntimeFraction;
 
@@ -43,8 +45,8 @@ pub enum AccessLogSink {
 /// A line format.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LogFormat {
-    /// Text, with its line end if it has one.
-    Text(Format),
+    /// Text, with its line end if it has one; nothing stands for what is absent if `omit_empty`.
+    Text { format: Format, omit_empty: bool },
     /// One JSON object a line; key order as configured (sorted by name, as Envoy does).
     Json { fields: Vec<(String, JsonFormat)>, omit_empty: bool },
 }
@@ -110,6 +112,12 @@ pub enum AccessLogFilter {
     ResponseFlag(Vec<String>),
     /// The gRPC status is one of these (or not).
     GrpcStatus { codes: Vec<u32>, exclude: bool },
+    /// Dynamic metadata matches; `if_absent` is what holds where there is none, or no matcher.
+    Metadata { matcher: Option<Box<MetadataMatcher>>, if_absent: bool },
+    /// The entry is of one of these types (`envoy.data.accesslog.v3.AccessLogType`), or not.
+    LogType { types: Vec<i32>, exclude: bool },
+    /// An expression is true.
+    Expression(Arc<Expression>),
 }
 
 /// Source: `ComparisonFilter`.

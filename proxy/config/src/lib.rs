@@ -11,6 +11,7 @@ pub mod accesslog;
 pub mod address;
 mod address_parse;
 pub mod bootstrap;
+pub mod cel;
 pub mod cluster;
 mod context;
 mod decide;

@@ -28,6 +28,17 @@ pub(crate) fn by_namespace(wire: core::Metadata) -> Namespaces {
     filter_metadata.into_iter().map(|(name, wire)| (name, object(wire))).collect()
 }
 
+/// All metadata that is kept as it came; none if it is malformed.
+pub fn encoded(encoded: &[u8]) -> Namespaces {
+    core::Metadata::decode(encoded).map(by_namespace).unwrap_or_default()
+}
+
+/// A namespace of metadata that is kept as it came (`envoy.config.core.v3.Metadata`).
+pub fn encoded_namespace(encoded: &[u8], namespace: &str) -> Option<MetadataMap> {
+    let mut metadata = core::Metadata::decode(encoded).ok()?;
+    metadata.filter_metadata.remove(namespace).map(object)
+}
+
 /// A struct as an object; its keys in order.
 pub fn object(wire: pb::Struct) -> MetadataMap {
     let mut fields: Vec<_> = wire.fields.into_iter().collect();

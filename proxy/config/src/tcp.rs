@@ -32,6 +32,10 @@ pub struct TcpProxy {
     pub access_logs: Vec<Arc<AccessLog>>,
     /// Also written at this interval while the connection lasts.
     pub access_log_flush_interval: Option<Duration>,
+    /// An entry is written when there is an upstream connection.
+    pub log_on_connected: bool,
+    /// An entry is written when the connection begins.
+    pub log_on_start: bool,
 }
 
 /// One cluster, or several by weight.

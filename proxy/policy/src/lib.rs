@@ -9,6 +9,7 @@ pub mod admission;
 pub mod balance;
 pub mod bandwidth;
 pub mod breaker;
+pub mod cel;
 pub mod filter_chain;
 pub mod gradient;
 pub mod happy_eyeballs;

@@ -23,6 +23,7 @@ use super::facts::{Facts, LogType};
 use super::format::{Given, write_operator};
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{Version, joined};
+use crate::moments::Milestone;
 use crate::stream::{ConnectionInfo, ResponseFlag, ResponseFlags, TlsInfo};
 
 /// One entry.
@@ -76,6 +77,10 @@ impl Entry {
 fn common(facts: &Facts<'_>) -> data::AccessLogCommon {
     let (info, connection) = (facts.info, facts.connection);
     let since_start = |instant: Option<Instant>| instant.map(|instant| duration(facts.since_start(instant)));
+    let moment = |milestone| {
+        let offset = u64::try_from(info.moments.offset(milestone)?).unwrap_or(0);
+        Some(duration(Duration::from_nanos(offset)))
+    };
     let host = info.upstream_host.borrow();
     data::AccessLogCommon {
         // Not filled in by Envoy either.
@@ -85,12 +90,11 @@ fn common(facts: &Facts<'_>) -> data::AccessLogCommon {
         tls_properties: connection.tls.as_ref().map(|tls| self::tls(tls, connection)),
         start_time: Some(timestamp(facts)),
         time_to_last_rx_byte: since_start(info.request_end.get()),
-        // Writes to the upstream and the last byte from it are not timed.
-        time_to_first_upstream_tx_byte: None,
-        time_to_last_upstream_tx_byte: None,
+        time_to_first_upstream_tx_byte: moment(Milestone::UpstreamTxBegin),
+        time_to_last_upstream_tx_byte: moment(Milestone::UpstreamTxEnd),
         time_to_first_upstream_rx_byte: since_start(info.response_start.get()),
-        time_to_last_upstream_rx_byte: None,
-        time_to_first_downstream_tx_byte: None,
+        time_to_last_upstream_rx_byte: moment(Milestone::UpstreamRxEnd),
+        time_to_first_downstream_tx_byte: moment(Milestone::DownstreamTxBegin),
         time_to_last_downstream_tx_byte: since_start(info.end.get()),
         upstream_remote_address: host.as_ref().map(|host| address(&host.address)),
         upstream_local_address: info.upstream_local.get().map(|local| address(&Address::Ip(local))),
@@ -151,7 +155,7 @@ fn response(config: &GrpcAccessLog, facts: &Facts<'_>) -> data::HttpResponseProp
         response_body_bytes: info.bytes_sent.get(),
         response_headers: headers(facts.response.map(|response| &response.headers), &config.response_headers),
         response_trailers: headers(facts.trailers, &config.response_trailers),
-        response_code_details: operator(&Operator::ResponseCodeDetails, facts),
+        response_code_details: operator(&Operator::ResponseCodeDetails { blanks: false }, facts),
         upstream_header_bytes_received: 0,
         downstream_header_bytes_sent: 0,
     }
@@ -267,7 +271,7 @@ fn value(value: &serde_json::Value) -> google::Value {
     google::Value { kind: Some(kind) }
 }
 
-fn log_type(log_type: LogType) -> data::AccessLogType {
+pub(super) fn log_type(log_type: LogType) -> data::AccessLogType {
     match log_type {
         LogType::NotSet => data::AccessLogType::NotSet,
         LogType::TcpUpstreamConnected => data::AccessLogType::TcpUpstreamConnected,
@@ -277,6 +281,10 @@ fn log_type(log_type: LogType) -> data::AccessLogType {
         LogType::DownstreamStart => data::AccessLogType::DownstreamStart,
         LogType::DownstreamPeriodic => data::AccessLogType::DownstreamPeriodic,
         LogType::DownstreamEnd => data::AccessLogType::DownstreamEnd,
+        LogType::DownstreamTunnelEstablished => data::AccessLogType::DownstreamTunnelSuccessfullyEstablished,
+        LogType::UpstreamPoolReady => data::AccessLogType::UpstreamPoolReady,
+        LogType::UpstreamPeriodic => data::AccessLogType::UpstreamPeriodic,
+        LogType::UpstreamEnd => data::AccessLogType::UpstreamEnd,
     }
 }
 

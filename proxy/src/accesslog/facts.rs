@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use outrigger_config::address::Address;
 use outrigger_policy::trace::Identity;
 
+use super::entry;
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::stream::{ConnectionInfo, StreamInfo, WallClock};
@@ -124,6 +125,14 @@ pub enum LogType {
     DownstreamPeriodic,
     /// A request is over.
     DownstreamEnd,
+    /// A tunnel was granted.
+    DownstreamTunnelEstablished,
+    /// A try got its connection.
+    UpstreamPoolReady,
+    /// A try lasts.
+    UpstreamPeriodic,
+    /// A try is over.
+    UpstreamEnd,
 }
 
 impl LogType {
@@ -138,6 +147,15 @@ impl LogType {
             LogType::DownstreamStart => "DownstreamStart",
             LogType::DownstreamPeriodic => "DownstreamPeriodic",
             LogType::DownstreamEnd => "DownstreamEnd",
+            LogType::DownstreamTunnelEstablished => "DownstreamTunnelSuccessfullyEstablished",
+            LogType::UpstreamPoolReady => "UpstreamPoolReady",
+            LogType::UpstreamPeriodic => "UpstreamPeriodic",
+            LogType::UpstreamEnd => "UpstreamEnd",
         }
+    }
+
+    /// As the API numbers it.
+    pub fn number(self) -> i32 {
+        entry::log_type(self).into()
     }
 }

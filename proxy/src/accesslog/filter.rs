@@ -3,11 +3,12 @@
 //! Owns the evaluation of filters. Never draws random numbers and never formats.
 
 use outrigger_config::accesslog::{AccessLogFilter, Comparison, ComparisonOperator};
+use outrigger_config::matching::lookup;
 use outrigger_config::units::RuntimeFraction;
 use outrigger_policy::route::header_matches;
 
 use super::facts::Facts;
-use super::grpc_status;
+use super::{attributes, grpc_status};
 use crate::graph::RuntimeSnapshot;
 use crate::http::headers::HeaderId;
 
@@ -62,6 +63,19 @@ pub fn passes(filter: &AccessLogFilter, facts: &Facts<'_>, random: u64, runtime:
             let status = grpc_status::of(facts).unwrap_or(grpc_status::UNKNOWN);
             codes.iter().any(|code| i64::from(*code) == status) != *exclude
         }
+        AccessLogFilter::Metadata { matcher, if_absent } => match matcher {
+            Some(matcher) => {
+                let metadata = facts.info.dynamic_metadata.borrow();
+                let namespace = metadata.get(&*matcher.filter);
+                match lookup(namespace, &matcher.path) {
+                    Some(_) => matcher.matches(namespace),
+                    None => *if_absent,
+                }
+            }
+            None => *if_absent,
+        },
+        AccessLogFilter::LogType { types, exclude } => types.contains(&facts.log_type.number()) != *exclude,
+        AccessLogFilter::Expression(expression) => attributes::holds(expression, facts),
     }
 }
 

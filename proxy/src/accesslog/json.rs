@@ -6,7 +6,7 @@ use outrigger_config::accesslog::JsonFormat;
 use outrigger_config::format::{Format, FormatPart};
 
 use super::facts::Facts;
-use super::format::{Given, write_operator};
+use super::format::{Given, write_as_text, write_operator};
 use super::number::push_float;
 
 /// Writes one entry with its line end. `omit_empty` leaves out what is absent, and objects that have nothing in them.
@@ -89,7 +89,7 @@ fn text(format: &Format, omit_empty: bool, facts: &Facts<'_>, out: &mut Vec<u8>)
             match part {
                 FormatPart::Literal(text) => out.extend_from_slice(text.as_bytes()),
                 FormatPart::Operator { operator, max_bytes } => {
-                    let given = write_operator(operator, *max_bytes, facts, out);
+                    let given = write_as_text(operator, *max_bytes, facts, out);
                     if given == Given::Absent && !omit_empty {
                         out.push(b'-');
                     }

@@ -4,6 +4,9 @@
 //! buffer, written by others. A worker never waits for a disk or a peer. Never decides what is worth knowing about a stream
 //! (see [`crate::stream`]).
 
+pub(crate) mod attributes;
+mod certificates;
+mod durations;
 pub(crate) mod entry;
 mod facts;
 mod file;
@@ -13,13 +16,16 @@ mod grpc_status;
 mod json;
 mod lines;
 mod manager;
+mod metadata;
 mod number;
+mod request_parts;
 mod service;
 mod stats;
 mod time;
+mod upstream;
 
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;
 
@@ -119,7 +125,8 @@ pub fn write_text(format: &LogFormat, facts: &Facts<'_>, text: &mut Vec<u8>) {
 
 fn write_line(format: &LogFormat, facts: &Facts<'_>, line: &mut Vec<u8>) {
     match format {
-        LogFormat::Text(format) => format::write(format, facts, line),
+        LogFormat::Text { format, omit_empty: false } => format::write(format, facts, line),
+        LogFormat::Text { format, omit_empty: true } => format::write_header(format, facts, line),
         LogFormat::Json { fields, omit_empty } => json::write(fields, *omit_empty, facts, line),
     }
 }

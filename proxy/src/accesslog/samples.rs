@@ -124,6 +124,7 @@ impl Sample {
             application_protocols: Vec::new(),
             filter_chain: "fc".into(),
             tls: None,
+            socket_local: None,
             local_restored: false,
             proxy_tlvs: None,
             tls_fingerprints: None,
@@ -186,7 +187,7 @@ pub fn access_log(sink: AccessLogSink, filter: Option<AccessLogFilter>) -> Arc<A
 
 /// A sink that writes text to a file.
 pub fn file_sink(path: &std::path::Path, text: &str) -> AccessLogSink {
-    AccessLogSink::File { path: path.to_owned(), format: LogFormat::Text(format(text)) }
+    AccessLogSink::File { path: path.to_owned(), format: LogFormat::Text { format: format(text), omit_empty: false } }
 }
 
 /// A runtime without values.

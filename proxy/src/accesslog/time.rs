@@ -2,7 +2,7 @@
 //!
 //! Owns the strftime subset. Never does calendar arithmetic, and never reads a clock.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::number::{push, push_padded};
 use crate::calendar::Moment;
@@ -11,15 +11,24 @@ use crate::calendar::Moment;
 ///
 /// Besides strftime's conversions there are `%3f`, `%6f`, `%9f` (as many digits of the fraction of the second, nine for
 /// `%f`) and `%E3S` (seconds with a fraction). A conversion that is not known is written as it stands.
-pub(super) fn write(format: Option<&str>, time: SystemTime, out: &mut Vec<u8>) {
-    let time = Written(Moment::of(time));
+/// In the time zone of this machine if `local`, else in UTC.
+pub(super) fn write(format: Option<&str>, time: SystemTime, local: bool, out: &mut Vec<u8>) {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let zone = if local { outrigger_sys::time_zone::offset_seconds(seconds) } else { 0 };
+    let shift = Duration::from_secs(zone.unsigned_abs().into());
+    let shown = if zone < 0 { time.checked_sub(shift) } else { time.checked_add(shift) }.unwrap_or(time);
+    let time = Written { at: Moment::of(shown), seconds, zone };
     let Some(format) = format else {
         time.date(b'-', out);
         out.push(b'T');
         time.clock(out);
         out.push(b'.');
         time.fraction(3, out);
-        out.push(b'Z');
+        if local {
+            time.zone(true, out);
+        } else {
+            out.push(b'Z');
+        }
         return;
     };
     let mut rest = format;
@@ -36,7 +45,13 @@ pub(super) fn write(format: Option<&str>, time: SystemTime, out: &mut Vec<u8>) {
 }
 
 /// A moment that is being written.
-struct Written(Moment);
+struct Written {
+    at: Moment,
+    /// Since 1970, wherever.
+    seconds: u64,
+    /// Seconds east of Greenwich.
+    zone: i32,
+}
 
 impl Written {
     /// Writes what the conversion at the beginning of `directive` (without its `%`) stands for; returns its length, or 0
@@ -53,13 +68,13 @@ impl Written {
                 return 3;
             }
             [b'E', digits @ b'1'..=b'9', b'S', ..] => {
-                push_two(self.0.second, out);
+                push_two(self.at.second, out);
                 out.push(b'.');
                 self.fraction(digits - b'0', out);
                 return 3;
             }
             [b'E', b'z', ..] => {
-                out.extend_from_slice(b"+00:00");
+                self.zone(true, out);
                 return 2;
             }
             [conversion, ..] => return self.conversion(*conversion, out),
@@ -69,7 +84,7 @@ impl Written {
     }
 
     fn conversion(&self, conversion: u8, out: &mut Vec<u8>) -> usize {
-        let at = &self.0;
+        let at = &self.at;
         let (month, weekday) = (at.month_name().as_bytes(), at.weekday_name().as_bytes());
         match conversion {
             b'Y' => push(at.year, out),
@@ -85,7 +100,7 @@ impl Written {
             b'l' => push_padded(at.hour_of_12(), 2, b' ', out),
             b'M' => push_two(at.minute, out),
             b'S' => push_two(at.second, out),
-            b's' => push(at.since_epoch.as_secs(), out),
+            b's' => push(self.seconds, out),
             b'p' => out.extend_from_slice(if at.hour < 12 { b"AM" } else { b"PM" }),
             b'P' => out.extend_from_slice(if at.hour < 12 { b"am" } else { b"pm" }),
             b'a' => out.extend_from_slice(&weekday[..3]),
@@ -119,7 +134,7 @@ impl Written {
                 out.push(b' ');
                 push(at.year, out);
             }
-            b'z' => out.extend_from_slice(b"+0000"),
+            b'z' => self.zone(false, out),
             b'Z' => out.extend_from_slice(b"UTC"),
             b't' => out.push(b'\t'),
             b'n' => out.push(b'\n'),
@@ -129,25 +144,35 @@ impl Written {
         1
     }
 
+    fn zone(&self, colon: bool, out: &mut Vec<u8>) {
+        out.push(if self.zone < 0 { b'-' } else { b'+' });
+        let minutes = u64::from(self.zone.unsigned_abs()) / 60;
+        push_two(minutes / 60, out);
+        if colon {
+            out.push(b':');
+        }
+        push_two(minutes % 60, out);
+    }
+
     fn date(&self, separator: u8, out: &mut Vec<u8>) {
-        push_padded(self.0.year, 4, b'0', out);
+        push_padded(self.at.year, 4, b'0', out);
         out.push(separator);
-        push_two(self.0.month, out);
+        push_two(self.at.month, out);
         out.push(separator);
-        push_two(self.0.day, out);
+        push_two(self.at.day, out);
     }
 
     fn clock(&self, out: &mut Vec<u8>) {
-        push_two(self.0.hour, out);
+        push_two(self.at.hour, out);
         out.push(b':');
-        push_two(self.0.minute, out);
+        push_two(self.at.minute, out);
         out.push(b':');
-        push_two(self.0.second, out);
+        push_two(self.at.second, out);
     }
 
     /// The first `digits` (1 to 9) digits of the fraction of the second, cut and not rounded.
     fn fraction(&self, digits: u8, out: &mut Vec<u8>) {
-        let value = self.0.since_epoch.subsec_nanos() / 10u32.pow(9 - u32::from(digits.min(9)));
+        let value = self.at.since_epoch.subsec_nanos() / 10u32.pow(9 - u32::from(digits.min(9)));
         push_padded(u64::from(value), usize::from(digits), b'0', out);
     }
 }
@@ -167,7 +192,7 @@ mod tests {
     fn at(seconds: u64, nanoseconds: u32, format: &str) -> String {
         let mut out = Vec::new();
         let format = if format.is_empty() { None } else { Some(format) };
-        write(format, UNIX_EPOCH + Duration::new(seconds, nanoseconds), &mut out);
+        write(format, UNIX_EPOCH + Duration::new(seconds, nanoseconds), false, &mut out);
         String::from_utf8(out).unwrap()
     }
 

@@ -33,6 +33,7 @@ impl Access {
             application_protocols: Vec::new(),
             filter_chain: "".into(),
             tls: None,
+            socket_local: None,
             local_restored: false,
             proxy_tlvs: None,
             tls_fingerprints: None,

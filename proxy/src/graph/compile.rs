@@ -128,7 +128,7 @@ impl Application {
 impl HttpNode {
     /// The same, with other discovered filters.
     fn with_discovered(&self, discovered: Vec<Option<Arc<Extension>>>) -> Self {
-        let Self { config, routes, access_logs, listener, direction, tracer, discovered: _ } = self;
+        let Self { config, routes, access_logs, upstream_logs, listener, direction, tracer, discovered: _ } = self;
         let routes = match routes {
             Routes::Inline(table) => Routes::Inline(Arc::clone(table)),
             Routes::Discovered(name) => Routes::Discovered(Arc::clone(name)),
@@ -139,6 +139,7 @@ impl HttpNode {
             config,
             routes,
             access_logs: access_logs.clone(),
+            upstream_logs: upstream_logs.clone(),
             listener,
             direction: *direction,
             tracer: tracer.clone(),
@@ -380,6 +381,12 @@ impl Chain<'_> {
                     RouteSource::Scoped(scoped) => Routes::Scoped(self.scopes(scoped)),
                 };
                 let access_logs = logs(&config.access_logs, &place, self.surroundings)?;
+                let router = config.filters.iter().find_map(|filter| match &filter.config {
+                    HttpFilterConfig::Router(router) => Some(router),
+                    _ => None,
+                });
+                let upstream_logs = router.map_or(&[][..], |router| &router.upstream_logs);
+                let upstream_logs = logs(upstream_logs, &place, self.surroundings)?;
                 let (config, listener) = (Arc::clone(config), Arc::clone(self.listener));
                 let discovered = inputs.http_discovered.clone();
                 let tracer = config.tracing.as_deref().and_then(self.surroundings.open_tracer);
@@ -388,6 +395,7 @@ impl Chain<'_> {
                     config,
                     routes,
                     access_logs,
+                    upstream_logs,
                     listener,
                     direction,
                     tracer,

@@ -360,6 +360,7 @@ pub(crate) mod tests {
             retry_budget: None,
         };
         Cluster {
+            metadata: None,
             name: name.into(),
             stat_name: name.into(),
             discovery,

@@ -145,6 +145,8 @@ pub struct HttpNode {
     pub routes: Routes,
     /// For each request.
     pub access_logs: Vec<Arc<AccessLogger>>,
+    /// For each try.
+    pub upstream_logs: Vec<Arc<AccessLogger>>,
     /// The listener that it is part of.
     pub listener: Arc<str>,
     /// Which way its traffic goes.

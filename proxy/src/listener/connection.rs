@@ -104,6 +104,7 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
     };
     let chain = choose(&accepted, &findings);
     let Accepted { worker, node, socket, local, remote, direct_remote, local_restored, start, place } = accepted;
+    let own = socket.local_address().map(Address::Ip).filter(|own| *own != local).map(Box::new);
     let mut info = ConnectionInfo {
         id: worker.process.next_connection_id(),
         start,
@@ -115,6 +116,7 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         application_protocols: findings.application_protocols,
         filter_chain: chain.as_ref().map_or_else(|| "".into(), |chain| Arc::clone(&chain.config.name)),
         tls: None,
+        socket_local: own,
         local_restored,
         proxy_tlvs: findings.proxy_tlvs,
         tls_fingerprints: findings.fingerprints,
@@ -126,13 +128,16 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         log_refused(&worker, &node, &info, &Refusal::Unmatched);
         return None;
     };
-    let (io, tls) = match secure(&worker, &node, &chain, socket, &info, &stats).await {
+    let (io, mut tls) = match secure(&worker, &node, &chain, socket, &info, &stats).await {
         Ok(secured) => secured,
         Err(failure) => {
             log_refused(&worker, &node, &info, &Refusal::Handshake(failure));
             return None;
         }
     };
+    if let Some(tls) = &mut tls {
+        tls.handshake = start.elapsed();
+    }
     info.tls = tls;
     let info = Rc::new(info);
     let buffer_limit = node.config.per_connection_buffer_limit_bytes;

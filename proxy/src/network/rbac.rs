@@ -6,11 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_config::address::Address;
+use outrigger_config::cel::Expression;
 use outrigger_config::rbac::{MetadataSource, NetworkRbac};
 use outrigger_config::tls::SanMatcher;
 use outrigger_policy::rbac::{Facts, LookAt, NoRequest, Peer, decide};
 
 use super::Refusal;
+use crate::accesslog::attributes;
 use crate::rbac::{self, NETWORK_NAMESPACE};
 use crate::stream::ConnectionInfo;
 use crate::tls::peer_has_name;
@@ -115,6 +117,10 @@ impl Facts for ConnectionFacts<'_> {
             // A connection has no route.
             MetadataSource::Route => false,
         }
+    }
+
+    fn holds(&self, condition: &Expression) -> bool {
+        attributes::holds_of_connection(condition, self.0)
     }
 
     fn filter_state(&self, key: &str, look: &mut dyn FnMut(Option<&str>) -> bool) -> bool {

@@ -25,14 +25,17 @@ use super::direction::Traffic;
 use super::relay::{End, Relay, Side};
 use super::stats::TcpStats;
 use crate::accesslog::{Facts, LogType};
+use crate::explain::Cause;
 use crate::graph::TcpNode;
 use crate::health::{failed, observe};
+use crate::moments::Milestone;
 use crate::network::{Refusal, TCP_PROXY_CLUSTER};
 use crate::overload::Hook;
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
+use crate::trace::Opening;
 use crate::upstream::admission::{Admitted, OwnEndpoint, Refused, Seeker, Wish};
 use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
-use crate::upstream::connect::{ConnectError, Counted, Means, connect, take_place};
+use crate::upstream::connect::{ConnectError, Counted, Full, Means, connect, take_place};
 use crate::upstream::dns_cache::{DYNAMIC_HOST, DYNAMIC_PORT, Lookup, NoAddress};
 use crate::upstream::feedback::{Unanswered, Watch};
 use crate::upstream::gate::Place;
@@ -53,6 +56,9 @@ pub async fn serve(
     buffer_limit: u32,
 ) {
     let session = Session::new(worker, node, connection, registered, buffer_limit);
+    if session.node.config.log_on_start {
+        session.log(LogType::TcpConnectionStart);
+    }
     // Connecting, with TLS, needs far more memory than what follows, so it is not part of this future.
     let mut connecting = Box::pin(session.connect(&mut io));
     let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
@@ -174,16 +180,23 @@ impl Session {
                 self.info.flag(ResponseFlag::UpstreamOverflow);
                 return None;
             }
-            let Ok(counted) = take_place(&cluster, &host, Priority::Default, false) else {
-                self.info.flag(ResponseFlag::UpstreamOverflow);
-                return None;
+            let counted = match take_place(&cluster, &host, Priority::Default, false) {
+                Ok(counted) => counted,
+                Err(full) => {
+                    self.info.flag(ResponseFlag::UpstreamOverflow);
+                    self.info.cause.set(full_cause(&cluster, full));
+                    return None;
+                }
             };
-            self.info.attempts.set(self.info.attempts.get() + 1);
-            *self.info.upstream_host.borrow_mut() = Some(Arc::clone(&host.host));
+            self.info.begin_try(&host.host);
             cluster.stats.upstream_rq_pending_total.increment();
             let watch = Watch::begin(&host);
+            self.info.moments.begin_try();
+            self.info.cause.set(None);
+            self.info.reached(Milestone::UpstreamBegin, counted.start());
             match connect(&counted, &Means { downstream: Some(&self.connection), ..Means::default() }).await {
                 Ok(connected) => {
+                    self.note_connected(&counted);
                     observe::connected(&self.worker.process, &host);
                     watch.answered(&host, false, None);
                     return Some((connected.begin(&self.worker, &counted), ActiveSession::new(counted, place)));
@@ -229,7 +242,7 @@ impl Session {
             None => &**self.node.config.target.pick(self.worker.random.next()),
         };
         let node = graph.clusters.get(name)?;
-        *self.info.cluster.borrow_mut() = Some(Arc::clone(&node.config.stat_name));
+        self.info.set_cluster(&node.config);
         Some(self.worker.clusters.get(&self.worker, node))
     }
 
@@ -316,7 +329,27 @@ impl Session {
         }
     }
 
+    fn note_connected(&self, counted: &Counted) {
+        self.info.upstream_connection.set(counted.id());
+        *self.info.upstream_tls.borrow_mut() = counted.tls().cloned();
+        let Opening { start, connected, ready, secure } = counted.opening();
+        self.info.reached(Milestone::ConnectBegin, start);
+        if let Some(connected) = connected {
+            self.info.reached(Milestone::Connected, connected);
+        }
+        if let Some(ready) = ready {
+            self.info.reached(Milestone::PoolReady, ready);
+            if secure {
+                self.info.reached(Milestone::HandshakeEnd, ready);
+            }
+        }
+    }
+
     fn note_failure(&self, cluster: &WorkerCluster, error: &ConnectError) {
+        if matches!(error, ConnectError::Timeout) {
+            let limit = Some(cluster.node().config.connect_timeout);
+            self.info.cause.set(Some(Cause::Time { limit, field: "Cluster.connect_timeout" }));
+        }
         self.info.flag(ResponseFlag::UpstreamConnectionFailure);
         cluster.stats.upstream_rq_pending_failure_eject.increment();
         *self.info.upstream_failure.borrow_mut() = Some(error.to_string().into());
@@ -326,6 +359,9 @@ impl Session {
     async fn relay(&self, downstream: Io, upstream: Io, active: ActiveSession) {
         if !self.node.access_logs.is_empty() {
             self.info.upstream_local.set(upstream.socket().local_address());
+        }
+        if self.node.config.log_on_connected {
+            self.log(LogType::TcpUpstreamConnected);
         }
         let limit = self.buffer_limit(active.counted.host().node.config.per_connection_buffer_limit_bytes);
         let mut relay = Relay::new(downstream, upstream, limit);
@@ -437,10 +473,17 @@ impl Session {
 
     fn note(&self, interrupt: Interrupt) {
         match interrupt {
-            Interrupt::Idle => self.stats.idle_timeout.increment(),
+            Interrupt::Idle => {
+                self.stats.idle_timeout.increment();
+                let limit = self.node.config.idle_timeout;
+                self.info.cause.set(Some(Cause::Time { limit, field: "TcpProxy.idle_timeout" }));
+            }
             Interrupt::Duration => {
                 self.stats.max_downstream_connection_duration.increment();
                 self.info.flag(ResponseFlag::DurationTimeout);
+                let limit = self.node.config.max_downstream_connection_duration;
+                let field = "TcpProxy.max_downstream_connection_duration";
+                self.info.cause.set(Some(Cause::Time { limit, field }));
             }
             Interrupt::Drained | Interrupt::EndpointFailed | Interrupt::EndpointGone => {}
         }
@@ -457,6 +500,16 @@ impl Session {
             logger.log(&facts, self.worker.random.next(), &*graph.runtime);
         }
     }
+}
+
+/// The limit on connections that is reached.
+fn full_cause(cluster: &WorkerCluster, full: Full) -> Option<Cause> {
+    let breakers = &cluster.node().config.circuit_breakers;
+    let (limit, field) = match full {
+        Full::Cluster => (breakers.default.max_connections, "CircuitBreakers.thresholds.max_connections"),
+        Full::Host => (breakers.per_host_max_connections?, "CircuitBreakers.per_host_thresholds.max_connections"),
+    };
+    Some(Cause::Count { limit, field })
 }
 
 /// An endpoint that has acknowledged nothing for this long is gone. A limit of the system itself (TCP_USER_TIMEOUT) would

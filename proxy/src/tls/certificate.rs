@@ -71,6 +71,23 @@ pub fn certificate_details(pem: &[u8]) -> Result<Vec<CertificateFacts>, TlsError
         .map_err(|reason| TlsError::Chain { place: "inline".to_owned(), reason })
 }
 
+/// What may be said of a certificate.
+pub struct CertificateReport {
+    /// Names, serial number and validity.
+    pub facts: CertificateFacts,
+    /// RFC 2253.
+    pub subject: String,
+    /// RFC 2253.
+    pub issuer: String,
+}
+
+/// Reads DER; `None` if it is no certificate.
+pub fn certificate_report(der: &[u8]) -> Option<CertificateReport> {
+    let parsed = Parsed::read(der).ok()?;
+    let body = &parsed.certificate.tbs_certificate;
+    Some(CertificateReport { facts: parsed.facts(), subject: rfc2253(&body.subject), issuer: rfc2253(&body.issuer) })
+}
+
 /// The certificates in `pem`, at least one.
 pub(super) fn read_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain = CertificateDer::pem_slice_iter(pem)

@@ -11,6 +11,7 @@ use outrigger_config::tls::{CommonTls, TlsCertificate, UpstreamTls, Validation};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -48,6 +49,7 @@ pub struct ClientTls {
     local_uri_sans: Vec<String>,
     local_principal: Arc<str>,
     key_log: Option<KeyLog>,
+    local: Option<Arc<CertifiedKey>>,
 }
 
 impl ClientTls {
@@ -66,6 +68,7 @@ impl ClientTls {
         let identities = Identities::load(certificates, &provider, schemes.as_ref())?;
         let local_uri_sans = identities.uri_sans();
         let local_principal = identities.principal();
+        let local = identities.certified();
         warn_left_out(common);
         let nothing = Validation::default();
         let validation = validation.unwrap_or(&nothing);
@@ -100,6 +103,7 @@ impl ClientTls {
             local_uri_sans,
             local_principal,
             key_log: common.key_log.as_deref().map(KeyLog::open).transpose()?,
+            local,
         })
     }
 
@@ -152,7 +156,9 @@ impl ClientTls {
             None => connector.connect(name, io).await?,
             Some(list) => connector.with_alpn(list.to_vec()).connect(name, io).await?,
         };
-        let info = tls_info(stream.get_ref().1, Some(&self.verifier), &self.local_uri_sans, &self.local_principal);
+        let mut info = tls_info(stream.get_ref().1, Some(&self.verifier), &self.local_uri_sans, &self.local_principal);
+        info.local.clone_from(&self.local);
+        info.sni = Some(sent.into()).filter(|sent: &Box<str>| !sent.is_empty());
         Ok((stream, info))
     }
 

@@ -227,6 +227,11 @@ impl Identities {
         self.0.first().map(|identity| identity.uri_sans.clone()).unwrap_or_default()
     }
 
+    /// The first certificate, under the same reservation.
+    pub(super) fn certified(&self) -> Option<Arc<CertifiedKey>> {
+        self.0.first().map(|identity| Arc::clone(&identity.certified))
+    }
+
     /// What the first certificate is called; empty if there is none.
     pub(super) fn principal(&self) -> Arc<str> {
         self.0.first().map(|identity| Arc::clone(&identity.principal)).unwrap_or_else(|| "".into())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::{CommonState, HandshakeKind};
 
 use super::certificate::peer_certificate;
-use super::provider::{suite_name, version_name};
+use super::provider::{group_name, suite_name, version_name};
 use super::verify::PeerVerifier;
 use crate::stream::TlsInfo;
 
@@ -30,5 +30,8 @@ pub(super) fn tls_info(
         sni: None,
         resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
         stapling: None,
+        group: connection.negotiated_key_exchange_group().map_or("", |group| group_name(group.name())),
+        local: None,
+        handshake: std::time::Duration::ZERO,
     }
 }

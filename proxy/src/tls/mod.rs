@@ -22,7 +22,7 @@ mod tickets;
 mod trust;
 mod verify;
 
-pub use certificate::{CertificateFacts, SubjectAltName, certificate_details};
+pub use certificate::{CertificateFacts, CertificateReport, SubjectAltName, certificate_details, certificate_report};
 pub use client::{ClientTls, Peer};
 pub use error::{HandshakeError, HandshakeFailure, TlsError};
 pub use key_log::Ends;

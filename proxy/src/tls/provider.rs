@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use outrigger_config::tls::{CommonTls, TlsVersions};
+use rustls::NamedGroup;
 use rustls::crypto::aws_lc_rs::{cipher_suite as suites, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::version::{TLS12, TLS13};
@@ -75,6 +76,17 @@ pub(super) fn version_name(version: Option<ProtocolVersion>) -> &'static str {
     match version {
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
         Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "",
+    }
+}
+
+/// OpenSSL's name of a group.
+pub(super) fn group_name(group: NamedGroup) -> &'static str {
+    match group {
+        NamedGroup::X25519 => "X25519",
+        NamedGroup::secp256r1 => "P-256",
+        NamedGroup::secp384r1 => "P-384",
+        NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
         _ => "",
     }
 }

@@ -10,6 +10,7 @@ use std::{fmt, io};
 use outrigger_config::tls::{DownstreamTls, OcspPolicy, TicketKeys, TlsCertificate, Validation};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{Accepted, Acceptor, ClientHello, NoServerSessionStorage};
+use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::StartHandshake;
@@ -42,6 +43,7 @@ pub struct ServerTls {
     /// What the client says of OCSP matters.
     reads_hello: bool,
     key_log: Option<KeyLog>,
+    local: Option<Arc<CertifiedKey>>,
 }
 
 impl ServerTls {
@@ -86,6 +88,7 @@ impl ServerTls {
         let local_principal = identities.principal();
         let verifier = client_verifier(validation, *require_client_certificate, &provider, schemes)?;
         let binding = binding(validation, *require_client_certificate, &identities);
+        let local = identities.certified();
         let versions = versions(common.versions, &provider)?;
         let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&versions)?;
         let builder = match &verifier {
@@ -120,6 +123,7 @@ impl ServerTls {
             identities,
             ocsp_policy: *ocsp_policy,
             key_log: common.key_log.as_deref().map(KeyLog::open).transpose()?,
+            local,
         })
     }
 
@@ -164,6 +168,7 @@ impl ServerTls {
         let stream = start.into_stream(config).await?;
         let mut info =
             tls_info(stream.get_ref().1, self.verifier.as_deref(), &self.local_uri_sans, &self.local_principal);
+        info.local.clone_from(&self.local);
         info.sni = stream.get_ref().1.server_name().map(Into::into);
         info.stapling = stapling;
         Ok((stream, info))

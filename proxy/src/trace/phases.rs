@@ -16,6 +16,8 @@ pub struct Opening {
     pub start: Instant,
     /// The transport below TLS was connected; `None` if it never was.
     pub connected: Option<Instant>,
+    /// It was ready for requests; `None` if it never was.
+    pub ready: Option<Instant>,
     /// There was a TLS handshake then.
     pub secure: bool,
 }
@@ -30,8 +32,8 @@ pub fn queued(request: &Request<'_>, since: Instant, outcome: &'static str) {
     send(request, "queue", since, Instant::now(), tags);
 }
 
-/// A request that had asked for a connection at `began` has one, which was made for it if there is an `opening`.
-pub fn acquired(request: &Request<'_>, began: Instant, opening: Option<Opening>) {
+/// A request that had asked for a connection at `began` has one, which may have been made for it.
+pub fn acquired(request: &Request<'_>, began: Instant, opening: Opening) {
     if !is_verbose(request) {
         return;
     }
@@ -44,7 +46,7 @@ pub fn acquired(request: &Request<'_>, began: Instant, opening: Option<Opening>)
     };
     let now = Instant::now();
     // A connection that is older than the question was made for somebody else.
-    let Some(opening) = opening.filter(|opening| opening.start >= began) else {
+    let Some(opening) = Some(opening).filter(|opening| opening.start >= began) else {
         return send(request, "queue", began, now, reached());
     };
     if opening.start.saturating_duration_since(began) >= WORTH_TELLING {

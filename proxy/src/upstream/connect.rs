@@ -3,12 +3,12 @@
 //! Owns the way from an endpoint to a byte stream: limits, TCP or Unix, TLS, and the time all that may take. Never keeps
 //! connections (see `pool`).
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ use super::proxy_header;
 use super::stats::{ClusterStats, EndedBy};
 use crate::graph::ClusterShared;
 use crate::istio;
-use crate::stream::ConnectionInfo;
+use crate::stream::{ConnectionInfo, TlsInfo};
 use crate::tls::{Ends, HandshakeFailure, Peer};
 use crate::trace::Opening;
 use crate::worker::Worker;
@@ -84,6 +84,12 @@ pub struct Counted {
     key: Option<Box<ConnectionKey>>,
     /// Microseconds from the start until the transport below TLS was connected; 0 before.
     connected_after: Cell<u32>,
+    /// Microseconds from the start until it was ready for requests; 0 before.
+    ready_after: Cell<u32>,
+    /// Unique in the process.
+    id: u64,
+    /// What TLS showed.
+    tls: OnceCell<Arc<TlsInfo>>,
 }
 
 impl Counted {
@@ -127,19 +133,32 @@ impl Counted {
         self.start
     }
 
+    /// Unique in the process; never 0.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What TLS showed, if there was TLS.
+    pub fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        self.tls.get()
+    }
+
     /// When it was made.
     pub fn opening(&self) -> Opening {
-        let after = Some(self.connected_after.get()).filter(|after| *after > 0);
+        let after = |microseconds: &Cell<u32>| {
+            let after = Some(microseconds.get()).filter(|after| *after > 0)?;
+            Some(self.start + Duration::from_micros(after.into()))
+        };
         Opening {
             start: self.start,
-            connected: after.map(|after| self.start + Duration::from_micros(after.into())),
+            connected: after(&self.connected_after),
+            ready: after(&self.ready_after),
             secure: self.host.node.tls.get(self.host.host.transport).is_some(),
         }
     }
 
     fn set_connected(&self) {
-        let micros = u32::try_from(self.start.elapsed().as_micros()).unwrap_or(u32::MAX);
-        self.connected_after.set(micros.max(1));
+        self.connected_after.set(microseconds(self.start.elapsed()));
     }
 
     /// What is counted when it ends; that we ended it while it was idle, unless told otherwise.
@@ -218,6 +237,9 @@ pub fn take_place(
         permit: Some(permit),
         key: None,
         connected_after: Cell::new(0),
+        ready_after: Cell::new(0),
+        id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+        tls: OnceCell::new(),
     })
 }
 
@@ -227,6 +249,7 @@ pub struct Connected {
     pub io: Io,
     /// ALPN, if TLS negotiated one.
     pub alpn: Option<Vec<u8>>,
+    tls: Option<Arc<TlsInfo>>,
 }
 
 impl Connected {
@@ -237,6 +260,14 @@ impl Connected {
             None => self.io,
         }
     }
+}
+
+/// Ids of upstream connections.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// At least one, which stands for no time at all.
+fn microseconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX).max(1)
 }
 
 /// What a connection is made with, beside what the cluster says.
@@ -275,7 +306,15 @@ pub async fn connect(counted: &Counted, means: &Means<'_>) -> Result<Connected, 
         Err(_) => Err(ConnectError::Timeout),
     };
     match &result {
-        Ok(_) => cluster.stats.upstream_cx_connect_ms.record(counted.start().elapsed().as_millis() as u64),
+        Ok(connected) => {
+            if let Some(tls) = &connected.tls {
+                // Nobody else sets it.
+                let _ = counted.tls.set(Arc::clone(tls));
+            }
+            let after = counted.start().elapsed();
+            counted.ready_after.set(microseconds(after));
+            cluster.stats.upstream_cx_connect_ms.record(after.as_millis() as u64);
+        }
         Err(error) => {
             match error {
                 ConnectError::Timeout => cluster.stats.upstream_cx_connect_timeout.increment(),
@@ -297,7 +336,7 @@ async fn secure(
     means: &Means<'_>,
 ) -> Result<Connected, ConnectError> {
     let Some(tls) = node.tls.get(host.transport) else {
-        return Ok(Connected { io: Io::Plain(socket), alpn: None });
+        return Ok(Connected { io: Io::Plain(socket), alpn: None, tls: None });
     };
     let config = node.config.transports().nth(host.transport).and_then(UpstreamTransport::tls);
     let auto = config.is_some_and(|config| config.auto_host_sni && !host.hostname.is_empty());
@@ -310,7 +349,8 @@ async fn secure(
             if info.resumed {
                 stats.ssl_session_reused.increment();
             }
-            Ok(Connected { io: Io::TlsClient(Box::new(stream)), alpn: info.alpn })
+            let alpn = info.alpn.clone();
+            Ok(Connected { io: Io::TlsClient(Box::new(stream)), alpn, tls: Some(Arc::new(info)) })
         }
         Err(error) => {
             match error.failure() {

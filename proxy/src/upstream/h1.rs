@@ -21,7 +21,6 @@ use crate::http::h1::parse::{Framing, HeadError, Limits, LookedAt, ParsedRespons
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{Chunk, StreamError};
-use crate::trace::Opening;
 
 /// A connection that carries one request at a time.
 pub struct Connection {
@@ -191,9 +190,9 @@ impl Stream {
         self.reused && self.connection.link.totals().0 == self.totals_before.0
     }
 
-    /// When the connection was made; `None` if it has served requests before.
-    pub fn opening(&self) -> Option<Opening> {
-        (!self.reused).then(|| self.connection.counted.opening())
+    /// The connection, as it is counted.
+    pub fn counted(&self) -> &Counted {
+        &self.connection.counted
     }
 
     /// Our address.

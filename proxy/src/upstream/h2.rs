@@ -28,7 +28,6 @@ use crate::http::h2::{convert, keepalive};
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{Chunk, StreamError};
-use crate::trace::Opening;
 use crate::worker::Worker;
 use crate::worker::socket::Io;
 
@@ -261,9 +260,9 @@ impl Stream {
         }
     }
 
-    /// When the connection was made, maybe for another request.
-    pub fn opening(&self) -> Opening {
-        self.connection.counted.opening()
+    /// The connection, as it is counted.
+    pub fn counted(&self) -> &Counted {
+        &self.connection.counted
     }
 
     /// Our address.

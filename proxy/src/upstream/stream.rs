@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use outrigger_config::cluster::UpstreamHttp;
 
+use super::connect::Counted;
 use super::{h1, h2};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::Headers;
@@ -55,11 +56,13 @@ impl UpstreamStream {
     }
 
     /// When its connection was made.
-    pub fn opening(&self) -> Option<Opening> {
-        match self {
-            UpstreamStream::H1(stream) => stream.opening(),
-            UpstreamStream::H2(stream) => Some(stream.opening()),
-        }
+    pub fn opening(&self) -> Opening {
+        self.counted().opening()
+    }
+
+    /// Its connection, as it is counted.
+    pub fn counted(&self) -> &Counted {
+        each!(self, stream => stream.counted())
     }
 
     /// Bytes received and sent, where they are counted per request.

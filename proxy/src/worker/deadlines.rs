@@ -36,9 +36,11 @@ pub enum Limit {
     ConnectionDuration,
     /// An endpoint acknowledging what was sent to it.
     Acknowledgement,
+    /// No limit: an entry of a request that lasts is due.
+    LogFlush,
 }
 
-const LIMITS: [Limit; 9] = [
+const LIMITS: [Limit; 10] = [
     Limit::RequestHeaders,
     Limit::Request,
     Limit::StreamIdle,
@@ -48,6 +50,7 @@ const LIMITS: [Limit; 9] = [
     Limit::Idle,
     Limit::ConnectionDuration,
     Limit::Acknowledgement,
+    Limit::LogFlush,
 ];
 
 /// Free deadlines kept; more are freed.
@@ -95,6 +98,7 @@ impl Deadlines {
             Limit::Route,
             Limit::PerTry,
             Limit::StreamDuration,
+            Limit::LogFlush,
         ] {
             self.set(limit, None);
         }

@@ -47,6 +47,14 @@ impl Random {
     }
 }
 
+/// A version 4 UUID for whoever has no generator of a worker at hand.
+pub fn fresh_uuid() -> [u8; 36] {
+    thread_local! {
+        static RANDOM: Random = Random::new();
+    }
+    RANDOM.with(Random::uuid)
+}
+
 impl Default for Random {
     fn default() -> Self {
         Self::new()

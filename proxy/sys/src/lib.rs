@@ -10,6 +10,7 @@ pub mod process;
 pub mod sockopt;
 pub mod splice;
 pub mod tcp_info;
+pub mod time_zone;
 pub mod unix;
 
 use std::io;

@@ -2,11 +2,17 @@
 //!
 //! Owns how filters are checked. Never evaluates them.
 
+use std::sync::Arc;
+
 use outrigger_api::pb::envoy::config::accesslog::v3 as accesslog;
 use outrigger_api::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
+use outrigger_api::pb::envoy::data::accesslog::v3::AccessLogType;
+use outrigger_api::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
 
 use super::{AccessLogFilter, Comparison, ComparisonOperator};
+use crate::cel::Expression;
 use crate::decide::decide;
+use crate::matching::MetadataMatcher;
 use crate::rejection::{FieldPath, Parsed};
 use crate::units::{Fraction, RuntimeFraction};
 use crate::{route, wire};
@@ -47,9 +53,9 @@ pub(crate) fn filter(at: &FieldPath<'_>, wire: accesslog::AccessLogFilter) -> Pa
             response_flags(&at.field("response_flag_filter").field("flags"), flags)?
         }
         Some(FilterSpecifier::GrpcStatusFilter(wire)) => grpc_status(&at.field("grpc_status_filter"), wire)?,
-        Some(FilterSpecifier::ExtensionFilter(_)) => return Err(at.field("extension_filter").unsupported()),
-        Some(FilterSpecifier::MetadataFilter(_)) => return Err(at.field("metadata_filter").unsupported()),
-        Some(FilterSpecifier::LogTypeFilter(_)) => return Err(at.field("log_type_filter").unsupported()),
+        Some(FilterSpecifier::ExtensionFilter(wire)) => extension(&at.field("extension_filter"), wire)?,
+        Some(FilterSpecifier::MetadataFilter(wire)) => metadata(&at.field("metadata_filter"), wire)?,
+        Some(FilterSpecifier::LogTypeFilter(wire)) => log_type(&at.field("log_type_filter"), wire)?,
         None => return Err(at.reject("needs a filter")),
     })
 }
@@ -128,6 +134,55 @@ fn grpc_status(at: &FieldPath<'_>, wire: accesslog::GrpcStatusFilter) -> Parsed<
     Ok(AccessLogFilter::GrpcStatus { codes, exclude })
 }
 
+fn metadata(at: &FieldPath<'_>, wire: accesslog::MetadataFilter) -> Parsed<AccessLogFilter> {
+    decide!(wire, at, accesslog::MetadataFilter as "envoy.config.accesslog.v3.MetadataFilter" {
+        implemented: matcher, match_if_key_not_found;
+        no_effect: ;
+        unsupported: ;
+    });
+    let matcher = match matcher {
+        Some(wire) => Some(Box::new(MetadataMatcher::parse(&at.field("matcher"), wire)?)),
+        None => None,
+    };
+    let if_absent = match_if_key_not_found.is_none_or(|flag| flag.value);
+    Ok(AccessLogFilter::Metadata { matcher, if_absent })
+}
+
+fn log_type(at: &FieldPath<'_>, wire: accesslog::LogTypeFilter) -> Parsed<AccessLogFilter> {
+    decide!(wire, at, accesslog::LogTypeFilter as "envoy.config.accesslog.v3.LogTypeFilter" {
+        implemented: types, exclude;
+        no_effect: ;
+        unsupported: ;
+    });
+    let list = at.field("types");
+    let types = types.into_iter().enumerate().map(|(index, number)| match AccessLogType::try_from(number) {
+        Ok(known) => Ok(known as i32),
+        Err(_) => Err(wire::unknown_enum(&list.item(index), number)),
+    });
+    Ok(AccessLogFilter::LogType { types: types.collect::<Parsed<_>>()?, exclude })
+}
+
+fn extension(at: &FieldPath<'_>, wire: accesslog::ExtensionFilter) -> Parsed<AccessLogFilter> {
+    let accesslog::ExtensionFilter { name: _, config_type } = wire;
+    let at = at.field("typed_config");
+    let Some(accesslog::extension_filter::ConfigType::TypedConfig(any)) = config_type else {
+        return Err(at.reject("is required"));
+    };
+    match wire::type_name(&any) {
+        "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter" => {
+            let wire: ExpressionFilter = wire::decode(&at, &any)?;
+            decide!(wire, at, ExpressionFilter as "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter" {
+                implemented: expression;
+                no_effect: ;
+                unsupported: cel_config;
+            });
+            let compiled = Expression::parse(&expression).map_err(|why| at.field("expression").reject(why))?;
+            Ok(AccessLogFilter::Expression(Arc::new(compiled)))
+        }
+        _ => Err(at.reject(format!("the access log filter {:?} is not supported", any.type_url))),
+    }
+}
+
 /// UNAUTHENTICATED.
 const MAX_GRPC_STATUS: u32 = 16;
 /// Source: `ResponseFlagFilter.flags`.
@@ -199,8 +254,12 @@ mod tests {
                 ".runtime_filter.runtime_key: must not be empty",
             ),
             (
-                Some(FilterSpecifier::LogTypeFilter(accesslog::LogTypeFilter::default())),
-                ".log_type_filter: is not supported",
+                Some(FilterSpecifier::LogTypeFilter(accesslog::LogTypeFilter { types: vec![99], exclude: false })),
+                ".log_type_filter.types[0]: 99 is not a known value",
+            ),
+            (
+                Some(FilterSpecifier::ExtensionFilter(accesslog::ExtensionFilter::default())),
+                ".extension_filter.typed_config: is required",
             ),
         ] {
             assert_eq!(read(specifier).unwrap_err(), format!("listener \"l\": filter{expected}"));

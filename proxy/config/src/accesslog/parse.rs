@@ -9,6 +9,7 @@ use std::time::Duration;
 use outrigger_api::pb::envoy::config::accesslog::v3 as accesslog;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::extensions::access_loggers::{file::v3 as file, grpc::v3 as grpc, stream::v3 as stream};
+use outrigger_api::pb::envoy::extensions::formatter::cel::v3::Cel;
 use outrigger_api::pb::google::protobuf::value::Kind;
 use outrigger_api::pb::google::protobuf::{Any, ListValue, Struct, Value};
 
@@ -110,7 +111,8 @@ fn file_sink(context: &Context<'_>, at: &FieldPath<'_>, wire: file::FileAccessLo
             optional_format(context, at, None)?
         }
         Some(file::file_access_log::AccessLogFormat::Format(text)) => {
-            LogFormat::Text(Format::parse_with_environment(context.environment(), &at.field("format"), &text)?)
+            let format = Format::parse_with_environment(context.environment(), &at.field("format"), &text)?;
+            LogFormat::Text { format, omit_empty: false }
         }
         Some(file::file_access_log::AccessLogFormat::JsonFormat(wire)) => {
             LogFormat::Json { fields: json_object(context, &at.field("json_format"), wire)?, omit_empty: false }
@@ -129,7 +131,7 @@ fn optional_format(
 ) -> Parsed<LogFormat> {
     match wire {
         Some(wire) => log_format(context, at, wire),
-        None => Ok(LogFormat::Text(Format::parse(at, DEFAULT_FORMAT)?)),
+        None => Ok(LogFormat::Text { format: Format::parse(at, DEFAULT_FORMAT)?, omit_empty: false }),
     }
 }
 
@@ -165,10 +167,8 @@ pub(crate) fn log_format(
         }
         None => return Err(at.reject("needs one of text_format, text_format_source, json_format")),
     };
-    if omit_empty_values {
-        return Err(at.field("omit_empty_values").reject("is not supported with a text format"));
-    }
-    Ok(LogFormat::Text(Format::parse_with_environment(context.environment(), &field, &text)?))
+    let format = Format::parse_with_environment(context.environment(), &field, &text)?;
+    Ok(LogFormat::Text { format, omit_empty: omit_empty_values })
 }
 
 /// Extensions that add operators. Ours are built in; an operator that is not is refused where it is used.
@@ -180,7 +180,17 @@ fn known_formatter(at: &FieldPath<'_>, wire: core::TypedExtensionConfig) -> Pars
     match wire::type_name(&any) {
         "envoy.extensions.formatter.metadata.v3.Metadata"
         | "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery"
-        | "envoy.extensions.formatter.cel.v3.Cel" => Ok(()),
+        | "outrigger.formatter.v1.HaproxyView" => Ok(()),
+        "envoy.extensions.formatter.cel.v3.Cel" => {
+            let at = at.field("typed_config");
+            let wire: Cel = wire::decode(&at, &any)?;
+            decide!(wire, at, Cel as "envoy.extensions.formatter.cel.v3.Cel" {
+                implemented: ;
+                no_effect: ;
+                unsupported: cel_config;
+            });
+            Ok(())
+        }
         _ => Err(at.field("typed_config").reject(format!("the formatter {:?} is not supported", any.type_url))),
     }
 }

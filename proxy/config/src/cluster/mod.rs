@@ -57,6 +57,8 @@ pub use transport::{Preconnect, ProxiedTransport, ProxyHeaderSettings, TlvFilter
 pub struct Cluster {
     /// Unique name.
     pub name: Arc<str>,
+    /// Its metadata as it came: hardly anybody asks, so that it is read when somebody does.
+    pub metadata: Option<Box<[u8]>>,
     /// The `<name>` in `cluster.<name>.*` stats: `alt_stat_name` if given.
     pub stat_name: Arc<str>,
     /// Where its endpoints come from.

@@ -9,6 +9,7 @@ use outrigger_api::pb::envoy::config::cluster::v3 as pb;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::config::core::v3::TypedExtensionConfig;
 use outrigger_api::pb::google::protobuf::{BoolValue, DoubleValue};
+use prost::Message as _;
 
 use super::balancing::{BalancingFields, ReadBalancing, balancing, metric};
 use super::concurrency::{Carriers, concurrency};
@@ -178,6 +179,10 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         ignore_health_on_host_removal,
         close_connections_on_host_health_failure,
         istio: ClusterHints::read(metadata.as_ref()),
+        metadata: metadata
+            .as_ref()
+            .filter(|wire| !wire.filter_metadata.is_empty())
+            .map(|wire| wire.encode_to_vec().into()),
         metadata_exchange: upstream_filters(context, &at.field("filters"), filters)?,
         health_checks,
         load_reports: self::load_reports(context, &at.field("lrs_server"), lrs_server)?,

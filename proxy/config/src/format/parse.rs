@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use super::{AddressPart, FilterStateForm, Format, FormatPart, GrpcStatusForm, MetadataOf, Operator};
+use super::{Format, FormatPart, GrpcStatusForm, MetadataOf, Operator, named};
+use crate::cel::Expression;
 use crate::context::Environment;
 use crate::http::header_mutations::header_name;
 use crate::rejection::{FieldPath, Parsed};
@@ -51,10 +52,10 @@ fn compile(at: &FieldPath<'_>, text: &str, environment: Option<&dyn Environment>
 }
 
 /// The pieces of `COMMAND(parameters):max_bytes`.
-struct Command<'a> {
-    name: &'a str,
-    parameters: Option<&'a str>,
-    max_bytes: Option<usize>,
+pub(super) struct Command<'a> {
+    pub(super) name: &'a str,
+    pub(super) parameters: Option<&'a str>,
+    pub(super) max_bytes: Option<usize>,
 }
 
 impl<'a> Command<'a> {
@@ -76,12 +77,21 @@ impl<'a> Command<'a> {
         })
     }
 
-    fn operator(&self, at: &FieldPath<'_>, environment: Option<&dyn Environment>) -> Parsed<Operator> {
-        if let Some(operator) = bare_operator(self.name) {
+    pub(super) fn operator(&self, at: &FieldPath<'_>, environment: Option<&dyn Environment>) -> Parsed<Operator> {
+        if let Some(operator) = named::bare(self.name) {
             return match (self.parameters, self.max_bytes) {
                 (None, None) => Ok(operator),
                 _ => Err(at.reject(format!("{} takes no parameters and no length", self.name))),
             };
+        }
+        if self.max_bytes.is_some() && NO_LENGTH.contains(&self.name) {
+            return Err(at.reject(format!("{} takes no length", self.name)));
+        }
+        if let Some((of, local)) = named::date(self.name) {
+            return Ok(Operator::Date { of, local, format: self.parameters.filter(|f| !f.is_empty()).map(Arc::from) });
+        }
+        if let Some(operator) = self.address(at)? {
+            return Ok(operator);
         }
         let name = self.name;
         Ok(match name {
@@ -97,40 +107,46 @@ impl<'a> Command<'a> {
                 let (name, alternative) = self.headers(at)?;
                 Operator::ResponseTrailer { name, alternative }
             }
-            "START_TIME" => match self.max_bytes {
-                Some(_) => return Err(at.reject("START_TIME takes no length")),
-                None => Operator::StartTime { format: self.parameters.filter(|f| !f.is_empty()).map(Arc::from) },
-            },
+            "REQ_WITHOUT_QUERY" => {
+                let (name, alternative) = self.headers(at)?;
+                Operator::RequestWithoutQuery { name, alternative }
+            }
+            "QUERY_PARAM" => Operator::QueryParameter(self.required(at)?.into()),
+            "QUERY_PARAMS" => Operator::QueryParameters { decoded: self.query_form(at)? },
+            "PATH" => self.path(at)?,
+            "REQUESTED_SERVER_NAME" => self.server_name(at)?,
+            "RESPONSE_CODE_DETAILS" => {
+                Operator::ResponseCodeDetails { blanks: self.parameters == Some("ALLOW_WHITESPACES") }
+            }
+            "COMMON_DURATION" => self.common_duration(at)?,
             "GRPC_STATUS" => Operator::GrpcStatus(self.grpc_status_form(at)?),
             "DYNAMIC_METADATA" => Operator::DynamicMetadata { path: path(self.required(at)?) },
             "CLUSTER_METADATA" => Operator::Metadata { of: MetadataOf::Cluster, path: path(self.required(at)?) },
             "UPSTREAM_METADATA" => Operator::Metadata { of: MetadataOf::UpstreamHost, path: path(self.required(at)?) },
             "METADATA" => self.metadata(at)?,
             "FILTER_STATE" => {
-                let parameters = self.required(at)?;
-                let (key, form) = parameters.split_once(':').unwrap_or((parameters, "TYPED"));
-                let form = match form.split_once(':').unwrap_or((form, "")) {
-                    ("TYPED", "") => FilterStateForm::Typed,
-                    ("PLAIN", "") => FilterStateForm::Plain,
-                    ("FIELD", field) if !field.is_empty() => FilterStateForm::Field(field.into()),
-                    _ => {
-                        let reason = "is not known, expected PLAIN, TYPED or FIELD:name";
-                        return Err(at.reject(format!("FILTER_STATE({parameters}): {form:?} {reason}")));
-                    }
-                };
-                Operator::FilterState { key: key.into(), form }
+                let (key, form) = self.filter_state(at)?;
+                Operator::FilterState { key, form }
             }
+            // There are no filters of upstreams that could leave any.
+            "UPSTREAM_FILTER_STATE" => self.filter_state(at).map(|_| Operator::Nothing)?,
             "ENVIRONMENT" => match environment {
                 Some(environment) => {
                     Operator::Environment { value: environment.variable(self.required(at)?).map(Arc::from) }
                 }
                 None => return Err(at.reject("the operator ENVIRONMENT is not supported here")),
             },
+            "COALESCE" => super::coalesce::parse(at, self.required(at)?, environment)?,
+            "CEL" | "TYPED_CEL" => {
+                let expression = Expression::parse(self.required(at)?).map_err(|error| at.reject(error))?;
+                Operator::Cel { expression: Arc::new(expression), typed: name == "TYPED_CEL" }
+            }
+            "TIMER" => self.timer(at)?,
             _ => return Err(at.reject(format!("the operator {name} is not supported"))),
         })
     }
 
-    fn required(&self, at: &FieldPath<'_>) -> Parsed<&'a str> {
+    pub(super) fn required(&self, at: &FieldPath<'_>) -> Parsed<&'a str> {
         match self.parameters {
             Some(parameters) if !parameters.is_empty() => Ok(parameters),
             _ => Err(at.reject(format!("{} requires parameters", self.name))),
@@ -174,6 +190,8 @@ impl<'a> Command<'a> {
             "ROUTE" => MetadataOf::Route,
             "UPSTREAM_HOST" => MetadataOf::UpstreamHost,
             "LISTENER" => MetadataOf::Listener,
+            "LISTENER_FILTER_CHAIN" => MetadataOf::FilterChain,
+            "VIRTUAL_HOST" => MetadataOf::VirtualHost,
             _ => return Err(at.reject(format!("METADATA({parameters}): {kind:?} is not a known type of metadata"))),
         };
         Ok(Operator::Metadata { of, path: path(rest) })
@@ -199,81 +217,28 @@ fn path(parameters: &str) -> Vec<Arc<str>> {
     }
 }
 
-/// The operators without parameters.
-fn bare_operator(name: &str) -> Option<Operator> {
-    Some(match name {
-        "PROTOCOL" => Operator::Protocol,
-        "RESPONSE_CODE" => Operator::ResponseCode,
-        "RESPONSE_CODE_DETAILS" => Operator::ResponseCodeDetails,
-        "RESPONSE_FLAGS" => Operator::ResponseFlags,
-        "RESPONSE_FLAGS_LONG" => Operator::ResponseFlagsLong,
-        "BYTES_RECEIVED" => Operator::BytesReceived,
-        "BYTES_SENT" => Operator::BytesSent,
-        "UPSTREAM_WIRE_BYTES_RECEIVED" => Operator::UpstreamBytesReceived,
-        "UPSTREAM_WIRE_BYTES_SENT" => Operator::UpstreamBytesSent,
-        "DURATION" => Operator::Duration,
-        "REQUEST_DURATION" => Operator::RequestDuration,
-        "RESPONSE_DURATION" => Operator::ResponseDuration,
-        "RESPONSE_TX_DURATION" => Operator::ResponseTxDuration,
-        "UPSTREAM_HOST" => Operator::UpstreamHost,
-        "UPSTREAM_CLUSTER" => Operator::UpstreamCluster { raw: false },
-        "UPSTREAM_CLUSTER_RAW" => Operator::UpstreamCluster { raw: true },
-        "UPSTREAM_TRANSPORT_FAILURE_REASON" => Operator::UpstreamTransportFailureReason,
-        "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Operator::UpstreamRequestAttemptCount,
-        "UPSTREAM_PROTOCOL" => Operator::UpstreamProtocol,
-        "CONNECTION_ID" => Operator::ConnectionId,
-        "CONNECTION_TERMINATION_DETAILS" => Operator::ConnectionTerminationDetails,
-        "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => Operator::DownstreamTransportFailureReason,
-        "REQUESTED_SERVER_NAME" => Operator::RequestedServerName,
-        "ROUTE_NAME" => Operator::RouteName,
-        "VIRTUAL_CLUSTER_NAME" => Operator::VirtualClusterName,
-        "FILTER_CHAIN_NAME" => Operator::FilterChainName,
-        "DOWNSTREAM_TLS_VERSION" => Operator::DownstreamTlsVersion,
-        "DOWNSTREAM_TLS_CIPHER" => Operator::DownstreamTlsCipher,
-        "DOWNSTREAM_TLS_SESSION_ID" => Operator::DownstreamTlsSessionId,
-        "DOWNSTREAM_PEER_URI_SAN" => Operator::DownstreamPeerUriSan,
-        "DOWNSTREAM_PEER_DNS_SAN" => Operator::DownstreamPeerDnsSan,
-        "DOWNSTREAM_LOCAL_URI_SAN" => Operator::DownstreamLocalUriSan,
-        "DOWNSTREAM_PEER_SUBJECT" => Operator::DownstreamPeerSubject,
-        "DOWNSTREAM_PEER_ISSUER" => Operator::DownstreamPeerIssuer,
-        "DOWNSTREAM_PEER_FINGERPRINT_256" => Operator::DownstreamPeerFingerprint256,
-        "HOSTNAME" => Operator::Hostname,
-        "LOCAL_REPLY_BODY" => Operator::LocalReplyBody,
-        "GRPC_STATUS_NUMBER" => Operator::GrpcStatus(GrpcStatusForm::Number),
-        "STREAM_ID" => Operator::StreamId,
-        "TRACE_ID" => Operator::TraceId,
-        "SPAN_ID" => Operator::SpanId,
-        "REQUEST_HEADERS_BYTES" => Operator::RequestHeadersBytes,
-        "RESPONSE_HEADERS_BYTES" => Operator::ResponseHeadersBytes,
-        "ACCESS_LOG_TYPE" => Operator::AccessLogType,
-        _ => return address_operator(name),
-    })
-}
-
-fn address_operator(name: &str) -> Option<Operator> {
-    type Make = fn(AddressPart) -> Operator;
-    let sides: [(&str, Make); 5] = [
-        ("UPSTREAM_LOCAL_", Operator::UpstreamLocalAddress),
-        ("UPSTREAM_REMOTE_", Operator::UpstreamRemoteAddress),
-        ("DOWNSTREAM_REMOTE_", Operator::DownstreamRemoteAddress),
-        ("DOWNSTREAM_DIRECT_REMOTE_", Operator::DownstreamDirectRemoteAddress),
-        ("DOWNSTREAM_LOCAL_", Operator::DownstreamLocalAddress),
-    ];
-    sides.iter().find_map(|(side, operator)| {
-        let part = match name.strip_prefix(side)? {
-            "ADDRESS" => AddressPart::Full,
-            "ADDRESS_WITHOUT_PORT" => AddressPart::WithoutPort,
-            "PORT" => AddressPart::Port,
-            _ => return None,
-        };
-        Some(operator(part))
-    })
-}
+/// The operators whose values cannot be cut.
+const NO_LENGTH: [&str; 13] = [
+    "START_TIME",
+    "START_TIME_LOCAL",
+    "EMIT_TIME",
+    "EMIT_TIME_LOCAL",
+    "DOWNSTREAM_PEER_CERT_V_START",
+    "DOWNSTREAM_PEER_CERT_V_END",
+    "UPSTREAM_PEER_CERT_V_START",
+    "UPSTREAM_PEER_CERT_V_END",
+    "REQUESTED_SERVER_NAME",
+    "RESPONSE_CODE_DETAILS",
+    "COMMON_DURATION",
+    "GRPC_STATUS",
+    "TIMER",
+];
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::{AddressPart, DateOf, FilterStateForm};
     use super::*;
 
     fn parse(text: &str) -> Result<Format, String> {
@@ -308,9 +273,9 @@ mod tests {
         );
         assert_eq!(
             only("%START_TIME(%Y/%m (x) %s%3f)%").0,
-            Operator::StartTime { format: Some("%Y/%m (x) %s%3f".into()) }
+            Operator::Date { of: DateOf::Start, local: false, format: Some("%Y/%m (x) %s%3f".into()) }
         );
-        assert_eq!(only("%START_TIME%").0, Operator::StartTime { format: None });
+        assert_eq!(only("%START_TIME%").0, Operator::Date { of: DateOf::Start, local: false, format: None });
         assert_eq!(only("%GRPC_STATUS(NUMBER)%").0, Operator::GrpcStatus(GrpcStatusForm::Number));
         assert_eq!(
             only("%DOWNSTREAM_DIRECT_REMOTE_PORT%").0,

@@ -15,8 +15,8 @@ use super::filters::http_filters;
 use super::header_mutations::check_header_value;
 use super::protocol_options::{common_http_options, http1_options, http2_options};
 use super::{
-    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager, InternalAddresses,
-    LocalReplies, RouteSource, ScopedRoutes, ServerHeader, StripPort, Upgrade,
+    AccessLogTimes, ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager,
+    InternalAddresses, LocalReplies, RouteSource, ScopedRoutes, ServerHeader, StripPort, Upgrade,
 };
 use crate::accesslog::access_logs;
 use crate::context::Context;
@@ -52,7 +52,7 @@ impl HttpConnectionManager {
         if stat_prefix.is_empty() {
             return Err(at.field("stat_prefix").reject("must not be empty"));
         }
-        check_access_log_options(&at.field("access_log_options"), access_log_options)?;
+        let access_log_times = access_log_times(&at.field("access_log_options"), access_log_options)?;
         check_header_value(&at.field("server_name"), &server_name)?;
         check_header_value(&at.field("via"), &via)?;
         let common_at = at.field("common_http_protocol_options");
@@ -92,6 +92,7 @@ impl HttpConnectionManager {
             },
             delayed_close_timeout: limit("delayed_close_timeout", delayed_close_timeout, Some(DEFAULT_DELAYED_CLOSE))?,
             access_logs: access_logs(context, &at.field("access_log"), access_log)?,
+            access_log_times,
             use_remote_address: use_remote_address.is_some_and(|flag| flag.value),
             xff_num_trusted_hops,
             skip_xff_append,
@@ -306,16 +307,28 @@ fn upgrades(at: &FieldPath<'_>, wire: Vec<parts::UpgradeConfig>) -> Parsed<Vec<U
     Ok(upgrades)
 }
 
-fn check_access_log_options(at: &FieldPath<'_>, wire: Option<parts::HcmAccessLogOptions>) -> Parsed<()> {
-    let Some(wire) = wire else { return Ok(()) };
+fn access_log_times(at: &FieldPath<'_>, wire: Option<parts::HcmAccessLogOptions>) -> Parsed<AccessLogTimes> {
+    let Some(wire) = wire else { return Ok(AccessLogTimes::default()) };
     use parts::HcmAccessLogOptions;
     decide!(wire, at, HcmAccessLogOptions as "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.HcmAccessLogOptions" {
-        implemented: ;
-        no_effect: ;
-        unsupported: access_log_flush_interval, flush_access_log_on_new_request,
+        implemented: access_log_flush_interval, flush_access_log_on_new_request,
             flush_log_on_tunnel_successfully_established;
+        no_effect: ;
+        unsupported: ;
     });
-    Ok(())
+    let interval_at = at.field("access_log_flush_interval");
+    let interval = match access_log_flush_interval {
+        Some(wire) => Some(wire::duration(&interval_at, wire)?),
+        None => None,
+    };
+    if interval.is_some_and(|interval| interval < Duration::from_millis(1)) {
+        return Err(interval_at.reject("must be at least 1 ms"));
+    }
+    Ok(AccessLogTimes {
+        interval,
+        on_new_request: flush_access_log_on_new_request,
+        on_tunnel: flush_log_on_tunnel_successfully_established,
+    })
 }
 
 /// Source: `HttpConnectionManager.server_name`.

@@ -30,6 +30,17 @@ use crate::route::RouteConfiguration;
 use crate::source::ConfigSource;
 use crate::tracing::{HttpTracing, RequestIdTracing};
 
+/// When entries are written besides the end of a request. Source: `HcmAccessLogOptions`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct AccessLogTimes {
+    /// Again and again while a request lasts.
+    pub interval: Option<Duration>,
+    /// When a request begins.
+    pub on_new_request: bool,
+    /// When a tunnel was granted.
+    pub on_tunnel: bool,
+}
+
 /// An HTTP connection manager, checked.
 #[derive(Debug)]
 pub struct HttpConnectionManager {
@@ -77,6 +88,8 @@ pub struct HttpConnectionManager {
     pub delayed_close_timeout: Option<Duration>,
     /// Written when a request ends.
     pub access_logs: Vec<Arc<AccessLog>>,
+    /// When they are written besides the end of requests.
+    pub access_log_times: AccessLogTimes,
     /// The peer's address counts as the client's (edge), rather than x-forwarded-for.
     pub use_remote_address: bool,
     /// Trusted proxies in front, at the right end of x-forwarded-for.

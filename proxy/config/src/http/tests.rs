@@ -291,7 +291,9 @@ fn each_bad_connection_manager_is_refused_by_path() {
 #[test]
 fn access_logs_have_sinks_and_formats() {
     let log = |fields: &str| with_log(fields).unwrap().access_logs[0].sink.clone();
-    let AccessLogSink::File { path, format: LogFormat::Text(format) } = log(&file_log("")) else { panic!() };
+    let AccessLogSink::File { path, format: LogFormat::Text { format, omit_empty: false } } = log(&file_log("")) else {
+        panic!()
+    };
     assert_eq!((path.to_str(), format.parts.len()), (Some("/dev/stdout"), 31), "the default format");
     let AccessLogSink::File { format: LogFormat::Json { fields, omit_empty }, .. } = log(&file_log(
         "log_format: {omit_empty_values: true, json_format: {b: '%RESPONSE_CODE%', a: {n: 1, t: true, l: [null, x]}}}",
@@ -313,7 +315,7 @@ fn access_logs_have_sinks_and_formats() {
     let stdout = "typed_config: {\"@type\": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog, \
                   log_format: {text_format_source: {inline_string: 'x'}}}";
     assert!(
-        matches!(log(stdout), AccessLogSink::Stdout { format: LogFormat::Text(format) } if format.as_literal() == Some("x"))
+        matches!(log(stdout), AccessLogSink::Stdout { format: LogFormat::Text { format, .. } } if format.as_literal() == Some("x"))
     );
     let grpc = "typed_config: {\"@type\": type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig, \
                 common_config: {log_name: echo, transport_api_version: V3, grpc_service: {envoy_grpc: {cluster_name: als}}}, \

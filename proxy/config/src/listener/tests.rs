@@ -350,8 +350,8 @@ fn each_bad_filter_chain_is_refused_by_path() {
             "filter_chains[0].filters[0].typed_config.tunneling_config: is not supported",
         ),
         (
-            with_tcp("stat_prefix: t, cluster: c, access_log_options: {flush_access_log_on_connected: true}"),
-            "filter_chains[0].filters[0].typed_config.access_log_options.flush_access_log_on_connected: is not supported",
+            with_tcp("stat_prefix: t, cluster: c, access_log_options: {access_log_flush_interval: 0.0001s}"),
+            "filter_chains[0].filters[0].typed_config.access_log_options.access_log_flush_interval: 100µs must be at least 1 ms",
         ),
     ];
     for (got, expected) in cases {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::cel::Expression;
 use crate::matcher::Matcher;
 use crate::matching::{FilterStateMatcher, MetadataMatcher, StringMatcher, UriTemplate};
 use crate::route::HeaderMatcher;
@@ -72,6 +73,8 @@ pub struct Policy {
     pub permissions: Vec<Permission>,
     /// Who does it; never empty.
     pub principals: Vec<Principal>,
+    /// What must hold besides.
+    pub condition: Option<Arc<Expression>>,
 }
 
 /// Source: `envoy.config.rbac.v3.Permission`.

@@ -4,12 +4,14 @@
 //! principals themselves.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use outrigger_api::pb::envoy::config::rbac::v3 as pb;
 use outrigger_api::pb::envoy::r#type::matcher::v3 as matcher;
 use outrigger_api::pb::xds::r#type::matcher::v3 as xds;
 
 use super::{Action, Engine, MetadataSource, NamedAction, Permission, Policy, Principal, Rules, SourcedMetadata};
+use crate::cel;
 use crate::context::Context;
 use crate::decide::decide;
 use crate::matcher::{Ask, Kinds, Matcher, OnMatch};
@@ -83,14 +85,27 @@ impl Reader<'_> {
 
     fn policy(&self, at: &FieldPath<'_>, name: &str, wire: pb::Policy) -> Parsed<Policy> {
         decide!(wire, at, pb::Policy as "envoy.config.rbac.v3.Policy" {
-            implemented: permissions, principals;
-            no_effect: cel_config = "it changes conditions only, and they are refused";
-            unsupported: condition, checked_condition;
+            implemented: permissions, principals, condition, checked_condition;
+            no_effect: ;
+            unsupported: cel_config;
         });
+        let condition = match (condition, checked_condition) {
+            (None, None) => None,
+            (Some(wire), None) => Some(cel::parsed(&at.field("condition"), wire)?),
+            (None, Some(wire)) => Some(cel::checked(&at.field("checked_condition"), wire)?),
+            (Some(_), Some(_)) => {
+                return Err(at.field("checked_condition").reject("cannot be given beside condition"));
+            }
+        };
         let list = at.field("permissions");
         let permissions = self.permissions(&list, permissions)?;
         let list = at.field("principals");
-        Ok(Policy { name: name.into(), permissions, principals: self.principals(&list, principals)? })
+        Ok(Policy {
+            name: name.into(),
+            permissions,
+            principals: self.principals(&list, principals)?,
+            condition: condition.map(Arc::new),
+        })
     }
 
     /// One or more permissions.

@@ -86,7 +86,9 @@ fn intentions_of_a_mesh_are_read() {
     assert_eq!((&*got.stat_prefix, got.shadow.is_none()), ("tcp.", true));
     let rules = rules(got.enforced.as_ref());
     assert_eq!(rules.action, Action::Deny);
-    let [Policy { name, permissions, principals }] = rules.policies.as_slice() else { panic!("{rules:?}") };
+    let [Policy { name, permissions, principals, condition: None }] = rules.policies.as_slice() else {
+        panic!("{rules:?}")
+    };
     assert_eq!((&**name, permissions.as_slice()), ("consul-intentions-layer4", &[Permission::Any][..]));
     let [Principal::And(ids)] = principals.as_slice() else { panic!("{principals:?}") };
     let [Principal::Authenticated(Some(StringMatcher::Regex(regex))), Principal::Not(_)] = ids.as_slice() else {
@@ -193,12 +195,12 @@ fn what_could_not_be_enforced_is_refused() {
         (policy("permissions: [{any: true}]"), "rules.policies[\"p\"].principals: must not be empty"),
         (policy("principals: [{any: true}]"), "rules.policies[\"p\"].permissions: must not be empty"),
         (
-            policy(&format!("{both}, condition: {{const_expr: {{bool_value: true}}}}")),
-            "rules.policies[\"p\"].condition: is not supported",
+            policy(&format!("{both}, condition: {{call_expr: {{function: nope, args: []}}}}")),
+            "rules.policies[\"p\"].condition: there is no function nope",
         ),
         (
             policy(&format!("{both}, checked_condition: {{expr: {{}}}}")),
-            "rules.policies[\"p\"].checked_condition: is not supported",
+            "rules.policies[\"p\"].checked_condition.expr: a part of the expression is empty",
         ),
         (
             network(

@@ -26,21 +26,24 @@ impl TcpProxy {
         decide!(wire, at, tcp::TcpProxy as "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" {
             implemented: stat_prefix, cluster_specifier, idle_timeout, access_log, max_connect_attempts,
                 max_downstream_connection_duration, access_log_flush_interval, access_log_options, hash_policy,
-                metadata_match;
+                metadata_match, flush_access_log_on_connected;
             no_effect: downstream_idle_timeout = "Envoy does not implement it either",
                 upstream_idle_timeout = "Envoy does not implement it either",
                 proxy_protocol_tlv_merge_policy = "without proxy_protocol_tlvs there is nothing to merge";
             unsupported: on_demand, backoff_options, tunneling_config,
-                max_downstream_connection_duration_jitter_percentage, flush_access_log_on_connected,
+                max_downstream_connection_duration_jitter_percentage,
                 proxy_protocol_tlvs, upstream_connect_mode, max_early_data_bytes, check_drain_close;
         });
         if stat_prefix.is_empty() {
             return Err(at.field("stat_prefix").reject("must not be empty"));
         }
         let options = at.field("access_log_options");
-        let access_log_flush_interval = match access_log_options {
-            Some(wire) => at_least_1_ms(&options.field("access_log_flush_interval"), log_interval(&options, wire)?)?,
-            None => at_least_1_ms(&at.field("access_log_flush_interval"), access_log_flush_interval)?,
+        let (access_log_flush_interval, log_on_connected, log_on_start) = match access_log_options {
+            Some(wire) => log_times(&options, wire)?,
+            None => {
+                let field = at.field("access_log_flush_interval");
+                (at_least_1_ms(&field, access_log_flush_interval)?, flush_access_log_on_connected, false)
+            }
         };
         let attempts = at.field("max_connect_attempts");
         Ok(Self {
@@ -56,6 +59,8 @@ impl TcpProxy {
             )?,
             access_logs: access_logs(context, &at.field("access_log"), access_log)?,
             access_log_flush_interval,
+            log_on_connected,
+            log_on_start,
         })
     }
 }
@@ -116,14 +121,15 @@ fn weighted(at: &FieldPath<'_>, wire: parts::weighted_cluster::ClusterWeight) ->
     Ok((name.into(), weight))
 }
 
-fn log_interval(at: &FieldPath<'_>, wire: parts::TcpAccessLogOptions) -> Parsed<Option<protobuf::Duration>> {
+fn log_times(at: &FieldPath<'_>, wire: parts::TcpAccessLogOptions) -> Parsed<(Option<Duration>, bool, bool)> {
     use parts::TcpAccessLogOptions;
     decide!(wire, at, TcpAccessLogOptions as "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TcpAccessLogOptions" {
-        implemented: access_log_flush_interval;
+        implemented: access_log_flush_interval, flush_access_log_on_connected, flush_access_log_on_start;
         no_effect: ;
-        unsupported: flush_access_log_on_connected, flush_access_log_on_start;
+        unsupported: ;
     });
-    Ok(access_log_flush_interval)
+    let interval = at_least_1_ms(&at.field("access_log_flush_interval"), access_log_flush_interval)?;
+    Ok((interval, flush_access_log_on_connected, flush_access_log_on_start))
 }
 
 /// A duration of at least 1 ms, if given.

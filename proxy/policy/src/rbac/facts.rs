@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use outrigger_config::cel::Expression;
 use outrigger_config::matcher::Input;
 use outrigger_config::matching::lookup;
 use outrigger_config::rbac::MetadataSource;
@@ -40,6 +41,8 @@ pub trait Facts {
     /// Asks `look` about a namespace of metadata, which is `None` if there is no such namespace. False, without asking,
     /// if there is no route that metadata could come from.
     fn metadata(&self, source: MetadataSource, namespace: &str, look: &mut LookAt<'_>) -> bool;
+    /// Whether an expression is true of it; one without a value is not.
+    fn holds(&self, condition: &Expression) -> bool;
     /// Asks `look` about an object of the filter state.
     fn filter_state(&self, key: &str, look: &mut dyn FnMut(Option<&str>) -> bool) -> bool;
 }

@@ -74,6 +74,7 @@ fn decide_by_rules<'e>(rules: &'e Rules, facts: &impl Facts) -> Decision<'e> {
     let matched = rules.policies.iter().find(|policy| {
         policy.permissions.iter().any(|permission| rules::permits(permission, facts))
             && policy.principals.iter().any(|principal| rules::identifies(principal, facts))
+            && policy.condition.as_deref().is_none_or(|condition| facts.holds(condition))
     });
     Decision {
         allowed: match rules.action {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use outrigger_config::cel::Expression;
 use outrigger_config::matcher::{Ask, Input, InputMatcher, Matcher, OnMatch, Predicate};
 use outrigger_config::matching::{
     FilterStateMatcher, FilterStateValue, MetadataMatcher, StringMatcher, UriTemplate, ValueMatcher,
@@ -135,6 +136,11 @@ impl Facts for Sample {
             MetadataSource::Dynamic => look(self.metadata.get(namespace).and_then(Value::as_object)),
             MetadataSource::Route => self.route && look(json!({"k": "of the route"}).as_object()),
         }
+    }
+
+    fn holds(&self, condition: &Expression) -> bool {
+        // The conditions of these tests are literals.
+        condition == &Expression::parse("true").unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn filter_state(&self, key: &str, look: &mut dyn FnMut(Option<&str>) -> bool) -> bool {
@@ -281,7 +287,7 @@ fn principals() {
 }
 
 fn policy(name: &str, permission: Permission, principal: Principal) -> Policy {
-    Policy { name: name.into(), permissions: vec![permission], principals: vec![principal] }
+    Policy { name: name.into(), permissions: vec![permission], principals: vec![principal], condition: None }
 }
 
 fn rules(action: Action, policies: Vec<Policy>) -> Engine {
@@ -407,9 +413,19 @@ proptest! {
         let all = Permission::And(list.clone());
         let none = Permission::Or(list.iter().map(not).collect());
         prop_assert_eq!(permits(&all, &facts), !permits(&none, &facts));
-        let policies = || vec![Policy { name: "p".into(), permissions: list.clone(), principals: vec![Principal::Any] }];
+        let policies = || vec![Policy { name: "p".into(), permissions: list.clone(), principals: vec![Principal::Any], condition: None }];
         let (allow, deny) = (rules(Action::Allow, policies()), rules(Action::Deny, policies()));
         prop_assert_eq!(decide(&allow, &facts).allowed, !decide(&deny, &facts).allowed);
         prop_assert_eq!(decide(&allow, &facts).policy.is_some(), permits(&Permission::Or(list), &facts));
+    }
+}
+
+#[test]
+fn a_policy_holds_only_with_its_condition() {
+    for (condition, allowed) in [("true", true), ("false", false), ("none", false)] {
+        let mut policy = policy("p", Permission::Any, Principal::Any);
+        policy.condition = Some(Expression::parse(condition).unwrap().into());
+        let engine = Engine::Rules(Rules { action: Action::Allow, policies: vec![policy] });
+        assert_eq!(decide(&engine, &Sample::default()).allowed, allowed, "{condition}");
     }
 }

@@ -8,12 +8,14 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use outrigger_config::cel::Expression;
 use outrigger_config::http::RouteFilterConfig;
 use outrigger_config::rbac::{HttpRbac, MetadataSource};
 use outrigger_config::tls::SanMatcher;
 use outrigger_policy::rbac::{Decision, Facts, LookAt, Peer, decide};
 
 use super::{Exchange, HttpFilter, Maker, Verdict};
+use crate::accesslog::attributes;
 use crate::http::manager::normalize::client_address;
 use crate::http::manager::reply::LocalReply;
 use crate::http::message::RequestHead;
@@ -171,6 +173,10 @@ impl Facts for RequestFacts<'_, '_, '_, '_> {
                 look(chosen.route.metadata.as_ref().and_then(|metadata| metadata.get(namespace)))
             }
         }
+    }
+
+    fn holds(&self, condition: &Expression) -> bool {
+        attributes::holds(condition, &self.exchange.stream().facts())
     }
 
     fn filter_state(&self, key: &str, look: &mut dyn FnMut(Option<&str>) -> bool) -> bool {

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use outrigger_config::cel::Expression;
 use outrigger_config::matcher::Matcher;
 use outrigger_config::rbac::MetadataSource;
 use outrigger_config::route::StreamMatch;
@@ -12,6 +13,7 @@ use outrigger_policy::matcher;
 use outrigger_policy::rbac::{Facts, InputsOf, LookAt, Peer};
 use outrigger_policy::route::RequestView;
 
+use crate::accesslog::attributes;
 use crate::http::manager::normalize::client_address;
 use crate::http::manager::request::Request;
 use crate::http::message::RequestHead;
@@ -112,6 +114,10 @@ impl Facts for Routed<'_, '_> {
             // There is no route yet.
             MetadataSource::Route => false,
         }
+    }
+
+    fn holds(&self, condition: &Expression) -> bool {
+        attributes::holds(condition, &self.0.facts())
     }
 
     fn filter_state(&self, key: &str, look: &mut dyn FnMut(Option<&str>) -> bool) -> bool {

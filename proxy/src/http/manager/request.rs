@@ -23,13 +23,14 @@ use super::mutate::{self, Mutable};
 use super::reply::{self, LocalReply};
 use super::{normalize, overload};
 use crate::accesslog::format;
-use crate::accesslog::{Facts, LogType};
+use crate::accesslog::{AccessLogger, Facts, LogType};
 use crate::http::filter::{self, BodyChain, FilterStates, Filters, RouteChoice, Turn, WantedHost};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::router::{self, redirect::Redirects};
 use crate::http::seam::{BodySink, Chunk};
+use crate::moments::Milestone;
 use crate::stream::{ResponseFlag, StreamInfo};
 use crate::trace::{self, Mark, RequestTrace};
 use crate::worker::GraphView;
@@ -97,6 +98,44 @@ impl Request<'_> {
             Downstream::H1(_) => self.connection.registered.poll_expired(cx),
             Downstream::H2(_) if self.connection.registered.has_expired() => Poll::Ready(()),
             Downstream::H2(_) => Poll::Pending,
+        }
+    }
+
+    /// Ready with a time limit that has passed. Writes the entries of a request that lasts in passing.
+    pub fn poll_limit(&self, cx: &mut std::task::Context<'_>) -> Poll<Limit> {
+        loop {
+            match self.deadlines.poll(cx) {
+                Poll::Ready(Limit::LogFlush) => {
+                    self.log(LogType::DownstreamPeriodic);
+                    let interval = self.connection.node.config.access_log_times.interval;
+                    self.deadlines.set(Limit::LogFlush, interval.map(|interval| Instant::now() + interval));
+                }
+                limit => return limit,
+            }
+        }
+    }
+
+    /// Writes an entry into each access log of the connection manager.
+    pub fn log(&self, log_type: LogType) {
+        self.log_to(&self.connection.node.access_logs, log_type);
+    }
+
+    /// Writes an entry into each access log of the router.
+    pub fn log_try(&self, log_type: LogType) {
+        self.log_to(&self.connection.node.upstream_logs, log_type);
+    }
+
+    fn log_to(&self, loggers: &[Arc<AccessLogger>], log_type: LogType) {
+        if loggers.is_empty() {
+            return;
+        }
+        let mut facts = self.facts();
+        facts.log_type = log_type;
+        if let Some(end) = self.info.end.get() {
+            facts.now = end;
+        }
+        for logger in loggers {
+            logger.log(&facts, self.connection.worker.random.next(), &*self.graph.runtime);
         }
     }
 
@@ -199,9 +238,29 @@ pub async fn serve(
             }
             request = redirected(request);
         },
-        Err(reply) => send_local(&mut request, reply, None).await,
+        Err(reply) => {
+            begin_log(&request, None);
+            send_local(&mut request, reply, None).await;
+        }
     }
     end(request);
+}
+
+/// Writes the entry of a request that begins, and says when the next one is due.
+fn begin_log(request: &Request<'_>, chosen: Option<&Chosen<'_>>) {
+    let times = request.connection.node.config.access_log_times;
+    if times.on_new_request {
+        name_route(request, chosen);
+        if let Some(name) = chosen.and_then(|chosen| chosen.cluster_name(&request.head))
+            && let Some(node) = request.graph.clusters.get(&*name)
+        {
+            request.info.set_cluster(&node.config);
+        }
+        request.log(LogType::DownstreamStart);
+    }
+    if let Some(interval) = times.interval {
+        request.deadlines.set(Limit::LogFlush, Some(Instant::now() + interval));
+    }
 }
 
 /// Answers without looking for a route, and logs.
@@ -303,15 +362,8 @@ fn conclude(request: &mut Request<'_>) {
     if connection.node.config.tracing.is_some() {
         trace::end(request);
     }
-    if !connection.node.access_logs.is_empty() {
-        let mut facts = request.facts();
-        facts.now = now;
-        facts.log_type = LogType::DownstreamEnd;
-        let runtime = &*request.graph.runtime;
-        for logger in &connection.node.access_logs {
-            logger.log(&facts, connection.worker.random.next(), runtime);
-        }
-    }
+    request.deadlines.set(Limit::LogFlush, None);
+    request.log(LogType::DownstreamEnd);
 }
 
 async fn route(request: &mut Request<'_>) {
@@ -333,6 +385,7 @@ async fn route_from(request: &mut Request<'_>, from: usize) -> Option<usize> {
     let connection = Rc::clone(request.connection);
     let mut choice = RouteChoice::new(&connection, &graph, request);
     if from == 0 {
+        begin_log(request, choice.chosen.as_ref());
         trace::begin(request, choice.chosen.as_ref());
     }
     if !request.filters.slots.is_empty() {
@@ -402,7 +455,9 @@ async fn serve_route(request: &mut Request<'_>, connection: &HttpConnection, cho
 }
 
 fn name_route(request: &Request<'_>, chosen: Option<&Chosen<'_>>) {
-    if let Some(chosen) = chosen.filter(|chosen| !chosen.route.name.is_empty()) {
+    let Some(chosen) = chosen else { return };
+    *request.info.route.borrow_mut() = Some(Arc::clone(chosen.route));
+    if !chosen.route.name.is_empty() {
         *request.info.route_name.borrow_mut() = Some(Arc::clone(&chosen.route.name));
     }
 }
@@ -500,7 +555,7 @@ fn direct_reply(request: &Request<'_>, direct: &DirectResponse) -> LocalReply {
 /// must have been cleared.
 fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> bool {
     request.downstream.poll_closed(cx).is_ready()
-        || request.deadlines.poll(cx).is_ready()
+        || request.poll_limit(cx).is_ready()
         || request.poll_drained(cx).is_ready()
 }
 
@@ -593,7 +648,9 @@ async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen
         }
     }
     trace::response_head(request);
-    reply::finish_head(&connection, &mut request.response, false, Instant::now());
+    let now = Instant::now();
+    reply::finish_head(&connection, &mut request.response, false, now);
+    request.info.reached(Milestone::DownstreamTxBegin, now);
     overload::limit_keepalive(request);
     let sent = request.downstream.send_head(&request.response, !has_body);
     trace::mark(request, Mark::FirstDownstreamTx);
@@ -637,6 +694,7 @@ async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen
     });
     if finished.await {
         trace::mark(request, Mark::LastDownstreamTx);
+        request.info.reached(Milestone::DownstreamTxEnd, Instant::now());
         request.info.bytes_sent.set(body.len() as u64);
         request.info.response_sent.set(true);
     } else {

@@ -7,9 +7,12 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use outrigger_config::http::HttpConnectionManager;
+
 use super::downstream::Downstream;
 use super::reply::LocalReply;
 use super::{HttpConnection, overload, request, serve_h2};
+use crate::explain::Cause;
 use crate::http::h1::link::Link;
 use crate::http::h1::parse::{Framing, HeadError, Limits, LookedAt, ParsedRequest, parse_request};
 use crate::http::h1::server::Exchange;
@@ -200,8 +203,8 @@ async fn serve_request(
     let mut head = connection.worker.heads.take();
     let read = read_head(connection, link, limits, deadlines, &mut head).await;
     deadlines.set(Limit::RequestHeaders, None);
-    let parsed = match read {
-        Ok(parsed) => parsed,
+    let (parsed, waited) = match read {
+        Ok(read) => read,
         Err(reason) => {
             connection.worker.heads.give(head);
             if let Some(reply) = reason {
@@ -223,6 +226,9 @@ async fn serve_request(
     connection.stats.downstream_rq_http1_total.increment();
     let info = StreamInfo::new(start, Some(head.version));
     info.request_header_bytes.set(parsed.length as u64);
+    if waited {
+        info.head_duration.set(start.elapsed());
+    }
     let downstream = Downstream::H1(exchange);
     request::serve(connection, head, parsed.framing, &downstream, info, deadlines).await;
     let Downstream::H1(exchange) = downstream else { return false };
@@ -231,14 +237,15 @@ async fn serve_request(
     drained && exchange.is_reusable()
 }
 
-/// The next head, or what to answer instead (`None`: nothing, the client is gone).
+/// The next head and whether it had to be waited for, or what to answer instead (`None`: nothing, the client is gone).
 async fn read_head(
     connection: &HttpConnection,
     link: &Link,
     limits: &Limits,
     deadlines: &Deadlines,
     head: &mut RequestHead,
-) -> Result<ParsedRequest, Option<LocalReply>> {
+) -> Result<(ParsedRequest, bool), Option<LocalReply>> {
+    let mut waited = false;
     let mut looked = LookedAt::default();
     loop {
         // RFC 9112 section 2.2: empty lines before a request line are skipped.
@@ -254,7 +261,7 @@ async fn read_head(
                         let reply = low_version();
                         return Err(Some(reply));
                     }
-                    return Ok(parsed);
+                    return Ok((parsed, waited));
                 }
                 Ok(None) if link.is_full() => link.grow(limits.max_head_bytes),
                 Ok(None) => {}
@@ -274,7 +281,19 @@ async fn read_head(
             })
         });
         filled.await?;
+        waited = true;
     }
+}
+
+/// The time limit that a reply tells of.
+fn cause(config: &HttpConnectionManager, reply: &LocalReply) -> Option<Cause> {
+    let (limit, field) = match &*reply.details {
+        "request_header_timeout" => (config.request_headers_timeout, "HttpConnectionManager.request_headers_timeout"),
+        "request_overall_timeout" => (config.request_timeout, "HttpConnectionManager.request_timeout"),
+        "stream_idle_timeout" => (config.stream_idle_timeout, "HttpConnectionManager.stream_idle_timeout"),
+        _ => return None,
+    };
+    Some(Cause::Time { limit, field })
 }
 
 fn timeout_reply(connection: &HttpConnection, limit: Limit) -> LocalReply {
@@ -327,5 +346,6 @@ async fn refuse(
     let exchange = Exchange::new(link, &parsed, Version::Http11, false, options, *limits);
     exchange.set_close();
     let info = StreamInfo::new(Instant::now(), Some(Version::Http11));
+    info.cause.set(cause(&connection.node.config, &reply));
     request::answer(connection, RequestHead::default(), &Downstream::H1(exchange), info, deadlines, reply).await;
 }

@@ -7,12 +7,14 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use outrigger_config::cluster::{Caller, Concurrency, Discovery, MAX_CLASS, MAX_OFFSET_MS};
-use outrigger_config::route::Priority;
+use outrigger_config::route::{Forward, Priority};
 use outrigger_policy::balance::xx_hash;
 
 use super::attempt;
 use super::failure::Failure;
 use super::{Forwarding, prepare};
+use crate::explain::Cause;
+use crate::graph::ClusterNode;
 use crate::http::manager::normalize;
 use crate::http::manager::request::Request;
 use crate::trace;
@@ -58,6 +60,7 @@ impl Forwarding<'_, '_> {
         let Admission { result, waited } = seeker.admit(options, || self.wish(options), interrupted).await;
         let cluster = seeker.cluster;
         if let Some(waited) = waited {
+            request.info.moments.add_queued(waited.since.elapsed());
             note(request, outcome(&result), waited);
             trace::queued(request, waited.since, outcome(&result));
         }
@@ -66,6 +69,9 @@ impl Forwarding<'_, '_> {
             self.cluster = Rc::clone(&cluster);
         }
         let overflow = &cluster.stats.upstream_rq_active_overflow;
+        if let Err(refused) = &result {
+            request.info.cause.set(cause(refused, options, self.action, &cluster.node()));
+        }
         let admitted = result.map_err(|refused| match refused {
             Refused::NoHost => Failure::NoHost,
             Refused::Overflow => {
@@ -142,6 +148,33 @@ fn outcome(result: &Result<Admitted, Refused<Failure>>) -> &'static str {
         Err(Refused::Overflow | Refused::QueueFull) => "full",
         Err(Refused::QueueTimeout) => "timeout",
         Err(Refused::Interrupted(_)) => "cancelled",
+    }
+}
+
+/// The limit that a refusal is about.
+fn cause(refused: &Refused<Failure>, options: &Concurrency, action: &Forward, cluster: &ClusterNode) -> Option<Cause> {
+    match refused {
+        Refused::Overflow => {
+            let field = "ConcurrencyOptions.max_requests";
+            options.max_requests.map(|limit| Cause::Count { limit, field })
+        }
+        Refused::QueueFull => Some(match options.max_queue {
+            Some(limit) => Cause::Count { limit, field: "ConcurrencyOptions.max_queue" },
+            None => {
+                let breakers = &cluster.config.circuit_breakers;
+                let thresholds = match action.priority {
+                    Priority::High => &breakers.high,
+                    Priority::Default => &breakers.default,
+                };
+                let field = "CircuitBreakers.thresholds.max_pending_requests";
+                Cause::Count { limit: thresholds.max_pending_requests, field }
+            }
+        }),
+        Refused::QueueTimeout => Some(match action.queue.as_deref().and_then(|hints| hints.timeout) {
+            Some(limit) => Cause::Time { limit: Some(limit), field: "the queue timeout of the route" },
+            None => Cause::Time { limit: options.queue_timeout, field: "ConcurrencyOptions.queue_timeout" },
+        }),
+        Refused::NoHost | Refused::Interrupted(_) => None,
     }
 }
 

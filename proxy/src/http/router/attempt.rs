@@ -4,6 +4,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -13,13 +14,16 @@ use outrigger_policy::breaker::Permit;
 use super::body::ReplayBody;
 use super::failure::{Failure, downstream_failure, reset_of};
 use super::timeout::Timeouts;
+use crate::accesslog::LogType;
+use crate::explain::Cause;
 use crate::health::observe;
 use crate::http::h1::parse::Framing;
 use crate::http::headers::HeaderId;
 use crate::http::manager::request::Request;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{BodySink, Pump, PumpError, StreamError};
-use crate::trace::{self, Mark};
+use crate::moments::Milestone;
+use crate::trace::{self, Mark, Opening};
 use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
 use crate::upstream::connect::ConnectError;
 use crate::upstream::gate::Place;
@@ -44,6 +48,7 @@ pub struct Attempt<'a, 'r> {
 pub struct Answered {
     pub(super) stream: UpstreamStream,
     pub(super) upload: Pump,
+    pub(super) timeouts: Timeouts,
     pub(super) counted: InFlight,
 }
 
@@ -119,16 +124,21 @@ impl<'a, 'r> Attempt<'a, 'r> {
     pub async fn until_head(&mut self, place: Option<Place>) -> Result<Answered, Failure> {
         let active = Active::new(self.cluster, self.host);
         let limits = self.request.deadlines;
-        let start = self.request.info.start;
+        let now = Instant::now();
+        let info = &self.request.info;
+        info.moments.begin_try();
+        info.reached(Milestone::UpstreamBegin, now);
+        info.cause.set(None);
+        let start = info.start;
         limits.set(Limit::StreamDuration, self.timeouts.stream.map(|limit| start + limit));
         if let Some(limit) = self.timeouts.idle {
             self.request.idle_timeout = Some(limit).filter(|limit| !limit.is_zero());
-            limits.begin(Limit::StreamIdle, Instant::now(), self.request.idle_timeout);
+            limits.begin(Limit::StreamIdle, now, self.request.idle_timeout);
         }
         if self.request.info.request_end.get().is_some() {
-            self.start_response_limits(Instant::now());
+            self.start_response_limits(now);
         }
-        let counted = self.acquire().await.and_then(|stream| self.count(stream, place));
+        let counted = self.acquire(now).await.and_then(|stream| self.count(stream, place));
         let (stream, limit) = match counted {
             Ok(counted) => counted,
             Err(failure) => {
@@ -148,7 +158,8 @@ impl<'a, 'r> Attempt<'a, 'r> {
             Ok(()) => {
                 self.request.info.response_start.set(Some(Instant::now()));
                 let counted = InFlight { _active: active, _limit: limit };
-                Ok(Answered { stream, upload, counted })
+                let timeouts = *self.timeouts;
+                Ok(Answered { stream, upload, timeouts, counted })
             }
             Err(failure) => {
                 self.record(&failure);
@@ -182,7 +193,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
         }
     }
 
-    async fn acquire(&mut self) -> Result<UpstreamStream, Failure> {
+    async fn acquire(&mut self, began: Instant) -> Result<UpstreamStream, Failure> {
         let request = &*self.request;
         let wanted = Wanted {
             priority: self.action.priority,
@@ -197,6 +208,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
             pool::preconnect(&request.connection.worker, self.cluster, self.host, wanted);
         }
         if !terminated && let Some(stream) = pool::ready(self.host, wanted) {
+            acquired(request, &stream, began);
             return Ok(stream);
         }
         // Boxed: the state of connecting is large, and most requests never need it.
@@ -207,20 +219,28 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 false => pool::acquire(worker, cluster, host, wanted).await,
             }
         });
-        let began = Instant::now();
-        let acquired = poll_fn(|cx| {
+        let result = poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
                 return Poll::Ready(Ok(acquired));
             }
             self.interrupted(cx).map(Err)
         });
-        match acquired.await? {
+        match result.await? {
             Ok(stream) => {
+                acquired(self.request, &stream, Instant::now());
                 trace::acquired(self.request, began, stream.opening());
                 Ok(stream)
             }
-            Err(PoolError::PendingOverflow | PoolError::RequestOverflow) => Err(Failure::Overflow),
+            Err(PoolError::PendingOverflow) => {
+                let limit = self.cluster.limits(self.action.priority).1.max_pending_requests;
+                let field = "CircuitBreakers.thresholds.max_pending_requests";
+                self.request.info.cause.set(Some(Cause::Count { limit, field }));
+                Err(Failure::Overflow)
+            }
+            Err(PoolError::RequestOverflow) => Err(self.too_many_requests()),
             Err(PoolError::Connect(ConnectError::Timeout)) => {
+                let limit = Some(self.host.node.config.connect_timeout);
+                self.request.info.cause.set(Some(Cause::Time { limit, field: "Cluster.connect_timeout" }));
                 Err(Failure::Connect { reason: "connection timeout".into(), timeout: true })
             }
             Err(PoolError::Connect(error)) => Err(Failure::Connect { reason: error.to_string(), timeout: false }),
@@ -233,8 +253,15 @@ impl<'a, 'r> Attempt<'a, 'r> {
         }
         match pool::count(self.cluster, self.action.priority, stream) {
             Ok((stream, permit)) => Ok((stream, Counted::ByBreaker { _permit: permit })),
-            Err(_) => Err(Failure::Overflow),
+            Err(_) => Err(self.too_many_requests()),
         }
+    }
+
+    fn too_many_requests(&self) -> Failure {
+        let limit = self.cluster.limits(self.action.priority).1.max_requests;
+        let field = "CircuitBreakers.thresholds.max_requests";
+        self.request.info.cause.set(Some(Cause::Count { limit, field }));
+        Failure::Overflow
     }
 
     /// What ends a try from outside.
@@ -248,6 +275,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
         let framing = if upgrade { Framing::None } else { self.request.framing };
         let mut response = std::mem::take(&mut self.request.response);
         let mut head_sent = false;
+        let mut head_waited = false;
         let mut upload_failed = false;
         let result = poll_fn(|cx| {
             if upgrade && head_sent {
@@ -257,11 +285,19 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 match stream.poll_send_head(cx, &self.request.head, framing, options) {
                     Poll::Ready(Ok(())) => {
                         head_sent = true;
+                        let info = &self.request.info;
+                        match info.moments.offset(Milestone::PoolReady).filter(|_| !head_waited) {
+                            Some(_) => info.moments.copy(Milestone::PoolReady, Milestone::UpstreamTxBegin),
+                            None => info.reached(Milestone::UpstreamTxBegin, Instant::now()),
+                        }
                         trace::mark(self.request, Mark::FirstUpstreamTx);
                     }
                     Poll::Ready(Err(StreamError::Refused)) => return Poll::Ready(Err(Failure::NotSent)),
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, stream.is_reused()))),
-                    Poll::Pending => return self.interrupted(cx).map(Err),
+                    Poll::Pending => {
+                        head_waited = true;
+                        return self.interrupted(cx).map(Err);
+                    }
                 }
                 if upgrade {
                     let _ = BodySink::poll_flush(stream, cx);
@@ -272,6 +308,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
                     Poll::Ready(Ok(())) => {
                         let now = Instant::now();
                         trace::mark(self.request, Mark::LastUpstreamTx);
+                        self.request.info.reached(Milestone::UpstreamTxEnd, now);
                         if self.request.info.request_end.get().is_none() {
                             self.request.info.request_end.set(Some(now));
                             self.request.deadlines.set(Limit::Request, None);
@@ -318,6 +355,44 @@ fn switch_protocols(head: &RequestHead, response: &mut ResponseHead) {
     }
 }
 
+/// Records when a try got its connection, and when that was made.
+fn acquired(request: &Request<'_>, stream: &UpstreamStream, now: Instant) {
+    let info = &request.info;
+    info.reached(Milestone::PoolReady, now);
+    let counted = stream.counted();
+    info.upstream_connection.set(counted.id());
+    if let Some(tls) = counted.tls() {
+        *info.upstream_tls.borrow_mut() = Some(Arc::clone(tls));
+    }
+    let Opening { start, connected, ready, secure } = counted.opening();
+    info.reached(Milestone::ConnectBegin, start);
+    if let Some(connected) = connected {
+        info.reached(Milestone::Connected, connected);
+    }
+    if let Some(ready) = ready.filter(|_| secure) {
+        info.reached(Milestone::HandshakeEnd, ready);
+    }
+    if request.filters.router.log_on_upstream_stream {
+        request.log_try(LogType::UpstreamPoolReady);
+    }
+}
+
+/// Records a limit that the connection manager sets, unless it is known already what set it.
+pub fn record_limit(request: &Request<'_>, limit: Limit) {
+    if request.info.cause.get().is_some() {
+        return;
+    }
+    let config = &request.connection.node.config;
+    let (limit, field) = match limit {
+        Limit::Request => (config.request_timeout, "HttpConnectionManager.request_timeout"),
+        Limit::RequestHeaders => (config.request_headers_timeout, "HttpConnectionManager.request_headers_timeout"),
+        Limit::StreamIdle => (request.idle_timeout, "HttpConnectionManager.stream_idle_timeout"),
+        Limit::StreamDuration => (config.max_stream_duration, "HttpProtocolOptions.max_stream_duration"),
+        _ => return,
+    };
+    request.info.cause.set(Some(Cause::Time { limit, field }));
+}
+
 /// What ends a request from outside.
 pub fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> Poll<Failure> {
     if let Poll::Ready(gone) = request.downstream.poll_closed(cx) {
@@ -326,7 +401,7 @@ pub fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> Po
     if request.poll_drained(cx).is_ready() {
         return Poll::Ready(Failure::Drained);
     }
-    request.deadlines.poll(cx).map(Failure::Timeout)
+    request.poll_limit(cx).map(Failure::Timeout)
 }
 
 pub fn pump_up(

@@ -144,7 +144,10 @@ pub fn timeout_reply(limit: Limit) -> LocalReply {
 fn reset_reply(request: &Request<'_>, reason: &str, more: Option<&str>, flag: ResponseFlag) -> LocalReply {
     let name = reason.replace(' ', "_");
     let details: Cow<'static, str> = match more {
-        Some(more) => format!("upstream_reset_before_response_started{{{name}|{more}}}").into(),
+        Some(more) => {
+            let more = more.replace(' ', "_");
+            format!("upstream_reset_before_response_started{{{name}|{more}}}").into()
+        }
         None => format!("upstream_reset_before_response_started{{{name}}}").into(),
     };
     let again = if request.retried { "retried and the latest " } else { "" };

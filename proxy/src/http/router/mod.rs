@@ -31,6 +31,7 @@ use outrigger_policy::route::{header_matches, request_header_matches};
 use super::manager::reply::LocalReply;
 use super::manager::request::{Chosen, Request, RequestSide, ResponseSide, send_local};
 use super::manager::{mutate, overload};
+use crate::accesslog::LogType;
 use crate::health::observe;
 use crate::http::filter::{self, Filters, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
@@ -64,7 +65,7 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
         return send_local(request, reply.flag(ResponseFlag::NoClusterFound), Some(chosen)).await;
     };
     let cluster = worker.clusters.get(&worker, node);
-    *request.info.cluster.borrow_mut() = Some(Arc::clone(&node.config.stat_name));
+    request.info.set_cluster(&node.config);
     trace::set_cluster(request, node);
     if let Some(reply) = overload::router_refusal(request) {
         return send_local(request, reply, Some(chosen)).await;
@@ -174,8 +175,7 @@ impl Forwarding<'_, '_> {
             };
             let host = Rc::clone(&target.host);
             self.affinity.tell(self.request, &host);
-            self.request.info.attempts.set(self.request.info.attempts.get() + 1);
-            *self.request.info.upstream_host.borrow_mut() = Some(Arc::clone(&host.host));
+            self.request.info.begin_try(&host.host);
             let count = self.request.info.attempts.get();
             if self.chosen.virtual_host.include_request_attempt_count {
                 self.request.head.headers.set(HeaderId::XEnvoyAttemptCount, count.to_string().as_bytes());
@@ -217,6 +217,7 @@ impl Forwarding<'_, '_> {
                     if self.retries_after(&outcome, &body, &host).await {
                         count_response(&self.cluster, &host, status);
                         trace::retry_attempt(self.request, stream.is_complete());
+                        self.request.log_try(LogType::UpstreamEnd);
                         drop(stream);
                         continue;
                     }
@@ -239,10 +240,12 @@ impl Forwarding<'_, '_> {
                         drop(stream);
                         return self.end_by(end).await;
                     }
-                    return relay::relay(self.request, &self.cluster, &host, stream, &body).await;
+                    relay::relay(self.request, &self.cluster, &host, stream, &body).await;
+                    return self.request.log_try(LogType::UpstreamEnd);
                 }
                 Err(failure) => {
                     trace::fail_attempt(self.request, &failure);
+                    self.log_failed_try(&failure);
                     host.stats.rq_error.increment();
                     failure::watched(watch, &host, &failure);
                     let stale = failure == Failure::StaleConnection && !resent_stale;
@@ -268,6 +271,20 @@ impl Forwarding<'_, '_> {
                 }
             }
         }
+    }
+
+    /// Logs a try that failed, with what it would say of the request if it was the last one.
+    fn log_failed_try(&self, failure: &Failure) {
+        let request = &*self.request;
+        if request.connection.node.upstream_logs.is_empty() {
+            return;
+        }
+        let flags = request.info.flags.get();
+        if let Some(flag) = failure.reply(request).flag {
+            request.info.flag(flag);
+        }
+        request.log_try(LogType::UpstreamEnd);
+        request.info.flags.set(flags);
     }
 
     /// What stands in front of the endpoints of a cluster: its own filters, or else the router's.
@@ -456,6 +473,14 @@ impl Forwarding<'_, '_> {
     }
 
     async fn give_up(&mut self, failure: Failure) {
+        if matches!(failure, Failure::NoHost | Failure::NoWantedHost(_)) {
+            // As Envoy counts: a try that found nobody is one.
+            let attempts = &self.request.info.attempts;
+            attempts.set(attempts.get().max(1));
+        }
+        if let Failure::Timeout(limit) = failure {
+            self.request.info.cause.set(self.timeouts.cause(limit));
+        }
         if !matches!(failure, Failure::DownstreamGone(_)) {
             let status = failure.reply(self.request).status;
             count_local_reply(&self.cluster, status);
@@ -472,8 +497,11 @@ pub async fn end(request: &mut Request<'_>, failure: Failure, chosen: Option<&Ch
         request.downstream.abort(h2::Reason::CANCEL);
         return;
     }
-    if let Failure::Timeout(Limit::StreamIdle) = failure {
-        request.connection.stats.downstream_rq_idle_timeout.increment();
+    if let Failure::Timeout(limit) = failure {
+        if limit == Limit::StreamIdle {
+            request.connection.stats.downstream_rq_idle_timeout.increment();
+        }
+        attempt::record_limit(request, limit);
     }
     if let Failure::Timeout(Limit::StreamDuration) = failure {
         request.connection.stats.downstream_rq_max_duration_reached.increment();
@@ -486,7 +514,7 @@ pub async fn end(request: &mut Request<'_>, failure: Failure, chosen: Option<&Ch
 async fn wait(request: &Request<'_>, backoff: Duration) -> bool {
     let mut sleep = std::pin::pin!(tokio::time::sleep(backoff));
     std::future::poll_fn(|cx| {
-        if request.downstream.poll_closed(cx).is_ready() || request.deadlines.poll(cx).is_ready() {
+        if request.downstream.poll_closed(cx).is_ready() || request.poll_limit(cx).is_ready() {
             return std::task::Poll::Ready(false);
         }
         sleep.as_mut().poll(cx).map(|()| true)

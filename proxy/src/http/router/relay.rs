@@ -7,15 +7,17 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
-use super::attempt::{Answered, interrupted, pump_up, touch};
+use super::attempt::{Answered, interrupted, pump_up, record_limit, touch};
 use super::body::ReplayBody;
 use super::failure::{self, Failure, downstream_failure, reset_of};
+use crate::accesslog::LogType;
 use crate::http::filter::BodyChain;
 use crate::http::headers::HeaderId;
 use crate::http::manager::downstream::Gone;
 use crate::http::manager::request::Request;
 use crate::http::manager::{overload, reply};
 use crate::http::seam::{Pump, PumpError};
+use crate::moments::Milestone;
 use crate::stream::ResponseFlag;
 use crate::trace::{self, Mark};
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
@@ -31,7 +33,7 @@ pub async fn relay(
     answered: Answered,
     body: &ReplayBody<'_>,
 ) {
-    let Answered { mut stream, mut upload, counted: _counted } = answered;
+    let Answered { mut stream, mut upload, timeouts, counted: _counted } = answered;
     let now = Instant::now();
     let connection = Rc::clone(request.connection);
     request.deadlines.set(Limit::PerTry, None);
@@ -62,6 +64,10 @@ pub async fn relay(
         return;
     }
     trace::mark(request, Mark::FirstDownstreamTx);
+    request.info.reached(Milestone::DownstreamTxBegin, now);
+    if upgraded && connection.node.config.access_log_times.on_tunnel {
+        request.log(LogType::DownstreamTunnelEstablished);
+    }
     if upgraded {
         connection.stats.downstream_cx_upgrades_total.increment();
         connection.stats.downstream_cx_upgrades_active.increment();
@@ -79,8 +85,10 @@ pub async fn relay(
                 // A tunnel may end on one side only.
                 Poll::Ready(Ok(())) if upgraded && !connected => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(())) => {
+                    let now = Instant::now();
                     request.deadlines.set(Limit::Request, None);
-                    request.info.request_end.set(Some(Instant::now()));
+                    request.info.request_end.set(Some(now));
+                    request.info.reached(Milestone::UpstreamTxEnd, now);
                 }
                 Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(downstream_failure(error))),
                 Poll::Ready(Err(PumpError::Sink(_))) => upload_failed = true,
@@ -116,9 +124,18 @@ pub async fn relay(
                 request.downstream.set_close();
             }
             request.info.response_sent.set(true);
-            stream.finish(Instant::now());
+            let now = Instant::now();
+            request.info.reached(Milestone::UpstreamRxEnd, now);
+            request.info.reached(Milestone::DownstreamTxEnd, now);
+            stream.finish(now);
         }
-        Err(failure) => broken(request, cluster, host, &failure),
+        Err(failure) => {
+            if let Failure::Timeout(limit) = failure {
+                request.info.cause.set(timeouts.cause(limit));
+                record_limit(request, limit);
+            }
+            broken(request, cluster, host, &failure);
+        }
     }
 }
 
@@ -135,7 +152,11 @@ fn pump_down(
         Some(chain) => download.poll(cx, &chain.source(stream), request.downstream, seen),
     };
     if moved > 0 {
-        request.info.bytes_sent.set(request.info.bytes_sent.get() + moved as u64);
+        let sent = request.info.bytes_sent.get();
+        if sent == 0 {
+            request.info.reached(Milestone::ResponseBodyBegin, Instant::now());
+        }
+        request.info.bytes_sent.set(sent + moved as u64);
         touch(request);
     }
     result

@@ -20,6 +20,8 @@ pub struct Router {
     pub suppress_envoy_headers: bool,
     /// Written for every try.
     pub upstream_logs: Vec<Arc<AccessLog>>,
+    /// They are written when a try has a connection, too.
+    pub log_on_upstream_stream: bool,
     /// Headers checked for valid values (`strict_check_headers`), lower case.
     pub strict_check_headers: Vec<String>,
     /// x-envoy-expected-rq-timeout-ms of an earlier hop is respected.
@@ -40,14 +42,16 @@ impl Router {
                 suppress_grpc_request_failure_code_stats = "there are no counters per gRPC status";
             unsupported: reject_connect_request_early_data;
         });
+        let mut log_on_upstream_stream = false;
         if let Some(wire) = upstream_log_options {
             let at = at.field("upstream_log_options");
             use router::router::UpstreamAccessLogOptions;
             decide!(wire, at, UpstreamAccessLogOptions as "envoy.extensions.filters.http.router.v3.Router.UpstreamAccessLogOptions" {
-                implemented: ;
+                implemented: flush_upstream_log_on_upstream_stream;
                 no_effect: ;
-                unsupported: flush_upstream_log_on_upstream_stream, upstream_log_flush_interval;
+                unsupported: upstream_log_flush_interval;
             });
+            log_on_upstream_stream = flush_upstream_log_on_upstream_stream;
         }
         let list = at.field("strict_check_headers");
         for (index, name) in strict_check_headers.iter().enumerate() {
@@ -60,6 +64,7 @@ impl Router {
         Ok(Self {
             suppress_envoy_headers,
             upstream_logs: access_logs(context, &at.field("upstream_log"), upstream_log)?,
+            log_on_upstream_stream,
             strict_check_headers,
             respect_expected_rq_timeout,
             start_child_span,
