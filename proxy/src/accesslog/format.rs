@@ -214,8 +214,8 @@ fn emit(operator: &Operator, facts: &Facts<'_>, out: &mut Vec<u8>) -> Given {
         Operator::TerminationState => text(Some(&explain::termination_state(info)), out),
         Operator::RetryClass => text(Some(explain::retry_class(info).as_str().as_bytes()), out),
         Operator::Reason => text(explain::reason(info).as_deref().map(str::as_bytes), out),
-        Operator::VirtualClusterName => non_empty(info.virtual_cluster.borrow().as_deref().unwrap_or(""), out),
         Operator::Empty => Given::Text,
+        Operator::VirtualClusterName => non_empty(info.virtual_cluster.borrow().as_deref().unwrap_or(""), out),
         Operator::Nothing => Given::Absent,
         Operator::TraceId => match facts.span {
             Some(span) if span.format == SpanFormat::W3c => hexadecimal(span.trace_id, 32, out),

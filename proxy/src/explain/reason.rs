@@ -227,9 +227,9 @@ struct Shown(Duration);
 impl std::fmt::Display for Shown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let milliseconds = self.0.as_millis();
-        if milliseconds > 0 && milliseconds % 1000 == 0 {
+        if milliseconds > 0 && milliseconds.is_multiple_of(1000) {
             write!(f, "{} s", milliseconds / 1000)
-        } else if self.0.subsec_nanos() % 1_000_000 == 0 {
+        } else if self.0.subsec_nanos().is_multiple_of(1_000_000) {
             write!(f, "{milliseconds} ms")
         } else {
             write!(f, "{} us", self.0.as_micros())

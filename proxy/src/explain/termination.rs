@@ -125,12 +125,14 @@ fn phase(info: &StreamInfo, who: u8) -> u8 {
     if info.version.is_none() {
         return if reached(Milestone::PoolReady) { b'D' } else { b'C' };
     }
+    let flags = info.flags.get();
+    if flags.contains(ResponseFlag::UpstreamOverflow) || flags.contains(ResponseFlag::DropOverload) {
+        return b'C';
+    }
     if reached(Milestone::PoolReady) {
         return b'H';
     }
-    let flags = info.flags.get();
-    let refused = flags.contains(ResponseFlag::UpstreamOverflow) || flags.contains(ResponseFlag::DropOverload);
-    let sought = reached(Milestone::UpstreamBegin) || refused || matches!(who, b'S' | b's');
+    let sought = reached(Milestone::UpstreamBegin) || matches!(who, b'S' | b's');
     if sought {
         return b'C';
     }

@@ -253,7 +253,7 @@ fn timers_add_up_and_are_absent_where_they_did_not_end() {
 #[test]
 fn a_session_that_was_silent_says_so() {
     let info = StreamInfo::new(Instant::now(), None);
-    let info = Arc::new(info);
+    let info = Rc::new(info);
     info.reached(Milestone::PoolReady, info.start);
     assert_eq!(told(&info), (String::new(), "----".to_owned(), "never_sent"));
     info.cause.set(Some(Cause::Time { limit: Some(Duration::from_secs(1)), field: "TcpProxy.idle_timeout" }));

@@ -158,7 +158,7 @@ impl ClientTls {
         };
         let mut info = tls_info(stream.get_ref().1, Some(&self.verifier), &self.local_uri_sans, &self.local_principal);
         info.local.clone_from(&self.local);
-        info.sni = Some(sent.into()).filter(|sent: &Box<str>| !sent.is_empty());
+        info.sni = (!sent.is_empty()).then(|| sent.into());
         Ok((stream, info))
     }
 

@@ -269,8 +269,8 @@ fn each_bad_connection_manager_is_refused_by_path() {
         ),
         (with("original_ip_detection_extensions: [{name: x}]"), ".original_ip_detection_extensions: is not supported"),
         (
-            with("access_log_options: {flush_access_log_on_new_request: true}"),
-            ".access_log_options.flush_access_log_on_new_request: is not supported",
+            with("access_log_options: {access_log_flush_interval: 0.0001s}"),
+            ".access_log_options.access_log_flush_interval: must be at least 1 ms",
         ),
         (
             with("request_id_extension: {typed_config: {\"@type\": type.googleapis.com/google.protobuf.Empty}}"),
@@ -346,8 +346,8 @@ fn each_bad_access_log_is_refused_by_path() {
             ".typed_config.log_format.json_format[\"a\"][\"b\"][0]: \"%\" has no valid command at position 0",
         ),
         (
-            file("log_format: {omit_empty_values: true, text_format_source: {inline_string: a}}"),
-            ".typed_config.log_format.omit_empty_values: is not supported with a text format",
+            file("log_format: {text_format_source: {inline_string: '%CEL(a b)%'}}"),
+            ".typed_config.log_format.text_format_source: \"a b\" is not a valid expression: at character 3: the expression should end here",
         ),
         (
             with_log(
