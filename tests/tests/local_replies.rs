@@ -44,7 +44,7 @@ async fn answers(program: PathBuf, replies: &str) -> Vec<String> {
     for path in paths {
         seen.push(shown(path, &h1::get(address, path).await));
     }
-    let mut client = h2c::Client::connect(address).await;
+    let client = h2c::Client::connect(address).await;
     for path in ["/unknown", "/none"] {
         let head = [("content-type", "application/grpc"), ("te", "trailers")];
         seen.push(shown(path, &client.request("POST", path, &head, b"").await));

@@ -1,6 +1,6 @@
 //! Streams that ended in different ways, and what is said of them.
 
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;

@@ -158,9 +158,6 @@ pub(super) type PrefixedStats = (Arc<str>, Arc<SubscriptionStats>);
 /// Stats of scopes, with their prefix.
 pub(super) type PrefixedScopeStats = (Arc<str>, Arc<ScopedRoutesStats>);
 
-/// Stats of scopes, with their prefix.
-pub(super) type PrefixedScopes = (Arc<str>, Arc<ScopedRoutesStats>);
-
 /// All of them, for as long as what they are about.
 #[derive(Default)]
 pub(super) struct Stats {
