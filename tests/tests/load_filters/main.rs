@@ -21,6 +21,7 @@ const ADDRESS: (&str, &str, &str) = (
 const INTENDED: Intended = &[
     ADDRESS,
     ("*", "transfer_duration", "time is never the same"),
+    ("*", "-delay-ms: ", "time is never the same"),
     ("*", "_incoming_size", "of the last piece, which is an empty one in Envoy where the end comes by itself"),
 ];
 
