@@ -31,7 +31,8 @@ pub(crate) fn by_namespace(at: &FieldPath<'_>, wire: core::Metadata) -> Namespac
 
 /// All metadata that is kept as it came; none if it is malformed.
 pub fn encoded(encoded: &[u8]) -> Namespaces {
-    core::Metadata::decode(encoded).map(by_namespace).unwrap_or_default()
+    let read = |wire| by_namespace(&FieldPath::resource("metadata", ""), wire);
+    core::Metadata::decode(encoded).map(read).unwrap_or_default()
 }
 
 /// A namespace of metadata that is kept as it came (`envoy.config.core.v3.Metadata`).
