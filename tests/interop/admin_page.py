@@ -72,7 +72,7 @@ def look(browser, scheme):
 
     section(page, 4)
     expect(page.locator("#body")).to_contain_text("/x?<script>alert(2)</script>")
-    expect(page.locator("#body")).to_contain_text("no connection to endpoint")
+    expect(page.locator("#body")).to_contain_text("could not be reached")
 
     section(page, 5)
     expect(page.locator("#body")).to_contain_text("waiting for response")

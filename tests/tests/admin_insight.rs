@@ -189,11 +189,11 @@ async fn failures_are_kept_with_their_reasons_and_successes_are_not() {
         (&dead["code"], &dead["flags"], &dead["route"], &dead["cluster"]),
         (&503.into(), &"UF".into(), &"dead".into(), &"dead".into())
     );
-    assert!(dead["why"].as_str().unwrap().starts_with("no connection to endpoint 127.0.0.1:"), "{dead}");
+    assert!(dead["why"].as_str().unwrap().contains("could not be reached: "), "{dead}");
     let late = find("/late");
     assert_eq!((&late["flags"], &late["details"]), (&"UT".into(), &"response_timeout".into()));
-    assert!(late["why"].as_str().unwrap().ends_with("did not answer within the route's timeout"), "{late}");
-    assert_eq!(find("/broken")["why"], format!("endpoint 127.0.0.1:{} answered 500", upstream.port()));
+    assert!(late["why"].as_str().unwrap().ends_with("(RouteAction.timeout)."), "{late}");
+    assert!(find("/broken")["why"].as_str().unwrap().contains("500"), "{told:?}");
     let session = told.iter().find(|failure| failure["kind"] == "connection").unwrap();
     assert_eq!((&session["listener"], &session["cluster"]), (&"raw".into(), &"dead".into()));
     assert!(session["flags"].as_str().unwrap().contains("UF"), "{session}");
@@ -250,7 +250,7 @@ async fn live_requests_are_listed_and_can_be_ended() {
     let told = failures(&proxy, 2).await;
     for failure in &told {
         assert_eq!(failure["details"], "killed_by_operator");
-        assert_eq!(failure["why"], "ended by hand (POST /requests/kill) while it was waiting for response");
+        assert_eq!(failure["why"], "Ended by hand (POST /requests/kill) while it was waiting for response.");
     }
     assert_eq!(kill(&proxy, &seen[0]).await.status, 404);
     for id in ["", "x", "99-1", "0-"] {
