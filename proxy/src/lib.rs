@@ -6,6 +6,7 @@ pub mod bootstrap;
 pub mod calendar;
 pub mod cli;
 pub mod explain;
+pub mod failures;
 pub mod graph;
 pub mod health;
 pub mod http;

@@ -207,6 +207,63 @@ pub struct StreamInfo {
     pub upstream_connection: Cell<u64>,
     /// Endpoints of tries before the last one, with the ids of their connections.
     pub earlier_tries: RefCell<Vec<(Arc<Host>, u64)>>,
+    /// What is being done about it.
+    pub phase: Cell<Phase>,
+    /// Whether somebody wants it to end at once.
+    pub kill: Cell<Kill>,
+}
+
+/// Ending a stream by hand.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Kill {
+    /// Nobody wants that.
+    #[default]
+    No,
+    /// Somebody does.
+    Asked,
+    /// It is ending because somebody did.
+    Obeyed,
+}
+
+/// What is being done about a stream.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Phase {
+    /// It passes through filters, and seeks its route.
+    #[default]
+    Filters,
+    /// An endpoint is sought; where places are limited, it waits for one.
+    Queue,
+    /// A connection is made, or waited for.
+    Connect,
+    /// The request is sent, or will be once the client has sent it.
+    Send,
+    /// All was sent.
+    Wait,
+    /// The next try waits for its time.
+    BackOff,
+    /// The response goes to the client.
+    Receive,
+    /// An answer of our own goes to the client.
+    Answer,
+    /// Bytes go both ways.
+    Relay,
+}
+
+impl Phase {
+    /// In words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Filters => "in filters",
+            Phase::Queue => "waiting in queue",
+            Phase::Connect => "connecting",
+            Phase::Send => "sending",
+            Phase::Wait => "waiting for response",
+            Phase::BackOff => "waiting to retry",
+            Phase::Receive => "receiving",
+            Phase::Answer => "being answered here",
+            Phase::Relay => "relaying",
+        }
+    }
 }
 
 impl StreamInfo {
@@ -249,6 +306,8 @@ impl StreamInfo {
             upstream_tls: RefCell::new(None),
             upstream_connection: Cell::new(0),
             earlier_tries: RefCell::default(),
+            phase: Cell::default(),
+            kill: Cell::default(),
         }
     }
 
@@ -330,6 +389,11 @@ impl ResponseFlags {
     /// Whether `flag` is in it.
     pub fn contains(self, flag: ResponseFlag) -> bool {
         self.0 & (1 << flag as u32) != 0
+    }
+
+    /// A bit for each flag.
+    pub fn bits(self) -> u32 {
+        self.0
     }
 
     /// None at all.

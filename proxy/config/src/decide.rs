@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 /// Destructures an API message completely, so that a new field of the API does not compile until somebody decides it.
 ///
-/// `implemented` fields become local variables. `no_effect` fields are dropped, with the reason that users read.
+/// `implemented` fields become local variables. `no_effect` fields are dropped, with the reason that users read; where
+/// they are set, [`crate::coverage`] hears of it.
 /// `unsupported` fields reject the message with their path when they are set.
 ///
 /// ```ignore
@@ -23,7 +24,13 @@ macro_rules! decide {
         no_effect: $($idle:ident = $reason:literal),* ;
         unsupported: $($refused:ident),* $(;)?
     }) => {
-        let $($message)::+ { $($done,)* $($idle: _,)* $($refused,)* } = $wire;
+        let wire = $wire;
+        $(
+            if $crate::coverage::is_wanted() && $crate::decide::IsSet::is_set(&wire.$idle) {
+                $crate::coverage::note(&$at.field(stringify!($idle)), $reason);
+            }
+        )*
+        let $($message)::+ { $($done,)* $($idle: _,)* $($refused,)* } = wire;
         $(
             if $crate::decide::IsSet::is_set(&$refused) {
                 return Err($at.field(stringify!($refused)).unsupported());

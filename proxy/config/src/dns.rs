@@ -48,7 +48,7 @@ pub(crate) fn dns_resolver(
             cares_resolver(&at, wire::decode(&at, &any)?)
         }
         "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig" => {
-            system_resolver(wire::decode(&at, &any)?)
+            system_resolver(&at, wire::decode(&at, &any)?)
         }
         "envoy.extensions.network.dns_resolver.hickory.v3.HickoryDnsResolverConfig" => {
             hickory_resolver(&at, wire::decode(&at, &any)?)
@@ -96,8 +96,8 @@ fn cares_resolver(at: &FieldPath<'_>, wire: cares::CaresDnsResolverConfig) -> Pa
 }
 
 /// The system's resolver, whose settings are the system's.
-fn system_resolver(wire: getaddrinfo::GetAddrInfoDnsResolverConfig) -> Parsed<DnsResolver> {
-    decide!(wire, (), getaddrinfo::GetAddrInfoDnsResolverConfig
+fn system_resolver(at: &FieldPath<'_>, wire: getaddrinfo::GetAddrInfoDnsResolverConfig) -> Parsed<DnsResolver> {
+    decide!(wire, at, getaddrinfo::GetAddrInfoDnsResolverConfig
         as "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig" {
         implemented: num_retries;
         no_effect: num_resolver_threads = "questions are asked without threads of their own";

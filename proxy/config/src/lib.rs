@@ -14,6 +14,7 @@ pub mod bootstrap;
 pub mod cel;
 pub mod cluster;
 mod context;
+pub mod coverage;
 mod decide;
 pub mod dns;
 pub mod extension;

@@ -11,6 +11,7 @@ use prost::Message as _;
 use serde_json::{Map, Number, Value};
 
 use crate::decide::decide;
+use crate::rejection::FieldPath;
 
 /// A namespace of metadata.
 pub type MetadataMap = Map<String, Value>;
@@ -19,8 +20,8 @@ pub type MetadataMap = Map<String, Value>;
 pub type Namespaces = BTreeMap<String, MetadataMap>;
 
 /// Reads metadata.
-pub(crate) fn by_namespace(wire: core::Metadata) -> Namespaces {
-    decide!(wire, (), core::Metadata as "envoy.config.core.v3.Metadata" {
+pub(crate) fn by_namespace(at: &FieldPath<'_>, wire: core::Metadata) -> Namespaces {
+    decide!(wire, at, core::Metadata as "envoy.config.core.v3.Metadata" {
         implemented: filter_metadata;
         no_effect: typed_filter_metadata = "nothing reads typed metadata";
         unsupported: ;
@@ -30,7 +31,8 @@ pub(crate) fn by_namespace(wire: core::Metadata) -> Namespaces {
 
 /// All metadata that is kept as it came; none if it is malformed.
 pub fn encoded(encoded: &[u8]) -> Namespaces {
-    core::Metadata::decode(encoded).map(by_namespace).unwrap_or_default()
+    let read = |wire| by_namespace(&FieldPath::resource("metadata", ""), wire);
+    core::Metadata::decode(encoded).map(read).unwrap_or_default()
 }
 
 /// A namespace of metadata that is kept as it came (`envoy.config.core.v3.Metadata`).

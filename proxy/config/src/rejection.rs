@@ -49,6 +49,17 @@ impl<'a> FieldPath<'a> {
         self.reject("is not supported")
     }
 
+    /// The path without the resource.
+    pub(crate) fn place(&self) -> String {
+        struct Place<'p>(&'p FieldPath<'p>);
+        impl fmt::Display for Place<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.write_segments(f)
+            }
+        }
+        Place(self).to_string()
+    }
+
     fn write_segments(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FieldPath::Resource { .. } => Ok(()),
@@ -68,7 +79,7 @@ impl<'a> FieldPath<'a> {
         }
     }
 
-    fn root(&self) -> (&'static str, &'a str) {
+    pub(crate) fn root(&self) -> (&'static str, &'a str) {
         match self {
             FieldPath::Resource { kind, name } => (kind, name),
             FieldPath::Field(parent, _) | FieldPath::Item(parent, _) | FieldPath::Key(parent, _) => parent.root(),

@@ -41,7 +41,25 @@ impl FilterChainIndex {
 
     /// The filter chain for a connection, or the default one.
     pub fn find(&self, facts: &ConnectionFacts<'_>) -> Option<&Arc<FilterChain>> {
-        self.find_specific(facts).or(self.default.as_ref())
+        self.find_specific(facts).ok().or(self.default.as_ref())
+    }
+
+    /// What [`Self::find`] decides, and why no other chain is chosen.
+    pub fn explain(&self, facts: &ConnectionFacts<'_>) -> ChainExplained<'_> {
+        let found = self.find_specific(facts);
+        let chosen = found.ok();
+        let others =
+            self.chains.iter().enumerate().filter(|(_, chain)| chosen.is_none_or(|chosen| !Arc::ptr_eq(chosen, chain)));
+        let misses = others.map(|(position, chain)| {
+            let alone = Self::build(std::slice::from_ref(chain), None);
+            ChainMiss { position, chain, criterion: alone.find_specific(facts).err() }
+        });
+        ChainExplained {
+            misses: misses.collect(),
+            is_default: chosen.is_none(),
+            failed: found.err(),
+            chosen: chosen.or(self.default.as_ref()),
+        }
     }
 
     /// Two filter chains (by position) that some connection matches equally well; the first of them gets it.
@@ -50,21 +68,29 @@ impl FilterChainIndex {
         self.overlap
     }
 
-    fn find_specific(&self, facts: &ConnectionFacts<'_>) -> Option<&Arc<FilterChain>> {
-        let mut node = self.root?;
+    fn find_specific(&self, facts: &ConnectionFacts<'_>) -> Result<&Arc<FilterChain>, Criterion> {
+        use Criterion as By;
+        let mut node = self.root.ok_or(By::DestinationPort)?;
         loop {
-            node = match &self.nodes[node] {
-                Node::Chain(chain) => return Some(&self.chains[*chain]),
-                Node::DestinationPort(ports) => ports.find(facts.destination.map(|(_, port)| port))?,
-                Node::DestinationIp(networks) => networks.find(facts.destination.map(|(ip, _)| ip))?,
-                Node::ServerName(names) => names.find(facts.server_name)?,
-                Node::TransportProtocol(words) => words.find(&[facts.transport_protocol])?,
-                Node::ApplicationProtocols(words) => words.find(facts.application_protocols)?,
-                Node::DirectSourceIp(networks) => networks.find(facts.direct_source)?,
-                Node::SourceType(sources) => sources.find(facts)?,
-                Node::SourceIp(networks) => networks.find(facts.source.map(|(ip, _)| ip))?,
-                Node::SourcePort(ports) => ports.find(facts.source.map(|(_, port)| port))?,
+            let (next, by) = match &self.nodes[node] {
+                Node::Chain(chain) => return Ok(&self.chains[*chain]),
+                Node::DestinationPort(ports) => {
+                    (ports.find(facts.destination.map(|(_, port)| port)), By::DestinationPort)
+                }
+                Node::DestinationIp(networks) => {
+                    (networks.find(facts.destination.map(|(ip, _)| ip)), By::DestinationIp)
+                }
+                Node::ServerName(names) => (names.find(facts.server_name), By::ServerName),
+                Node::TransportProtocol(words) => (words.find(&[facts.transport_protocol]), By::TransportProtocol),
+                Node::ApplicationProtocols(words) => {
+                    (words.find(facts.application_protocols), By::ApplicationProtocols)
+                }
+                Node::DirectSourceIp(networks) => (networks.find(facts.direct_source), By::DirectSourceIp),
+                Node::SourceType(sources) => (sources.find(facts), By::SourceType),
+                Node::SourceIp(networks) => (networks.find(facts.source.map(|(ip, _)| ip)), By::SourceIp),
+                Node::SourcePort(ports) => (ports.find(facts.source.map(|(_, port)| port)), By::SourcePort),
             };
+            node = next.ok_or(by)?;
         }
     }
 
@@ -237,16 +263,51 @@ const STEPS: [Criterion; 9] = [
     Criterion::SourcePort,
 ];
 
-#[derive(Clone, Copy, Debug)]
-enum Criterion {
+/// A filter chain's choice, and why it is not another one.
+#[derive(Debug)]
+pub struct ChainExplained<'a> {
+    /// The chain of the connection; `None` if it is closed.
+    pub chosen: Option<&'a Arc<FilterChain>>,
+    /// It is the one for connections that no other takes.
+    pub is_default: bool,
+    /// The criterion at which no chain was left that is not the default one.
+    pub failed: Option<Criterion>,
+    /// The other chains.
+    pub misses: Vec<ChainMiss<'a>>,
+}
+
+/// A filter chain that does not get the connection.
+#[derive(Debug)]
+pub struct ChainMiss<'a> {
+    /// Its position in the listener.
+    pub position: usize,
+    /// The chain.
+    pub chain: &'a Arc<FilterChain>,
+    /// The first of its criteria that the connection does not meet; `None` if it meets all, and another chain is more
+    /// specific at a criterion that is asked earlier.
+    pub criterion: Option<Criterion>,
+}
+
+/// What filter chains are chosen by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Criterion {
+    /// `destination_port`.
     DestinationPort,
+    /// `prefix_ranges`.
     DestinationIp,
+    /// `server_names`.
     ServerName,
+    /// `transport_protocol`.
     TransportProtocol,
+    /// `application_protocols`.
     ApplicationProtocols,
+    /// `direct_source_prefix_ranges`.
     DirectSourceIp,
+    /// `source_type`.
     SourceType,
+    /// `source_prefix_ranges`.
     SourceIp,
+    /// `source_ports`.
     SourcePort,
 }
 

@@ -91,7 +91,7 @@ fn text(cluster: &ClusterNode, added_via_api: bool) -> String {
         let _ = writeln!(out, "{name}::queue::waiting::{}", gate.waiting());
     }
     for (index, host) in (0..).map(HostIndex).zip(&cluster.hosts.hosts) {
-        for (metric, value) in places(cluster, index, host) {
+        for (metric, value) in places(cluster, index, host).into_iter().chain(by_hand(host)) {
             let _ = writeln!(out, "{name}::{}::{metric}::{value}", host.address);
         }
         host_text(&mut out, name, host, shown.as_ref());
@@ -106,6 +106,13 @@ fn places(cluster: &ClusterNode, index: HostIndex, host: &Host) -> Vec<(&'static
     let mut metrics = vec![("rq_in_flight", i64::from(in_flight)), ("rq_queued", i64::from(waiting))];
     metrics.extend(limit);
     metrics
+}
+
+/// What an operator has changed of an endpoint.
+fn by_hand(host: &Host) -> impl Iterator<Item = (&'static str, i64)> {
+    let weight = host.shared.weight_by_hand().map(|weight| ("override_weight", i64::from(weight)));
+    let limit = host.shared.limit_by_hand().map(|limit| ("override_rq_limit", i64::from(limit)));
+    weight.into_iter().chain(limit)
 }
 
 /// A number with six significant digits, as C's `%g` prints those of percentages.
@@ -224,7 +231,7 @@ fn host_status(places: Vec<(&'static str, i64)>, host: &Host, shown: Option<&Out
             .shared
             .totals()
             .into_iter()
-            .chain(places.into_iter().map(|(name, value)| (name, value, true)))
+            .chain(places.into_iter().chain(by_hand(host)).map(|(name, value)| (name, value, true)))
             .map(metric)
             .collect(),
         health_status: Some(health_status(host)),

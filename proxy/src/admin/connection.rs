@@ -20,6 +20,7 @@ use super::Admin;
 use super::access::Access;
 use super::endpoints;
 use super::listen::AdminSocket;
+use super::origin;
 use super::request::Request;
 use super::response::{Pieces, Response};
 
@@ -109,7 +110,13 @@ async fn handle(
     let response = match read_body(body).await {
         Ok(body) => {
             let form = if is_form { body } else { Vec::new() };
-            endpoints::answer(&admin, &Request::new(head.method.clone(), target, &form))
+            let mut request = Request::new(head.method.clone(), target, &form);
+            let accepts = |value: &http::HeaderValue| value.to_str().is_ok_and(|value| value.contains("text/html"));
+            request.wants_html = head.headers.get_all(header::ACCEPT).iter().any(accepts);
+            match origin::refusal(&head.headers).filter(|_| head.method != http::Method::GET) {
+                Some(reason) => Response::text(StatusCode::FORBIDDEN, reason),
+                None => endpoints::answer(&admin, &request).await,
+            }
         }
         Err(status) => Response::text(status, ""),
     };

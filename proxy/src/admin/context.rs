@@ -14,9 +14,13 @@ use outrigger_xds::ResourceKind;
 
 use super::logging::LogLevels;
 use crate::accesslog::AccessLogger;
+use crate::graph::coverage::Idle;
 use crate::graph::history::ResourceHistory;
+use crate::graph::journal::{Difference, Push};
+use crate::graph::overrides::{Changes, Override, Undo};
 use crate::process::Process;
 use crate::stats::export::ExportSettings;
+use crate::worker::Workers;
 
 /// Everything behind the admin port. Lives on the control thread.
 pub struct AdminContext {
@@ -30,6 +34,8 @@ pub struct AdminContext {
     pub configuration: Rc<dyn Configuration>,
     /// Levels of the log.
     pub logging: Rc<dyn LogLevels>,
+    /// Asked for what they serve.
+    pub workers: Workers,
     /// Written for each request.
     pub access_logs: Vec<Arc<AccessLogger>>,
     /// Facts that never change.
@@ -127,4 +133,16 @@ pub trait Configuration {
     fn text_readouts(&self) -> Vec<(String, String)>;
     /// Brings stats of the configuration up to date; called before stats are shown.
     fn refresh_stats(&self);
+    /// The last pushes, the oldest first.
+    fn pushes(&self) -> Vec<Push>;
+    /// What differs between two generations.
+    fn differences(&self, from: u64, to: u64) -> Result<Vec<Difference>, String>;
+    /// Fields that have no effect here, and how many are not told of.
+    fn without_effect(&self) -> (Vec<Idle>, u64);
+    /// Overrides in force.
+    fn overrides(&self) -> Vec<Override>;
+    /// Makes an override; its id.
+    fn override_for(&self, what: Changes, time: Duration, undo: Option<Undo>) -> Result<u64, String>;
+    /// Ends an override. Whether there was one.
+    fn end_override(&self, id: u64) -> bool;
 }

@@ -76,6 +76,24 @@ fn change(context: &AdminContext, request: &Request) -> Result<(), String> {
     Ok(())
 }
 
+/// Sets a level of all loggers, or of some.
+pub(super) fn set(context: &AdminContext, text: &str) -> Result<(), String> {
+    match text.contains(':') {
+        false => context.logging.set_all(level(text)?),
+        true => {
+            let levels: Result<ComponentLevels, String> = text.split(',').map(pair).collect();
+            context.logging.set(&levels?);
+        }
+    }
+    Ok(())
+}
+
+/// Sets levels to what they were.
+pub(super) fn put_back(logging: &dyn LogLevels, before: &[(&'static str, &'static str)]) {
+    let known = before.iter().filter_map(|(name, text)| Some((Component::named(name)?, level(text).ok()?)));
+    logging.set(&known.collect());
+}
+
 fn pair(text: &str) -> Result<(Component, Level), String> {
     let (name, value) = text.split_once(':').ok_or_else(|| format!("{text:?} is not <logger>:<level>"))?;
     Ok((component(name)?, level(value)?))

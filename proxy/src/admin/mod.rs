@@ -4,31 +4,42 @@
 //! alone. Never takes part in traffic, and never keeps state of its own: what it shows is read when asked for.
 
 mod access;
+mod ask;
 mod certs;
 mod clusters;
 mod config_dump;
+mod config_history;
 mod connection;
 mod context;
+mod coverage;
 mod declared;
 mod dump_endpoints;
 mod dump_scopes;
 mod dump_sections;
 mod endpoints;
+mod explain;
+mod failures;
 mod home;
 mod listen;
 mod listeners;
 mod logging;
 mod mask;
+mod origin;
+mod overrides;
+mod overview;
 mod own_stats;
+mod page;
 mod pretty;
 mod process_view;
 mod request;
+mod requests;
 mod response;
 mod runtime;
 mod server_info;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::rc::Rc;
 use std::sync::Arc;

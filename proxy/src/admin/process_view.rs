@@ -12,7 +12,10 @@ use outrigger_xds::ResourceKind;
 
 use super::context::{AdminContext, Configuration, DrainRequest, Facts, Server, ServerState};
 use crate::accesslog::AccessLogger;
+use crate::graph::coverage::Idle;
 use crate::graph::history::ResourceHistory;
+use crate::graph::journal::{Difference, Push};
+use crate::graph::overrides::{Changes, Override, Undo};
 use crate::graph::{self, DrainScope, GraphManager, ManagerHandle, Readiness};
 use crate::lifecycle::State;
 use crate::stats::export::ExportSettings;
@@ -36,6 +39,7 @@ impl AdminContext {
             server: Rc::new(state.clone()),
             configuration: Rc::new(state.manager().clone()),
             logging: Rc::new(state.log().clone()),
+            workers: state.workers().clone(),
             access_logs,
             facts,
         }
@@ -122,5 +126,29 @@ impl Configuration for ManagerHandle {
 
     fn refresh_stats(&self) {
         ManagerHandle::refresh_stats(self);
+    }
+
+    fn pushes(&self) -> Vec<Push> {
+        self.with(|manager| manager.journal().pushes().cloned().collect())
+    }
+
+    fn differences(&self, from: u64, to: u64) -> Result<Vec<Difference>, String> {
+        self.with(|manager| manager.differences(from, to))
+    }
+
+    fn without_effect(&self) -> (Vec<Idle>, u64) {
+        ManagerHandle::without_effect(self)
+    }
+
+    fn overrides(&self) -> Vec<Override> {
+        self.with(GraphManager::overrides)
+    }
+
+    fn override_for(&self, what: Changes, time: Duration, undo: Option<Undo>) -> Result<u64, String> {
+        ManagerHandle::override_for(self, what, time, undo)
+    }
+
+    fn end_override(&self, id: u64) -> bool {
+        ManagerHandle::end_override(self, id)
     }
 }

@@ -13,6 +13,8 @@ pub struct Request {
     pub path: String,
     /// Parameters in order, those of a form in the body after those of the query.
     pub parameters: Vec<(String, String)>,
+    /// Whoever asks reads HTML, and says so.
+    pub wants_html: bool,
 }
 
 impl Request {
@@ -22,7 +24,7 @@ impl Request {
         let mut parameters = parse_parameters(query);
         // In a form a plus sign is a blank.
         parameters.extend(parse_parameters(&String::from_utf8_lossy(form).replace('+', " ")));
-        Self { method, path: format!("/{}", path.trim_start_matches('/')), parameters }
+        Self { method, path: format!("/{}", path.trim_start_matches('/')), parameters, wants_html: false }
     }
 
     /// The first parameter of this name, if it is not empty.

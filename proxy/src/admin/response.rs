@@ -28,12 +28,19 @@ pub struct Response {
     pub content_type: &'static str,
     /// The body, made while it is sent.
     pub pieces: Box<dyn Iterator<Item = Bytes>>,
+    /// What a browser may do with it (`content-security-policy`).
+    pub policy: Option<HeaderValue>,
 }
 
 impl Response {
     /// A short text.
     pub fn text(status: StatusCode, text: impl Into<String>) -> Self {
         Self::whole(status, TEXT, text.into())
+    }
+
+    /// A body of pieces.
+    pub fn pieces(status: StatusCode, content_type: &'static str, pieces: Box<dyn Iterator<Item = Bytes>>) -> Self {
+        Self { status, content_type, pieces, policy: None }
     }
 
     /// `OK`, after something was done.
@@ -44,17 +51,17 @@ impl Response {
     /// A body that is at hand.
     pub fn whole(status: StatusCode, content_type: &'static str, body: String) -> Self {
         let piece = (!body.is_empty()).then(|| Bytes::from(body));
-        Self { status, content_type, pieces: Box::new(piece.into_iter()) }
+        Self::pieces(status, content_type, Box::new(piece.into_iter()))
     }
 
     /// A body that is made as it is sent.
     pub fn stream(content_type: &'static str, pieces: impl Iterator<Item = String> + 'static) -> Self {
-        Self { status: StatusCode::OK, content_type, pieces: Box::new(pieces.map(Bytes::from)) }
+        Self::pieces(StatusCode::OK, content_type, Box::new(pieces.map(Bytes::from)))
     }
 
     /// As hyper sends it.
     pub(super) fn into_http(self) -> http::Response<Pieces> {
-        let Self { status, content_type, pieces } = self;
+        let Self { status, content_type, pieces, policy } = self;
         let mut response = http::Response::new(Pieces { pieces, in_turn: 0, sent: 0, on_end: None });
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -62,6 +69,11 @@ impl Response {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, max-age=0"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::SERVER, HeaderValue::from_static("envoy"));
+        if let Some(policy) = policy {
+            headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+            headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+            headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        }
         response
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use outrigger_api::{Format, JsonError, NewerFields, ParseOptions, Parsed, Schema, UnknownFields, UnknownTypes, pb};
 use outrigger_config::bootstrap::{Bootstrap, StatsTag, StatsTagValue};
+use outrigger_config::coverage::{NoEffect, collecting};
 use outrigger_config::{Context, Environment, Rejection};
 use outrigger_sys::process;
 
@@ -30,6 +31,8 @@ pub struct Loaded {
     pub log_pattern: Option<Pattern>,
     /// Unknown fields that were left out, to be logged.
     pub warnings: Vec<String>,
+    /// Fields that have no effect.
+    pub without_effect: Vec<NoEffect>,
 }
 
 /// Why there is no bootstrap.
@@ -126,7 +129,8 @@ pub fn load(options: &Options, environment: &dyn Environment) -> Result<Loaded, 
     process::trim_heap();
     let newer = std::mem::take(&mut collected.newer);
     let parse = || Bootstrap::parse(&Context::new(environment).with_newer(newer), consumed);
-    let mut bootstrap = match process::trimming(parse) {
+    let (parsed, without_effect) = collecting(|| process::trimming(parse));
+    let mut bootstrap = match parsed {
         Ok(bootstrap) => Some(bootstrap),
         Err(rejections) => {
             collected.problems.extend(rejections.iter().map(Rejection::to_string));
@@ -145,7 +149,7 @@ pub fn load(options: &Options, environment: &dyn Environment) -> Result<Loaded, 
         .stats
         .tags
         .extend(tags.map(|tag| StatsTag { name: tag.name.clone(), value: StatsTagValue::Fixed(tag.value.clone()) }));
-    Ok(Loaded { message: Arc::new(message), bootstrap, log_pattern, warnings: collected.warnings })
+    Ok(Loaded { message: Arc::new(message), bootstrap, log_pattern, warnings: collected.warnings, without_effect })
 }
 
 /// The line format of the log before the bootstrap is read.

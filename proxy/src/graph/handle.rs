@@ -13,11 +13,14 @@ use outrigger_config::address::Address;
 use outrigger_config::bootstrap::Bootstrap;
 use outrigger_xds::{ResourceKind, XdsClient};
 
+use super::coverage::{Coverage, Idle};
 use super::drains::DrainRequest;
 use super::history::{History, Record};
+use super::journal::{Difference, Journal, Push};
 use super::manager::{GraphManager, ManagerOptions};
 use super::need::Need;
 use super::offers::explain;
+use super::overrides::{Changes, Undo};
 use super::runtime_layers::NoAdminLayer;
 use super::warming::Phase;
 use super::xds_handler::XdsHandler;
@@ -143,6 +146,8 @@ impl GraphManager {
     /// Writes the static resources into the history, and keeps their names from discovery.
     pub(super) fn record_statics(&mut self) {
         let message = self.options.bootstrap_message.take();
+        self.coverage.set_all(&std::mem::take(&mut self.options.without_effect));
+        let mut push = Push::new("bootstrap", "the command line".to_owned(), String::new());
         let wire = message.as_ref().and_then(|message| message.static_resources.as_ref());
         let now = SystemTime::now();
         let record =
@@ -159,6 +164,14 @@ impl GraphManager {
             self.static_names.insert((ResourceKind::Listener, Arc::clone(&listener.name)));
             self.history.offered(ResourceKind::Listener, &listener.name, record(any), true);
         }
+        let clusters = self.static_clusters.iter().map(|cluster| &cluster.name);
+        let listeners = self.static_listeners.iter().map(|(listener, _)| &listener.name);
+        let secrets = self.resources.static_secrets.keys();
+        clusters.chain(listeners).chain(secrets).for_each(|name| push.added.push(name));
+        // All of it is there before the first graph is.
+        let first = self.generation() + 1;
+        self.journal.begin(first);
+        self.journal.write(push, Vec::new(), first);
         for name in self.resources.static_secrets.keys() {
             let known = wire.iter().flat_map(|wire| &wire.secrets).find(|wire| *wire.name == **name);
             let any = known.map(outrigger_api::pack);
@@ -186,6 +199,31 @@ impl GraphManager {
         }
     }
 
+    /// The last pushes.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// What differs between two generations.
+    ///
+    /// # Errors
+    /// In words, when one of them is not known.
+    pub fn differences(&self, from: u64, to: u64) -> Result<Vec<Difference>, String> {
+        let now = self.generation();
+        if to > now + 1 {
+            return Err(format!("generation {to} is still to come; the last one is {now}"));
+        }
+        self.journal.between(from, to, |kind, name| self.history.latest(kind, name))
+    }
+
+    /// Fields of the configuration that have no effect here.
+    pub fn coverage(&mut self) -> &Coverage {
+        let Self { coverage, history, .. } = self;
+        // Those of the bootstrap itself stay.
+        coverage.retain(|kind, name| kind == "bootstrap" || history.knows(kind, name));
+        coverage
+    }
+
     /// What arrived, for dumps.
     pub fn history(&self) -> &History {
         &self.history
@@ -198,11 +236,15 @@ impl GraphManager {
 
     /// Source: `/runtime_modify`. Empty values take a key out again.
     pub fn modify_runtime(&mut self, changes: &[(String, String)]) -> Result<(), NoAdminLayer> {
+        let mut push = Push::new("runtime", "admin port".to_owned(), String::new());
         for (key, value) in changes {
             self.runtime.set(key, value)?;
+            push.changed.push(&Arc::from(format!("{key}={value}")));
         }
         self.publish_runtime();
         self.proceed();
+        let generation = self.generation();
+        self.journal.write(push, Vec::new(), generation);
         Ok(())
     }
 
@@ -278,6 +320,26 @@ impl ManagerHandle {
     /// Source: `/runtime_modify`.
     pub fn modify_runtime(&self, changes: &[(String, String)]) -> Result<(), NoAdminLayer> {
         self.manager.borrow_mut().modify_runtime(changes)
+    }
+
+    /// Fields of the configuration that have no effect here, and how many are not told of.
+    pub fn without_effect(&self) -> (Vec<Idle>, u64) {
+        let mut manager = self.manager.borrow_mut();
+        let coverage = manager.coverage();
+        (coverage.all(), coverage.left_out())
+    }
+
+    /// Makes an override.
+    ///
+    /// # Errors
+    /// In words, when it cannot be.
+    pub fn override_for(&self, what: Changes, time: Duration, undo: Option<Undo>) -> Result<u64, String> {
+        self.manager.borrow_mut().override_for(what, time, undo)
+    }
+
+    /// Ends an override. Whether there was one.
+    pub fn end_override(&self, id: u64) -> bool {
+        self.manager.borrow_mut().end_override(id, "removed by hand")
     }
 
     /// No new connections from now on, and the others are asked to end.

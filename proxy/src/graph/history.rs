@@ -9,6 +9,8 @@ use std::time::SystemTime;
 use outrigger_api::pb::google::protobuf::Any;
 use outrigger_xds::ResourceKind;
 
+use super::journal::Former;
+
 /// A resource as received.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -61,6 +63,21 @@ impl History {
     /// Resources of a type by name.
     pub fn of(&self, kind: ResourceKind) -> impl Iterator<Item = (&Arc<str>, &ResourceHistory)> {
         self.kinds.get(&kind).into_iter().flatten()
+    }
+
+    /// What a resource is now, or will be once it is not waited for any more.
+    pub(super) fn latest(&self, kind: ResourceKind, name: &str) -> Former {
+        let Some(history) = self.kinds.get(&kind).and_then(|names| names.get(name)) else { return Former::Absent };
+        match history.warming.as_ref().or(history.active.as_ref()) {
+            None => Former::Absent,
+            Some(Record { resource: Some(resource), .. }) => Former::Known(Arc::clone(resource)),
+            Some(Record { resource: None, .. }) => Former::Forgotten,
+        }
+    }
+
+    /// Whether anything is known of a resource.
+    pub(super) fn knows(&self, noun: &str, name: &str) -> bool {
+        self.kinds.iter().any(|(kind, names)| kind.noun() == noun && names.contains_key(name))
     }
 
     /// `version_info` of the last response that was accepted as a whole.

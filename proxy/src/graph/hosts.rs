@@ -174,6 +174,9 @@ impl HostInputs<'_> {
             weighted_priority_health: self.assignment.is_some_and(|assignment| assignment.weighted_priority_health),
         };
         let mut view: Vec<balance::Host> = hosts.iter().map(|host| for_balance(host)).collect();
+        for (seen, host) in view.iter_mut().zip(hosts) {
+            seen.weight = host.shared.weight_by_hand().unwrap_or(seen.weight);
+        }
         // Where endpoints may have a part of their weight only, all weights are in hundredths.
         let agents = self.cluster.health_checks.iter().any(|check| matches!(check.probe, Probe::Agent(_)));
         if agents || self.cluster.outlier_detection.as_ref().is_some_and(|settings| settings.probation_requests > 0) {

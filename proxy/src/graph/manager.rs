@@ -16,6 +16,7 @@ use outrigger_config::Environment;
 use outrigger_config::address::Address;
 use outrigger_config::bootstrap::{Bootstrap, RuntimeLayerKind};
 use outrigger_config::cluster::{Cluster, Discovery, DnsOptions};
+use outrigger_config::coverage::NoEffect;
 use outrigger_config::http::filters::RemoteJwks;
 use outrigger_config::listener::Listener;
 use outrigger_config::source::{ConfigSource, SourceKind};
@@ -27,11 +28,14 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use super::compile::{self, ClusterBuild, ClusterInputs, CompileError, Extensions, ListenerBuild, Surroundings};
+use super::coverage::Coverage;
 use super::demands::Waiting;
 use super::first_checks::FirstChecks;
 use super::history::{History, Record, Refusal};
 use super::hosts::same_hosts;
+use super::journal::Journal;
 use super::need::{self, Need, WantedFilter};
+use super::overrides::Overrides;
 use super::resources::Resources;
 use super::runtime_layers::RuntimeLayers;
 use super::sockets::BoundSockets;
@@ -63,6 +67,8 @@ pub struct ManagerOptions {
     pub access_logs: Arc<AccessLogManager>,
     /// The bootstrap as it was read, for dumps of static resources.
     pub bootstrap_message: Option<Arc<pb::envoy::config::bootstrap::v3::Bootstrap>>,
+    /// Fields of the bootstrap that have no effect.
+    pub without_effect: Vec<NoEffect>,
 }
 
 /// A cluster as accepted.
@@ -161,6 +167,9 @@ pub struct GraphManager {
     pub(super) waiting: Waiting,
     pub(super) secret_files: HashMap<Need, Vec<AbortHandle>>,
     pub(super) history: History,
+    pub(super) journal: Journal,
+    pub(super) coverage: Coverage,
+    pub(super) overrides: Overrides,
     pub(super) stats: Stats,
     pub(super) connected: HashMap<SourceKey, bool>,
     pub(super) phase: watch::Sender<Phase>,
@@ -251,6 +260,9 @@ impl GraphManager {
             waiting: Waiting::default(),
             secret_files: HashMap::new(),
             history: History::default(),
+            journal: Journal::default(),
+            coverage: Coverage::default(),
+            overrides: Overrides::default(),
             stats,
             connected: HashMap::new(),
             phase: watch::Sender::new(Phase::Primary),
@@ -439,6 +451,9 @@ impl GraphManager {
                 let resized = moved && old.is_none_or(|old| !same_hosts(&old.node.hosts, &build.node.hosts));
                 self.dirty |= changed;
                 self.clusters.insert(Arc::clone(name), build);
+                if moved && self.is_changed_by_hand(name) && self.put_by_hand(name) {
+                    self.rebalance(name);
+                }
                 self.follow_health(name);
                 self.follow_local_cluster(name);
                 if moved && let Some(stats) = self.stats.cluster.get(name) {
@@ -583,6 +598,11 @@ impl GraphManager {
     /// Closes the sockets of a listener on all workers, after the next publication.
     pub(super) fn stop_sockets(&mut self, id: u64) {
         self.stops.push(id);
+    }
+
+    /// The last generation that was published.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Something that the graph shows has changed.

@@ -13,7 +13,12 @@ use super::RuntimeSnapshot;
 /// All layers in order.
 pub struct RuntimeLayers {
     layers: Vec<Layer>,
+    /// What an operator wants for a while; above all layers.
+    by_hand: RuntimeValues,
 }
+
+/// What [`RuntimeLayers::set_by_hand`] has set, where layers are shown.
+const BY_HAND: &str = "overrides";
 
 struct Layer {
     name: Arc<str>,
@@ -54,7 +59,7 @@ impl RuntimeLayers {
             };
             Layer { name: Arc::clone(name), kind, values }
         });
-        Self { layers: layers.collect() }
+        Self { layers: layers.collect(), by_hand: RuntimeValues::new() }
     }
 
     /// Reads the disk layers again. Returns what could not be read; such a layer keeps its values.
@@ -95,6 +100,14 @@ impl RuntimeLayers {
         Ok(())
     }
 
+    /// Sets a value above all layers, or takes it away.
+    pub fn set_by_hand(&mut self, key: &str, value: Option<&str>) {
+        match value {
+            Some(value) => drop(self.by_hand.insert(key.to_owned(), read_value(value))),
+            None => drop(self.by_hand.remove(key)),
+        }
+    }
+
     /// Replaces the values of a discovered layer; false if there is none of that name.
     pub fn set_discovered(&mut self, name: &str, values: RuntimeValues) -> bool {
         let wanted = |layer: &&mut Layer| matches!(&layer.kind, LayerKind::Rtds(resource) if **resource == *name);
@@ -112,11 +125,12 @@ impl RuntimeLayers {
     /// All layers merged.
     pub fn snapshot(&self) -> RuntimeSnapshot {
         let mut values = RuntimeValues::new();
-        for layer in &self.layers {
-            values.extend(layer.values.iter().map(|(key, value)| (key.clone(), value.clone())));
+        for layer in self.layers.iter().map(|layer| &layer.values).chain([&self.by_hand]) {
+            values.extend(layer.iter().map(|(key, value)| (key.clone(), value.clone())));
         }
         let layers = self.layers.iter().map(|layer| (Arc::clone(&layer.name), layer.values.clone()));
-        RuntimeSnapshot { values, layers: layers.collect() }
+        let by_hand = (!self.by_hand.is_empty()).then(|| (BY_HAND.into(), self.by_hand.clone()));
+        RuntimeSnapshot { values, layers: layers.chain(by_hand).collect() }
     }
 }
 

@@ -139,6 +139,7 @@ fn options(process: &Process) -> ManagerOptions {
         environment: Rc::new(System),
         access_logs: Arc::new(AccessLogManager::new(FlushOptions::default(), &process.stats)),
         bootstrap_message: None,
+        without_effect: Vec::new(),
     }
 }
 
@@ -197,6 +198,7 @@ impl Started {
                 Command::CheckDrains => "drains",
                 Command::ResumeAccepting | Command::RescaleTimers | Command::ShrinkHeap => "overload",
                 Command::MakeRoom { .. } => "room",
+                Command::TellRequests(_) | Command::TellFailures(_) | Command::KillRequest { .. } => "admin",
                 Command::Exit => "exit",
             });
         }

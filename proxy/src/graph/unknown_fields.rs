@@ -21,11 +21,14 @@ pub(super) struct UnknownFieldRule {
 }
 
 impl UnknownFieldRule {
-    /// Judges a resource as received. `subject` is what a person calls it.
-    pub fn check_resource(&self, subject: &dyn Display, any: &Any) -> Result<(), String> {
+    /// Judges a resource as received, and tells which of its fields are unknown. `subject` is what a person calls it.
+    pub fn check_resource(&self, subject: &dyn Display, any: &Any) -> Result<Vec<String>, String> {
         match self.policy {
-            UnknownDynamicFields::Ignore => Ok(()),
-            _ => self.check(subject, &Schema::load().unknown_fields(any)),
+            UnknownDynamicFields::Ignore => Ok(Vec::new()),
+            _ => {
+                let unknown = Schema::load().unknown_fields(any);
+                self.check(subject, &unknown).map(|()| unknown)
+            }
         }
     }
 
@@ -60,7 +63,7 @@ mod tests {
             (UnknownDynamicFields::Reject, refused, 1),
         ] {
             let rule = UnknownFieldRule { policy, stats: Arc::default() };
-            assert_eq!(rule.check_resource(&"cluster a", &any), verdict);
+            assert_eq!(rule.check_resource(&"cluster a", &any).map(drop), verdict);
             assert_eq!(rule.stats.dynamic_unknown_fields.value(), count, "{policy:?}");
         }
     }

@@ -20,6 +20,7 @@ use outrigger_api::pb::google::protobuf::Any;
 use outrigger_config::Context;
 use outrigger_config::bootstrap::runtime_layer;
 use outrigger_config::cluster::{Assignment, Cluster};
+use outrigger_config::coverage::collecting;
 use outrigger_config::extension::Extension;
 use outrigger_config::listener::Listener;
 use outrigger_config::route::{RouteConfiguration, ScopedRoute, VirtualHost};
@@ -27,6 +28,7 @@ use outrigger_config::tls::Secret;
 use outrigger_xds::{Handler, Rejection, ResourceKind, ResourceUpdate, SourceKey, Update};
 
 use super::history::{Record, Refusal};
+use super::journal::{Change, Former, Push};
 use super::manager::GraphManager;
 use super::need::{EVERYTHING, Need};
 use super::stats::{follow, milliseconds, version_gauge};
@@ -58,9 +60,17 @@ fn words(error: impl std::fmt::Display) -> String {
 impl GraphManager {
     fn take_update(&mut self, source: &SourceKey, update: Update) -> Vec<Rejection> {
         let Update { kind, version, added, confirmed, removed, absent, full_state: _, origin: _ } = update;
+        let mut push = Push::new(kind.noun(), source.to_string(), version.clone());
+        let mut changes = Vec::new();
         // Removals first: an address or a name may have a new owner in the same update.
         for name in &removed {
-            self.take_removal(source, kind, &Arc::from(name.as_str()));
+            let name = Arc::from(name.as_str());
+            let before = self.history.latest(kind, &name);
+            self.take_removal(source, kind, &name);
+            if before != Former::Absent && self.history.latest(kind, &name) == Former::Absent {
+                push.removed.push(&name);
+                changes.push(Change::new(kind, &name, before));
+            }
         }
         let mut rejections = Vec::new();
         let mut seen = HashSet::new();
@@ -70,7 +80,22 @@ impl GraphManager {
                 true => self.take_resource(source, kind, &name, resource),
                 false => Err(format!("duplicate {} {name:?} found", kind.noun())),
             };
+            let before = self.history.latest(kind, &name);
             self.note(source, kind, &name, resource, &verdict);
+            match &verdict {
+                Err(message) => push.reject(&name, message),
+                Ok(()) => match (before, self.history.latest(kind, &name)) {
+                    (Former::Absent, _) => {
+                        push.added.push(&name);
+                        changes.push(Change::new(kind, &name, Former::Absent));
+                    }
+                    (before, after) if before == after => push.unchanged += 1,
+                    (before, _) => {
+                        push.changed.push(&name);
+                        changes.push(Change::new(kind, &name, before));
+                    }
+                },
+            }
             if let Err(message) = verdict {
                 rejections.push(Rejection { name: resource.name.clone(), message });
             }
@@ -93,7 +118,10 @@ impl GraphManager {
         if rejections.is_empty() {
             self.history.set_version(kind, &version);
         }
+        let generation = self.generation();
         self.proceed();
+        // What is waited for comes with a later generation.
+        self.journal.write(push, changes, self.generation().max(generation + 1));
         self.refresh_stats();
         rejections
     }
@@ -144,12 +172,26 @@ impl GraphManager {
         update: &ResourceUpdate,
     ) -> Result<(), String> {
         let any = &*update.resource;
-        let need = named(source, kind, name);
         if self.static_names.contains(&(kind, Arc::clone(name))) {
             tracing::warn!("{} {name:?} is static and stays as it is", kind.noun());
             return Ok(());
         }
-        self.unknown_fields.check_resource(&format_args!("{} {name:?}", kind.noun()), any)?;
+        let unknown = self.unknown_fields.check_resource(&format_args!("{} {name:?}", kind.noun()), any)?;
+        let (taken, without_effect) = collecting(|| self.take_known_resource(source, kind, name, any));
+        if taken.is_ok() {
+            self.coverage.set(kind.noun(), name, &without_effect, &unknown);
+        }
+        taken
+    }
+
+    fn take_known_resource(
+        &mut self,
+        source: &SourceKey,
+        kind: ResourceKind,
+        name: &Arc<str>,
+        any: &Any,
+    ) -> Result<(), String> {
+        let need = named(source, kind, name);
         let environment = Rc::clone(&self.options.environment);
         let context = &Context::new(&*environment);
         match kind {

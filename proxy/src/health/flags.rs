@@ -35,6 +35,8 @@ pub enum HealthFlag {
     AgentWeightless = 1 << 10,
     /// It was ejected, and owes some successes.
     OnProbation = 1 << 11,
+    /// An operator wants it to get no new requests.
+    DrainsByHand = 1 << 12,
 }
 
 /// The marks of one endpoint. Written by the control thread, read by everybody.
@@ -65,7 +67,8 @@ impl HealthFlags {
     /// What balancing makes of the marks and of what discovery says.
     pub fn health(&self, discovered: HealthStatus) -> Health {
         use HealthFlag::{
-            AgentDraining, AgentWeightless, DegradedActiveCheck, DegradedOutlierCheck, Excluded, PendingActiveCheck,
+            AgentDraining, AgentWeightless, DegradedActiveCheck, DegradedOutlierCheck, DrainsByHand, Excluded,
+            PendingActiveCheck,
         };
         if self.has(PendingActiveCheck) || self.has(Excluded) {
             return Health::Excluded;
@@ -73,6 +76,7 @@ impl HealthFlags {
         match discovered {
             HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => Health::Unhealthy,
             _ if self.has_failed() || self.has(AgentDraining) || self.has(AgentWeightless) => Health::Unhealthy,
+            _ if self.has(DrainsByHand) => Health::Unhealthy,
             HealthStatus::Degraded => Health::Degraded,
             _ if self.has(DegradedActiveCheck) || self.has(DegradedOutlierCheck) => Health::Degraded,
             HealthStatus::Unknown | HealthStatus::Healthy => Health::Healthy,
@@ -110,6 +114,7 @@ impl HealthFlags {
             (own(HealthFlag::AgentMaintenance), "/agent_maint"),
             (own(HealthFlag::AgentWeightless), "/agent_no_weight"),
             (own(HealthFlag::OnProbation), "/on_probation"),
+            (own(HealthFlag::DrainsByHand), "/override_drain"),
         ];
         let text: String = shown.into_iter().filter(|(shown, _)| *shown).map(|(_, name)| name).collect();
         if text.is_empty() { "healthy".to_owned() } else { text }

@@ -86,6 +86,7 @@ fn validate(options: &Options, loaded: Loaded) -> Result<(), StartError> {
         environment: Rc::new(System),
         access_logs: Arc::new(access_logs),
         bootstrap_message: None,
+        without_effect: Vec::new(),
     };
     let mut problems = Vec::new();
     match export_settings(&loaded.bootstrap.stats) {

@@ -77,7 +77,7 @@ async fn control(
     started: Instant,
 ) -> Result<(), StartError> {
     let signals = Signals::listen().map_err(StartError::system("listen to signals"))?;
-    let Loaded { message, bootstrap, log_pattern: _, warnings } = loaded;
+    let Loaded { message, bootstrap, log_pattern: _, warnings, without_effect } = loaded;
     let (encoded, wire_node) = (prost::Message::encode_to_vec(&*message).into(), message.node.clone());
     let process = Arc::new(process(&bootstrap));
     let (workers, threads) = start_workers(&process, plan)?;
@@ -107,6 +107,7 @@ async fn control(
         environment: Rc::new(System),
         access_logs: Arc::clone(&access_logs),
         bootstrap_message: Some(message),
+        without_effect,
     };
     let export = Rc::new(export_settings(&bootstrap.stats)?);
     let (node, admin) = (bootstrap.node.clone(), bootstrap.admin.clone());

@@ -225,9 +225,6 @@ enum Refusal {
 
 /// A connection that never reaches an application is closed, and logged by the listener.
 fn log_refused(worker: &Worker, node: &ListenerNode, connection: &ConnectionInfo, refusal: &Refusal) {
-    if node.access_logs.is_empty() {
-        return;
-    }
     let now = Instant::now();
     let info = StreamInfo::new(connection.start, None);
     let mut reason = String::new();
@@ -242,7 +239,12 @@ fn log_refused(worker: &Worker, node: &ListenerNode, connection: &ConnectionInfo
     info.end.set(Some(now));
     let mut facts = Facts::new(&info, connection, &worker.process.clock, now);
     facts.downstream_failure = &reason;
+    let graph = worker.graph();
     for logger in &node.access_logs {
-        logger.log(&facts, worker.random.next(), &*worker.graph().runtime);
+        logger.log(&facts, worker.random.next(), &*graph.runtime);
     }
+    if !reason.is_empty() {
+        *info.termination.borrow_mut() = Some(reason.into());
+    }
+    worker.failures.note(&info, connection, None, &worker.process.clock, &graph.runtime);
 }

@@ -31,7 +31,7 @@ use crate::health::{failed, observe};
 use crate::moments::Milestone;
 use crate::network::{Refusal, TCP_PROXY_CLUSTER};
 use crate::overload::Hook;
-use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
+use crate::stream::{ConnectionInfo, Kill, Phase, ResponseFlag, StreamInfo};
 use crate::trace::Opening;
 use crate::upstream::admission::{Admitted, OwnEndpoint, Refused, Seeker, Wish};
 use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
@@ -44,6 +44,7 @@ use crate::upstream::stats::EndedBy;
 use crate::worker::Worker;
 use crate::worker::connections::Registered;
 use crate::worker::deadlines::{Deadlines, Limit};
+use crate::worker::live::{Live, LiveList, Owner};
 use crate::worker::socket::Io;
 
 /// Serves a downstream connection to its end. `buffer_limit` is the listener's, in bytes.
@@ -74,8 +75,7 @@ pub async fn serve(
         Some((upstream, active)) => session.relay(io, upstream, active).await,
         None => drop(io),
     }
-    session.info.end.set(Some(Instant::now()));
-    session.log(LogType::TcpConnectionEnd);
+    session.end();
 }
 
 /// Counts and logs a connection that a network filter refused.
@@ -88,8 +88,7 @@ pub fn record_refused(
 ) {
     let session = Session::new(worker, node, connection, registered, u32::MAX);
     refusal.record(&session.info);
-    session.info.end.set(Some(Instant::now()));
-    session.log(LogType::TcpConnectionEnd);
+    session.end();
 }
 
 /// Why a session ends although neither side ended it.
@@ -105,6 +104,8 @@ enum Interrupt {
     EndpointGone,
     /// Its endpoint has failed, and the cluster wants its sessions to end then.
     EndpointFailed,
+    /// Somebody ended it by hand.
+    Killed,
 }
 
 struct Session {
@@ -115,7 +116,8 @@ struct Session {
     /// `per_connection_buffer_limit_bytes` of the listener.
     listener_buffer_limit: u32,
     stats: Arc<TcpStats>,
-    info: StreamInfo,
+    info: Rc<StreamInfo>,
+    live: Live,
     deadlines: Deadlines,
     /// Ticks when an entry of a connection that lasts is due.
     flush: RefCell<Option<Interval>>,
@@ -145,7 +147,9 @@ impl Session {
         info.dynamic_metadata.clone_from(&connection.dynamic_metadata);
         info.filter_state.clone_from(&connection.filter_state);
         let flush = RefCell::new(flush);
-        Self { worker, node, connection, registered, listener_buffer_limit, stats, info, deadlines, flush }
+        let info = Rc::new(info);
+        let live = LiveList::add(&worker, &info, Owner::Tcp(Rc::clone(&connection)), []);
+        Self { worker, node, connection, registered, listener_buffer_limit, stats, info, live, deadlines, flush }
     }
 
     /// A connection to an endpoint, or `None` with the reason noted. Nothing is taken from `downstream`.
@@ -169,6 +173,7 @@ impl Session {
         };
         let mut tried: Vec<Arc<Host>> = Vec::new();
         for _ in 0..self.node.config.max_connect_attempts {
+            self.info.phase.set(Phase::Queue);
             let (cluster, admitted) = match &forwarded {
                 Some(Target { cluster, host }) => {
                     (Rc::clone(cluster), Some(Admitted { host: Rc::clone(host), place: None }))
@@ -194,6 +199,7 @@ impl Session {
             self.info.moments.begin_try();
             self.info.cause.set(None);
             self.info.reached(Milestone::UpstreamBegin, counted.start());
+            self.info.phase.set(Phase::Connect);
             match connect(&counted, &Means { downstream: Some(&self.connection), ..Means::default() }).await {
                 Ok(connected) => {
                     self.note_connected(&counted);
@@ -366,6 +372,7 @@ impl Session {
         let limit = self.buffer_limit(active.counted.host().node.config.per_connection_buffer_limit_bytes);
         let mut relay = Relay::new(downstream, upstream, limit);
         let mut meter = Meter { session: self, active: &active, up: Traffic::default(), down: Traffic::default() };
+        self.info.phase.set(Phase::Relay);
         self.restart_idle_time();
         let mut failure = self.endpoint_failure(active.counted.host());
         let watched = !sets_user_timeout(&active.counted.host().node.config);
@@ -468,6 +475,10 @@ impl Session {
                 _ => Interrupt::Idle,
             });
         }
+        if self.info.kill.get() == Kill::Asked {
+            return Poll::Ready(Interrupt::Killed);
+        }
+        self.live.remember(cx);
         self.registered.poll_expired(cx).map(|()| Interrupt::Drained)
     }
 
@@ -485,8 +496,17 @@ impl Session {
                 let field = "TcpProxy.max_downstream_connection_duration";
                 self.info.cause.set(Some(Cause::Time { limit, field }));
             }
+            Interrupt::Killed => self.info.set_details("killed_by_operator"),
             Interrupt::Drained | Interrupt::EndpointFailed | Interrupt::EndpointGone => {}
         }
+    }
+
+    /// Records what has become of the session.
+    fn end(&self) {
+        self.info.end.set(Some(Instant::now()));
+        let Self { worker, info, connection, .. } = self;
+        worker.failures.note(info, connection, None, &worker.process.clock, &worker.graph().runtime);
+        self.log(LogType::TcpConnectionEnd);
     }
 
     fn log(&self, log_type: LogType) {

@@ -340,8 +340,8 @@ fn limit_of(node: &ClusterNode, gate: &Gate, index: Option<HostIndex>, host: &Ho
         (Some(index), Some(balance)) if options.slow_start => balance.slow_start_part(index, facts::now()),
         _ => 1.0,
     };
-    // What its agent says now comes before what discovery said once.
-    let own = host.shared.agent_limit().or(host.max_requests);
+    // What an operator wants comes before what its agent says now, and that before what discovery said once.
+    let own = host.shared.limit_by_hand().or_else(|| host.shared.agent_limit()).or(host.max_requests);
     endpoint_limit(options, own, Load { in_cluster: gate.load(), part })
 }
 

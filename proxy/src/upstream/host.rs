@@ -72,6 +72,10 @@ struct UsedHost {
     active: AtomicU32,
     weight: OnceLock<Box<SharedWeight>>,
     metrics: OnceLock<Box<LoadMetrics>>,
+    /// What an operator wants its weight to be; 0 for nothing. Written by the control thread.
+    weight_by_hand: AtomicU32,
+    /// The same of its limit.
+    limit_by_hand: AtomicU32,
 }
 
 /// The weight that an endpoint reports. Written by whoever has a report, read by all when they make weights anew; a mix
@@ -222,6 +226,26 @@ impl HostShared {
     /// How many requests its agent allows at the same time, if it limits them.
     pub fn agent_limit(&self) -> Option<u32> {
         Some(self.agent_max_requests.load(Ordering::Relaxed)).filter(|limit| *limit > 0)
+    }
+
+    /// The weight that an operator wants.
+    pub fn weight_by_hand(&self) -> Option<u32> {
+        self.used.get().map(|used| used.weight_by_hand.load(Ordering::Relaxed)).filter(|weight| *weight > 0)
+    }
+
+    /// The limit that an operator wants.
+    pub fn limit_by_hand(&self) -> Option<u32> {
+        self.used.get().map(|used| used.limit_by_hand.load(Ordering::Relaxed)).filter(|limit| *limit > 0)
+    }
+
+    /// Takes over what an operator wants. Whether that is another weight than before.
+    pub fn set_by_hand(&self, weight: Option<u32>, limit: Option<u32>) -> bool {
+        if weight.is_none() && limit.is_none() && self.used.get().is_none() {
+            return false;
+        }
+        let used = self.used();
+        used.limit_by_hand.store(limit.unwrap_or(0), Ordering::Relaxed);
+        used.weight_by_hand.swap(weight.unwrap_or(0), Ordering::Relaxed) != weight.unwrap_or(0)
     }
 
     /// Takes over what its agent makes of its weight. Whether that is another share than before.

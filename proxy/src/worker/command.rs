@@ -5,6 +5,10 @@
 use std::sync::Arc;
 
 use outrigger_config::route::Priority;
+use tokio::sync::oneshot;
+
+use super::live::LiveStream;
+use crate::failures::Failed;
 
 /// A request to one worker.
 #[derive(Debug)]
@@ -38,6 +42,17 @@ pub enum Command {
     },
     /// Give free memory back to the system.
     ShrinkHeap,
+    /// Tell what you serve at this moment.
+    TellRequests(oneshot::Sender<Vec<LiveStream>>),
+    /// Tell what failed last, and how many have failed in all.
+    TellFailures(oneshot::Sender<(Vec<Failed>, u64)>),
+    /// End a stream.
+    KillRequest {
+        /// As in [`LiveStream::id`].
+        number: u64,
+        /// Is told whether there is such a stream.
+        found: oneshot::Sender<bool>,
+    },
     /// End the thread at once.
     Exit,
 }

@@ -93,6 +93,11 @@ impl Registered {
     /// Asks this connection to end, and wakes its task.
     pub fn ask_to_end(&self) {
         self.asked.set(true);
+        self.wake();
+    }
+
+    /// Wakes the task of this connection.
+    pub fn wake(&self) {
         let mut slots = self.list.connections.slots.borrow_mut();
         if let Some(Some(entry)) = slots.wakers.get_mut(self.slot)
             && let Some(waker) = entry.waker.take()

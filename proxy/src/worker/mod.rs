@@ -9,6 +9,7 @@ pub mod connections;
 pub mod date;
 pub mod deadlines;
 pub mod heads;
+pub mod live;
 pub mod random;
 pub mod socket;
 pub mod thread;
@@ -28,6 +29,7 @@ pub use command::{Command, ListenSocket, Workers};
 
 use outrigger_config::http::filters::UpstreamFilters;
 
+use crate::failures::Recorder;
 use crate::graph::{Graph, HttpNode, ListenerNode};
 use crate::http::filter::{Filters, SettingsStates};
 use crate::http::h2::stats::Http2Stats;
@@ -51,6 +53,11 @@ pub struct GraphView {
 }
 
 impl GraphView {
+    /// Of this graph.
+    pub fn new(graph: Arc<Graph>) -> Self {
+        Self { graph, by_address: OnceCell::new() }
+    }
+
     /// The listener that takes over connections to `destination`: its exact address, or its port on any address.
     pub fn listener_at(&self, destination: SocketAddr) -> Option<&Arc<ListenerNode>> {
         let index = self.by_address.get_or_init(|| {
@@ -107,6 +114,10 @@ pub struct Worker {
     pub date: date::Date,
     /// Live downstream connections.
     pub connections: Connections,
+    /// What is served at this moment.
+    pub live: live::LiveList,
+    /// What failed last.
+    pub failures: Recorder,
     /// Stats of network filters.
     pub network: NetworkStats,
     /// HTTP filters in front of upstreams.
@@ -142,9 +153,11 @@ impl Worker {
             deadlines: deadlines::FreeDeadlines::new(rescaling),
             date: date::Date::default(),
             connections: Connections::default(),
+            live: live::LiveList::default(),
+            failures: Recorder::default(),
             network: NetworkStats::default(),
             upstream_filters: SettingsStates::default(),
-            view: RefCell::new(Rc::new(GraphView { graph, by_address: OnceCell::new() })),
+            view: RefCell::new(Rc::new(GraphView::new(graph))),
             listener_stats: RefCell::default(),
             listener_connections: RefCell::default(),
             paused: RefCell::default(),
@@ -161,7 +174,7 @@ impl Worker {
     pub fn graph(&self) -> Rc<GraphView> {
         if self.view.borrow().generation != self.process.graph.generation() {
             let graph = self.process.graph.load();
-            *self.view.borrow_mut() = Rc::new(GraphView { graph, by_address: OnceCell::new() });
+            *self.view.borrow_mut() = Rc::new(GraphView::new(graph));
             self.clusters.retain(&self.view.borrow().clusters);
             self.filters.borrow_mut().retain(|_, (node, _)| node.strong_count() > 0);
         }

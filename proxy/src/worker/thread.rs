@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outrigger_sys::affinity::CpuId;
 use tokio::sync::mpsc;
@@ -71,11 +71,15 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 Some(Command::RescaleTimers) => worker.deadlines.rescale(),
                 Some(Command::MakeRoom { cluster, priority }) => worker.clusters.make_room(&cluster, priority),
                 Some(Command::ShrinkHeap) => worker.shrink(),
+                // Nobody may want to know any more.
+                Some(Command::TellRequests(to)) => drop(to.send(worker.live.look(worker.index, Instant::now()))),
+                Some(Command::TellFailures(to)) => drop(to.send(worker.failures.look())),
+                Some(Command::KillRequest { number, found }) => drop(found.send(worker.live.kill(number))),
                 Some(Command::Exit) | None => return,
             },
             _ = sweep.tick() => {
                 worker.buffers.shrink();
-                worker.clusters.sweep(std::time::Instant::now());
+                worker.clusters.sweep(Instant::now());
                 worker.dns.sweep();
             }
         }

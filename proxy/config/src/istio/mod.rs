@@ -13,6 +13,7 @@ pub use metadata_exchange::MetadataExchange;
 pub(crate) use metadata_exchange::upstream_filters;
 
 use crate::decide::decide;
+use crate::rejection::FieldPath;
 
 /// What Istio says about a cluster. Source: the namespace `istio` of `Cluster.metadata`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -50,7 +51,7 @@ const NAMESPACE: &str = "istio";
 pub struct StandardMetrics;
 
 impl StandardMetrics {
-    pub(crate) fn read(wire: pb::PluginConfig) -> Self {
+    pub(crate) fn read(at: &FieldPath<'_>, wire: pb::PluginConfig) -> Self {
         decide!(wire, at, pb::PluginConfig as "stats.PluginConfig" {
             implemented: ;
             no_effect: disable_host_header_fallback = "Istio's standard metrics are not emitted",

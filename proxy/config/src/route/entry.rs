@@ -68,7 +68,7 @@ pub(super) fn route(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Ro
         request_headers: request_header_mutations(at, request_headers_to_add, request_headers_to_remove)?,
         response_headers: response_header_mutations(at, response_headers_to_add, response_headers_to_remove)?,
         filters: RouteFilters::parse(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?,
-        metadata: metadata.map(|wire| Arc::new(by_namespace(wire))),
+        metadata: metadata.map(|wire| Arc::new(by_namespace(&at.field("metadata"), wire))),
         trace: route_trace(scope.context, at, decorator, tracing)?,
         stat_prefix: Some(stat_prefix).filter(|prefix| !prefix.is_empty()).map(Into::into),
     }))

@@ -261,5 +261,9 @@ proptest! {
         };
         let index = FilterChainIndex::build(&chains, None);
         prop_assert_eq!(index.find(&facts).map(|c| &c.name), prune(&chains, &facts).map(|c| &c.name));
+        let explained = index.explain(&facts);
+        prop_assert_eq!(explained.chosen.map(|c| &c.name), index.find(&facts).map(|c| &c.name));
+        prop_assert_eq!(explained.chosen.is_none(), explained.failed.is_some());
+        prop_assert_eq!(explained.misses.len() + usize::from(explained.chosen.is_some()), chains.len());
     }
 }

@@ -4,33 +4,66 @@
 
 use outrigger_config::route::{
     CookieMatcher, HeaderMatch, HeaderMatcher, PathMatch, QueryMatch, QueryParameterMatcher,
-    RouteMatch as RouteCriteria,
+    RouteMatch as RouteCriteria, StreamMatch,
 };
+use outrigger_config::units::RuntimeFraction;
 
 use super::{NoRuntime, RequestView, RuntimeView, fraction_holds, split_path};
 
-/// Whether all of `criteria` hold. `path` and `query` are the parts of the request's path.
-pub(super) fn route_matches(
-    criteria: &RouteCriteria,
+/// A condition of a route that does not hold.
+#[derive(Clone, Copy, Debug)]
+pub enum Mismatch<'a> {
+    /// The path is another one.
+    Path(&'a PathMatch),
+    /// It is no call of gRPC.
+    Grpc,
+    /// A header is not as wanted.
+    Header(&'a HeaderMatcher),
+    /// A cookie is not as wanted.
+    Cookie(&'a CookieMatcher),
+    /// A query parameter is not as wanted.
+    Query(&'a QueryParameterMatcher),
+    /// The connection, or what filters left, is not as wanted.
+    Stream(&'a StreamMatch),
+    /// The request is not in the share that the route takes.
+    Share(&'a RuntimeFraction),
+}
+
+/// The first of `criteria` that does not hold. `path` and `query` are the parts of the request's path.
+#[inline]
+pub(super) fn first_mismatch<'a>(
+    criteria: &'a RouteCriteria,
     request: &impl RequestView,
     path: &str,
     query: &str,
     random: u64,
     runtime: &dyn RuntimeView,
-) -> bool {
-    path_matches(criteria, request, path)
-        && (!criteria.grpc || request.is_grpc())
-        && criteria.headers.iter().all(|matcher| request_header_matches(matcher, request))
-        && criteria.cookies.iter().all(|matcher| cookie_matches(matcher, request))
-        && criteria.query_parameters.iter().all(|matcher| query_matches(matcher, query))
-        && criteria.more.as_ref().is_none_or(|wanted| request.stream_matches(wanted))
-        && criteria.runtime_fraction.as_ref().is_none_or(|fraction| fraction_holds(fraction, random, runtime))
+) -> Option<Mismatch<'a>> {
+    if !path_matches(criteria, request, path) {
+        return Some(Mismatch::Path(&criteria.path));
+    }
+    if criteria.grpc && !request.is_grpc() {
+        return Some(Mismatch::Grpc);
+    }
+    if let Some(header) = criteria.headers.iter().find(|matcher| !request_header_matches(matcher, request)) {
+        return Some(Mismatch::Header(header));
+    }
+    if let Some(cookie) = criteria.cookies.iter().find(|matcher| !cookie_matches(matcher, request)) {
+        return Some(Mismatch::Cookie(cookie));
+    }
+    if let Some(parameter) = criteria.query_parameters.iter().find(|matcher| !query_matches(matcher, query)) {
+        return Some(Mismatch::Query(parameter));
+    }
+    if let Some(wanted) = criteria.more.as_deref().filter(|wanted| !request.stream_matches(wanted)) {
+        return Some(Mismatch::Stream(wanted));
+    }
+    criteria.runtime_fraction.as_ref().filter(|share| !fraction_holds(share, random, runtime)).map(Mismatch::Share)
 }
 
 /// Whether a request is one of those that a rule is for which has the form of a route's match, and names no share.
 pub fn rule_matches(criteria: &RouteCriteria, request: &impl RequestView) -> bool {
     let (path, query) = split_path(request.path());
-    route_matches(criteria, request, path, query, 0, &NoRuntime)
+    first_mismatch(criteria, request, path, query, 0, &NoRuntime).is_none()
 }
 
 fn path_matches(criteria: &RouteCriteria, request: &impl RequestView, path: &str) -> bool {

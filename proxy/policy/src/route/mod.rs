@@ -4,6 +4,7 @@
 //! action does to a path is in [`rewrite_path`] and [`redirect_location`].
 
 mod domains;
+mod explain;
 mod internal_redirect;
 mod matches;
 mod paths;
@@ -17,8 +18,9 @@ use outrigger_config::route::{Route, RouteConfiguration, StreamMatch, VirtualHos
 use outrigger_config::units::{Fraction, RuntimeFraction};
 
 use domains::DomainIndex;
+pub use explain::{Explained, Miss};
 pub use internal_redirect::{RedirectHistory, RedirectRefusal, RedirectTarget};
-pub use matches::{header_matches, request_header_matches, rule_matches};
+pub use matches::{Mismatch, header_matches, request_header_matches, rule_matches};
 use paths::PathIndex;
 pub use rewrite::{pick_weighted, redirect_location, rewrite_path, rewrite_path_by_regex};
 pub use scope::{ScopeKey, ScopeTable};
@@ -118,30 +120,51 @@ impl RouteTable {
         random: u64,
         runtime: &dyn RuntimeView,
     ) -> Result<RouteMatch<'_>, NoRoute> {
+        let index = self.domains.find(self.matched_host(request)).ok_or(NoRoute::NoVirtualHost)?;
+        let virtual_host = &self.configuration.virtual_hosts[index];
+        self.first_in(index, request, random, runtime)
+            .map(|route| RouteMatch { virtual_host, route: &virtual_host.routes[route] })
+            .ok_or_else(|| NoRoute::NoRoute(Arc::clone(virtual_host)))
+    }
+
+    /// The host that domains are compared with.
+    fn matched_host<'r>(&'r self, request: &'r impl RequestView) -> &'r str {
         let host = match &self.configuration.host_header {
             None => request.host(),
             Some(name) => {
                 request.header(name).next().and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default()
             }
         };
-        let host = if self.configuration.ignore_port_in_host_matching { without_port(host) } else { host };
-        let index = self.domains.find(host).ok_or(NoRoute::NoVirtualHost)?;
-        let virtual_host = &self.configuration.virtual_hosts[index];
+        if self.configuration.ignore_port_in_host_matching { without_port(host) } else { host }
+    }
+
+    /// The path and the query that routes are compared with.
+    fn matched_path<'r>(&self, request: &'r impl RequestView) -> (&'r str, &'r str) {
         let (path, query) = split_path(request.path());
-        let path = match self.configuration.ignore_path_parameters {
-            false => path,
-            true => path.split(';').next().unwrap_or_default(),
-        };
+        match self.configuration.ignore_path_parameters {
+            false => (path, query),
+            true => (path.split(';').next().unwrap_or_default(), query),
+        }
+    }
+
+    /// The first route of a virtual host that matches.
+    fn first_in(
+        &self,
+        index: usize,
+        request: &impl RequestView,
+        random: u64,
+        runtime: &dyn RuntimeView,
+    ) -> Option<usize> {
+        let virtual_host = &self.configuration.virtual_hosts[index];
+        let (path, query) = self.matched_path(request);
         let accepts = |route: usize| {
-            matches::route_matches(&virtual_host.routes[route].matches, request, path, query, random, runtime)
+            let criteria = &virtual_host.routes[route].matches;
+            matches::first_mismatch(criteria, request, path, query, random, runtime).is_none()
         };
-        let found = match &virtual_host.matcher {
+        match &virtual_host.matcher {
             None => self.paths[index].first(path, accepts),
             Some(tree) => request.find(tree).and_then(|routes| routes.iter().copied().find(|route| accepts(*route))),
-        };
-        found
-            .map(|route| RouteMatch { virtual_host, route: &virtual_host.routes[route] })
-            .ok_or_else(|| NoRoute::NoRoute(Arc::clone(virtual_host)))
+        }
     }
 }
 

@@ -179,6 +179,28 @@ fn ten_thousand_routes_ask_only_those_with_the_path() {
     assert_eq!(unknown.header_reads.get(), 0);
 }
 
+#[test]
+fn an_account_names_the_first_condition_that_fails_and_keeps_the_nearest_routes() {
+    let mut list: Vec<_> =
+        (0..30).map(|at| route(&format!("far{at}"), criteria(PathMatch::Exact(format!("/{at}"))))).collect();
+    let wants = |name: &str| Criteria {
+        headers: vec![header(name, HeaderMatch::Present(true))],
+        ..criteria(PathMatch::Prefix("/x".into()))
+    };
+    list.insert(3, route("near", wants("x")));
+    list.push(route("chosen", criteria(PathMatch::Prefix("/x".into()))));
+    let table = single(list);
+    let explained = table.explain(&get("h", "/x/y?q"), 0, &NoRuntime, 2);
+    assert_eq!((explained.host.as_str(), explained.path.as_str(), explained.asked), ("h", "/x/y", 31));
+    assert_eq!(explained.route.map(|(position, route)| (position, &*route.name)), Some((31, "chosen")));
+    let told: Vec<_> = explained.misses.iter().map(|miss| (miss.position, &*miss.route.name)).collect();
+    assert_eq!(told, [(3, "near"), (30, "far29")]);
+    assert!(matches!(explained.misses[0].mismatch, Mismatch::Header(header) if &*header.name == "x"));
+    assert!(matches!(explained.misses[1].mismatch, Mismatch::Path(_)));
+    let nowhere = RouteTable::build(Arc::new(configuration(Vec::new())));
+    assert!(nowhere.explain(&get("h", "/"), 0, &NoRuntime, 2).virtual_host.is_none());
+}
+
 fn any_path() -> impl Strategy<Value = String> {
     "(/[abAB.]{0,2}){0,4}"
 }
@@ -227,9 +249,16 @@ proptest! {
             };
             let expected = list
                 .iter()
-                .find(|route| matches::route_matches(&route.matches, &request, &path, "", 0, &NoRuntime))
+                .find(|route| matches::first_mismatch(&route.matches, &request, &path, "", 0, &NoRuntime).is_none())
                 .map_or("no route in host".to_string(), |route| route.name.to_string());
-            prop_assert_eq!(found(&table, &request), expected, "{}", path);
+            prop_assert_eq!(found(&table, &request), &*expected, "{}", path);
+            let explained = table.explain(&request, 0, &NoRuntime, usize::MAX);
+            let told = explained.route.map_or("no route in host".to_string(), |(_, route)| route.name.to_string());
+            prop_assert_eq!(told, expected);
+            // Whatever stands before the chosen route has a condition that does not hold, and nothing else is told.
+            let before = explained.route.map_or(list.len(), |(position, _)| position);
+            let missed: Vec<usize> = explained.misses.iter().map(|miss| miss.position).collect();
+            prop_assert_eq!(missed, (0..before).collect::<Vec<_>>());
         }
     }
 }

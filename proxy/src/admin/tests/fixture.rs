@@ -20,12 +20,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::super::{
     AdminContext, BoundAddress, Configuration, DrainRequest, Facts, LogLevels, Server, ServerState, serve,
 };
+use crate::graph::coverage::Idle;
 use crate::graph::history::{Record, Refusal, ResourceHistory};
+use crate::graph::journal::{Difference, Push};
+use crate::graph::overrides::{Changes, Override, Undo};
 use crate::graph::{ClusterNode, Graph, HostList, RuntimeSnapshot, Transports};
 use crate::logging::{Component, ComponentLevels, Level};
 use crate::process::Process;
 use crate::stats::export::ExportSettings;
 use crate::upstream::host::Host;
+use crate::worker::Workers;
 
 /// What was asked of the process, and what it says.
 pub struct FakeServer {
@@ -73,6 +77,8 @@ impl Server for FakeServer {
 pub struct FakeConfiguration {
     pub resources: RefCell<HashMap<ResourceKind, BTreeMap<Arc<str>, ResourceHistory>>>,
     pub runtime: RefCell<Vec<(String, String)>>,
+    pub pushes: RefCell<Vec<Push>>,
+    pub overrides: RefCell<Vec<(String, Option<Undo>)>>,
 }
 
 impl Configuration for FakeConfiguration {
@@ -107,6 +113,37 @@ impl Configuration for FakeConfiguration {
     }
 
     fn refresh_stats(&self) {}
+
+    fn pushes(&self) -> Vec<Push> {
+        self.pushes.borrow().clone()
+    }
+
+    fn differences(&self, from: u64, _to: u64) -> Result<Vec<Difference>, String> {
+        if from == 0 { Err("generation 0 is not known any more".to_owned()) } else { Ok(Vec::new()) }
+    }
+
+    fn without_effect(&self) -> (Vec<Idle>, u64) {
+        let (name, path, reason) = ("a".into(), "x.y".to_owned(), "because".to_owned());
+        (vec![Idle { kind: "cluster", name, path, reason }], 0)
+    }
+
+    fn overrides(&self) -> Vec<Override> {
+        Vec::new()
+    }
+
+    fn override_for(&self, what: Changes, time: Duration, undo: Option<Undo>) -> Result<u64, String> {
+        self.overrides.borrow_mut().push((format!("{} for {time:?}", what.words()), undo));
+        Ok(7)
+    }
+
+    fn end_override(&self, id: u64) -> bool {
+        if id == 7
+            && let Some((_, Some(undo))) = self.overrides.borrow_mut().pop()
+        {
+            undo();
+        }
+        id == 7
+    }
 }
 
 /// Log levels of nothing.
@@ -160,6 +197,7 @@ impl Fixture {
             server: Rc::clone(&server) as Rc<dyn Server>,
             configuration: Rc::clone(&configuration) as Rc<dyn Configuration>,
             logging: Rc::new(FakeLogging(RefCell::new(levels.into_iter().collect()))),
+            workers: Workers::new(Vec::new()),
             access_logs: Vec::new(),
             facts: Facts {
                 version: "abc/1.40.0/Clean/RELEASE/aws-lc".to_owned(),

@@ -12,7 +12,7 @@ pub mod path;
 pub mod reply;
 pub mod request;
 mod resets;
-mod scopes;
+pub(crate) mod scopes;
 pub mod serve_h1;
 pub mod serve_h2;
 pub mod stats;

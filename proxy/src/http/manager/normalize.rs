@@ -14,7 +14,7 @@ use super::reply::{LocalReply, append_via, remove_hop_by_hop};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::HeaderId;
 use crate::http::message::{RequestHead, Version};
-use crate::stream::ResponseFlag;
+use crate::stream::{ConnectionInfo, ResponseFlag};
 
 /// Makes a request head fit to be routed. `Err` is the answer to one that is not.
 pub fn prepare(connection: &HttpConnection, head: &mut RequestHead) -> Result<(), LocalReply> {
@@ -29,9 +29,7 @@ pub fn prepare(connection: &HttpConnection, head: &mut RequestHead) -> Result<()
     if let Some(protocol) = upgrade {
         head.set_protocol(&protocol);
     }
-    set_scheme(connection, head);
-    normalize_path(config, head)?;
-    strip_host(config, connection, head);
+    for_routing(config, &connection.info, head)?;
     forwarded(connection, head);
     request_id(connection, head);
     if config.add_user_agent {
@@ -49,6 +47,32 @@ pub fn prepare(connection: &HttpConnection, head: &mut RequestHead) -> Result<()
         append_via(&mut head.headers, via);
     }
     client_certificate(connection, head);
+    Ok(())
+}
+
+/// The part of it that says what routes see: scheme, path and host.
+fn for_routing(
+    config: &HttpConnectionManager,
+    info: &ConnectionInfo,
+    head: &mut RequestHead,
+) -> Result<(), LocalReply> {
+    set_scheme(config, info, head);
+    normalize_path(config, head)?;
+    strip_host(config, info, head);
+    Ok(())
+}
+
+/// Makes a request that nobody has sent fit to be matched with routes, as [`prepare`] would.
+pub fn described(
+    config: &HttpConnectionManager,
+    info: &ConnectionInfo,
+    head: &mut RequestHead,
+) -> Result<(), LocalReply> {
+    check(config, head)?;
+    for_routing(config, info, head)?;
+    if !head.headers.contains(HeaderId::XForwardedProto) {
+        head.headers.append_id(HeaderId::XForwardedProto, if info.tls.is_some() { b"https" } else { b"http" });
+    }
     Ok(())
 }
 
@@ -166,13 +190,13 @@ fn take_upgrade(head: &mut RequestHead) -> Option<Vec<u8>> {
     (named && asked != b"h2c").then_some(asked)
 }
 
-fn set_scheme(connection: &HttpConnection, head: &mut RequestHead) {
-    let scheme: &[u8] = match &connection.node.config.scheme {
+fn set_scheme(config: &HttpConnectionManager, info: &ConnectionInfo, head: &mut RequestHead) {
+    let scheme: &[u8] = match &config.scheme {
         Some(scheme) => scheme.as_bytes(),
-        None if connection.info.tls.is_some() => b"https",
+        None if info.tls.is_some() => b"https",
         None => b"http",
     };
-    if head.scheme().is_empty() || connection.node.config.scheme.is_some() {
+    if head.scheme().is_empty() || config.scheme.is_some() {
         head.set_scheme(scheme);
     }
 }
@@ -210,14 +234,14 @@ fn normalize_path(config: &HttpConnectionManager, head: &mut RequestHead) -> Res
     Ok(())
 }
 
-fn strip_host(config: &HttpConnectionManager, connection: &HttpConnection, head: &mut RequestHead) {
+fn strip_host(config: &HttpConnectionManager, info: &ConnectionInfo, head: &mut RequestHead) {
     // A tunnel leads to a port.
     if config.strip_port != StripPort::Keep && !head.is_connect() {
         let host = head.authority_str();
         let colon = host.rfind(':').filter(|colon| host.rfind(']').is_none_or(|bracket| bracket < *colon));
         if let Some(colon) = colon
             && let Ok(port) = host[colon + 1..].parse::<u16>()
-            && (config.strip_port == StripPort::Any || connection.info.local.port() == Some(port))
+            && (config.strip_port == StripPort::Any || info.local.port() == Some(port))
         {
             let bare = host.as_bytes()[..colon].to_vec();
             head.set_authority(&bare);

@@ -31,10 +31,11 @@ use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::router::{self, redirect::Redirects};
 use crate::http::seam::{BodySink, Chunk};
 use crate::moments::Milestone;
-use crate::stream::{ResponseFlag, StreamInfo};
+use crate::stream::{Kill, Phase, ResponseFlag, StreamInfo};
 use crate::trace::{self, Mark, RequestTrace};
 use crate::worker::GraphView;
 use crate::worker::deadlines::{Deadlines, Limit};
+use crate::worker::live::{Live, LiveList, Owner};
 
 /// A request being served.
 pub struct Request<'a> {
@@ -53,7 +54,7 @@ pub struct Request<'a> {
     /// Trailers of the response.
     pub trailers: Option<Headers>,
     /// What is recorded of it.
-    pub info: StreamInfo,
+    pub info: Rc<StreamInfo>,
     /// Its body.
     pub framing: Framing,
     /// The engine's side of it.
@@ -86,18 +87,26 @@ pub struct Request<'a> {
     pub retried: bool,
     /// The redirects that were followed for it.
     pub redirects: Option<Box<Redirects>>,
+    /// Its place among those that are served.
+    live: Live,
 }
 
 /// A client that does not read an answer of ours for this long does not get it.
 const REPLY_LIMIT: Duration = Duration::from_secs(30);
 
 impl Request<'_> {
-    /// Ready when the drain's time is up. An HTTP/2 connection ends its streams itself then, so they need no waking.
+    /// Ready when the drain's time is up, or somebody ends the request by hand. An HTTP/2 connection ends its streams itself then, so they need no waking.
     pub fn poll_drained(&self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        if self.info.kill.get() == Kill::Asked {
+            return Poll::Ready(());
+        }
         match self.downstream {
             Downstream::H1(_) => self.connection.registered.poll_expired(cx),
             Downstream::H2(_) if self.connection.registered.has_expired() => Poll::Ready(()),
-            Downstream::H2(_) => Poll::Pending,
+            Downstream::H2(_) => {
+                self.live.remember(cx);
+                Poll::Pending
+            }
         }
     }
 
@@ -288,8 +297,12 @@ fn begin<'a>(
     connection.stats.downstream_rq_total.increment();
     connection.stats.downstream_rq_active.increment();
     let graph = connection.worker.graph();
+    let info = Rc::new(info);
+    let line = [head.method(), b" ", head.path()];
+    let live = LiveList::add(&connection.worker, &info, Owner::Http(Rc::clone(connection)), line);
     Request {
         connection,
+        live,
         filters: connection.filters(&graph),
         graph,
         came_as_grpc: head.is_grpc(),
@@ -364,6 +377,14 @@ fn conclude(request: &mut Request<'_>) {
     }
     request.deadlines.set(Limit::LogFlush, None);
     request.log(LogType::DownstreamEnd);
+    let worker = &connection.worker;
+    worker.failures.note(
+        &request.info,
+        &connection.info,
+        Some(&request.head),
+        &worker.process.clock,
+        &request.graph.runtime,
+    );
 }
 
 async fn route(request: &mut Request<'_>) {
@@ -604,6 +625,11 @@ async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen
         request.info.flag(flag);
     }
     request.info.set_details(reply.details.clone());
+    match request.info.kill.get() {
+        Kill::No => request.info.phase.set(Phase::Answer),
+        // What has to be said must not be cut off for the same reason.
+        Kill::Asked | Kill::Obeyed => request.info.kill.set(Kill::Obeyed),
+    }
     request.deadlines.clear_request();
     request.deadlines.set(Limit::StreamIdle, Some(Instant::now() + REPLY_LIMIT));
     if request.downstream.has_responded() {

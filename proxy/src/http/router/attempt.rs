@@ -23,6 +23,7 @@ use crate::http::manager::request::Request;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{BodySink, Pump, PumpError, StreamError};
 use crate::moments::Milestone;
+use crate::stream::Phase;
 use crate::trace::{self, Mark, Opening};
 use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
 use crate::upstream::connect::ConnectError;
@@ -138,6 +139,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
         if self.request.info.request_end.get().is_some() {
             self.start_response_limits(now);
         }
+        self.request.info.phase.set(Phase::Connect);
         let counted = self.acquire(now).await.and_then(|stream| self.count(stream, place));
         let (stream, limit) = match counted {
             Ok(counted) => counted,
@@ -153,10 +155,12 @@ impl<'a, 'r> Attempt<'a, 'r> {
         self.request.info.upstream_local.set(stream.local_address());
         self.request.info.upstream_version.set(Some(stream.version()));
         let mut upload = Pump::default();
+        self.request.info.phase.set(Phase::Send);
         let result = self.exchange(&stream, &mut upload).await;
         match result {
             Ok(()) => {
                 self.request.info.response_start.set(Some(Instant::now()));
+                self.request.info.phase.set(Phase::Receive);
                 let counted = InFlight { _active: active, _limit: limit };
                 let timeouts = *self.timeouts;
                 Ok(Answered { stream, upload, timeouts, counted })
@@ -307,6 +311,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 match pump_up(self.request, stream, upload, self.body, cx) {
                     Poll::Ready(Ok(())) => {
                         let now = Instant::now();
+                        self.request.info.phase.set(Phase::Wait);
                         trace::mark(self.request, Mark::LastUpstreamTx);
                         self.request.info.reached(Milestone::UpstreamTxEnd, now);
                         if self.request.info.request_end.get().is_none() {

@@ -14,7 +14,7 @@ use crate::http::manager::reply::LocalReply;
 use crate::http::manager::request::Request;
 use crate::http::seam::StreamError;
 use crate::process::Process;
-use crate::stream::ResponseFlag;
+use crate::stream::{Kill, ResponseFlag};
 use crate::upstream::clusters::WorkerHost;
 use crate::upstream::dns_cache::NoAddress;
 use crate::upstream::feedback::{Unanswered, Watch};
@@ -110,6 +110,9 @@ impl Failure {
                 .flag(ResponseFlag::DownstreamProtocolError)
                 .body(&b"Bad Request"[..])
                 .close(),
+            Failure::Drained if request.info.kill.get() != Kill::No => {
+                LocalReply::new(503, "killed_by_operator").flag(ResponseFlag::LocalReset)
+            }
             Failure::Drained => LocalReply::new(503, "drain_time_exceeded").flag(ResponseFlag::LocalReset),
         }
     }

@@ -14,7 +14,7 @@ mod prepare;
 pub mod redirect;
 mod relay;
 mod route_stats;
-mod timeout;
+pub(crate) mod timeout;
 
 use std::future::Future;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use outrigger_config::cluster::{DnsCache, DnsFamily};
-use outrigger_config::route::{Forward, HeaderMatcher, InternalRedirect, RetryPolicy, WeightedCluster};
+use outrigger_config::route::{Forward, HeaderMatcher, InternalRedirect, RetryPolicy, VirtualHost, WeightedCluster};
 use outrigger_policy::breaker::{Permit, Resource};
 use outrigger_policy::retry::{self, Decision, GiveUp, Outcome};
 use outrigger_policy::route::{header_matches, request_header_matches};
@@ -35,8 +35,9 @@ use crate::accesslog::LogType;
 use crate::health::observe;
 use crate::http::filter::{self, Filters, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
+use crate::http::message::RequestHead;
 use crate::http::seam::BodySink;
-use crate::stream::ResponseFlag;
+use crate::stream::{Phase, ResponseFlag};
 use crate::trace;
 use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
 use crate::upstream::dns_cache::Lookup;
@@ -76,7 +77,7 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
         return drops::answer(request, chosen, &cluster).await;
     }
     request.route_counts = RouteCounts::of(request, chosen);
-    let policy = retry_policy(request, chosen, action);
+    let policy = retry_policy(&request.head, chosen.virtual_host, action);
     let timeouts = Timeouts::of(request, action, policy.as_deref());
     let affinity = Affinity::of(request, action, weighted, node);
     prepare::request_head(request, chosen, action, weighted, &timeouts);
@@ -98,9 +99,13 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
 }
 
 /// The policy of the route or virtual host, as `x-envoy-*` headers change it.
-fn retry_policy(request: &Request<'_>, chosen: &Chosen<'_>, action: &Forward) -> Option<Arc<RetryPolicy>> {
-    let configured = action.retry_policy.as_ref().or(chosen.virtual_host.retry_policy.as_ref());
-    let headers = &request.head.headers;
+pub(crate) fn retry_policy(
+    head: &RequestHead,
+    virtual_host: &VirtualHost,
+    action: &Forward,
+) -> Option<Arc<RetryPolicy>> {
+    let configured = action.retry_policy.as_ref().or(virtual_host.retry_policy.as_ref());
+    let headers = &head.headers;
     let on = headers.get_str(HeaderId::XEnvoyRetryOn);
     let grpc_on = headers.get_str(HeaderId::XEnvoyRetryGrpcOn);
     let max = headers.get_str(HeaderId::XEnvoyMaxRetries).and_then(|max| max.parse().ok());
@@ -108,7 +113,7 @@ fn retry_policy(request: &Request<'_>, chosen: &Chosen<'_>, action: &Forward) ->
     let names = headers.get_str(HeaderId::XEnvoyRetriableHeaderNames);
     let wanted = |policy: &RetryPolicy| {
         let matchers = &policy.retriable_request_headers;
-        matchers.is_empty() || matchers.iter().any(|matcher| request_header_matches(matcher, &request.head))
+        matchers.is_empty() || matchers.iter().any(|matcher| request_header_matches(matcher, head))
     };
     if !configured.is_none_or(|policy| wanted(policy)) {
         return None;
@@ -164,6 +169,7 @@ impl Forwarding<'_, '_> {
         let mut resends = 0;
         let mut resent_stale = false;
         loop {
+            self.request.info.phase.set(Phase::Queue);
             let (target, place) = match self.admit().await {
                 Ok(admitted) => admitted,
                 Err(failure) => {
@@ -402,6 +408,7 @@ impl Forwarding<'_, '_> {
             self.request.head.headers.set_by_name("x-envoy-is-timeout-retry", timed_out);
         }
         self.tried.push(Arc::clone(&host.host));
+        self.request.info.phase.set(Phase::BackOff);
         // The time of the try that has ended must not end the wait for the next one.
         self.request.deadlines.set(Limit::PerTry, None);
         Box::pin(wait(self.request, backoff)).await
@@ -515,7 +522,8 @@ pub async fn end(request: &mut Request<'_>, failure: Failure, chosen: Option<&Ch
 async fn wait(request: &Request<'_>, backoff: Duration) -> bool {
     let mut sleep = std::pin::pin!(tokio::time::sleep(backoff));
     std::future::poll_fn(|cx| {
-        if request.downstream.poll_closed(cx).is_ready() || request.poll_limit(cx).is_ready() {
+        let gone = request.downstream.poll_closed(cx).is_ready() || request.poll_drained(cx).is_ready();
+        if gone || request.poll_limit(cx).is_ready() {
             return std::task::Poll::Ready(false);
         }
         sleep.as_mut().poll(cx).map(|()| true)

@@ -18,7 +18,7 @@ use crate::http::manager::request::Request;
 use crate::http::manager::{overload, reply};
 use crate::http::seam::{Pump, PumpError};
 use crate::moments::Milestone;
-use crate::stream::ResponseFlag;
+use crate::stream::{Kill, Phase, ResponseFlag};
 use crate::trace::{self, Mark};
 use crate::upstream::clusters::{WorkerCluster, WorkerHost};
 use crate::upstream::feedback;
@@ -69,6 +69,7 @@ pub async fn relay(
         request.log(LogType::DownstreamTunnelEstablished);
     }
     if upgraded {
+        request.info.phase.set(Phase::Relay);
         connection.stats.downstream_cx_upgrades_total.increment();
         connection.stats.downstream_cx_upgrades_active.increment();
         request.downstream.upgrade();
@@ -212,6 +213,9 @@ fn broken(request: &mut Request<'_>, cluster: &WorkerCluster, host: &WorkerHost,
             h2::Reason::INTERNAL_ERROR
         }
         _ => {
+            if request.info.kill.get() != Kill::No {
+                request.info.set_details("killed_by_operator");
+            }
             request.info.flag(ResponseFlag::LocalReset);
             h2::Reason::CANCEL
         }

@@ -9,6 +9,7 @@ use outrigger_config::route::{Forward, RetryPolicy};
 use crate::explain::Cause;
 use crate::http::headers::HeaderId;
 use crate::http::manager::request::Request;
+use crate::http::message::RequestHead;
 use crate::worker::deadlines::Limit;
 
 /// The limits of one request.
@@ -39,11 +40,21 @@ struct SetBy {
 impl Timeouts {
     /// Reads the limits off route and headers.
     pub fn of(request: &Request<'_>, action: &Forward, policy: Option<&RetryPolicy>) -> Self {
+        Self::of_head(&request.head, request.connection.node.config.max_stream_duration, action, policy)
+    }
+
+    /// The same of a head alone; `global` is the connection manager's limit on streams.
+    pub fn of_head(
+        head: &RequestHead,
+        global: Option<Duration>,
+        action: &Forward,
+        policy: Option<&RetryPolicy>,
+    ) -> Self {
         let header = |id| {
-            let text = request.head.headers.get_str(id)?;
+            let text = head.headers.get_str(id)?;
             text.parse().ok().map(Duration::from_millis)
         };
-        let grpc = request.head.headers.get(HeaderId::GrpcTimeout).and_then(grpc_timeout);
+        let grpc = head.headers.get(HeaderId::GrpcTimeout).and_then(grpc_timeout);
         let mut route = action.timeout;
         let mut set_by = SetBy { route: "RouteAction.timeout", ..SetBy::default() };
         if let (Some(max), Some(asked)) = (action.max_grpc_timeout, grpc) {
@@ -67,7 +78,6 @@ impl Timeouts {
             .or(policy.and_then(|policy| policy.per_try_timeout))
             .filter(|limit| !limit.is_zero() && route.is_none_or(|route| *limit < route));
         let per_try_idle = policy.and_then(|policy| policy.per_try_idle_timeout);
-        let global = request.connection.node.config.max_stream_duration;
         set_by.stream = "HttpProtocolOptions.max_stream_duration";
         let stream = match &action.max_stream_duration {
             None => global,
