@@ -36,6 +36,8 @@ const INTENDED: Intended = &[
     ("partial: ", "header transfer-encoding", "likewise"),
     ("bodies: ", "header content-length", "likewise"),
     ("bodies: ", "header transfer-encoding", "likewise"),
+    ("duplex: closed", "", "Envoy lets the request go on without the body that the service has kept; it is refused"),
+    ("http.duplex.", "immediate_responses_sent", "likewise"),
     ("http.duplex.", "stream_msgs_", "a body has the pieces that it comes in, and its end goes with the last"),
     ("http.early.", "stream_msgs_", "likewise"),
     ("http.observed.", "stream_msgs_", "likewise"),
@@ -376,6 +378,9 @@ async fn long_bodies_pass_through_the_service_in_pieces() {
         let response = { client }.request("POST", "/", &[("x-reply", "bytes=3000000")], &body).await;
         assert_eq!((response.status, response.content().len()), (200, 3_000_000), "{listener}");
     }
+    // A part of a body does not go on as if it were all of it.
+    let client = h1::Client::connect(proxy.listener("duplex").await).await;
+    assert_eq!({ client }.request("POST", "/", &[("x-proc", "qb.close")], &body).await.status, 500);
     // What does not fit is refused where all of it is wanted.
     let client = h1::Client::connect(proxy.listener("buffered").await).await;
     assert_eq!({ client }.request("POST", "/", &[], &body).await.status, 413);

@@ -92,6 +92,7 @@ impl AuthzFilter {
     fn question(&self, connection: &ConnectionInfo) -> CheckRequest {
         let settings = &self.settings;
         let known = connection.dynamic_metadata.borrow();
+        let of_handshake = connection.tls.as_ref().and_then(|tls| tls.sni.as_deref());
         let attributes = AttributeContext {
             source: Some(authz::source(connection, settings.tells_certificate)),
             destination: Some(authz::destination(connection)),
@@ -100,7 +101,7 @@ impl AuthzFilter {
             })),
             tls_session: settings.tells_tls_session.then(|| TlsSession {
                 // Also of a TLS connection that goes on as it is, where the client's first bytes have said it.
-                sni: connection.server_name.clone().unwrap_or_default(),
+                sni: of_handshake.or(connection.server_name.as_deref()).unwrap_or_default().to_owned(),
             }),
             ..AttributeContext::default()
         };
