@@ -2,6 +2,7 @@
 
 pub mod accesslog;
 pub mod admin;
+mod authz;
 pub mod bootstrap;
 pub mod calendar;
 pub mod cli;

@@ -10,13 +10,9 @@
 //! `header=name:value` (of responses), `request=name:value`, `body=text`, `meta=key:value`, `limit=10:2:name:9:30` (requests,
 //! number of the unit, name, remaining, seconds until reset).
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use outrigger_api::pb::envoy::config::core::v3::address::Address as AddressKind;
 use outrigger_api::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use outrigger_api::pb::envoy::config::core::v3::{Address, HeaderValue, HeaderValueOption, QueryParameter};
@@ -33,23 +29,25 @@ use outrigger_api::pb::envoy::service::ratelimit::v3::rate_limit_service_server:
 use outrigger_api::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use outrigger_api::pb::envoy::r#type::v3::HttpStatus;
 use outrigger_api::pb::google::protobuf::{BoolValue, Duration, Struct, Value, value::Kind};
-use tokio::net::TcpListener;
-use tokio::task::{AbortHandle, JoinSet};
 use tonic::codegen::Service as _;
 use tonic::{Request, Response, Status};
 
+use crate::grpc_server::GrpcServer;
 use crate::reply;
 
 /// A running service; it ends when dropped.
 #[derive(Debug)]
 pub struct AskedService {
-    address: SocketAddr,
+    server: GrpcServer,
     told: Told,
-    task: AbortHandle,
+    script: Script,
 }
 
 /// What was told, as lines.
 type Told = Arc<Mutex<Vec<String>>>;
+
+/// What is obeyed where there are no headers, as of a connection.
+type Script = Arc<Mutex<String>>;
 
 impl AskedService {
     /// Starts on a free port of 127.0.0.1.
@@ -57,35 +55,30 @@ impl AskedService {
     /// # Panics
     /// If there is none.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
-        let address = listener.local_addr().expect("a bound socket has an address");
-        let told = Told::default();
-        let authorization = AuthorizationServer::new(Asked(Arc::clone(&told)));
-        let limits = RateLimitServiceServer::new(Asked(Arc::clone(&told)));
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let (authorization, limits) = (authorization.clone(), limits.clone());
-                let answer = service_fn(move |request: http::Request<Incoming>| {
-                    let (mut authorization, mut limits) = (authorization.clone(), limits.clone());
-                    async move {
-                        match request.uri().path().starts_with("/envoy.service.auth.v3.") {
-                            true => authorization.call(request).await,
-                            false => limits.call(request).await,
-                        }
-                    }
-                });
-                connections
-                    .spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer));
-                while connections.try_join_next().is_some() {}
+        let (told, script) = (Told::default(), Script::default());
+        let authorization = AuthorizationServer::new(Asked(Arc::clone(&told), Arc::clone(&script)));
+        let limits = RateLimitServiceServer::new(Asked(Arc::clone(&told), Arc::clone(&script)));
+        let server = GrpcServer::start(move |request: http::Request<Incoming>| {
+            let (mut authorization, mut limits) = (authorization.clone(), limits.clone());
+            async move {
+                match request.uri().path().starts_with("/envoy.service.auth.v3.") {
+                    true => authorization.call(request).await,
+                    false => limits.call(request).await,
+                }
             }
-        });
-        Self { address, told, task: task.abort_handle() }
+        })
+        .await;
+        Self { server, told, script }
     }
 
     /// Its port.
     pub fn port(&self) -> u16 {
-        self.address.port()
+        self.server.port()
+    }
+
+    /// Makes it obey these words of `x-authz` where there are no headers.
+    pub fn set_script(&self, script: &str) {
+        script.clone_into(&mut self.script.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// What it was told since the last time, without what differs between any two requests.
@@ -94,13 +87,7 @@ impl AskedService {
     }
 }
 
-impl Drop for AskedService {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-struct Asked(Told);
+struct Asked(Told, Script);
 
 impl Asked {
     fn keep(&self, mut lines: Vec<String>) {
@@ -113,10 +100,16 @@ impl Asked {
 impl Authorization for Asked {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let attributes = request.into_inner().attributes.unwrap_or_default();
-        let http = attributes.request.clone().unwrap_or_default().http.unwrap_or_default();
+        let http = attributes.request.clone().unwrap_or_default().http;
+        let of_connection = http.is_none();
+        let http = http.unwrap_or_default();
         let raw = http.header_map.unwrap_or_default().headers.into_iter().find(|header| header.key == "x-authz");
         let raw = raw.map(|header| String::from_utf8_lossy(&header.raw_value).into_owned());
-        let script = http.headers.get("x-authz").cloned().or(raw).unwrap_or_default();
+        let script = http.headers.get("x-authz").cloned().or(raw);
+        let script = script.unwrap_or_else(|| match of_connection {
+            false => String::new(),
+            true => self.1.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        });
         self.keep(check_lines(&attributes));
         authorization(&script).await.map(Response::new)
     }

@@ -10,9 +10,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
@@ -24,6 +24,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tonic::codegen::Service as _;
 use tonic::{Request, Response, Status};
 
+use crate::grpc_server::GrpcServer;
 use crate::within;
 
 /// A span in the form of OTLP; those of Zipkin have the same fields where they have them at all.
@@ -67,7 +68,24 @@ impl Span {
 pub struct Collector {
     address: SocketAddr,
     received: mpsc::UnboundedReceiver<Span>,
-    task: AbortHandle,
+    _server: Running,
+}
+
+/// What ends when it is dropped.
+#[derive(Debug)]
+enum Running {
+    Grpc(#[allow(dead_code)] GrpcServer),
+    Http(#[allow(dead_code)] Aborted),
+}
+
+/// A task that ends when this is dropped.
+#[derive(Debug)]
+struct Aborted(AbortHandle);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Collector {
@@ -78,20 +96,10 @@ impl Collector {
 
     /// The same on this address.
     pub async fn grpc_at(address: SocketAddr) -> Self {
-        let (listener, address) = bind(address).await;
         let (sender, received) = mpsc::unbounded_channel();
         let service = TraceServiceServer::new(Keeper(sender));
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = service.clone();
-                let answer = service_fn(move |request: http::Request<Incoming>| service.clone().call(request));
-                connections
-                    .spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer));
-                while connections.try_join_next().is_some() {}
-            }
-        });
-        Self { address, received, task: task.abort_handle() }
+        let server = GrpcServer::listen(address, move |request| service.clone().call(request)).await;
+        Self { address: server.address(), received, _server: Running::Grpc(server) }
     }
 
     /// One that takes posts of OTLP and of Zipkin's JSON, on a free port of 127.0.0.1.
@@ -107,7 +115,7 @@ impl Collector {
                 while connections.try_join_next().is_some() {}
             }
         });
-        Self { address, received, task: task.abort_handle() }
+        Self { address, received, _server: Running::Http(Aborted(task.abort_handle())) }
     }
 
     /// Its port.
@@ -137,12 +145,6 @@ impl Collector {
     /// Whatever else has arrived.
     pub fn rest(&mut self) -> Vec<Span> {
         std::iter::from_fn(|| self.received.try_recv().ok()).collect()
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

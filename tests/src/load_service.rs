@@ -2,32 +2,26 @@
 //!
 //! Owns the server. Never judges reports.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use outrigger_api::pb::envoy::config::endpoint::v3::ClusterStats;
 use outrigger_api::pb::envoy::service::load_stats::v3::load_reporting_service_server::{
     LoadReportingService, LoadReportingServiceServer,
 };
 use outrigger_api::pb::envoy::service::load_stats::v3::{LoadStatsRequest, LoadStatsResponse};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::codegen::Service as _;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::grpc_server::GrpcServer;
 use crate::within;
 
 /// A running service; it ends when dropped.
 #[derive(Debug)]
 pub struct LoadService {
-    address: SocketAddr,
+    server: GrpcServer,
     streams: mpsc::UnboundedReceiver<LoadStream>,
-    task: AbortHandle,
 }
 
 /// One stream of reports; it ends when dropped.
@@ -40,37 +34,20 @@ pub struct LoadStream {
 impl LoadService {
     /// Starts on a free port of 127.0.0.1.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
-        let address = listener.local_addr().expect("a bound socket has an address");
         let (sender, streams) = mpsc::unbounded_channel();
         let service = LoadReportingServiceServer::new(Scripted(sender));
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = service.clone();
-                let answer = service_fn(move |request: http::Request<Incoming>| service.clone().call(request));
-                connections
-                    .spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer));
-                while connections.try_join_next().is_some() {}
-            }
-        });
-        Self { address, streams, task: task.abort_handle() }
+        let server = GrpcServer::start(move |request| service.clone().call(request)).await;
+        Self { server, streams }
     }
 
     /// Its address.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     /// The next stream that is opened.
     pub async fn stream(&mut self) -> LoadStream {
         within("a stream of load reports", self.streams.recv()).await.expect("the service runs")
-    }
-}
-
-impl Drop for LoadService {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

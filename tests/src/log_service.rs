@@ -4,30 +4,24 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use outrigger_api::pb::envoy::data::accesslog::v3::{HttpAccessLogEntry, TcpAccessLogEntry};
 use outrigger_api::pb::envoy::service::accesslog::v3::access_log_service_server::{
     AccessLogService, AccessLogServiceServer,
 };
 use outrigger_api::pb::envoy::service::accesslog::v3::stream_access_logs_message::{Identifier, LogEntries};
 use outrigger_api::pb::envoy::service::accesslog::v3::{StreamAccessLogsMessage, StreamAccessLogsResponse};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
 use tonic::codegen::Service as _;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::grpc_server::GrpcServer;
 use crate::within;
 
 /// A running service; it ends when dropped.
 #[derive(Debug)]
 pub struct LogService {
-    address: SocketAddr,
+    server: GrpcServer,
     received: mpsc::UnboundedReceiver<Received>,
-    task: AbortHandle,
 }
 
 /// One entry with what its stream said of itself.
@@ -56,37 +50,20 @@ impl LogService {
 
     /// Starts on this address.
     pub async fn listen(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
-        let address = listener.local_addr().expect("a bound socket has an address");
         let (sender, received) = mpsc::unbounded_channel();
         let service = AccessLogServiceServer::new(Keeper(sender));
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = service.clone();
-                let answer = service_fn(move |request: http::Request<Incoming>| service.clone().call(request));
-                connections
-                    .spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer));
-                while connections.try_join_next().is_some() {}
-            }
-        });
-        Self { address, received, task: task.abort_handle() }
+        let server = GrpcServer::listen(address, move |request| service.clone().call(request)).await;
+        Self { server, received }
     }
 
     /// Its address.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     /// The next entry that arrives.
     pub async fn next(&mut self) -> Received {
         within("an access log entry", self.received.recv()).await.expect("the service runs")
-    }
-}
-
-impl Drop for LogService {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 mod grpc;
 mod parse;
 
-pub(crate) use grpc::{grpc_call, grpc_service};
+pub(crate) use grpc::{grpc_call, grpc_service, metadata_entry};
 pub(crate) use parse::{api_source, api_version, config_source};
 
 /// A source of one kind of resource, and how long initialisation waits for it.

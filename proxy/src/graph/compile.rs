@@ -405,6 +405,7 @@ impl Chain<'_> {
             // A discovered filter that is discovered again would never end, and only terminal ones end a chain.
             NetworkFilterConfig::Discovered(_)
             | NetworkFilterConfig::Rbac(_)
+            | NetworkFilterConfig::ExtAuthz(_)
             | NetworkFilterConfig::ConnectionLimit(_)
             | NetworkFilterConfig::LocalRateLimit(_)
             | NetworkFilterConfig::SniCluster

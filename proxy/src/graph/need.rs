@@ -315,6 +315,7 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
                 clusters_of_http_filter(&filter.config, names);
             }
         }
+        NetworkFilterConfig::ExtAuthz(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
         // The cluster by SNI may or may not exist when a connection asks for it.
         NetworkFilterConfig::Rbac(_)
         | NetworkFilterConfig::ConnectionLimit(_)
@@ -356,6 +357,7 @@ pub fn clusters_of_http_filter(filter: &HttpFilterConfig, names: &mut BTreeSet<A
             names.extend(remote_keys(settings).map(|source| Arc::clone(&source.cluster)));
         }
         HttpFilterConfig::ExtAuthz(settings) => drop(names.insert(Arc::clone(settings.service.cluster()))),
+        HttpFilterConfig::ExtProc(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
         HttpFilterConfig::GlobalRateLimit(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
         _ => {}
     }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use super::headers::Headers;
+use super::manager::reply::LocalReply;
 
 /// Body bytes at hand.
 pub enum Chunk<'a> {
@@ -54,6 +55,9 @@ pub enum StreamError {
     /// The peer broke the protocol.
     #[error("{0}")]
     Protocol(String),
+    /// A filter on the way has an answer of its own.
+    #[error("answered by a filter")]
+    Answered(Box<LocalReply>),
 }
 
 /// Where body bytes come from.

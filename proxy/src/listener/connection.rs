@@ -54,7 +54,7 @@ pub async fn serve(accepted: Accepted) {
     let Ready { worker, chain, io, info, place, buffer_limit } = ready;
     let registered = Connections::register(&worker, &chain.draining);
     let _place = place;
-    let _admission = match network::admit(&worker, &chain.filters, &info) {
+    let _admission = match network::admit(&worker, &chain.filters, &info).await {
         Ok(admission) => admission,
         Err(refusal) => {
             let chain = Arc::clone(&chain);

@@ -4,6 +4,7 @@
 //! when the connection is ready (after the TLS handshake), so that nothing is done for one that is refused. Never reads
 //! what a connection carries.
 
+mod ext_authz;
 mod limit;
 mod rate;
 mod rbac;
@@ -11,6 +12,7 @@ mod refuse;
 mod stats;
 
 use std::borrow::Cow;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +38,8 @@ use crate::worker::socket::Io;
 pub enum NetworkFilter {
     /// Lets through what its rules allow.
     Rbac(rbac::RbacFilter),
+    /// Asks a service outside.
+    ExtAuthz(ext_authz::AuthzFilter),
     /// Lets a number of connections through at a time.
     ConnectionLimit(Arc<limit::Limit>),
     /// Lets a number of connections through in a time.
@@ -57,6 +61,9 @@ impl NetworkFilter {
     pub fn build(config: &NetworkFilterConfig) -> Option<Self> {
         match config {
             NetworkFilterConfig::Rbac(config) => Some(Self::Rbac(rbac::RbacFilter::new(Arc::clone(config)))),
+            NetworkFilterConfig::ExtAuthz(config) => {
+                Some(Self::ExtAuthz(ext_authz::AuthzFilter::new(Arc::clone(config))))
+            }
             NetworkFilterConfig::ConnectionLimit(config) => {
                 Some(Self::ConnectionLimit(Arc::new(limit::Limit::new(Arc::clone(config)))))
             }
@@ -87,6 +94,8 @@ pub struct Admission {
 /// A filter's refusal of a connection.
 #[derive(Debug, Default)]
 pub struct Refusal {
+    /// Why, as the details of a response.
+    pub reason: Option<&'static str>,
     /// Why, for the access log.
     pub details: Option<Cow<'static, str>>,
     /// What the access log calls it.
@@ -104,6 +113,9 @@ impl Refusal {
         if let Some(flag) = self.flag {
             info.flag(flag);
         }
+        if let Some(reason) = self.reason {
+            info.set_details(reason);
+        }
         if let Some(details) = &self.details {
             *info.termination.borrow_mut() = Some(details.clone());
         }
@@ -111,11 +123,20 @@ impl Refusal {
 }
 
 /// Asks the filters of a chain about a connection.
-pub fn admit(worker: &Worker, filters: &[NetworkFilter], connection: &ConnectionInfo) -> Result<Admission, Refusal> {
+///
+/// # Errors
+/// When one of them refuses it.
+pub async fn admit(
+    worker: &Rc<Worker>,
+    filters: &[NetworkFilter],
+    connection: &ConnectionInfo,
+) -> Result<Admission, Refusal> {
     let mut admission = Admission::default();
     for filter in filters {
         match filter {
             NetworkFilter::Rbac(filter) => filter.check(worker, connection)?,
+            // Boxed: few chains have one, and all connections would pay for its size.
+            NetworkFilter::ExtAuthz(filter) => Box::pin(filter.check(worker, connection)).await?,
             NetworkFilter::ConnectionLimit(limit) => {
                 admission._places.extend(limit::Limit::take_place(limit, worker)?);
             }

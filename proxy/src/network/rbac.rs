@@ -58,6 +58,7 @@ impl RbacFilter {
         stats.denied.increment();
         rbac::tell_nearest(enforced, &facts, || connection.dynamic_metadata.borrow_mut());
         Err(Refusal {
+            reason: None,
             details: Some(rbac::denied_details(decision.policy.map(|name| &**name)).into()),
             flag: None,
             after_first_bytes: true,

@@ -11,6 +11,20 @@ use crate::scope;
 use crate::stats::{Registry, Scope};
 
 scope! {
+    /// Stats of external authorization (`ext_authz.<prefix>.*`).
+    pub struct AuthzStats {
+        active: Gauge,
+        cx_closed: Counter,
+        denied: Counter,
+        disabled: Counter,
+        error: Counter,
+        failure_mode_allowed: Counter,
+        ok: Counter,
+        total: Counter,
+    }
+}
+
+scope! {
     /// Stats of a connection limit (`connection_limit.<prefix>.*`).
     pub struct LimitStats { active_connections: Gauge, limited_connections: Counter }
 }
@@ -23,6 +37,7 @@ scope! {
 /// One worker's stats of network filters.
 #[derive(Default)]
 pub struct NetworkStats {
+    pub(super) authz: Scopes<AuthzStats>,
     pub(super) rbac: Scopes<RbacStats>,
     pub(super) shadow: Scopes<ShadowStats>,
     pub(super) limit: Scopes<LimitStats>,

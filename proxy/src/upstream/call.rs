@@ -3,7 +3,6 @@
 //! Owns a call from the choice of its endpoint to the end of its answer, over the pools, limits and stats of the cluster,
 //! as those of forwarded requests. A call ends when its future is dropped. Never knows what is asked.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,20 +13,23 @@ use outrigger_config::cluster::{Discovery, UpstreamTransport};
 use outrigger_config::route::Priority;
 use outrigger_config::source::GrpcCall;
 use outrigger_policy::balance::Wanted;
+use outrigger_policy::breaker::Permit;
 use prost::Message;
 
 use super::admission::{Admitted, Refused, Seeker, Wish};
 use super::clusters::{WorkerCluster, WorkerHost};
+use super::gate::Place;
 use super::grpc_message;
 use super::pool::{self, PoolError};
 use super::stream::UpstreamStream;
 use crate::graph::ClusterNode;
 use crate::health::observe;
+use crate::http::filter::Given;
 use crate::http::h1::parse::Framing;
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::router::attempt::Active;
-use crate::http::seam::{BodySource, Chunk, Pump, PumpError, StreamError};
+use crate::http::seam::{BodySource, Pump, PumpError, StreamError};
 use crate::worker::Worker;
 
 /// What is sent.
@@ -106,58 +108,88 @@ pub enum CallError {
 /// # Errors
 /// When there is no whole answer, whatever its status.
 pub async fn call(worker: &Rc<Worker>, name: &Arc<str>, mut call: Call) -> Result<Answer, CallError> {
-    let node = worker.graph().clusters.get(name).map(Arc::clone);
-    let Some(node) = node else { return Err(CallError::NoCluster(Arc::clone(name))) };
-    let cluster = worker.clusters.get(worker, &node);
-    if node.config.transports().any(|transport| matches!(transport, UpstreamTransport::Tls(_))) {
-        call.head.set_scheme(b"https");
-    }
-    let timeout = call.timeout;
-    let mut calling = Calling { worker, node, cluster, call: &call, began: Instant::now(), host: None };
-    let result = match timeout {
-        None => calling.run().await,
-        Some(limit) => match tokio::time::timeout(limit, calling.run()).await {
+    let mut calling = Calling::new(worker, name, std::mem::take(&mut call.head), call.repeatable)?;
+    let result = match call.timeout {
+        None => calling.run(&call).await,
+        Some(limit) => match tokio::time::timeout(limit, calling.run(&call)).await {
             Ok(result) => result,
             Err(_) => Err(CallError::Timeout(limit)),
         },
     };
-    calling.settle(&result);
+    calling.settle(result.as_ref().map(|answer| (&answer.head, grpc_status(answer))));
     result
 }
 
 /// A call on its way.
-struct Calling<'a> {
+pub(super) struct Calling<'a> {
     worker: &'a Rc<Worker>,
     node: Arc<ClusterNode>,
     cluster: Rc<WorkerCluster>,
-    call: &'a Call,
+    /// What is sent first.
+    pub(super) head: RequestHead,
+    /// May be sent again.
+    repeatable: bool,
     began: Instant,
     /// The endpoint that was asked last.
     host: Option<Rc<WorkerHost>>,
 }
 
-impl Calling<'_> {
-    async fn run(&mut self) -> Result<Answer, CallError> {
+/// A connection to the endpoint of a call, and what the call counts as.
+pub(super) struct Begun {
+    /// The connection.
+    pub(super) stream: UpstreamStream,
+    /// The endpoint.
+    pub(super) host: Rc<WorkerHost>,
+    _place: Option<Place>,
+    _permit: Option<Permit>,
+    _active: Active,
+}
+
+impl<'a> Calling<'a> {
+    /// A call to an endpoint of the cluster `name`, as the worker knows it now.
+    pub(super) fn new(
+        worker: &'a Rc<Worker>,
+        name: &Arc<str>,
+        mut head: RequestHead,
+        repeatable: bool,
+    ) -> Result<Self, CallError> {
+        let node = worker.graph().clusters.get(name).map(Arc::clone);
+        let Some(node) = node else { return Err(CallError::NoCluster(Arc::clone(name))) };
+        let cluster = worker.clusters.get(worker, &node);
+        if node.config.transports().any(|transport| matches!(transport, UpstreamTransport::Tls(_))) {
+            head.set_scheme(b"https");
+        }
+        Ok(Self { worker, node, cluster, head, repeatable, began: Instant::now(), host: None })
+    }
+
+    /// Finds an endpoint and a connection to it.
+    pub(super) async fn begin(&mut self) -> Result<Begun, CallError> {
+        let Admitted { host, place } = self.admit().await?;
+        self.host = Some(Rc::clone(&host));
+        self.cluster.stats.upstream_rq_total.increment();
+        host.stats.rq_total.increment();
+        let active = Active::new(&self.cluster, &host);
+        let mut stream = self.connect(&host).await?;
+        let mut permit = None;
+        // Where requests may wait, the place counts.
+        if place.is_none() {
+            let counted = pool::count(&self.cluster, Priority::Default, stream).map_err(|_| CallError::Overflow)?;
+            stream = counted.0;
+            permit = Some(counted.1);
+        }
+        observe::reached(&host);
+        Ok(Begun { stream, host, _place: place, _permit: permit, _active: active })
+    }
+
+    async fn run(&mut self, call: &Call) -> Result<Answer, CallError> {
         let mut resent = false;
         loop {
-            let Admitted { host, place } = self.admit().await?;
-            self.host = Some(Rc::clone(&host));
-            self.cluster.stats.upstream_rq_total.increment();
-            host.stats.rq_total.increment();
-            let _active = Active::new(&self.cluster, &host);
-            let mut stream = self.connect(&host).await?;
-            let mut _permit = None;
-            // Where requests may wait, the place counts.
-            if place.is_none() {
-                let counted = pool::count(&self.cluster, Priority::Default, stream).map_err(|_| CallError::Overflow)?;
-                stream = counted.0;
-                _permit = Some(counted.1);
-            }
-            observe::reached(&host);
-            let reused = stream.is_reused();
-            match exchange(&stream, self.call, &host).await {
+            let begun = self.begin().await?;
+            let host = Rc::clone(&begun.host);
+            let reused = begun.stream.is_reused();
+            match exchange(&begun.stream, &self.head, call, &host).await {
                 Ok(answer) => {
-                    stream.finish(Instant::now());
+                    begun.stream.finish(Instant::now());
                     return Ok(answer);
                 }
                 // Nothing has left, or its end crossed with that of the connection. Once, and on a new connection.
@@ -174,8 +206,8 @@ impl Calling<'_> {
     fn may_resend(&self, error: &StreamError, reused: bool) -> bool {
         match error {
             StreamError::Refused => true,
-            StreamError::Closed | StreamError::Io(_) => reused && self.call.repeatable,
-            StreamError::Reset(_) | StreamError::Protocol(_) => false,
+            StreamError::Closed | StreamError::Io(_) => reused && self.repeatable,
+            StreamError::Reset(_) | StreamError::Protocol(_) | StreamError::Answered(_) => false,
         }
     }
 
@@ -209,7 +241,7 @@ impl Calling<'_> {
     }
 
     async fn connect(&self, host: &Rc<WorkerHost>) -> Result<UpstreamStream, CallError> {
-        let head = &self.call.head;
+        let head = &self.head;
         let wanted = pool::Wanted {
             priority: Priority::Default,
             downstream: head.version,
@@ -225,7 +257,7 @@ impl Calling<'_> {
     }
 
     /// Counts what became of it, as of a forwarded request: what failed here is an answer of ours, too.
-    fn settle(&self, result: &Result<Answer, CallError>) {
+    pub(super) fn settle(&self, result: Result<(&ResponseHead, Option<u32>), &CallError>) {
         let (stats, process) = (&self.cluster.stats, &self.worker.process);
         let host = self.host.as_deref();
         let elapsed = self.began.elapsed().as_millis() as u64;
@@ -236,8 +268,8 @@ impl Calling<'_> {
             }
         };
         match result {
-            Ok(answer) => {
-                let status = answer.head.status;
+            Ok((head, grpc)) => {
+                let status = head.status;
                 stats.response(status);
                 stats.upstream_rq_time.record(elapsed);
                 if let Some(host) = host {
@@ -245,7 +277,7 @@ impl Calling<'_> {
                         500.. => host.stats.rq_error.increment(),
                         _ => host.stats.rq_success.increment(),
                     }
-                    observe::response(process, host, status, grpc_status(answer), &answer.head.headers);
+                    observe::response(process, host, status, grpc, &head.headers);
                 }
             }
             Err(CallError::NoCluster(_)) => {}
@@ -282,14 +314,19 @@ fn grpc_status(answer: &Answer) -> Option<u32> {
 }
 
 /// Sends the call and reads its answer to the end.
-async fn exchange(stream: &UpstreamStream, call: &Call, host: &WorkerHost) -> Result<Answer, CallError> {
+async fn exchange(
+    stream: &UpstreamStream,
+    request: &RequestHead,
+    call: &Call,
+    host: &WorkerHost,
+) -> Result<Answer, CallError> {
     let mut head = ResponseHead::default();
     let mut upload = Pump::default();
     let (mut head_sent, mut upload_failed) = (false, false);
-    let source = Whole { body: &call.body, taken: Cell::new(0) };
+    let source = Given::new(&call.body);
     poll_fn(|cx| {
         if !head_sent {
-            match stream.poll_send_head(cx, &call.head, call.framing, &host.node.config.http) {
+            match stream.poll_send_head(cx, request, call.framing, &host.node.config.http) {
                 Poll::Ready(sent) => sent?,
                 Poll::Pending => return Poll::Pending,
             }
@@ -327,30 +364,6 @@ async fn exchange(stream: &UpstreamStream, call: &Call, host: &WorkerHost) -> Re
     })
     .await?;
     Ok(Answer { head, body, trailers: stream.take_trailers() })
-}
-
-/// A body that is all there.
-struct Whole<'a> {
-    body: &'a [u8],
-    taken: Cell<usize>,
-}
-
-impl BodySource for Whole<'_> {
-    fn poll_data(&self, _: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
-        Poll::Ready(Ok(self.taken.get() < self.body.len()))
-    }
-
-    fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
-        look(Chunk::Slice(self.body.get(self.taken.get()..).unwrap_or_default()))
-    }
-
-    fn consume(&self, count: usize) {
-        self.taken.set(self.taken.get() + count);
-    }
-
-    fn take_trailers(&self) -> Option<Headers> {
-        None
-    }
 }
 
 /// The longest body of an answer where nothing else is said; gRPC's own default.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prost::Message;
 
+use super::grpc_stream::GrpcFailure;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{RequestHead, ResponseHead, Version, is_grpc_content_type};
 
@@ -103,6 +104,75 @@ fn unframe(body: &[u8]) -> Result<&[u8], UnaryError> {
         std::cmp::Ordering::Less => Err(UnaryError::Frame("the body ends within a message")),
         std::cmp::Ordering::Greater => Err(UnaryError::Frame("there is more than one message")),
         std::cmp::Ordering::Equal => Ok(rest),
+    }
+}
+
+/// The status that a stream has ended with.
+///
+/// # Errors
+/// If it is not 0, or there is none.
+pub fn status(head: &ResponseHead, trailers: Option<&Headers>) -> Result<(), GrpcFailure> {
+    let ending = trailers.filter(|trailers| trailers.contains(HeaderId::GrpcStatus)).unwrap_or(&head.headers);
+    let said: Option<u32> = ending.get_str(HeaderId::GrpcStatus).and_then(|code| code.parse().ok());
+    if head.status != 200 && said.is_none() {
+        // Source: gRPC's "HTTP to gRPC Status Code Mapping".
+        let code = match head.status {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            429 | 502 | 503 | 504 => 14,
+            _ => 2,
+        };
+        return Err(GrpcFailure { code, message: UnaryError::Http(head.status).to_string() });
+    }
+    match said {
+        Some(0) => Ok(()),
+        Some(code) => {
+            let message = ending.get(HeaderId::GrpcMessage).map(String::from_utf8_lossy).unwrap_or_default();
+            // As Envoy says who has said so.
+            Err(GrpcFailure { code, message: format!("{message}{{via_upstream}}") })
+        }
+        None => Err(GrpcFailure { code: 2, message: UnaryError::NoStatus.to_string() }),
+    }
+}
+
+/// Messages out of a body that comes in pieces.
+#[derive(Debug)]
+pub struct Unframer {
+    /// What came of a message that is not whole.
+    partial: Vec<u8>,
+    most: usize,
+}
+
+impl Unframer {
+    /// For messages of at most `most` bytes.
+    pub fn new(most: usize) -> Self {
+        Self { partial: Vec::new(), most }
+    }
+
+    /// Adds the messages that `bytes` complete.
+    ///
+    /// # Errors
+    /// If a message is compressed or too long.
+    pub fn take(&mut self, bytes: &[u8], messages: &mut Vec<Vec<u8>>) -> Result<(), UnaryError> {
+        self.partial.extend_from_slice(bytes);
+        let mut rest = self.partial.as_slice();
+        while let Some((&[compressed, length @ ..], after)) = rest.split_first_chunk::<PREFIX>() {
+            if compressed != 0 {
+                return Err(UnaryError::Frame("the message is compressed, which was not offered"));
+            }
+            let length = u32::from_be_bytes(length) as usize;
+            if length > self.most {
+                return Err(UnaryError::Frame("the message is too long"));
+            }
+            let Some((message, after)) = after.split_at_checked(length) else { break };
+            messages.push(message.to_vec());
+            rest = after;
+        }
+        let taken = self.partial.len() - rest.len();
+        self.partial.drain(..taken);
+        Ok(())
     }
 }
 
@@ -209,8 +279,21 @@ mod tests {
         }
 
         #[test]
+        fn messages_are_found_however_they_are_cut(texts in proptest::collection::vec(".{0,9}", 0..5), step in 1..9usize) {
+            let sent: Vec<_> = texts.into_iter().map(|text| Text { text }).collect();
+            let body = sent.iter().flat_map(frame).collect::<Vec<_>>();
+            let (mut unframer, mut messages) = (Unframer::new(64), Vec::new());
+            for piece in body.chunks(step) {
+                unframer.take(piece, &mut messages).unwrap();
+            }
+            let read: Vec<_> = messages.iter().map(|message| Text::decode(message.as_slice()).unwrap()).collect();
+            prop_assert_eq!(read, sent);
+        }
+
+        #[test]
         fn no_body_is_trusted(body in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = message::<Text>(&head(200, &[GRPC]), &body, Some(&trailers("0")));
+            let _ = Unframer::new(16).take(&body, &mut Vec::new());
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod dns_cache;
 pub mod feedback;
 pub mod gate;
 pub mod grpc_message;
+pub mod grpc_stream;
 pub mod h1;
 pub mod h2;
 pub mod host;

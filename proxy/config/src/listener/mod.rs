@@ -22,7 +22,7 @@ use crate::cluster::TlvFilter;
 use crate::extension::DiscoveredFilter;
 use crate::http::HttpConnectionManager;
 use crate::istio::{MetadataExchange, StandardMetrics};
-use crate::network::{ConnectionLimit, LocalRateLimit, SetFilterState, SniDynamicForward};
+use crate::network::{ConnectionLimit, ExtAuthz, LocalRateLimit, SetFilterState, SniDynamicForward};
 use crate::rbac::NetworkRbac;
 use crate::tcp::TcpProxy;
 use crate::tls::DownstreamTls;
@@ -319,6 +319,8 @@ pub enum NetworkFilterConfig {
     Http(Arc<HttpConnectionManager>),
     /// Lets through what its rules allow.
     Rbac(Arc<NetworkRbac>),
+    /// Asks a service outside who may connect.
+    ExtAuthz(Arc<ExtAuthz>),
     /// Lets a number of connections through at a time.
     ConnectionLimit(Arc<ConnectionLimit>),
     /// Lets a number of connections through in a time.

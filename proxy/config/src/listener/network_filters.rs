@@ -13,7 +13,7 @@ use crate::decide::decide;
 use crate::extension::{DiscoveredFilter, Kind, message_name};
 use crate::http::HttpConnectionManager;
 use crate::istio::{MetadataExchange, StandardMetrics};
-use crate::network::{ConnectionLimit, LocalRateLimit, SetFilterState, SniDynamicForward, sni_cluster};
+use crate::network::{ConnectionLimit, ExtAuthz, LocalRateLimit, SetFilterState, SniDynamicForward, sni_cluster};
 use crate::rbac::NetworkRbac;
 use crate::rejection::{FieldPath, Parsed};
 use crate::tcp::TcpProxy;
@@ -89,6 +89,7 @@ impl NetworkFilterConfig {
                 Ok(Self::Http(Arc::new(HttpConnectionManager::parse(context, at, wire::decode(at, &any)?)?)))
             }
             RBAC => Ok(Self::Rbac(Arc::new(NetworkRbac::parse(context, at, wire::decode(at, &any)?)?))),
+            EXT_AUTHZ => Ok(Self::ExtAuthz(Arc::new(ExtAuthz::parse(context, at, wire::decode(at, &any)?)?))),
             CONNECTION_LIMIT => {
                 Ok(Self::ConnectionLimit(Arc::new(ConnectionLimit::parse(at, wire::decode(at, &any)?)?)))
             }
@@ -117,6 +118,7 @@ impl NetworkFilterConfig {
         match self {
             Self::TcpProxy(_) | Self::Http(_) => true,
             Self::Rbac(_)
+            | Self::ExtAuthz(_)
             | Self::ConnectionLimit(_)
             | Self::LocalRateLimit(_)
             | Self::SniCluster
@@ -149,6 +151,7 @@ const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 const HTTP_CONNECTION_MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const RBAC: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
+const EXT_AUTHZ: &str = "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz";
 const CONNECTION_LIMIT: &str = "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
 const LOCAL_RATE_LIMIT: &str = "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit";
 const SNI_CLUSTER: &str = "envoy.extensions.filters.network.sni_cluster.v3.SniCluster";
@@ -156,8 +159,9 @@ const SNI_DYNAMIC_FORWARD: &str = "envoy.extensions.filters.network.sni_dynamic_
 const SET_FILTER_STATE: &str = "envoy.extensions.filters.network.set_filter_state.v3.Config";
 const TERMINAL: [&str; 2] = [TCP_PROXY, HTTP_CONNECTION_MANAGER];
 const ISTIO_STATS: &str = "stats.PluginConfig";
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 9] = [
     RBAC,
+    EXT_AUTHZ,
     CONNECTION_LIMIT,
     LOCAL_RATE_LIMIT,
     SNI_CLUSTER,

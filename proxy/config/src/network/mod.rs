@@ -4,6 +4,7 @@
 //! Owns their checked models and how they are read. Never counts a connection.
 
 mod dynamic_forward;
+mod ext_authz;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
 pub use dynamic_forward::SniDynamicForward;
+pub use ext_authz::ExtAuthz;
 
 /// A flag that a runtime key may override. Source: `envoy.config.core.v3.RuntimeFeatureFlag`.
 #[derive(Clone, Debug, Eq, PartialEq)]

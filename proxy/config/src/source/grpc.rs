@@ -298,7 +298,7 @@ fn receive_limit(at: &FieldPath<'_>, wire: google_grpc::ChannelArgs) -> Parsed<O
     Ok(limit)
 }
 
-fn metadata_entry(at: &FieldPath<'_>, wire: core::HeaderValue) -> Parsed<(String, String)> {
+pub(crate) fn metadata_entry(at: &FieldPath<'_>, wire: core::HeaderValue) -> Parsed<(String, String)> {
     decide!(wire, at, core::HeaderValue as "envoy.config.core.v3.HeaderValue" {
         implemented: key, value, raw_value;
         no_effect: ;

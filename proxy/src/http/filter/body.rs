@@ -38,6 +38,31 @@ pub trait BodyPace {
     fn passed(&mut self, count: usize);
 }
 
+/// Takes a body away piece by piece, and gives back another one in its own time.
+pub trait BodyStage {
+    /// The next piece that goes on, never an empty one; `None` at the end.
+    fn poll_piece(&mut self, cx: &mut Context<'_>, input: &dyn BodyInput)
+    -> Poll<Result<Option<Vec<u8>>, StreamError>>;
+
+    /// The trailers, after the end.
+    fn take_trailers(&mut self) -> Option<Headers>;
+}
+
+/// A body that comes in pieces.
+pub trait BodyInput {
+    /// The next piece; `None` at the end.
+    fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Vec<u8>>, StreamError>>;
+
+    /// The trailers, after the end.
+    fn take_trailers(&self) -> Option<Headers>;
+}
+
+/// A stage, and what a body passes through on its way there.
+struct Staged {
+    before: BodyChain,
+    stage: Box<dyn BodyStage>,
+}
+
 enum Step {
     Filter(Box<dyn BodyFilter>),
     Observer(Box<dyn BodyObserver>),
@@ -46,6 +71,8 @@ enum Step {
 /// What one body passes through.
 #[derive(Default)]
 pub struct BodyChain {
+    /// Where the body comes from, instead of the source itself.
+    staged: RefCell<Option<Box<Staged>>>,
     steps: RefCell<Vec<Step>>,
     paces: RefCell<Vec<Box<dyn BodyPace>>>,
     /// Bytes that may go on before the paces are asked again.
@@ -74,6 +101,37 @@ impl BodyChain {
     pub fn pace(&self, pace: Box<dyn BodyPace>) {
         self.allowed.set(0);
         self.paces.borrow_mut().push(pace);
+    }
+
+    /// Lets the body come from `stage`, which gets it as it is after what is there.
+    pub fn stage(&self, stage: Box<dyn BodyStage>) {
+        let before = Self {
+            staged: RefCell::new(self.staged.take()),
+            steps: RefCell::new(self.steps.take()),
+            paces: RefCell::new(self.paces.take()),
+            allowed: Cell::new(self.allowed.take()),
+            changes: Cell::new(self.changes.take()),
+            ready: RefCell::new(self.ready.take()),
+            taken: Cell::new(self.taken.take()),
+            ended: Cell::new(self.ended.take()),
+            trailers: RefCell::new(self.trailers.take()),
+        };
+        *self.staged.borrow_mut() = Some(Box::new(Staged { before, stage }));
+        self.changes.set(true);
+    }
+
+    /// Puts other bytes in the place of those that were given back, and says whether they are the whole body.
+    pub fn exchange(&self, bytes: Vec<u8>) -> bool {
+        *self.ready.borrow_mut() = bytes;
+        self.taken.set(0);
+        self.changes.set(true);
+        self.allowed.set(self.at_hand());
+        self.ended.get()
+    }
+
+    /// The trailers of a body that was read to its end.
+    pub fn trailers(&self) -> &RefCell<Option<Headers>> {
+        &self.trailers
     }
 
     /// Whether what goes on may be something else than what came.
@@ -134,6 +192,11 @@ impl BodyChain {
         let mut changed = self.through(body);
         changed.append(&mut self.finish(&mut trailers));
         changed
+    }
+
+    /// There are steps alone, and nothing was read yet.
+    pub fn is_plain(&self) -> bool {
+        self.staged.borrow().is_none() && !self.ended.get() && self.ready.borrow().is_empty()
     }
 
     /// `inner` as it is after all steps.
@@ -249,12 +312,9 @@ impl<S: BodySource> Filtered<'_, S> {
             if chain.ended.get() {
                 return Poll::Ready(Ok(false));
             }
-            let changed = if ready!(self.inner.poll_data(cx))? {
-                let bytes = self.inner.with_data(|chunk| chunk.bytes().to_vec());
-                self.inner.consume(bytes.len());
-                chain.through(bytes)
-            } else {
-                chain.end(self.inner.take_trailers())
+            let changed = match ready!(self.poll_origin(cx))? {
+                Some(bytes) => chain.through(bytes),
+                None => chain.end(self.take_origin_trailers()),
             };
             *chain.ready.borrow_mut() = changed;
             chain.taken.set(0);
@@ -262,8 +322,79 @@ impl<S: BodySource> Filtered<'_, S> {
         Poll::Ready(Ok(true))
     }
 
+    /// What comes before the steps: from the stage, if there is one.
+    fn poll_origin(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Vec<u8>>, StreamError>> {
+        match &mut *self.chain.staged.borrow_mut() {
+            Some(staged) => {
+                let Staged { before, stage } = &mut **staged;
+                stage.poll_piece(cx, &Filtered { chain: before, inner: self.inner })
+            }
+            None => {
+                if !ready!(self.inner.poll_data(cx))? {
+                    return Poll::Ready(Ok(None));
+                }
+                let bytes = self.inner.with_data(|chunk| chunk.bytes().to_vec());
+                self.inner.consume(bytes.len());
+                Poll::Ready(Ok(Some(bytes)))
+            }
+        }
+    }
+
+    fn take_origin_trailers(&self) -> Option<Headers> {
+        match &mut *self.chain.staged.borrow_mut() {
+            Some(staged) => staged.stage.take_trailers(),
+            None => self.inner.take_trailers(),
+        }
+    }
+
     fn allowed(&self) -> usize {
         if self.chain.paces.borrow().is_empty() { usize::MAX } else { self.chain.allowed.get() }
+    }
+}
+
+impl<S: BodySource> BodyInput for Filtered<'_, S> {
+    fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Vec<u8>>, StreamError>> {
+        if !ready!(self.poll_data(cx))? {
+            return Poll::Ready(Ok(None));
+        }
+        let bytes = self.with_data(|chunk| chunk.bytes().to_vec());
+        self.consume(bytes.len());
+        Poll::Ready(Ok(Some(bytes)))
+    }
+
+    fn take_trailers(&self) -> Option<Headers> {
+        BodySource::take_trailers(self)
+    }
+}
+
+/// A body that is all there.
+pub struct Given<'a> {
+    bytes: &'a [u8],
+    taken: Cell<usize>,
+}
+
+impl<'a> Given<'a> {
+    /// The body `bytes`, without trailers.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, taken: Cell::new(0) }
+    }
+}
+
+impl BodySource for Given<'_> {
+    fn poll_data(&self, _: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        Poll::Ready(Ok(self.taken.get() < self.bytes.len()))
+    }
+
+    fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
+        look(Chunk::Slice(self.bytes.get(self.taken.get()..).unwrap_or_default()))
+    }
+
+    fn consume(&self, count: usize) {
+        self.taken.set(self.taken.get() + count);
+    }
+
+    fn take_trailers(&self) -> Option<Headers> {
+        None
     }
 }
 
@@ -397,6 +528,68 @@ mod tests {
         let (body, trailers) = read(&chain.source(&Parts(RefCell::new(vec![b"b"]))));
         assert_eq!(body, b"aaaabbbb...");
         assert!(trailers.is_some());
+    }
+
+    /// Gives back each second piece, in upper case, and takes a while for each.
+    #[derive(Default)]
+    struct Halving {
+        waited: bool,
+        count: usize,
+        trailers: Option<Headers>,
+    }
+
+    impl BodyStage for Halving {
+        fn poll_piece(
+            &mut self,
+            cx: &mut Context<'_>,
+            input: &dyn BodyInput,
+        ) -> Poll<Result<Option<Vec<u8>>, StreamError>> {
+            self.waited = !self.waited;
+            if self.waited {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            while let Some(piece) = ready!(input.poll_piece(cx))? {
+                self.count += 1;
+                if self.count.is_multiple_of(2) {
+                    return Poll::Ready(Ok(Some(piece.to_ascii_uppercase())));
+                }
+            }
+            self.trailers = input.take_trailers();
+            Poll::Ready(Ok(None))
+        }
+
+        fn take_trailers(&mut self) -> Option<Headers> {
+            self.trailers.take()
+        }
+    }
+
+    #[test]
+    fn a_stage_stands_between_what_was_there_and_what_comes_later() {
+        let chain = BodyChain::default();
+        chain.push(Box::new(Doubling));
+        chain.stage(Box::new(Halving::default()));
+        assert!(chain.changes_bytes() && !chain.is_plain());
+        chain.push(Box::new(Doubling));
+        let parts = Parts(RefCell::new(vec![b"a", b"b", b"c", b"d"]));
+        let source = chain.source(&parts);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let (mut all, mut waits) = (Vec::new(), 0);
+        loop {
+            match source.poll_data(&mut cx) {
+                Poll::Ready(Ok(true)) => {
+                    let piece = source.with_data(|chunk| chunk.bytes().to_vec());
+                    source.consume(piece.len());
+                    all.extend(piece);
+                }
+                Poll::Ready(Ok(false)) => break,
+                Poll::Ready(Err(error)) => panic!("{error}"),
+                Poll::Pending => waits += 1,
+            }
+        }
+        // The first filter says goodbye with a fifth piece, which is left out.
+        assert_eq!((all.as_slice(), waits), (&b"BBBBDDDD."[..], 3));
+        assert_eq!(BodySource::take_trailers(&source).map(|trailers| trailers.len()), Some(2));
     }
 
     /// Sums up what it sees, and signs for it.

@@ -6,17 +6,19 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use super::body::{BodyChain, BodyInput, Given};
 use super::exchange::{Exchange, RouteChoice};
-use super::{HttpFilter, Verdict, Wait};
+use super::{Absorb, HttpFilter, Resume, Verdict, Wait};
 use crate::http::h1::encode::decimal;
 use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::manager::reply::LocalReply;
 use crate::http::manager::request::Request;
+use crate::http::router::ReplayBody;
 use crate::http::router::answering::{Answering, WholeBody};
-use crate::http::router::attempt;
+use crate::http::router::attempt::{self, Answered};
 use crate::http::router::failure::{self, Failure};
-use crate::http::seam::BodySource;
+use crate::http::seam::{BodySource, StreamError};
 
 /// How the filters let a request, or a response, go.
 pub enum Turn {
@@ -28,6 +30,37 @@ pub enum Turn {
     Reply(Box<LocalReply>),
     /// Something else ended it: the client, a time limit, a drain.
     Interrupted(Failure),
+}
+
+/// Where a response comes from.
+pub enum Origin<'a> {
+    /// An upstream; what is left of the request is sent while somebody looks at the response.
+    Upstream(&'a mut Answered, &'a ReplayBody<'a>),
+    /// It is made here.
+    Local(&'a Given<'a>),
+}
+
+/// The message that filters look at.
+enum Side<'a> {
+    Request,
+    Response(Origin<'a>),
+}
+
+impl Side<'_> {
+    fn is_local(&self) -> bool {
+        matches!(self, Side::Response(Origin::Local(_)))
+    }
+
+    /// Sees to what must go on while somebody waits, and says what ends the wait.
+    fn poll_beside(&mut self, request: &Request<'_>, cx: &mut Context<'_>) -> Poll<Failure> {
+        if let Side::Response(Origin::Upstream(answered, body)) = self {
+            answered.send_on(request, body, cx);
+            if let Some(failure) = answered.take_failure() {
+                return Poll::Ready(failure);
+            }
+        }
+        attempt::interrupted(request, cx)
+    }
 }
 
 /// Asks the filters from this place on about the request.
@@ -45,7 +78,7 @@ pub async fn requests(request: &mut Request<'_>, route: &mut RouteChoice<'_>, fr
         match verdict {
             Verdict::Continue => {}
             Verdict::Reply(reply) => return Turn::Reply(reply),
-            verdict => match Box::pin(settle(request, route, slot, Side::Request, verdict)).await {
+            verdict => match Box::pin(settle(request, route, slot, &mut Side::Request, verdict)).await {
                 Turn::Continue => {}
                 turn => return turn,
             },
@@ -54,18 +87,13 @@ pub async fn requests(request: &mut Request<'_>, route: &mut RouteChoice<'_>, fr
     Turn::Continue
 }
 
-/// Asks all filters about the response, in the opposite order. It is an answer of our own unless it comes from an
-/// upstream.
-pub async fn responses(
-    request: &mut Request<'_>,
-    route: &mut RouteChoice<'_>,
-    mut upstream: Option<Answering<'_, '_>>,
-) -> Turn {
-    let local = upstream.is_none();
+/// Asks all filters about the response, in the opposite order.
+pub async fn responses(request: &mut Request<'_>, route: &mut RouteChoice<'_>, origin: Origin<'_>) -> Turn {
     let count = request.filters.slots.len();
+    let mut side = Side::Response(origin);
     for slot in (0..count).rev() {
         let verdict = {
-            let mut exchange = Exchange::new(request, route, slot, local);
+            let mut exchange = Exchange::new(request, route, slot, side.is_local());
             if !exchange.runs() {
                 continue;
             }
@@ -75,7 +103,7 @@ pub async fn responses(
         match verdict {
             Verdict::Continue => {}
             Verdict::Reply(reply) => return Turn::Reply(reply),
-            verdict => match Box::pin(settle(request, route, slot, Side::Response(&mut upstream), verdict)).await {
+            verdict => match Box::pin(settle(request, route, slot, &mut side, verdict)).await {
                 Turn::Continue => {}
                 turn => return turn,
             },
@@ -96,11 +124,21 @@ pub fn ends(request: &mut Request<'_>, route: &mut RouteChoice<'_>) {
     }
 }
 
-/// What filters are asked about.
-enum Side<'a, 'b, 'c> {
-    Request,
-    /// With where it comes from, unless it is an answer of our own.
-    Response(&'a mut Option<Answering<'b, 'c>>),
+/// Reads a body to its end; `None` if something ended the request before.
+pub async fn whole(request: &Request<'_>, body: &impl BodyInput) -> Option<Vec<u8>> {
+    let mut all = Vec::new();
+    poll_fn(|cx| {
+        loop {
+            match body.poll_piece(cx) {
+                Poll::Ready(Ok(Some(piece))) => all.extend_from_slice(&piece),
+                Poll::Ready(Ok(None)) => return Poll::Ready(Some(())),
+                Poll::Ready(Err(_)) => return Poll::Ready(None),
+                Poll::Pending => return attempt::interrupted(request, cx).map(|_| None),
+            }
+        }
+    })
+    .await?;
+    Some(all)
 }
 
 /// Does what a filter wants until it is content.
@@ -108,46 +146,67 @@ async fn settle(
     request: &mut Request<'_>,
     route: &mut RouteChoice<'_>,
     slot: usize,
-    mut side: Side<'_, '_, '_>,
+    side: &mut Side<'_>,
     mut verdict: Verdict,
 ) -> Turn {
-    let local = matches!(side, Side::Response(None));
+    let local = side.is_local();
     loop {
         verdict = match verdict {
             Verdict::Continue => return Turn::Continue,
             Verdict::LookAgain => return Turn::LookAgain(slot + 1),
             Verdict::Reply(reply) => return Turn::Reply(reply),
-            Verdict::Wait(wait) => match wait_for(request, wait).await {
+            Verdict::Wait(wait) => match wait_for(request, side, wait).await {
                 Ok(resume) => resume(&mut Exchange::new(request, route, slot, local)),
                 Err(failure) => return Turn::Interrupted(failure),
             },
-            Verdict::Collect { limit_bytes } => match collect(request, Until::End { limit_bytes }).await {
-                Ok(body) => show(request, route, slot, local, body),
+            Verdict::Collect { limit_bytes } => match collect(request, side, Until::End { limit_bytes }).await {
+                Ok(body) => show(request, route, slot, side, body),
                 Err(turn) => return turn,
             },
-            Verdict::CollectResponse { limit_bytes } => match &mut side {
-                Side::Response(Some(upstream)) => match upstream.collect(request, limit_bytes).await {
-                    Ok(Some(body)) => show_response(request, route, slot, body),
-                    Ok(None) => return Turn::Reply(Box::new(response_too_large())),
-                    Err(failure) => return Turn::Interrupted(failure),
-                },
+            Verdict::CollectResponse { limit_bytes } => match side {
+                Side::Response(Origin::Upstream(answered, body)) => {
+                    match (Answering { answered, body }).collect(request, limit_bytes).await {
+                        Ok(Some(body)) => show_response(request, route, slot, body),
+                        Ok(None) => return Turn::Reply(Box::new(response_too_large())),
+                        Err(failure) => return Turn::Interrupted(failure),
+                    }
+                }
                 _ => Verdict::Continue,
             },
-            Verdict::Peek { bytes } => match collect(request, Until::Bytes(bytes)).await {
-                Ok(body) => show(request, route, slot, local, body),
+            Verdict::Peek { bytes } => match collect(request, side, Until::Bytes(bytes)).await {
+                Ok(body) => show(request, route, slot, side, body),
                 Err(turn) => return turn,
+            },
+            Verdict::Absorb(absorb) => match absorbed(request, side, absorb).await {
+                Ok(resume) => resume(&mut Exchange::new(request, route, slot, local)),
+                Err(failure) => return Turn::Interrupted(failure),
             },
         };
     }
 }
 
 /// Asks a filter about what was read of the body, and gives it back.
-fn show(request: &mut Request<'_>, route: &mut RouteChoice<'_>, slot: usize, local: bool, body: Collected) -> Verdict {
+fn show(
+    request: &mut Request<'_>,
+    route: &mut RouteChoice<'_>,
+    slot: usize,
+    side: &Side<'_>,
+    body: Collected,
+) -> Verdict {
     let passed = request.request_body.as_ref().map_or(0, |chain| chain.steps());
-    let mut exchange = Exchange::new(request, route, slot, local);
-    let verdict = exchange.ask(|filter: &dyn HttpFilter, exchange| filter.request_body(exchange, &body.bytes));
-    put_back(request, body, passed);
-    verdict
+    let mut exchange = Exchange::new(request, route, slot, side.is_local());
+    match side {
+        Side::Request => {
+            let verdict = exchange.ask(|filter: &dyn HttpFilter, exchange| filter.request_body(exchange, &body.bytes));
+            put_back(request, body, passed);
+            verdict
+        }
+        Side::Response(_) => {
+            let verdict = exchange.ask(|filter: &dyn HttpFilter, exchange| filter.response_part(exchange, &body.bytes));
+            put_back_response(request, body);
+            verdict
+        }
+    }
 }
 
 /// Shows a filter the whole body of a response, and lets go on what the filter makes of it.
@@ -166,7 +225,7 @@ fn show_response(
 /// How much of a body is read.
 #[derive(Clone, Copy)]
 enum Until {
-    /// All of it; 413 if that is more than this many bytes.
+    /// All of it; an error if that is more than this many bytes.
     End { limit_bytes: usize },
     /// Until this many bytes are there.
     Bytes(usize),
@@ -181,32 +240,88 @@ struct Collected {
     trailers: Option<Headers>,
 }
 
-async fn wait_for(request: &Request<'_>, mut wait: Wait) -> Result<super::Resume, Failure> {
+async fn wait_for(request: &Request<'_>, side: &mut Side<'_>, mut wait: Wait) -> Result<Resume, Failure> {
     poll_fn(|cx| match wait.as_mut().poll(cx) {
         Poll::Ready(resume) => Poll::Ready(Ok(resume)),
-        Poll::Pending => attempt::interrupted(request, cx).map(Err),
+        Poll::Pending => side.poll_beside(request, cx).map(Err),
     })
     .await
 }
 
-/// Reads the request body.
-async fn collect(request: &mut Request<'_>, until: Until) -> Result<Collected, Turn> {
+/// Lets a filter take the body away while it waits.
+async fn absorbed(request: &Request<'_>, side: &mut Side<'_>, mut absorb: Box<dyn Absorb>) -> Result<Resume, Failure> {
+    let plain = BodyChain::default();
+    if matches!(side, Side::Request) && request.framing != Framing::None {
+        request.downstream.send_continue();
+    }
+    poll_fn(|cx| {
+        let absorbed = match side {
+            Side::Request => {
+                let chain = request.request_body.as_deref().unwrap_or(&plain);
+                absorb.poll(cx, &chain.source(request.downstream))
+            }
+            Side::Response(Origin::Upstream(answered, _)) => {
+                let chain = request.response_body.as_ref().unwrap_or(&plain);
+                absorb.poll(cx, &chain.source(answered.stream()))
+            }
+            Side::Response(Origin::Local(given)) => {
+                let chain = request.response_body.as_ref().unwrap_or(&plain);
+                absorb.poll(cx, &chain.source(*given))
+            }
+        };
+        match absorbed {
+            Poll::Ready(resume) => Poll::Ready(Ok(resume)),
+            Poll::Pending => {
+                // A `100 Continue` may be waiting to leave.
+                let _ = crate::http::seam::BodySink::poll_flush(request.downstream, cx);
+                side.poll_beside(request, cx).map(Err)
+            }
+        }
+    })
+    .await
+}
+
+/// Reads the body.
+async fn collect(request: &mut Request<'_>, side: &mut Side<'_>, until: Until) -> Result<Collected, Turn> {
     let mut body = Collected::default();
-    if request.framing == Framing::None {
+    let plain = BodyChain::default();
+    let is_request = matches!(side, Side::Request);
+    if if is_request { request.framing == Framing::None } else { request.response_ended } {
         body.ended = true;
         return Ok(body);
     }
-    request.downstream.send_continue();
+    if is_request {
+        request.downstream.send_continue();
+    }
     let request = &*request;
-    let done = poll_fn(|cx| match &request.request_body {
-        Some(chain) => read(request, &chain.source(request.downstream), &mut body, until, cx),
-        None => read(request, request.downstream, &mut body, until, cx),
+    let done = poll_fn(|cx| {
+        let read = match side {
+            Side::Request => match &request.request_body {
+                Some(chain) => read(request, true, &chain.source(request.downstream), &mut body, until, cx),
+                None => read(request, true, request.downstream, &mut body, until, cx),
+            },
+            Side::Response(Origin::Upstream(answered, _)) => {
+                let chain = request.response_body.as_ref().unwrap_or(&plain);
+                read(request, false, &chain.source(answered.stream()), &mut body, until, cx)
+            }
+            Side::Response(Origin::Local(given)) => {
+                let chain = request.response_body.as_ref().unwrap_or(&plain);
+                read(request, false, &chain.source(*given), &mut body, until, cx)
+            }
+        };
+        if read.is_pending() {
+            // A `100 Continue` may be waiting to leave.
+            let _ = crate::http::seam::BodySink::poll_flush(request.downstream, cx);
+            return side.poll_beside(request, cx).map(|failure| Err(Turn::Interrupted(failure)));
+        }
+        read
     });
     done.await.map(|()| body)
 }
 
 fn read(
     request: &Request<'_>,
+    is_request: bool,
     source: &impl BodySource,
     body: &mut Collected,
     until: Until,
@@ -220,11 +335,14 @@ fn read(
                     chunk.bytes().len()
                 });
                 source.consume(count);
-                request.info.bytes_received.set(request.info.bytes_received.get() + count as u64);
+                if is_request {
+                    request.info.bytes_received.set(request.info.bytes_received.get() + count as u64);
+                }
                 attempt::touch(request);
                 match until {
                     Until::End { limit_bytes } if body.bytes.len() > limit_bytes => {
-                        return Poll::Ready(Err(Turn::Reply(Box::new(too_large()))));
+                        let reply = if is_request { too_large() } else { response_too_large() };
+                        return Poll::Ready(Err(Turn::Reply(Box::new(reply))));
                     }
                     Until::Bytes(enough) if body.bytes.len() >= enough => return Poll::Ready(Ok(())),
                     Until::End { .. } | Until::Bytes(_) => {}
@@ -235,14 +353,15 @@ fn read(
                 body.trailers = source.take_trailers();
                 return Poll::Ready(Ok(()));
             }
+            Poll::Ready(Err(StreamError::Answered(reply))) => return Poll::Ready(Err(Turn::Reply(reply))),
             Poll::Ready(Err(error)) => {
-                return Poll::Ready(Err(Turn::Interrupted(failure::downstream_failure(error))));
+                let failure = match is_request {
+                    true => failure::downstream_failure(error),
+                    false => failure::upstream_failure(error),
+                };
+                return Poll::Ready(Err(Turn::Interrupted(failure)));
             }
-            Poll::Pending => {
-                // A `100 Continue` may be waiting to leave.
-                let _ = crate::http::seam::BodySink::poll_flush(request.downstream, cx);
-                return attempt::interrupted(request, cx).map(|failure| Err(Turn::Interrupted(failure)));
-            }
+            Poll::Pending => return Poll::Pending,
         }
     }
 }
@@ -278,4 +397,22 @@ fn put_back(request: &mut Request<'_>, body: Collected, passed: usize) {
         headers.set(HeaderId::ContentLength, decimal(length, &mut [0; 20]));
         headers.remove(HeaderId::TransferEncoding);
     }
+}
+
+/// The same for a response.
+fn put_back_response(request: &mut Request<'_>, body: Collected) {
+    if request.response_ended {
+        return;
+    }
+    let Collected { bytes, ended, trailers } = body;
+    let chain = request.response_body.get_or_insert_default();
+    if !ended {
+        return chain.put_back(bytes);
+    }
+    if trailers.is_none() {
+        let headers = &mut request.response.headers;
+        headers.set(HeaderId::ContentLength, decimal(bytes.len() as u64, &mut [0; 20]));
+        headers.remove(HeaderId::TransferEncoding);
+    }
+    chain.replace(bytes, trailers);
 }

@@ -12,7 +12,7 @@ use outrigger_config::metadata::MetadataMap;
 use outrigger_config::route::{ClusterChoice, RouteAction, WeightChoice, WeightedCluster};
 use outrigger_policy::route::{fraction_holds, pick_weighted};
 
-use super::body::{BodyChain, BodyFilter, BodyObserver, BodyPace};
+use super::body::{BodyChain, BodyFilter, BodyObserver, BodyPace, BodyStage};
 use super::routed::Routed;
 use super::{Slot, Verdict};
 use crate::graph::{ClusterNode, Graph, RuntimeSnapshot};
@@ -325,6 +325,75 @@ impl<'a, 'r, 'g> Exchange<'a, 'r, 'g> {
     /// Lets the response body go on no faster than `pace` allows.
     pub fn pace_response(&mut self, pace: Box<dyn BodyPace>) {
         self.request.response_body.get_or_insert_with(BodyChain::default).pace(pace);
+    }
+
+    /// Lets the request body come from `stage`. Its length is unknown from now on, unless it stays as it is.
+    pub fn stage_request(&mut self, stage: Box<dyn BodyStage>, keeps_length: bool) {
+        self.request.request_body.get_or_insert_with(Rc::default).stage(stage);
+        if !keeps_length {
+            self.forget_request_length();
+        }
+    }
+
+    /// Lets the response body come from `stage`. Its length is unknown from now on, unless it stays as it is.
+    pub fn stage_response(&mut self, stage: Box<dyn BodyStage>, keeps_length: bool) {
+        self.request.response_body.get_or_insert_default().stage(stage);
+        if !keeps_length {
+            self.request.response.headers.remove(HeaderId::ContentLength);
+        }
+    }
+
+    /// Puts `body` in the place of what was collected of the request body, or of no body at all.
+    pub fn replace_request(&mut self, body: Vec<u8>) {
+        let length = body.len() as u64;
+        let chain = self.request.request_body.get_or_insert_with(Rc::default);
+        let whole = match self.request.framing {
+            Framing::None => {
+                chain.replace(body, None);
+                true
+            }
+            Framing::Length(_) | Framing::Chunked | Framing::UntilClose => {
+                chain.exchange(body) && chain.trailers().borrow().is_none()
+            }
+        };
+        match whole {
+            true => {
+                self.request.framing = Framing::Length(length);
+                self.request
+                    .head
+                    .headers
+                    .set(HeaderId::ContentLength, crate::http::h1::encode::decimal(length, &mut [0; 20]));
+            }
+            false => self.forget_request_length(),
+        }
+    }
+
+    /// Puts `body` in the place of what was collected of the response body, or of no body at all.
+    pub fn replace_response(&mut self, body: Vec<u8>) {
+        let length = body.len() as u64;
+        let chain = self.request.response_body.get_or_insert_default();
+        let whole = match self.request.response_ended {
+            true => {
+                chain.replace(body, None);
+                true
+            }
+            false => chain.exchange(body) && chain.trailers().borrow().is_none(),
+        };
+        let headers = &mut self.request.response.headers;
+        match whole {
+            true => headers.set(HeaderId::ContentLength, crate::http::h1::encode::decimal(length, &mut [0; 20])),
+            false => drop(headers.remove(HeaderId::ContentLength)),
+        }
+    }
+
+    /// The trailers of a request body that was collected.
+    pub fn with_request_trailers<R>(&mut self, look: impl FnOnce(&mut Headers) -> R) -> Option<R> {
+        Some(look(self.request.request_body.as_ref()?.trailers().borrow_mut().as_mut()?))
+    }
+
+    /// The trailers of a response body that was collected.
+    pub fn with_response_trailers<R>(&mut self, look: impl FnOnce(&mut Headers) -> R) -> Option<R> {
+        Some(look(self.request.response_body.as_ref()?.trailers().borrow_mut().as_mut()?))
     }
 
     /// Whether the filter in place `slot` runs on this route.

@@ -21,6 +21,7 @@ mod decompressor;
 pub mod dynamic_forward;
 mod exchange;
 mod ext_authz;
+mod ext_proc;
 mod fault;
 mod grpc_bridge;
 mod grpc_stats;
@@ -47,13 +48,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use outrigger_config::http::filters::UpstreamFilters;
 use outrigger_config::http::{HttpFilter as HttpFilterSettings, HttpFilterConfig, Router};
 use outrigger_config::istio::StandardMetrics;
 
-pub use body::{BodyChain, BodyFilter, BodyObserver, BodyPace};
-pub use chain::{Turn, ends, requests, responses};
+pub use body::{BodyChain, BodyFilter, BodyInput, BodyObserver, BodyPace, BodyStage, Given};
+pub use chain::{Origin, Turn, ends, requests, responses, whole};
 pub use exchange::{Exchange, FilterStates, RouteChoice};
 pub use shared::{ConnectionStates, SettingsStates, SharedStates};
 pub use stateful_session::WantedHost;
@@ -74,6 +76,11 @@ pub trait HttpFilter {
     /// Looks at the body, or the part of it, that [`Verdict::Collect`] or [`Verdict::Peek`] asked for, before the request
     /// goes on.
     fn request_body(&self, _exchange: &mut Exchange<'_, '_, '_>, _body: &[u8]) -> Verdict {
+        Verdict::Continue
+    }
+
+    /// Looks at the response body, or the part of it, that [`HttpFilter::response`] asked for in the same way.
+    fn response_part(&self, _exchange: &mut Exchange<'_, '_, '_>, _body: &[u8]) -> Verdict {
         Verdict::Continue
     }
 
@@ -109,12 +116,21 @@ pub enum Verdict {
     /// Wait, then ask again.
     Wait(Wait),
     /// The whole body is read first, then given to [`HttpFilter::request_body`]; 413 if it is longer than this many bytes.
+    /// Of a response, it is given to [`HttpFilter::response_part`]; 500 if it is longer.
     Collect { limit_bytes: usize },
     /// The whole body of a response is read first, then given to [`HttpFilter::response_body`]; 500 if it is longer than
     /// this many bytes. Answers of our own go on as they are.
     CollectResponse { limit_bytes: usize },
     /// The body is read until this many bytes of it are there, or all; they are given to [`HttpFilter::request_body`].
     Peek { bytes: usize },
+    /// Wait, and take the body away meanwhile.
+    Absorb(Box<dyn Absorb>),
+}
+
+/// Waits for something, and takes a body away meanwhile. What it has taken it has to give back (see [`BodyStage`]).
+pub trait Absorb {
+    /// Ready with what is to be done.
+    fn poll(&mut self, cx: &mut Context<'_>, body: &dyn BodyInput) -> Poll<Resume>;
 }
 
 impl Verdict {
@@ -216,6 +232,7 @@ impl Maker<'_> {
             HttpFilterConfig::Csrf(policy) => self.make(|maker| csrf::Csrf::new(policy, maker)),
             HttpFilterConfig::DynamicForward(settings) => self.make(|_| dynamic_forward::DynamicForward::new(settings)),
             HttpFilterConfig::ExtAuthz(settings) => self.make(|maker| ext_authz::ExtAuthz::new(settings, maker)),
+            HttpFilterConfig::ExtProc(settings) => self.make(|maker| ext_proc::ExtProc::new(settings, maker)),
             HttpFilterConfig::GlobalRateLimit(settings) => {
                 self.make(|maker| ratelimit::GlobalRateLimit::new(settings, maker))
             }

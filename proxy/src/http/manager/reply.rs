@@ -15,7 +15,7 @@ use crate::http::message::ResponseHead;
 use crate::stream::ResponseFlag;
 
 /// A response of our own.
-#[derive(Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LocalReply {
     /// Status code.
     pub status: u16,

@@ -24,7 +24,7 @@ use super::reply::{self, LocalReply};
 use super::{normalize, overload};
 use crate::accesslog::format;
 use crate::accesslog::{AccessLogger, Facts, LogType};
-use crate::http::filter::{self, BodyChain, FilterStates, Filters, RouteChoice, Turn, WantedHost};
+use crate::http::filter::{self, BodyChain, FilterStates, Filters, Given, Origin, RouteChoice, Turn, WantedHost};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{RequestHead, ResponseHead};
@@ -658,19 +658,33 @@ async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen
     if !request.filters.slots.is_empty() {
         let graph = Rc::clone(&request.graph);
         let mut choice = RouteChoice::of(&connection, &graph, chosen.copied());
+        let given = Given::new(if has_body { &reply.body } else { b"" });
         // An answer that would replace this one has no place: this is one already.
-        if let Turn::Interrupted(_) = filter::responses(request, &mut choice, None).await {
-            request.info.flag(ResponseFlag::DownstreamConnectionTermination);
-            request.downstream.abort(h2::Reason::CANCEL);
-            return;
-        }
+        let mut interrupted = match filter::responses(request, &mut choice, Origin::Local(&given)).await {
+            Turn::Interrupted(_) => true,
+            Turn::Continue | Turn::LookAgain(_) | Turn::Reply(_) => false,
+        };
         chain = request.response_body.take().filter(|_| has_body);
-        if let Some(chain) = &chain {
-            let body = chain.apply(reply.body.to_vec());
+        if let Some(chain) = &chain
+            && !interrupted
+        {
+            let body = match chain.is_plain() {
+                true => Some(chain.apply(reply.body.to_vec())),
+                false => filter::whole(request, &chain.source(&given)).await,
+            };
+            interrupted = body.is_none();
+            let body = body.unwrap_or_default();
             let mut text = [0; 20];
             let length = crate::http::h1::encode::decimal(body.len() as u64, &mut text);
             request.response.headers.set(HeaderId::ContentLength, length);
             filtered = Some(body);
+        }
+        // What was read from there has kept its pace already.
+        chain = chain.filter(BodyChain::is_plain);
+        if interrupted {
+            request.info.flag(ResponseFlag::DownstreamConnectionTermination);
+            request.downstream.abort(h2::Reason::CANCEL);
+            return;
         }
     }
     trace::response_head(request);

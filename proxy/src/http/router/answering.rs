@@ -29,18 +29,17 @@ impl Answering<'_, '_> {
     /// Reads the response to its end, while the request goes on; `None` if it has more than `limit` bytes.
     pub async fn collect(&mut self, request: &Request<'_>, limit: usize) -> Result<Option<WholeBody>, Failure> {
         request.deadlines.set(Limit::PerTry, None);
-        let Answered { stream, upload, .. } = &mut *self.answered;
+        let Answered { stream, upload, upload_failed, .. } = &mut *self.answered;
         let mut whole = Vec::new();
-        let mut upload_failed = false;
         poll_fn(|cx| {
-            if !upload_failed && !upload.is_done() {
+            if !*upload_failed && !upload.is_done() {
                 match pump_up(request, stream, upload, self.body, cx) {
                     Poll::Ready(Ok(())) => {
                         request.deadlines.set(Limit::Request, None);
                         request.info.request_end.set(Some(Instant::now()));
                     }
                     Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(downstream_failure(error))),
-                    Poll::Ready(Err(PumpError::Sink(_))) => upload_failed = true,
+                    Poll::Ready(Err(PumpError::Sink(_))) => *upload_failed = true,
                     Poll::Pending => {}
                 }
             }

@@ -50,6 +50,10 @@ pub struct Answered {
     pub(super) stream: UpstreamStream,
     pub(super) upload: Pump,
     pub(super) timeouts: Timeouts,
+    /// The upstream takes no more of the request.
+    pub(super) upload_failed: bool,
+    /// The client sends no more of it.
+    failed: Option<Failure>,
     pub(super) counted: InFlight,
 }
 
@@ -71,6 +75,32 @@ impl Answered {
     /// Nothing of the response is left to come.
     pub fn is_complete(&self) -> bool {
         self.stream.response_is_done()
+    }
+
+    /// The response, whose head has been read.
+    pub fn stream(&self) -> &UpstreamStream {
+        &self.stream
+    }
+
+    /// Sends what can be sent of the request while somebody looks at the response. What fails is met again by whoever
+    /// relays the response.
+    pub fn send_on(&mut self, request: &Request<'_>, body: &ReplayBody<'_>, cx: &mut std::task::Context<'_>) {
+        if !self.upload.is_done() && !self.upload_failed && !request.head.is_tunnel() {
+            match pump_up(request, &self.stream, &mut self.upload, body, cx) {
+                Poll::Ready(Ok(())) => {
+                    request.deadlines.set(Limit::Request, None);
+                    request.info.request_end.set(Some(Instant::now()));
+                }
+                Poll::Ready(Err(PumpError::Sink(_))) => self.upload_failed = true,
+                Poll::Ready(Err(PumpError::Source(error))) => self.failed = Some(downstream_failure(error)),
+                Poll::Pending => {}
+            }
+        }
+    }
+
+    /// Why the request can be sent no further.
+    pub fn take_failure(&mut self) -> Option<Failure> {
+        self.failed.take()
     }
 
     /// The whole request has left.
@@ -163,7 +193,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 self.request.info.phase.set(Phase::Receive);
                 let counted = InFlight { _active: active, _limit: limit };
                 let timeouts = *self.timeouts;
-                Ok(Answered { stream, upload, timeouts, counted })
+                Ok(Answered { stream, upload, timeouts, upload_failed: false, failed: None, counted })
             }
             Err(failure) => {
                 self.record(&failure);

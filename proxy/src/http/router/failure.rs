@@ -51,6 +51,8 @@ pub enum Failure {
     DownstreamError(String),
     /// The drain's time is up.
     Drained,
+    /// A filter that the body passes through has an answer of its own.
+    Answered(Box<LocalReply>),
 }
 
 impl Failure {
@@ -72,7 +74,8 @@ impl Failure {
             | Failure::Timeout(_)
             | Failure::DownstreamGone(_)
             | Failure::DownstreamError(_)
-            | Failure::Drained => None,
+            | Failure::Drained
+            | Failure::Answered(_) => None,
         }
     }
 
@@ -114,6 +117,7 @@ impl Failure {
                 LocalReply::new(503, "killed_by_operator").flag(ResponseFlag::LocalReset)
             }
             Failure::Drained => LocalReply::new(503, "drain_time_exceeded").flag(ResponseFlag::LocalReset),
+            Failure::Answered(reply) => LocalReply::clone(reply),
         }
     }
 }
@@ -187,6 +191,7 @@ pub fn reset_of(error: StreamError, reused: bool) -> Failure {
             protocol: None,
         },
         StreamError::Protocol(what) => reset("protocol error", ResponseFlag::UpstreamProtocolError, Some(what)),
+        StreamError::Answered(reply) => Failure::Answered(reply),
     }
 }
 
@@ -194,9 +199,15 @@ pub fn reset_of(error: StreamError, reused: bool) -> Failure {
 pub fn downstream_failure(error: StreamError) -> Failure {
     match error {
         StreamError::Protocol(what) => Failure::DownstreamError(what),
+        StreamError::Answered(reply) => Failure::Answered(reply),
         StreamError::Reset(_) | StreamError::Refused => Failure::DownstreamGone(Gone::Stream),
         StreamError::Closed | StreamError::Io(_) => Failure::DownstreamGone(Gone::Connection),
     }
+}
+
+/// What a failure of the upstream's side is, once it has answered.
+pub fn upstream_failure(error: StreamError) -> Failure {
+    reset_of(error, false)
 }
 
 /// Tells outlier detection what a failure says of the endpoint.
@@ -216,7 +227,8 @@ pub fn observe(process: &Process, host: &WorkerHost, failure: &Failure) {
         | Failure::Timeout(_)
         | Failure::DownstreamGone(_)
         | Failure::DownstreamError(_)
-        | Failure::Drained => {}
+        | Failure::Drained
+        | Failure::Answered(_) => {}
     }
 }
 
@@ -238,7 +250,8 @@ pub fn watched(watch: Watch, host: &WorkerHost, failure: &Failure) {
             | Failure::StaleConnection
             | Failure::NotSent
             | Failure::DownstreamError(_)
-            | Failure::Drained => return,
+            | Failure::Drained
+            | Failure::Answered(_) => return,
         },
     );
 }

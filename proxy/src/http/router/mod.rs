@@ -33,7 +33,7 @@ use super::manager::request::{Chosen, Request, RequestSide, ResponseSide, send_l
 use super::manager::{mutate, overload};
 use crate::accesslog::LogType;
 use crate::health::observe;
-use crate::http::filter::{self, Filters, RouteChoice, Turn};
+use crate::http::filter::{self, Filters, Origin, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
 use crate::http::message::RequestHead;
 use crate::http::seam::BodySink;
@@ -45,9 +45,8 @@ use crate::upstream::feedback::Watch;
 use crate::upstream::host::Host;
 use crate::worker::deadlines::Limit;
 use affinity::Affinity;
-use answering::Answering;
 use attempt::{Answered, Attempt};
-use body::ReplayBody;
+pub use body::ReplayBody;
 use failure::Failure;
 pub use route_stats::RouteCounts;
 use timeout::Timeouts;
@@ -206,7 +205,7 @@ impl Forwarding<'_, '_> {
                         self.request.response_ended = stream.is_complete();
                         // A try that is over may have left some.
                         self.request.response_body = None;
-                        let answering = Answering { answered: &mut stream, body: &body };
+                        let answering = Origin::Upstream(&mut stream, &body);
                         if let Some(end) = Box::pin(self.pass_upstream(filters, Some(answering))).await {
                             drop(stream);
                             return self.end_by(end).await;
@@ -306,7 +305,7 @@ impl Forwarding<'_, '_> {
 
     /// Shows a try to the filters in front of its endpoint: its request, or the answer. What they change stays for further
     /// tries. Something if the try does not go on.
-    async fn pass_upstream(&mut self, filters: &Rc<Filters>, answer: Option<Answering<'_, '_>>) -> Option<Turn> {
+    async fn pass_upstream(&mut self, filters: &Rc<Filters>, answer: Option<Origin<'_>>) -> Option<Turn> {
         let connection = Rc::clone(self.request.connection);
         let graph = Rc::clone(&self.request.graph);
         let mut choice = RouteChoice::of(&connection, &graph, Some(*self.chosen));
@@ -315,7 +314,7 @@ impl Forwarding<'_, '_> {
         let states = std::mem::take(&mut request.filter_states);
         let turn = match answer {
             None => filter::requests(request, &mut choice, 0).await,
-            answer => filter::responses(request, &mut choice, answer).await,
+            Some(answer) => filter::responses(request, &mut choice, answer).await,
         };
         request.filters = own;
         request.filter_states = states;
@@ -465,7 +464,7 @@ impl Forwarding<'_, '_> {
         let connection = Rc::clone(self.request.connection);
         let graph = Rc::clone(&self.request.graph);
         let mut choice = RouteChoice::of(&connection, &graph, Some(*self.chosen));
-        match filter::responses(self.request, &mut choice, Some(Answering { answered, body })).await {
+        match filter::responses(self.request, &mut choice, Origin::Upstream(answered, body)).await {
             // A response has its route.
             Turn::Continue | Turn::LookAgain(_) => None,
             turn => Some(turn),
@@ -475,7 +474,11 @@ impl Forwarding<'_, '_> {
     async fn end_by(&mut self, turn: Turn) {
         match turn {
             Turn::Continue | Turn::LookAgain(_) => {}
-            Turn::Reply(reply) => send_local(self.request, *reply, Some(self.chosen)).await,
+            Turn::Reply(reply) => {
+                // What was read of the other one, and what was to become of it, is of no use to this one.
+                self.request.response_body = None;
+                send_local(self.request, *reply, Some(self.chosen)).await;
+            }
             Turn::Interrupted(failure) => self.give_up(failure).await,
         }
     }

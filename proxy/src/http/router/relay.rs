@@ -33,7 +33,7 @@ pub async fn relay(
     answered: Answered,
     body: &ReplayBody<'_>,
 ) {
-    let Answered { mut stream, mut upload, timeouts, counted: _counted } = answered;
+    let Answered { mut stream, mut upload, mut upload_failed, timeouts, counted: _counted, .. } = answered;
     let now = Instant::now();
     let connection = Rc::clone(request.connection);
     request.deadlines.set(Limit::PerTry, None);
@@ -79,7 +79,6 @@ pub async fn relay(
         upload = Pump::default();
     }
     let mut download = Pump::default();
-    let mut upload_failed = false;
     let result: Result<(), Failure> = poll_fn(|cx| {
         if !upload_failed && !upload.is_done() {
             match pump_up(request, &stream, &mut upload, body, cx) {

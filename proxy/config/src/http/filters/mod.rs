@@ -14,6 +14,7 @@ mod cors;
 mod csrf;
 mod dynamic_forward;
 mod ext_authz;
+mod ext_proc;
 mod fault;
 mod grpc_bridge;
 mod grpc_stats;
@@ -55,6 +56,9 @@ pub use cors::CorsPolicy;
 pub use csrf::CsrfPolicy;
 pub use dynamic_forward::{DynamicForward, DynamicHost};
 pub use ext_authz::{AuthzPath, AuthzRoute, AuthzService, CheckedBody, ExtAuthz, HeaderChoice, HttpAuthz, RouteBody};
+pub use ext_proc::{
+    Attribute, BodyMode, ExtProc, ExtProcRoute, MessageMode, MetadataChoice, ProcessingMode, RouteCacheAction,
+};
 pub use fault::{Abort, AbortStatus, DelayTime, Fault, FaultKeys, Injection, RateLimit};
 pub use grpc_bridge::GrpcBridge;
 pub use grpc_stats::{GrpcMethods, GrpcStats};
@@ -126,6 +130,8 @@ pub enum HttpFilterConfig {
     DynamicForward(Arc<DynamicForward>),
     /// Asks a service outside who may do what.
     ExtAuthz(Arc<ExtAuthz>),
+    /// Lets a service outside change requests and responses.
+    ExtProc(Arc<ExtProc>),
     /// Delays, aborts and slows down.
     Fault(Arc<Fault>),
     /// Lets clients of HTTP/1.1 call gRPC services.
@@ -250,6 +256,9 @@ impl HttpFilterConfig {
             }
             "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" => {
                 Self::ExtAuthz(Arc::new(ExtAuthz::parse(context, at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor" => {
+                Self::ExtProc(Arc::new(ExtProc::parse(context, at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
                 Self::Fault(Arc::new(Fault::parse(at, wire::decode(at, any)?)?))

@@ -11,8 +11,8 @@ use outrigger_api::pb::google::protobuf::Any;
 
 use super::{
     ApiKeyAuth, ApiKeyRoute, AuthzRoute, BandwidthLimit, BasicAuth, Buffer, CompressorOverride, CorsPolicy, CsrfPolicy,
-    DynamicHost, ExtAuthz, Fault, GlobalRateLimitRoute, HeaderToMetadata, JwtRoute, LocalRateLimit, Mutations,
-    SetFilterState, SetMetadata, StatefulSession, Users,
+    DynamicHost, ExtAuthz, ExtProc, ExtProcRoute, Fault, GlobalRateLimitRoute, HeaderToMetadata, JwtRoute,
+    LocalRateLimit, Mutations, SetFilterState, SetMetadata, StatefulSession, Users,
 };
 use crate::context::Context;
 use crate::decide::decide;
@@ -54,6 +54,8 @@ pub enum RouteFilterConfig {
     DynamicForward(Option<Arc<DynamicHost>>),
     /// For [`super::HttpFilterConfig::ExtAuthz`]; `None` switches it off.
     ExtAuthz(Option<Arc<AuthzRoute>>),
+    /// For [`super::HttpFilterConfig::ExtProc`]; `None` switches it off.
+    ExtProc(Option<Arc<ExtProcRoute>>),
     /// For [`super::HttpFilterConfig::Fault`].
     Fault(Arc<Fault>),
     /// For [`super::HttpFilterConfig::GlobalRateLimit`].
@@ -175,6 +177,9 @@ impl RouteFilterConfig {
             }
             "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute" => {
                 Self::ExtAuthz(ExtAuthz::parse_route(context, at, wire::decode(at, any)?)?)
+            }
+            "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute" => {
+                Self::ExtProc(ExtProc::parse_route(context, at, wire::decode(at, any)?)?)
             }
             "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
                 Self::Fault(Arc::new(Fault::parse(at, wire::decode(at, any)?)?))

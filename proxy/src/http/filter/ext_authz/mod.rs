@@ -5,7 +5,7 @@
 
 mod answer;
 mod changes;
-mod question;
+pub(super) mod question;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};

@@ -3,11 +3,11 @@
 //! Owns the attributes of a check, and the request that an HTTP server gets instead. Never sends anything.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use outrigger_api::pb::envoy::config::core::v3 as core;
-use outrigger_api::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request, TlsSession};
+use outrigger_api::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
 use outrigger_api::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use outrigger_api::pb::google::protobuf::Timestamp;
 use outrigger_config::format::Format;
@@ -16,13 +16,13 @@ use outrigger_config::matching::StringMatcher;
 
 use super::changes::is_of_one_hop;
 use crate::accesslog::{entry, format};
+use crate::authz;
 use crate::http::filter::Exchange;
 use crate::http::h1::encode::decimal;
 use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::manager::mutate::{self, Mutable};
 use crate::http::manager::request::Request as ServedRequest;
-use crate::http::manager::url_pem;
 use crate::http::message::{RequestHead, Version};
 use crate::upstream::call::{self, Call};
 
@@ -49,18 +49,8 @@ impl Told<'_> {
 pub(super) fn check_request(exchange: &Exchange<'_, '_, '_>, told: Told<'_>) -> CheckRequest {
     let settings = told.settings;
     let info = &exchange.connection().info;
-    let peer = |address| Peer { address: Some(entry::address(address)), ..Peer::default() };
-    let certificate = info.tls.as_ref().and_then(|tls| tls.peer.as_ref()).filter(|_| settings.tells_certificate);
-    let source = Peer {
-        service: utf8(exchange.head().headers.get(HeaderId::XEnvoyDownstreamServiceCluster).unwrap_or_default()),
-        principal: info.peer_principal().unwrap_or_default().to_owned(),
-        certificate: certificate.map(|peer| url_pem(peer.chain_der.get(..1).unwrap_or_default())).unwrap_or_default(),
-        ..peer(&info.remote)
-    };
-    let principal = info.tls.as_ref().map(|tls| tls.local_principal.to_string()).unwrap_or_default();
-    let destination = Peer { principal, ..peer(&info.local) };
-    let tls_session = info.tls.as_ref().filter(|_| settings.tells_tls_session);
-    let tls_session = tls_session.map(|tls| TlsSession { sni: tls.sni.as_deref().unwrap_or_default().to_owned() });
+    let service = exchange.head().headers.get(HeaderId::XEnvoyDownstreamServiceCluster).unwrap_or_default();
+    let source = Peer { service: utf8(service), ..authz::source(info, settings.tells_certificate) };
     let start = exchange.worker().process.clock.at(exchange.info().start);
     let since_1970 = start.duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = Timestamp {
@@ -71,26 +61,18 @@ pub(super) fn check_request(exchange: &Exchange<'_, '_, '_>, told: Told<'_>) -> 
     let route_metadata = |name: &str| Some(entry::object(route?.get(name)?));
     let attributes = AttributeContext {
         source: Some(source),
-        destination: Some(destination),
+        destination: Some(authz::destination(info)),
         request: Some(Request { time: Some(time), http: Some(http_request(exchange, &told)) }),
-        metadata_context: Some(metadata(&settings.metadata_namespaces, |name| {
+        metadata_context: Some(authz::metadata(&settings.metadata_namespaces, |name| {
             let of_request = exchange.info().dynamic_metadata.borrow();
             let of_connection = info.dynamic_metadata.borrow();
             of_request.get(name).or_else(|| of_connection.get(name)).map(entry::object)
         })),
-        route_metadata_context: Some(metadata(&settings.route_metadata_namespaces, route_metadata)),
-        tls_session,
+        route_metadata_context: Some(authz::metadata(&settings.route_metadata_namespaces, route_metadata)),
+        tls_session: authz::tls_session(info, settings.tells_tls_session),
         context_extensions: told.extensions.into_iter().collect(),
     };
     CheckRequest { attributes: Some(attributes) }
-}
-
-fn metadata(
-    namespaces: &[String],
-    find: impl Fn(&str) -> Option<outrigger_api::pb::google::protobuf::Struct>,
-) -> core::Metadata {
-    let found = namespaces.iter().filter_map(|name| Some((name.clone(), find(name)?)));
-    core::Metadata { filter_metadata: found.collect(), typed_filter_metadata: HashMap::new() }
 }
 
 fn http_request(exchange: &Exchange<'_, '_, '_>, told: &Told<'_>) -> HttpRequest {
@@ -215,7 +197,7 @@ fn is_told(choice: &HeaderChoice, its: Option<&[StringMatcher]>, name: &str) -> 
 }
 
 /// All headers, those with a colon first.
-fn each_header(head: &RequestHead, mut tell: impl FnMut(&str, &[u8])) {
+pub(in crate::http::filter) fn each_header(head: &RequestHead, mut tell: impl FnMut(&str, &[u8])) {
     for (name, value) in [
         (":authority", head.authority()),
         (":path", head.path()),
