@@ -3,7 +3,7 @@
 //! Owns the facts that access logs, stats and local replies share: recorded once, read by all. Never writes a log.
 
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use rustls::sign::CertifiedKey;
 
 use crate::explain::Cause;
 use crate::http::message::Version;
+use crate::istio::{Heard, Peers};
 use crate::listener::filters::fingerprint::Fingerprints;
 use crate::moments::{Milestone, Moments};
 use crate::upstream::host::Host;
@@ -56,6 +57,8 @@ pub struct ConnectionInfo {
     pub dynamic_metadata: RefCell<BTreeMap<String, serde_json::Map<String, serde_json::Value>>>,
     /// Named objects that network filters leave, as text. Requests see them too.
     pub filter_state: RefCell<BTreeMap<String, String>>,
+    /// What the client says of itself before the first byte of the application, if it is listened to.
+    pub peer_words: OnceCell<Heard>,
 }
 
 impl ConnectionInfo {
@@ -207,6 +210,8 @@ pub struct StreamInfo {
     pub upstream_connection: Cell<u64>,
     /// Endpoints of tries before the last one, with the ids of their connections.
     pub earlier_tries: RefCell<Vec<(Arc<Host>, u64)>>,
+    /// What workloads of a mesh said of themselves.
+    pub peers: RefCell<Peers>,
     /// What is being done about it.
     pub phase: Cell<Phase>,
     /// Whether somebody wants it to end at once.
@@ -306,6 +311,7 @@ impl StreamInfo {
             upstream_tls: RefCell::new(None),
             upstream_connection: Cell::new(0),
             earlier_tries: RefCell::default(),
+            peers: RefCell::default(),
             phase: Cell::default(),
             kill: Cell::default(),
         }

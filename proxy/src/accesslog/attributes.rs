@@ -33,7 +33,8 @@ pub(super) fn write(expression: &Expression, typed: bool, facts: &Facts<'_>, out
     }
 }
 
-fn write_text(value: &Value<'_>, out: &mut Vec<u8>) -> Given {
+/// Writes a value as text.
+pub(crate) fn write_text(value: &Value<'_>, out: &mut Vec<u8>) -> Given {
     match value {
         Value::String(value) => text(Some(value.as_bytes()), out),
         Value::Bytes(value) => text(Some(value), out),

@@ -12,7 +12,7 @@ pub(super) const INVALID: i64 = -1;
 pub(super) const UNKNOWN: i64 = 2;
 
 /// The status from trailers, else from headers, else from the HTTP status. `None` before there is any response.
-pub(super) fn of(facts: &Facts<'_>) -> Option<i64> {
+pub(crate) fn of(facts: &Facts<'_>) -> Option<i64> {
     let stated = facts
         .trailers
         .and_then(|trailers| trailers.get(HeaderId::GrpcStatus))

@@ -38,6 +38,7 @@ use outrigger_config::accesslog::{AccessLog, AccessLogSink, LogFormat};
 
 pub use facts::{Facts, LogType};
 pub use filter::RuntimeLookup;
+pub(crate) use grpc_status::of as grpc_status_of;
 pub use lines::LineFile;
 pub use manager::{AccessLogManager, FlushOptions};
 pub use service::ChannelError;

@@ -130,6 +130,7 @@ impl Sample {
             tls_fingerprints: None,
             dynamic_metadata: Default::default(),
             filter_state: Default::default(),
+            peer_words: Default::default(),
         };
         Self {
             info: StreamInfo::new(start, version),

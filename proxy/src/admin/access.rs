@@ -39,6 +39,7 @@ impl Access {
             tls_fingerprints: None,
             dynamic_metadata: Default::default(),
             filter_state: Default::default(),
+            peer_words: Default::default(),
         };
         Self { admin, connection }
     }

@@ -232,6 +232,7 @@ mod tests {
             tls_fingerprints: Default::default(),
             dynamic_metadata: Default::default(),
             filter_state: Default::default(),
+            peer_words: Default::default(),
         };
         let note = |code: u16, runtime: &RuntimeSnapshot| {
             let mut head = RequestHead::default();

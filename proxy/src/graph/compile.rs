@@ -29,6 +29,7 @@ use super::{
 };
 use crate::accesslog::{AccessLogError, AccessLogger};
 use crate::health::OutlierState;
+use crate::istio::metrics::Reporter;
 use crate::network::NetworkFilter;
 use crate::tls::TlsError;
 use crate::trace::Tracer;
@@ -372,7 +373,12 @@ impl Chain<'_> {
         match filter {
             NetworkFilterConfig::TcpProxy(config) => {
                 let access_logs = logs(&config.access_logs, &place, self.surroundings)?;
-                Ok(Application::Tcp(Arc::new(TcpNode { config: Arc::clone(config), access_logs })))
+                let filters = self.resolved(&inputs.discovered);
+                let reporter = filters.into_iter().flatten().find_map(|filter| match filter {
+                    NetworkFilterConfig::IstioStats(settings) => Some(Reporter::new(settings, self.direction)),
+                    _ => None,
+                });
+                Ok(Application::Tcp(Arc::new(TcpNode { config: Arc::clone(config), access_logs, reporter })))
             }
             NetworkFilterConfig::Http(config) => {
                 let routes = match &config.routes {

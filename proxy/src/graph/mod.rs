@@ -73,6 +73,7 @@ pub use validate::validate;
 
 use crate::accesslog::AccessLogger;
 use crate::health::OutlierState;
+use crate::istio::metrics::Reporter;
 use crate::network::NetworkFilter;
 use crate::tls::ServerTls;
 use crate::trace::Tracer;
@@ -227,6 +228,8 @@ pub struct TcpNode {
     pub config: Arc<TcpProxy>,
     /// For each connection.
     pub access_logs: Vec<Arc<AccessLogger>>,
+    /// Tells a mesh about its connections.
+    pub reporter: Option<Reporter>,
 }
 
 /// A cluster with its endpoints.

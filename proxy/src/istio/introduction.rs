@@ -1,7 +1,7 @@
 //! Connections whose two sides say who they are before the first byte of the application.
 //!
 //! Owns which connections do that, and the stream on which neither side waits for the other: bytes of the application
-//! may leave before the peer's words have come. The peer's words are dropped, as nothing here reads them.
+//! may leave before the peer's words have come. The peer's words are kept for who wants to hear them, and never read here.
 
 use std::io;
 use std::pin::Pin;
@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use outrigger_config::istio::MetadataExchange;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::peer::Heard;
 use super::preamble::Progress;
 use crate::scope;
 use crate::worker::Worker;
@@ -38,20 +39,48 @@ pub struct Introduced {
     theirs: Progress,
     /// Bytes of `theirs` that turned out to be the application's and were given to it.
     taken: usize,
+    /// Who wants to hear `theirs`, and what of them has come.
+    hearing: Option<Box<Hearing>>,
     stats: Arc<ExchangeStats>,
 }
 
-/// Begins a connection as `settings` say, if both sides have agreed on that: `alpn` is what they negotiated.
-pub fn introduce(worker: &Worker, settings: &MetadataExchange, alpn: Option<&[u8]>, io: Io) -> Io {
+#[derive(Debug)]
+struct Hearing {
+    heard: Heard,
+    words: Vec<u8>,
+}
+
+/// Longer words are not kept: facts about a workload take some hundred bytes.
+const MAX_WORDS: usize = 16 * 1024;
+
+/// Begins a connection as `settings` say, if both sides have agreed on that: `alpn` is what they negotiated. The peer's
+/// words go to `heard`.
+pub fn introduce(
+    worker: &Worker,
+    settings: &MetadataExchange,
+    alpn: Option<&[u8]>,
+    io: Io,
+    heard: Option<Heard>,
+) -> Io {
     let stats = worker.scope::<ExchangeStats>("metadata_exchange.");
     if alpn != Some(settings.protocol.as_bytes()) {
         stats.alpn_protocol_not_found.increment();
+        hear_nothing(heard.as_ref());
         return io;
     }
     stats.alpn_protocol_found.increment();
     let ours = Arc::clone(&worker.process.workload.words(&settings.additional_labels).preamble);
     let theirs = Progress::START;
-    Io::Introduced(Box::new(Introduced { io, ours, written: 0, flushed: false, theirs, taken: 0, stats }))
+    let hearing = heard.map(|heard| Box::new(Hearing { heard, words: Vec::new() }));
+    Io::Introduced(Box::new(Introduced { io, ours, written: 0, flushed: false, theirs, taken: 0, hearing, stats }))
+}
+
+/// The peer of a connection will not say who it is.
+pub fn hear_nothing(heard: Option<&Heard>) {
+    if let Some(heard) = heard {
+        // Whoever set it before has heard something.
+        let _ = heard.set(Box::default());
+    }
 }
 
 impl Introduced {
@@ -90,11 +119,24 @@ impl Introduced {
                 Err(_) | Ok(()) => {}
             }
             let ended = buffer.filled().is_empty();
+            if let (Some(hearing), Progress::Rest(_)) = (&mut self.hearing, &self.theirs)
+                && hearing.words.len() <= MAX_WORDS
+            {
+                hearing.words.extend_from_slice(buffer.filled());
+            }
             self.theirs = std::mem::replace(&mut self.theirs, Progress::Complete).advance(buffer.filled());
             match &self.theirs {
                 Progress::Absent(_) => self.stats.initial_header_not_found.increment(),
                 Progress::Complete if ended => self.stats.header_not_found.increment(),
                 _ => {}
+            }
+            if matches!(self.theirs, Progress::Absent(_) | Progress::Complete)
+                && let Some(hearing) = self.hearing.take()
+            {
+                let Hearing { heard, words } = *hearing;
+                let whole = self.theirs == Progress::Complete && !ended && words.len() <= MAX_WORDS;
+                // Nobody else sets it.
+                let _ = heard.set(if whole { words.into() } else { Box::default() });
             }
         }
     }

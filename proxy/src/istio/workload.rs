@@ -11,8 +11,14 @@ use base64::engine::general_purpose::STANDARD;
 use outrigger_api::pb::envoy::config::core::v3::{Locality, Node};
 use outrigger_api::pb::google::protobuf::value::Kind;
 use outrigger_api::pb::google::protobuf::{Struct, Value};
+use outrigger_config::metadata;
+use prost::Message as _;
 
+use super::metrics::{NAMESPACE, push};
+use super::peer::Peer;
 use super::preamble;
+use crate::scope;
+use crate::stats::Registry;
 
 /// Who this proxy stands beside.
 #[derive(Debug, Default)]
@@ -22,6 +28,18 @@ pub struct Workload {
     facts: BTreeMap<&'static str, String>,
     labels: BTreeMap<String, String>,
     words: OnceLock<Arc<Words>>,
+    own: OnceLock<Peer>,
+    /// `ISTIO_VERSION`.
+    version: Option<String>,
+    build: OnceLock<Arc<Build>>,
+    /// `node.metadata` as it came, and as expressions see the node once they do.
+    metadata: Box<[u8]>,
+    node: OnceLock<serde_json::Value>,
+}
+
+scope! {
+    /// Which version of the mesh this proxy belongs to.
+    pub struct Build { istio_build: Gauge }
 }
 
 /// The facts, ready to be sent.
@@ -52,7 +70,54 @@ impl Workload {
         });
         let labels = labels.into_iter().flat_map(|labels| &labels.fields);
         let labels = labels.filter_map(|(key, value)| Some((key.clone(), text_of(value)?.to_owned())));
-        Self { id: node.id.clone(), facts, labels: labels.collect(), words: OnceLock::new() }
+        Self {
+            id: node.id.clone(),
+            facts,
+            labels: labels.collect(),
+            version: metadata.and_then(|metadata| text(metadata, "ISTIO_VERSION")).map(str::to_owned),
+            metadata: node.metadata.as_ref().map(|metadata| metadata.encode_to_vec().into()).unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+
+    /// The node, as expressions see it.
+    pub fn node(&self) -> &serde_json::Value {
+        self.node.get_or_init(|| {
+            let metadata = Struct::decode(&*self.metadata).map(metadata::object).unwrap_or_default();
+            serde_json::json!({ "id": self.id, "metadata": metadata })
+        })
+    }
+
+    /// Counts this proxy as one of its mesh, if it belongs to one.
+    pub fn announce(&self, stats: &Registry) {
+        let Some(version) = &self.version else { return };
+        self.build.get_or_init(|| {
+            let mut prefix = NAMESPACE.to_owned();
+            push(&mut prefix, "component", "proxy");
+            push(&mut prefix, "tag", version);
+            let build = stats.scope::<Build>(&prefix);
+            build.istio_build.set(1);
+            build
+        });
+    }
+
+    /// How metrics name it.
+    pub fn own(&self) -> &Peer {
+        self.own.get_or_init(|| {
+            let fact = |key: &str| self.facts.get(key).cloned().unwrap_or_default();
+            let labels = self.told_labels(&[]);
+            let label = |key: &str| labels.get(key).map(|value| (*value).to_owned()).unwrap_or_default();
+            Peer {
+                workload: fact("WORKLOAD_NAME"),
+                namespace: fact("NAMESPACE"),
+                cluster: fact("CLUSTER_ID"),
+                app: label("app"),
+                version: label("version"),
+                canonical_name: label(CANONICAL_NAME),
+                canonical_revision: label(CANONICAL_REVISION),
+                identity: fact("IDENTITY"),
+            }
+        })
     }
 
     /// The value of `x-envoy-peer-metadata-id`.
@@ -135,15 +200,15 @@ pub(super) fn put(into: &mut Vec<u8>, field: u8, bytes: &[u8]) {
 /// Numbers of fields of `google.protobuf.Value`.
 const STRING_VALUE: u8 = 3;
 const STRUCT_VALUE: u8 = 5;
-const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
-const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
+pub(super) const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
+pub(super) const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
 /// The header with the facts, and the key of the same facts on TCP.
 pub const METADATA_HEADER: &str = "x-envoy-peer-metadata";
 /// The header with the node's id, and its key on TCP.
 pub const ID_HEADER: &str = "x-envoy-peer-metadata-id";
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use prost::Message as _;
 
     use super::*;
@@ -157,7 +222,7 @@ mod tests {
         Struct { fields: entries.iter().map(entry).collect() }
     }
 
-    fn node() -> Node {
+    pub fn node() -> Node {
         let mut metadata = texts(&[("NAME", "a-1"), ("NAMESPACE", "ns"), ("PILOT_SAN", "x"), ("OWNER", "")]);
         let labels = texts(&[("app", "a"), ("extra", "e"), ("version", "v1")]);
         metadata.fields.insert("LABELS".to_owned(), value(Kind::StructValue(labels)));

@@ -230,6 +230,7 @@ fn process(bootstrap: &Bootstrap) -> Process {
     process.node_id.clone_from(&bootstrap.node.id);
     process.node_cluster.clone_from(&bootstrap.node.cluster);
     process.workload = Workload::of(&bootstrap.node);
+    process.workload.announce(&process.stats);
     process.node_zone = bootstrap.node.locality.as_ref().map(|locality| locality.zone.clone()).unwrap_or_default();
     process.traces.set_default_provider(bootstrap.tracing.clone());
     let overload = bootstrap.overload.as_ref();

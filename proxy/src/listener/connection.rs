@@ -61,7 +61,7 @@ pub async fn serve(accepted: Accepted) {
             return Box::pin(network::refuse(worker, chain, io, info, registered, refusal)).await;
         }
     };
-    let io = network::begin(&worker, &chain.filters, &info, io);
+    let io = network::begin(&worker, &chain, &info, io);
     match &chain.application {
         Application::Http(node) => http::manager::serve(worker, Arc::clone(node), io, info, registered).await,
         Application::Tcp(node) => {
@@ -122,6 +122,7 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         tls_fingerprints: findings.fingerprints,
         dynamic_metadata: Default::default(),
         filter_state: Default::default(),
+        peer_words: Default::default(),
     };
     let Some(chain) = chain else {
         stats.no_filter_chain_match.increment();

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outrigger_config::http::filters::FilterStateEntry;
-use outrigger_config::istio::{MetadataExchange, StandardMetrics};
+use outrigger_config::istio::MetadataExchange;
 use outrigger_config::listener::NetworkFilterConfig;
 use outrigger_config::network::{RuntimeFlag, SetFilterState, SniDynamicForward};
 
@@ -27,7 +27,7 @@ pub use refuse::refuse;
 pub use stats::NetworkStats;
 
 use crate::accesslog::{Facts, format};
-use crate::graph::RuntimeSnapshot;
+use crate::graph::{Application, ChainNode, RuntimeSnapshot};
 use crate::istio;
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
 use crate::upstream::dns_cache::{DYNAMIC_HOST, DYNAMIC_PORT};
@@ -74,10 +74,8 @@ impl NetworkFilter {
             NetworkFilterConfig::SniDynamicForward(config) => Some(Self::SniDynamicForward(Arc::clone(config))),
             NetworkFilterConfig::SetFilterState(config) => Some(Self::SetFilterState(Arc::clone(config))),
             NetworkFilterConfig::MetadataExchange(config) => Some(Self::MetadataExchange(Arc::clone(config))),
-            NetworkFilterConfig::IstioStats(StandardMetrics) => {
-                istio::warn_of_missing_metrics();
-                Some(Self::Idle)
-            }
+            // The TCP proxy reports what becomes of the connection.
+            NetworkFilterConfig::IstioStats(_) => Some(Self::Idle),
             NetworkFilterConfig::TcpProxy(_) | NetworkFilterConfig::Http(_) | NetworkFilterConfig::Discovered(_) => {
                 None
             }
@@ -162,11 +160,16 @@ pub async fn admit(
     Ok(admission)
 }
 
-/// The stream of an admitted connection, on which the filters of its chain may say something first.
-pub fn begin(worker: &Worker, filters: &[NetworkFilter], connection: &ConnectionInfo, io: Io) -> Io {
+/// The stream of an admitted connection, on which the filters of its chain may say something first, and hear what the client
+/// says.
+pub fn begin(worker: &Worker, chain: &ChainNode, connection: &ConnectionInfo, io: Io) -> Io {
+    let reported = matches!(&chain.application, Application::Tcp(node) if node.reporter.is_some());
     let alpn = connection.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
-    filters.iter().fold(io, |io, filter| match filter {
-        NetworkFilter::MetadataExchange(settings) => istio::introduce(worker, settings, alpn, io),
+    chain.filters.iter().fold(io, |io, filter| match filter {
+        NetworkFilter::MetadataExchange(settings) => {
+            let heard = reported.then(|| Arc::clone(connection.peer_words.get_or_init(istio::Heard::default)));
+            istio::introduce(worker, settings, alpn, io, heard)
+        }
         _ => io,
     })
 }

@@ -108,6 +108,10 @@ impl TagExtractor {
     pub fn extract<'a>(&'a self, name: &'a str) -> Tagged<'a> {
         let mut tags: Vec<(&str, &str)> =
             self.fixed.iter().map(|(tag, value)| (tag.as_str(), value.as_str())).collect();
+        if let Some(rest) = name.strip_prefix(LABELLED) {
+            let bare = labels(rest, &mut tags);
+            return Tagged { base: format!("{LABELLED}{bare}"), tags };
+        }
         let mut removed: Vec<Range<usize>> = Vec::new();
         let mut take = |tag: &'a str, found: Found| {
             tags.push((tag, &name[found.value]));
@@ -135,6 +139,24 @@ impl TagExtractor {
         Tagged { base: without(name, removed), tags }
     }
 }
+
+/// Takes the labels off the beginning of a name, and gives the rest.
+fn labels<'a>(mut name: &'a str, tags: &mut Vec<(&'a str, &'a str)>) -> &'a str {
+    while let Some((label, rest)) = name.split_once(LABEL_END)
+        && let Some((tag, value)) = label.split_once(LABEL_VALUE)
+    {
+        tags.push((tag, value));
+        name = rest;
+    }
+    name
+}
+
+/// Names that begin so say themselves what their labels are (`label=.=value;.;`); rules are for other names.
+const LABELLED: &str = "istiocustom.";
+/// Between a label and its value.
+pub const LABEL_VALUE: &str = "=.=";
+/// Behind the value of a label, which must not hold it.
+pub const LABEL_END: &str = ";.;";
 
 /// Whether a rule begins with a fixed first part of names, such as `^http\.`.
 fn is_for_one_kind(regex: &str) -> bool {
@@ -238,6 +260,16 @@ pub(crate) mod tests {
         ] {
             assert_eq!(shown(&extractor, name), wanted, "{name}");
         }
+    }
+
+    #[test]
+    fn names_that_say_their_labels_are_taken_at_their_word() {
+        let name = "istiocustom.reporter=.=source;.;destination_service=.=cache.x.svc=.=;;.;code=.=;.;istio_x";
+        let expected = "istiocustom.istio_x reporter=source destination_service=cache.x.svc=.=; code=";
+        for extractor in [TagExtractor::default(), TagExtractor::new(&config(MESH, true)).unwrap()] {
+            assert_eq!(shown(&extractor, name), expected);
+        }
+        assert_eq!(shown(&TagExtractor::default(), "istiocustom.a;.;b"), "istiocustom.a;.;b");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::accesslog::{Facts, LogType};
 use crate::explain::Cause;
 use crate::graph::TcpNode;
 use crate::health::{failed, observe};
+use crate::istio::metrics::TcpReport;
 use crate::moments::Milestone;
 use crate::network::{Refusal, TCP_PROXY_CLUSTER};
 use crate::overload::Hook;
@@ -121,6 +122,8 @@ struct Session {
     deadlines: Deadlines,
     /// Ticks when an entry of a connection that lasts is due.
     flush: RefCell<Option<Interval>>,
+    /// What a mesh is told of it.
+    report: Option<Box<TcpReport>>,
 }
 
 impl Session {
@@ -147,9 +150,22 @@ impl Session {
         info.dynamic_metadata.clone_from(&connection.dynamic_metadata);
         info.filter_state.clone_from(&connection.filter_state);
         let flush = RefCell::new(flush);
+        let report = node.reporter.as_ref().map(|reporter| Box::new(TcpReport::begin(&worker, reporter)));
         let info = Rc::new(info);
         let live = LiveList::add(&worker, &info, Owner::Tcp(Rc::clone(&connection)), []);
-        Self { worker, node, connection, registered, listener_buffer_limit, stats, info, live, deadlines, flush }
+        Self {
+            worker,
+            node,
+            connection,
+            registered,
+            listener_buffer_limit,
+            stats,
+            info,
+            live,
+            deadlines,
+            flush,
+            report,
+        }
     }
 
     /// A connection to an endpoint, or `None` with the reason noted. Nothing is taken from `downstream`.
@@ -205,7 +221,9 @@ impl Session {
                     self.note_connected(&counted);
                     observe::connected(&self.worker.process, &host);
                     watch.answered(&host, false, None);
-                    return Some((connected.begin(&self.worker, &counted), ActiveSession::new(counted, place)));
+                    let heard = self.report.as_ref().and_then(|report| report.endpoint());
+                    let upstream = connected.begin_heard(&self.worker, &counted, heard);
+                    return Some((upstream, ActiveSession::new(counted, place)));
                 }
                 Err(error) => {
                     observe::not_connected(&self.worker.process, &host, &error);
@@ -468,6 +486,9 @@ impl Session {
                 self.log(LogType::TcpPeriodic);
             }
         }
+        if let Some(report) = &self.report {
+            report.poll(cx, &self.worker, &self.connection, &self.info);
+        }
         if let Poll::Ready(limit) = self.deadlines.poll(cx) {
             return Poll::Ready(match limit {
                 Limit::ConnectionDuration => Interrupt::Duration,
@@ -506,6 +527,9 @@ impl Session {
         self.info.end.set(Some(Instant::now()));
         let Self { worker, info, connection, .. } = self;
         worker.failures.note(info, connection, None, &worker.process.clock, &worker.graph().runtime);
+        if let Some(report) = &self.report {
+            report.end(worker, connection, info);
+        }
         self.log(LogType::TcpConnectionEnd);
     }
 

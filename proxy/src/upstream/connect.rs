@@ -255,9 +255,17 @@ pub struct Connected {
 impl Connected {
     /// The stream, on which the cluster's filters may say something first.
     pub fn begin(self, worker: &Worker, counted: &Counted) -> Io {
+        self.begin_heard(worker, counted, None)
+    }
+
+    /// As [`Self::begin`]; what the endpoint says first goes to `heard`.
+    pub fn begin_heard(self, worker: &Worker, counted: &Counted, heard: Option<istio::Heard>) -> Io {
         match &counted.host().node.config.metadata_exchange {
-            Some(settings) => istio::introduce(worker, settings, self.alpn.as_deref(), self.io),
-            None => self.io,
+            Some(settings) => istio::introduce(worker, settings, self.alpn.as_deref(), self.io, heard),
+            None => {
+                istio::hear_nothing(heard.as_ref());
+                self.io
+            }
         }
     }
 }

@@ -236,6 +236,7 @@ mod tests {
             tls_fingerprints: Default::default(),
             dynamic_metadata: Default::default(),
             filter_state: Default::default(),
+            peer_words: Default::default(),
         })
     }
 

@@ -34,6 +34,7 @@ use crate::graph::{Graph, HttpNode, ListenerNode};
 use crate::http::filter::{Filters, SettingsStates};
 use crate::http::h2::stats::Http2Stats;
 use crate::http::manager::stats::HttpStats;
+use crate::istio::Mesh;
 use crate::listener::stats::{ListenerStats, TlsInspectorStats};
 use crate::network::NetworkStats;
 use crate::overload::{Hook, Rescaling};
@@ -120,6 +121,8 @@ pub struct Worker {
     pub failures: Recorder,
     /// Stats of network filters.
     pub network: NetworkStats,
+    /// What is known of the mesh.
+    pub mesh: Mesh,
     /// HTTP filters in front of upstreams.
     pub upstream_filters: SettingsStates<UpstreamFilters, Filters>,
     view: RefCell<Rc<GraphView>>,
@@ -156,6 +159,7 @@ impl Worker {
             live: live::LiveList::default(),
             failures: Recorder::default(),
             network: NetworkStats::default(),
+            mesh: Mesh::default(),
             upstream_filters: SettingsStates::default(),
             view: RefCell::new(Rc::new(GraphView::new(graph))),
             listener_stats: RefCell::default(),

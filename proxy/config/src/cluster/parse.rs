@@ -178,7 +178,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         max_requests_per_connection,
         ignore_health_on_host_removal,
         close_connections_on_host_health_failure,
-        istio: ClusterHints::read(metadata.as_ref()),
+        istio: ClusterHints::read(&name, metadata.as_ref()),
         metadata: metadata
             .as_ref()
             .filter(|wire| !wire.filter_metadata.is_empty())

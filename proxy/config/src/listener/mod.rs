@@ -334,7 +334,7 @@ pub enum NetworkFilterConfig {
     /// Says who we are before the first byte of the application.
     MetadataExchange(Arc<MetadataExchange>),
     /// Reports the standard metrics of a mesh.
-    IstioStats(StandardMetrics),
+    IstioStats(Arc<StandardMetrics>),
     /// Comes by extension config discovery.
     Discovered(Arc<DiscoveredFilter<NetworkFilterConfig>>),
 }

@@ -108,7 +108,7 @@ impl NetworkFilterConfig {
             MetadataExchange::TYPE_NAME => {
                 Ok(Self::MetadataExchange(Arc::new(MetadataExchange::parse(at, wire::decode(at, &any)?)?)))
             }
-            ISTIO_STATS => Ok(Self::IstioStats(StandardMetrics::read(at, wire::decode(at, &any)?))),
+            ISTIO_STATS => Ok(Self::IstioStats(Arc::new(StandardMetrics::parse(at, wire::decode(at, &any)?)?))),
             _ => Err(at.reject(format!("the network filter {:?} is not supported", any.type_url))),
         }
     }

@@ -134,6 +134,7 @@ impl Asked {
             tls_fingerprints: Default::default(),
             dynamic_metadata: RefCell::default(),
             filter_state: RefCell::default(),
+            peer_words: Default::default(),
         }
     }
 

@@ -122,6 +122,21 @@ pub fn ends(request: &mut Request<'_>, route: &mut RouteChoice<'_>) {
             Verdict::Continue
         });
     }
+    if request.filters.report {
+        reports(request, route);
+    }
+}
+
+fn reports(request: &mut Request<'_>, route: &mut RouteChoice<'_>) {
+    for slot in 0..request.filters.slots.len() {
+        let mut exchange = Exchange::new(request, route, slot, false);
+        if exchange.runs() {
+            exchange.ask(|filter, exchange| {
+                filter.report(exchange);
+                Verdict::Continue
+            });
+        }
+    }
 }
 
 /// Reads a body to its end; `None` if something ended the request before.

@@ -30,6 +30,7 @@ mod header_mutation;
 mod header_to_metadata;
 mod health_check;
 mod istio_alpn;
+mod istio_stats;
 mod jwt_authn;
 mod local_ratelimit;
 mod missing;
@@ -52,7 +53,7 @@ use std::task::{Context, Poll};
 
 use outrigger_config::http::filters::UpstreamFilters;
 use outrigger_config::http::{HttpFilter as HttpFilterSettings, HttpFilterConfig, Router};
-use outrigger_config::istio::StandardMetrics;
+use outrigger_config::listener::TrafficDirection;
 
 pub use body::{BodyChain, BodyFilter, BodyInput, BodyObserver, BodyPace, BodyStage, Given};
 pub use chain::{Origin, Turn, ends, requests, responses, whole};
@@ -63,7 +64,6 @@ pub use stateful_session::WantedHost;
 use crate::graph::HttpNode;
 use crate::http::headers::Headers;
 use crate::http::manager::reply::LocalReply;
-use crate::istio;
 use crate::worker::Worker;
 
 /// One filter of a chain, in one worker.
@@ -103,6 +103,14 @@ pub trait HttpFilter {
 
     /// Looks back when everything is over, before the access log is written.
     fn end(&self, _exchange: &mut Exchange<'_, '_, '_>) {}
+
+    /// Whether it wants to be asked for a report.
+    fn reports(&self) -> bool {
+        false
+    }
+
+    /// Reports what has become of the request, when all filters have looked back.
+    fn report(&self, _exchange: &mut Exchange<'_, '_, '_>) {}
 }
 
 /// What a filter wants to happen next.
@@ -173,27 +181,30 @@ pub struct Filters {
     pub slots: Vec<Slot>,
     /// The router's settings.
     pub router: Arc<Router>,
+    /// Some of them report what becomes of requests.
+    pub report: bool,
 }
 
 impl Filters {
     /// Makes the filters of `node` for this worker.
     pub fn build(worker: &Rc<Worker>, node: &HttpNode) -> Self {
-        let maker = Maker { worker, stat_prefix: &node.config.stat_prefix };
-        let mut filters = Self { slots: Vec::new(), router: Arc::default() };
+        let maker = Maker { worker, stat_prefix: &node.config.stat_prefix, direction: node.direction };
+        let mut filters = Self { slots: Vec::new(), router: Arc::default(), report: false };
         for (config, settings) in node.filters() {
             if let HttpFilterConfig::Router(router) = settings {
                 filters.router = Arc::clone(router);
             }
             filters.slots.extend(maker.slot(config, settings));
         }
+        filters.report = filters.slots.iter().any(|slot| slot.filter.reports());
         filters
     }
 
     /// Makes filters in front of upstreams for this worker.
     pub fn upstream(worker: &Rc<Worker>, filters: &UpstreamFilters) -> Self {
-        let maker = Maker { worker, stat_prefix: "" };
+        let maker = Maker { worker, stat_prefix: "", direction: TrafficDirection::Unspecified };
         let slots = filters.0.iter().filter_map(|filter| maker.slot(filter, &filter.config)).collect();
-        Self { slots, router: Arc::default() }
+        Self { slots, router: Arc::default(), report: false }
     }
 }
 
@@ -203,6 +214,8 @@ pub struct Maker<'a> {
     pub worker: &'a Rc<Worker>,
     /// Of the connection manager.
     pub stat_prefix: &'a str,
+    /// Of its listener.
+    pub direction: TrafficDirection,
 }
 
 impl Maker<'_> {
@@ -250,9 +263,8 @@ impl Maker<'_> {
             }
             HttpFilterConfig::IstioAlpn(settings) => self.make(|_| istio_alpn::IstioAlpn::new(settings)),
             HttpFilterConfig::JwtAuthn(settings) => self.make(|maker| jwt_authn::JwtAuthn::new(settings, maker)),
-            HttpFilterConfig::IstioStats(StandardMetrics) => {
-                istio::warn_of_missing_metrics();
-                return None;
+            HttpFilterConfig::IstioStats(settings) => {
+                self.make(|maker| istio_stats::IstioStats::new(settings, maker.direction, maker))
             }
             HttpFilterConfig::LocalRateLimit(settings) => {
                 self.make(|maker| local_ratelimit::LocalRateLimit::new(settings, maker))

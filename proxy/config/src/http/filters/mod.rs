@@ -153,7 +153,7 @@ pub enum HttpFilterConfig {
     /// Decides what the TLS connection of a request offers.
     IstioAlpn(Arc<AlpnOverride>),
     /// Reports the standard metrics of a mesh.
-    IstioStats(StandardMetrics),
+    IstioStats(Arc<StandardMetrics>),
     /// Limits requests in a time.
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Lets through requests with valid JSON Web Tokens.
@@ -301,7 +301,7 @@ impl HttpFilterConfig {
             "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig" => {
                 Self::IstioAlpn(Arc::new(AlpnOverride::parse(at, wire::decode(at, any)?)?))
             }
-            "stats.PluginConfig" => Self::IstioStats(StandardMetrics::read(at, wire::decode(at, any)?)),
+            "stats.PluginConfig" => Self::IstioStats(Arc::new(StandardMetrics::parse(at, wire::decode(at, any)?)?)),
             "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
                 Self::SetFilterState(Arc::new(SetFilterState::parse(context, at, wire::decode(at, any)?)?))
             }
