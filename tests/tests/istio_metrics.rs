@@ -350,7 +350,7 @@ async fn labels_and_metrics_are_left_out_as_configured() {
 async fn expressions_give_labels_and_change_the_usual() {
     let app = Upstream::start("app").await;
     let settings = "metrics: [{ name: requests_total, dimensions: { request_host: request.host, \
-        source_cluster: 'node.metadata[\"CLUSTER_ID\"] + \"-x\"', peer: downstream_peer.workload, \
+        source_cluster: 'node.metadata[\"NAME\"]', peer: downstream_peer.workload, \
         nobody: upstream_peer.workload, bad: '1 +' } }], definitions: [{ name: own, value: '1' }]";
     let discovery = peers("downstream_discovery: [{ istio_headers: {} }]");
     let routes = "{ match: { prefix: / }, route: { cluster: b } }";
@@ -367,7 +367,7 @@ async fn expressions_give_labels_and_change_the_usual() {
     for (host, count) in [("a.example", 1), ("b.example", 1), ("a.example", 2)] {
         assert_eq!(client.request("GET", "/", &[("host", host), metadata], b"").await.status, 200);
         let line = format!(
-            r#"istio_requests_total{{reporter="destination",source_workload="w",source_canonical_service="unknown",source_canonical_revision="latest",source_workload_namespace="unknown",source_principal="unknown",source_app="unknown",source_version="unknown",source_cluster="c1-x",destination_workload="server",destination_workload_namespace="ns",destination_principal="unknown",destination_app="server",destination_version="v1",destination_service="{host}",destination_canonical_service="server",destination_canonical_revision="v1",destination_service_name="{host}",destination_service_namespace="ns",destination_cluster="c1",request_protocol="http",response_code="200",grpc_response_status="",response_flags="-",connection_security_policy="none",nobody="unknown",peer="w",request_host="{host}"}} {count}"#
+            r#"istio_requests_total{{reporter="destination",source_workload="w",source_canonical_service="unknown",source_canonical_revision="latest",source_workload_namespace="unknown",source_principal="unknown",source_app="unknown",source_version="unknown",source_cluster="server-1",destination_workload="server",destination_workload_namespace="ns",destination_principal="unknown",destination_app="server",destination_version="v1",destination_service="{host}",destination_canonical_service="server",destination_canonical_revision="v1",destination_service_name="{host}",destination_service_namespace="ns",destination_cluster="c1",request_protocol="http",response_code="200",grpc_response_status="",response_flags="-",connection_security_policy="none",nobody="unknown",peer="w",request_host="{host}"}} {count}"#
         );
         wait_line(&proxy, &line).await;
     }
