@@ -232,7 +232,7 @@ pub fn prefix(
     let removed = settings.removed(metric);
     let given = || settings.dimensions.iter().zip(dimensions).filter(|(dimension, _)| dimension.is_of(metric));
     for (label, value) in values.iter().filter(|(label, _)| has(metric, *label) && !removed.contains(*label)) {
-        let instead = given().filter(|(dimension, _)| dimension.label == DimensionLabel::Usual(*label)).next_back();
+        let instead = given().rfind(|(dimension, _)| dimension.label == DimensionLabel::Usual(*label));
         push(&mut prefix, label.name(), instead.map_or(value, |(_, value)| value));
     }
     for (dimension, value) in given() {
