@@ -192,6 +192,7 @@ mod tests {
             max_interval: Duration::from_millis(250),
             host_selection_max_attempts: 1,
             avoid_previous_hosts: false,
+            retry_priority: None,
             retriable_headers: Vec::new(),
             retriable_request_headers: Vec::new(),
             rate_limited_back_off: None,

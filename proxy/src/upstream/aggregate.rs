@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use outrigger_config::units::Percent;
-use outrigger_policy::balance::{Availability, LevelHealth, PriorityLoad};
+use outrigger_policy::balance::{Attempted, Availability, LevelHealth, PriorityLoad};
 
 use crate::graph::{ClusterNode, Graph, HostList, levels};
 
@@ -63,12 +63,22 @@ impl Aggregate {
         self.load = PriorityLoad::compute_by(&health, &health, factor, panic_threshold);
     }
 
-    /// The member and the priority that an evenly distributed `random` falls on; `None` if no member has endpoints.
-    pub fn choose(&self, random: u64) -> Option<Choice> {
-        let (at, availability) = self.load.choose(random)?;
+    /// The member and the priority that an evenly distributed `random` falls on; `None` if no member has endpoints. A retry
+    /// may pass over those that were `attempted`.
+    pub fn choose(&self, random: u64, attempted: Option<Attempted<'_>>) -> Option<Choice> {
+        let again = attempted.and_then(|attempted| attempted.choose(&self.load, random));
+        let (at, availability) = again.or_else(|| self.load.choose(random))?;
         let level = self.levels.get(at)?;
         let member = Arc::clone(self.members.get(level.member)?);
         Some(Choice { member, level: (level.priority, availability) })
+    }
+}
+
+impl Aggregate {
+    /// The place of a member's priority in the list of all.
+    pub fn level_of(&self, member: &str, priority: u32) -> Option<u32> {
+        let is_it = |level: &Level| level.priority == priority && &*self.members[level.member].config.name == member;
+        self.levels.iter().position(is_it).map(|at| at as u32)
     }
 }
 

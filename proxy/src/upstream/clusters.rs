@@ -15,7 +15,7 @@ use outrigger_config::cluster::{
     Cluster, Discovery, LoadBalancing, OriginalDstOptions, ProxyHeaderSettings, Thresholds,
 };
 use outrigger_config::route::Priority;
-use outrigger_policy::balance::{HostIndex, HostSet, Latency, Load, Pick, Picker, ReportedWeight, Wanted};
+use outrigger_policy::balance::{Attempted, HostIndex, HostSet, Latency, Load, Pick, Picker, ReportedWeight, Wanted};
 use outrigger_policy::breaker::Breaker;
 use tokio::sync::Notify;
 
@@ -391,10 +391,20 @@ impl WorkerCluster {
             let mut aggregate = self.aggregate.borrow_mut();
             let aggregate = aggregate.get_or_insert_with(Box::default);
             aggregate.follow(&graph, names, node.config.healthy_panic_threshold);
-            aggregate.choose(worker.random.next())?
+            aggregate.choose(worker.random.next(), wanted.attempted)?
         };
         wanted.level = Some(choice.level);
         Some((worker.clusters.get(worker, &choice.member), wanted))
+    }
+
+    /// The priority of an endpoint in this cluster, also if it is one of a member's; what retries go by.
+    pub fn priority_of(&self, host: &WorkerHost) -> u32 {
+        match &*self.aggregate.borrow() {
+            None => host.host.priority,
+            Some(aggregate) => {
+                aggregate.level_of(&host.node.config.name, host.host.priority).unwrap_or(Attempted::UNKNOWN)
+            }
+        }
     }
 
     /// Picks an endpoint. Those in `tried` are avoided as long as there are others.

@@ -16,6 +16,7 @@ mod scope;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -464,6 +465,8 @@ pub struct RetryPolicy {
     pub host_selection_max_attempts: u32,
     /// Endpoints already tried are avoided.
     pub avoid_previous_hosts: bool,
+    /// After so many tries, priorities already tried are avoided (`previous_priorities`); none unless given.
+    pub retry_priority: Option<NonZeroU32>,
     /// Response headers that `retriable-headers` repeats; one must match.
     pub retriable_headers: Vec<HeaderMatcher>,
     /// Only requests with one of these are repeated, if there are any.

@@ -2,11 +2,13 @@
 //!
 //! Owns the names of retry conditions. Never retries anything.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use outrigger_api::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 
 use super::matches::header_matcher;
 use super::{HeaderMatcher, RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy};
@@ -55,9 +57,9 @@ pub(super) fn retry_policy(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::
     decide!(wire, at, pb::RetryPolicy as "envoy.config.route.v3.RetryPolicy" {
         implemented: retry_on, num_retries, per_try_timeout, per_try_idle_timeout, retry_host_predicate,
             host_selection_retry_max_attempts, retriable_status_codes, retry_back_off, retriable_headers,
-            retriable_request_headers, rate_limited_retry_back_off;
+            retriable_request_headers, rate_limited_retry_back_off, retry_priority;
         no_effect: refresh_cluster_on_retry = "no supported way of choosing a cluster can choose again";
-        unsupported: retry_priority, retry_options_predicates;
+        unsupported: retry_options_predicates;
     });
     let codes_at = at.field("retriable_status_codes");
     let (base_interval, max_interval) = match retry_back_off {
@@ -77,6 +79,10 @@ pub(super) fn retry_policy(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::
             host_selection_retry_max_attempts,
         )?,
         avoid_previous_hosts: host_predicates(context, &at.field("retry_host_predicate"), retry_host_predicate)?,
+        retry_priority: match retry_priority {
+            None => None,
+            Some(wire) => Some(previous_priorities(context, &at.field("retry_priority"), wire)?),
+        },
         retriable_headers: header_matchers(&at.field("retriable_headers"), retriable_headers)?,
         retriable_request_headers: header_matchers(&at.field("retriable_request_headers"), retriable_request_headers)?,
         rate_limited_back_off: match rate_limited_retry_back_off {
@@ -190,6 +196,39 @@ fn host_predicates(
         avoid_previous = true;
     }
     Ok(avoid_previous)
+}
+
+/// After how many tries priorities already tried are avoided, which is the one way there is to choose among them.
+fn previous_priorities(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: pb::retry_policy::RetryPriority,
+) -> Parsed<NonZeroU32> {
+    decide!(wire, at, pb::retry_policy::RetryPriority as "envoy.config.route.v3.RetryPolicy.RetryPriority" {
+        implemented: name, config_type;
+        no_effect: ;
+        unsupported: ;
+    });
+    if name.is_empty() {
+        return Err(at.field("name").reject("must not be empty"));
+    }
+    let at = at.field("typed_config");
+    let Some(pb::retry_policy::retry_priority::ConfigType::TypedConfig(config)) = config_type else {
+        return Err(at.reject("is required"));
+    };
+    let config = wire::extension(context, &at, config)?;
+    if wire::type_name(&config) != "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig" {
+        return Err(at.reject(format!("{:?} is not supported", config.type_url)));
+    }
+    let wire: PreviousPrioritiesConfig = wire::decode(&at, &config)?;
+    decide!(wire, at, PreviousPrioritiesConfig
+        as "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig" {
+        implemented: update_frequency;
+        no_effect: ;
+        unsupported: ;
+    });
+    let positive = u32::try_from(update_frequency).ok().and_then(NonZeroU32::new);
+    positive.ok_or_else(|| at.field("update_frequency").reject(format!("{update_frequency} must be above 0")))
 }
 
 const DEFAULT_BASE_INTERVAL: Duration = Duration::from_millis(25);

@@ -1,6 +1,7 @@
 //! Route configurations as people write them, and what is said about those that are refused.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
@@ -107,6 +108,11 @@ virtual_hosts:
           typed_config:
             "@type": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate
         host_selection_retry_max_attempts: "5"
+        retry_priority:
+          name: envoy.retry_priorities.previous_priorities
+          typed_config:
+            "@type": type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig
+            update_frequency: 2
 validate_clusters: false
 max_direct_response_body_size_bytes: 1048576
 ignore_port_in_host_matching: true
@@ -124,6 +130,7 @@ ignore_port_in_host_matching: true
     assert_eq!(retry.retriable_status_codes, [503]);
     assert_eq!((retry.num_retries, retry.host_selection_max_attempts), (2, 5));
     assert!(retry.avoid_previous_hosts);
+    assert_eq!(retry.retry_priority.map(NonZeroU32::get), Some(2));
     assert_eq!((retry.base_interval, retry.max_interval), (Duration::from_millis(25), Duration::from_millis(250)));
 }
 
@@ -395,6 +402,21 @@ fn actions_that_are_refused() {
               type.googleapis.com/envoy.config.core.v3.Locality}}]}}",
             "route.retry_policy.retry_host_predicate[0].typed_config: \
               \"type.googleapis.com/envoy.config.core.v3.Locality\" is not supported",
+        ),
+        (
+            "{cluster: c, retry_policy: {retry_priority: {name: p}}}",
+            "route.retry_policy.retry_priority.typed_config: is required",
+        ),
+        (
+            "{cluster: c, retry_policy: {retry_priority: {name: p, typed_config: {'@type': \
+             type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate}}}}",
+            "route.retry_policy.retry_priority.typed_config: \
+             \"type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate\" is not supported",
+        ),
+        (
+            "{cluster: c, retry_policy: {retry_priority: {name: p, typed_config: {'@type': \
+             type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig}}}}",
+            "route.retry_policy.retry_priority.typed_config.update_frequency: 0 must be above 0",
         ),
         (
             "{cluster: c, retry_policy: {host_selection_retry_max_attempts: -1}}",

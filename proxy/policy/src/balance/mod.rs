@@ -17,6 +17,7 @@ mod pools;
 mod priority;
 mod reported;
 mod request_hash;
+mod retry_priority;
 mod schedule;
 mod slow_start;
 mod subset;
@@ -30,6 +31,7 @@ pub use placement::PlacementStats;
 pub use priority::{Availability, LevelHealth, LevelLoad, PriorityLoad};
 pub use reported::ReportedWeight;
 pub use request_hash::{HashView, request_hash};
+pub use retry_priority::Attempted;
 pub use subset::Via;
 
 /// Scales the even distribution of 32 random bits to `0..count`.

@@ -13,6 +13,7 @@ use super::picking::Picking;
 use super::pools::{Choice, Group, Pool, Pools, Weights};
 use super::priority::Availability;
 use super::reported::ReportedWeight;
+use super::retry_priority::Attempted;
 use super::schedule::Schedule;
 use super::subset::{Section, Via};
 use super::{scale, spread};
@@ -63,6 +64,8 @@ pub struct Wanted<'a> {
     pub now: u64,
     /// The priority and the kind of its hosts, where somebody else has chosen them (an aggregate cluster).
     pub level: Option<(u32, Availability)>,
+    /// The priorities that were tried, for a retry that goes by these. Policies that choose by hash pass over it, as Envoy's.
+    pub attempted: Option<Attempted<'a>>,
 }
 
 /// A picked host.
@@ -106,8 +109,9 @@ pub struct Picker {
     subsets: Vec<Option<Turns>>,
 }
 
-/// Where a worker stands; one for each group, unless nothing goes in turn.
-type Turns = Box<[GroupTurns]>;
+/// Where a worker stands; one for each group, unless nothing goes in turn. Those of groups for retries only are made when
+/// the first of these comes.
+type Turns = Box<[Option<GroupTurns>]>;
 
 #[derive(Debug)]
 struct GroupTurns {
@@ -197,21 +201,25 @@ fn turns(pools: &Pools, policy: Policy, seed: &mut u64) -> Turns {
     if !pools.groups().iter().any(in_turn) {
         return Box::default();
     }
-    let turn = |pool: &Pool, seed: &mut u64| match &pool.weights {
-        _ if !pool.is_taken_in_turn(policy) => Turn::None,
-        _ if policy == Policy::Reported => Turn::Reported { schedule: Schedule::new(&[], 0), until: 0 },
-        Weights::Equal => Turn::Next(scale((spread(seed) >> 32) as u32, pool.len())),
-        Weights::Different { weights, .. } => Turn::Schedule(Schedule::new(weights, spread(seed))),
-        Weights::Placed(_) | Weights::Ordered(_) => Turn::None,
-    };
-    let of_group = |group: &Group| GroupTurns {
-        pool: match &group.choice {
+    let made = |group: &Group| if group.is_spare() { None } else { Some(GroupTurns::new(group, policy, seed)) };
+    pools.groups().iter().map(made).collect()
+}
+
+impl GroupTurns {
+    fn new(group: &Group, policy: Policy, seed: &mut u64) -> Self {
+        let pool = match &group.choice {
             Choice::Only | Choice::ByZone { .. } => None,
             Choice::InTurn(weights) => Some(Schedule::new(weights, spread(seed))),
-        },
-        pools: group.pools.iter().map(|pool| turn(pool, seed)).collect(),
-    };
-    pools.groups().iter().map(of_group).collect()
+        };
+        let turn = |pool: &Pool| match &pool.weights {
+            _ if !pool.is_taken_in_turn(policy) => Turn::None,
+            _ if policy == Policy::Reported => Turn::Reported { schedule: Schedule::new(&[], 0), until: 0 },
+            Weights::Equal => Turn::Next(scale((spread(seed) >> 32) as u32, pool.len())),
+            Weights::Different { weights, .. } => Turn::Schedule(Schedule::new(weights, spread(seed))),
+            Weights::Placed(_) | Weights::Ordered(_) => Turn::None,
+        };
+        Self { pool, pools: group.pools.iter().map(turn).collect() }
+    }
 }
 
 /// One pick.
@@ -228,13 +236,24 @@ impl<L: Load, E: Fn(HostIndex) -> bool> Draw<'_, L, E> {
         let hash = if by_hash { self.wanted.hash.unwrap_or_else(&mut *random) } else { 0 };
         // The hash says which priority, too.
         let at = match self.wanted.level {
-            Some((priority, availability)) => pools.group_of(priority, availability),
+            Some((priority, availability)) => {
+                // Policies that choose by hash keep nothing for retries.
+                let again = || self.wanted.attempted.and_then(|_| pools.choose(random));
+                pools.group_of(priority, availability).or_else(again)
+            }
             None if by_hash => pools.choose(&mut || hash),
-            None => pools.choose(random),
+            None => match self.wanted.attempted {
+                Some(attempted) => pools.choose_again(attempted, random),
+                None => pools.choose(random),
+            },
         }?;
         let group = &pools.groups()[at];
         let (pool_turn, turns) = match turns.get_mut(at) {
-            Some(GroupTurns { pool, pools }) => (pool.as_mut(), &mut **pools),
+            Some(made) => {
+                let make = || GroupTurns::new(group, self.set.policy(), &mut random());
+                let GroupTurns { pool, pools } = made.get_or_insert_with(make);
+                (pool.as_mut(), &mut **pools)
+            }
             None => (None, &mut [][..]),
         };
         let (first, zone) = match &group.choice {

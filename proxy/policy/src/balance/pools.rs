@@ -10,14 +10,17 @@ use super::hosts::{Health, Host, HostIndex, Inputs, Policy};
 use super::locality::{self, Zone, ZoneRouting, ZoneShare};
 use super::placement::{Entry, Placement, PlacementStats};
 use super::priority::{Availability, LevelHealth, PriorityLoad};
+use super::retry_priority::Attempted;
 
 /// Hosts that may be picked, and how traffic divides among them.
 #[derive(Debug)]
 pub(super) struct Pools {
     load: PriorityLoad,
     zone_routing: ZoneRouting,
-    /// Those that have a share of the traffic.
+    /// Those that have a share of the traffic, and then those that could have one, to which a retry may go.
     groups: Box<[Group]>,
+    /// How many of them have a share.
+    sharing: usize,
 }
 
 /// Hosts of one priority that are equally fit.
@@ -26,7 +29,7 @@ pub(super) struct Group {
     /// Of its hosts, and how fit they are.
     priority: u32,
     availability: Availability,
-    /// Percent of the traffic.
+    /// Percent of the traffic; 0 if only retries go there.
     share: u32,
     pub(super) panic: bool,
     pub(super) choice: Choice,
@@ -110,15 +113,17 @@ impl Pools {
             |_| balance.overprovisioning_factor,
             balance.panic_threshold,
         );
-        let mut groups = Vec::new();
+        let (mut groups, mut spare) = (Vec::new(), Vec::new());
+        // Hashes say which priority, whatever was tried.
+        let spares = balance.policy.placing().is_none();
         let mut zone_routing = ZoneRouting::default();
         for availability in [Availability::Healthy, Availability::Degraded] {
             for (priority, level) in load.levels.iter().enumerate() {
-                let (share, wanted) = match availability {
-                    Availability::Healthy => (level.healthy, Health::Healthy),
-                    Availability::Degraded => (level.degraded, Health::Degraded),
+                let (share, capacity, wanted) = match availability {
+                    Availability::Healthy => (level.healthy, level.healthy_capacity, Health::Healthy),
+                    Availability::Degraded => (level.degraded, level.degraded_capacity, Health::Degraded),
                 };
-                if share == 0 {
+                if share == 0 && (capacity == 0 || !spares) {
                     continue;
                 }
                 let of_level = |member: &&u32| {
@@ -138,10 +143,12 @@ impl Pools {
                 let zone = zone.filter(|_| priority == 0 && availability == Availability::Healthy);
                 let mut group = source.group(share, localities, zone, &mut zone_routing);
                 (group.priority, group.availability) = (priority as u32, availability);
-                groups.push(group);
+                if share == 0 { spare.push(group) } else { groups.push(group) }
             }
         }
-        Self { load, zone_routing, groups: groups.into() }
+        let sharing = groups.len();
+        groups.append(&mut spare);
+        Self { load, zone_routing, groups: groups.into(), sharing }
     }
 
     pub(super) fn load(&self) -> &PriorityLoad {
@@ -157,7 +164,7 @@ impl Pools {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.groups.iter().all(Group::is_empty)
+        self.groups[..self.sharing].iter().all(Group::is_empty)
     }
 
     pub(super) fn placement_stats(&self) -> Option<PlacementStats> {
@@ -173,9 +180,17 @@ impl Pools {
         self.groups.iter().position(of)
     }
 
+    /// The group that a retry is made from.
+    pub(super) fn choose_again(&self, attempted: Attempted<'_>, number: &mut impl FnMut() -> u64) -> Option<usize> {
+        match attempted.choose(&self.load, number()) {
+            Some((level, availability)) => self.group_of(level as u32, availability),
+            None => self.choose(number),
+        }
+    }
+
     /// The group that the next pick is made from. Asks for a number only if there is a choice.
     pub(super) fn choose(&self, number: &mut impl FnMut() -> u64) -> Option<usize> {
-        match &*self.groups {
+        match &self.groups[..self.sharing] {
             [] => None,
             [_] => Some(0),
             groups => {
@@ -194,6 +209,11 @@ impl Group {
     /// Of the highest priority and healthy, until told otherwise.
     fn new(share: u32, panic: bool, choice: Choice, pools: Box<[Pool]>) -> Self {
         Self { priority: 0, availability: Availability::Healthy, share, panic, choice, pools }
+    }
+
+    /// Whether only retries go there.
+    pub(super) fn is_spare(&self) -> bool {
+        self.share == 0
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -25,6 +25,10 @@ pub struct LevelLoad {
     pub degraded: u32,
     /// Both go to all of its hosts instead, whatever their health.
     pub panic: bool,
+    /// Percent of the traffic that its healthy hosts could take.
+    pub healthy_capacity: u8,
+    /// Percent of the traffic that its degraded hosts could take.
+    pub degraded_capacity: u8,
 }
 
 /// Which hosts of a priority were chosen.
@@ -73,7 +77,12 @@ impl PriorityLoad {
         let healthy = each(|level| level.healthy);
         let degraded = each(|level| level.degraded);
         let available = healthy.iter().chain(&degraded).sum::<u32>().min(100);
-        let mut loads = vec![LevelLoad::default(); levels.len()];
+        let of_level = |(healthy, degraded): (&u32, &u32)| LevelLoad {
+            healthy_capacity: *healthy as u8,
+            degraded_capacity: *degraded as u8,
+            ..LevelLoad::default()
+        };
+        let mut loads: Vec<LevelLoad> = healthy.iter().zip(&degraded).map(of_level).collect();
         if available > 0 {
             fill(&mut loads, &healthy, &degraded, available);
         }
@@ -92,6 +101,24 @@ impl PriorityLoad {
             loads[0].healthy = 100;
         }
         Self { levels: loads.into() }
+    }
+
+    /// The shares if the priorities that `is_excluded` names took nothing; `None` if no other could take anything. Which of
+    /// them panic stays as it is.
+    pub fn without(&self, is_excluded: impl Fn(usize) -> bool) -> Option<Self> {
+        let each = |part: fn(&LevelLoad) -> u8| -> Vec<u32> {
+            let of_level = |(at, level)| if is_excluded(at) { 0 } else { u32::from(part(level)) };
+            self.levels.iter().enumerate().map(of_level).collect()
+        };
+        let healthy = each(|level| level.healthy_capacity);
+        let degraded = each(|level| level.degraded_capacity);
+        let available = healthy.iter().chain(&degraded).sum::<u32>().min(100);
+        if available == 0 {
+            return None;
+        }
+        let mut levels = self.levels.clone();
+        fill(&mut levels, &healthy, &degraded, available);
+        Some(Self { levels })
     }
 
     /// The priority and the kind of its hosts that an evenly distributed `random` falls on.
@@ -229,7 +256,7 @@ mod tests {
     #[test]
     fn a_threshold_of_zero_never_panics() {
         let load = PriorityLoad::compute(&healthy(&[0, 0]), 140, percent(0.0));
-        assert_eq!(load.levels[0], LevelLoad { healthy: 100, degraded: 0, panic: false });
+        assert_eq!(load.levels[0], LevelLoad { healthy: 100, ..LevelLoad::default() });
         assert!(!load.panics());
         assert_eq!(PriorityLoad::compute(&[], 140, percent(50.0)).choose(0), None);
     }
@@ -249,7 +276,7 @@ mod tests {
             LevelHealth { healthy: 10, degraded: 0, total: 100 },
         ];
         let load = PriorityLoad::compute(&levels, 140, percent(50.0));
-        assert_eq!(load.levels[0], LevelLoad { healthy: 14, degraded: 72, panic: false });
+        assert_eq!((load.levels[0].healthy, load.levels[0].degraded, load.levels[0].panic), (14, 72, false));
         assert_eq!(load.levels[1].healthy, 14);
         assert_eq!(load.choose(13), Some((0, Availability::Healthy)));
         assert_eq!(load.choose(27), Some((1, Availability::Healthy)));

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use outrigger_config::cluster::{Caller, Concurrency, Discovery, MAX_CLASS, MAX_OFFSET_MS};
 use outrigger_config::route::{Forward, Priority};
-use outrigger_policy::balance::xx_hash;
+use outrigger_policy::balance::{Attempted, xx_hash};
 
 use super::attempt;
 use super::failure::Failure;
@@ -30,7 +30,13 @@ impl Forwarding<'_, '_> {
     pub(super) async fn admit(&mut self) -> Result<(Target, Option<Place>), Failure> {
         let session = self.wanted_host()?;
         let worker = &self.request.connection.worker;
-        let (cluster, wanted) = self.cluster.delegate(worker, self.affinity.wanted()).ok_or(Failure::NoHost)?;
+        let mut wanted = self.affinity.wanted();
+        if let Some(update_frequency) = self.policy.as_ref().and_then(|policy| policy.retry_priority)
+            && self.retries > 0
+        {
+            wanted.attempted = Some(Attempted { update_frequency, priorities: &self.tried_priorities });
+        }
+        let (cluster, wanted) = self.cluster.delegate(worker, wanted).ok_or(Failure::NoHost)?;
         let node = cluster.node();
         let avoid = self.policy.as_ref().is_some_and(|policy| policy.avoid_previous_hosts);
         let tried: &[_] = if avoid { &self.tried } else { &[] };

@@ -91,6 +91,7 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
         timeouts,
         affinity,
         tried: Vec::new(),
+        tried_priorities: Vec::new(),
         retries: 0,
         _retrying: None,
     };
@@ -142,6 +143,8 @@ struct Forwarding<'a, 'r> {
     timeouts: Timeouts,
     affinity: Affinity,
     tried: Vec<Arc<Host>>,
+    /// Of the tries, where the retry policy goes by them.
+    tried_priorities: Vec<u32>,
     retries: u32,
     /// Counts against the retry limit while a retry is under way.
     _retrying: Option<Permit>,
@@ -407,6 +410,9 @@ impl Forwarding<'_, '_> {
             self.request.head.headers.set_by_name("x-envoy-is-timeout-retry", timed_out);
         }
         self.tried.push(Arc::clone(&host.host));
+        if policy.retry_priority.is_some() {
+            self.tried_priorities.push(self.cluster.priority_of(host));
+        }
         self.request.info.phase.set(Phase::BackOff);
         // The time of the try that has ended must not end the wait for the next one.
         self.request.deadlines.set(Limit::PerTry, None);

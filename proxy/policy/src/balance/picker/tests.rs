@@ -1,7 +1,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use outrigger_config::cluster::{BalancingOptions, PeakEwma, ReportOptions};
+use outrigger_config::cluster::{BalancingOptions, Consistent, PeakEwma, ReportOptions};
 use outrigger_config::units::Percent;
 use proptest::prelude::*;
 
@@ -87,6 +88,50 @@ fn somebody_else_may_have_chosen_the_level() {
         assert_eq!(at(1, Availability::Healthy), Some(3));
     }
     assert_eq!(at(2, Availability::Healthy), None);
+}
+
+#[test]
+fn retries_go_to_priorities_that_were_not_tried() {
+    let host = |priority, weight| Host { weight, health: Health::Healthy, priority };
+    let hosts = [host(0, 1), host(0, 2), host(1, 1), host(1, 3), host(2, 1)];
+    let mut random = random(7);
+    for policy in [Policy::RoundRobin, P2C, Policy::Random] {
+        let mut picker = Picker::new(Arc::new(HostSet::build(&hosts, &options(policy))), 42);
+        let mut at = |priorities: &[u32]| {
+            let attempted = Attempted { update_frequency: NonZeroU32::MIN, priorities };
+            let wanted = Wanted { attempted: Some(attempted), ..Wanted::default() };
+            let mut counts = BTreeMap::new();
+            for _ in 0..400 {
+                let pick = picker.pick_for(&wanted, &mut random, &idle, |_| false).unwrap();
+                *counts.entry(pick.host.0).or_insert(0) += 1;
+            }
+            counts
+        };
+        assert_eq!(at(&[]).into_keys().collect::<Vec<_>>(), [0, 1], "{policy:?}");
+        let second = at(&[0]);
+        assert_eq!(second.keys().copied().collect::<Vec<_>>(), [2, 3], "{policy:?}");
+        if policy == Policy::RoundRobin {
+            assert_eq!(second, BTreeMap::from([(2, 100), (3, 300)]));
+        }
+        assert_eq!(at(&[0, 1]).into_keys().collect::<Vec<_>>(), [4], "{policy:?}");
+        assert_eq!(at(&[0, 1, 2]).into_keys().collect::<Vec<_>>(), [0, 1], "{policy:?}");
+        let picks = counts(&mut picker, 100, |_| false);
+        assert!(picks.keys().all(|host| *host < 2), "{policy:?} {picks:?}");
+    }
+}
+
+#[test]
+fn retries_by_hash_stay_with_it() {
+    let host = |priority| Host { weight: 1, health: Health::Healthy, priority };
+    let consistent = Consistent::default();
+    let policy = Policy::Maglev { table_size: 101, consistent };
+    let mut picker = Picker::new(Arc::new(HostSet::build(&[host(0), host(1)], &options(policy))), 42);
+    let attempted = Some(Attempted { update_frequency: NonZeroU32::MIN, priorities: &[0] });
+    for level in [None, Some((1, Availability::Healthy))] {
+        let wanted = Wanted { hash: Some(1), attempted, level, ..Wanted::default() };
+        let pick = picker.pick_for(&wanted, &mut random(7), &idle, |_| false);
+        assert_eq!(pick.map(|pick| pick.host.0), Some(0));
+    }
 }
 
 /// The highest and the mean number of active requests when each request lasts as long as `lifetime` others.
