@@ -37,7 +37,8 @@ const RESOURCE: &str = "resource_attributes: { values: [{ key: region, value: { 
 const TAGS: &str = "custom_tags: [{ tag: literal, literal: { value: v } }]";
 
 const TRACING: &str = "tracing: { provider: { name: p, typed_config: { \
-    '@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, service_name: shop } } }";
+    '@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, service_name: shop, \
+    grpc_service: { envoy_grpc: { cluster_name: posts }, timeout: 1s } } } }";
 
 const PARENT: (&str, &str) = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
 

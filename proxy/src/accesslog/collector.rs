@@ -12,6 +12,8 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use outrigger_config::accesslog::OtlpLogOutlet;
 use outrigger_config::tracing::OtlpExporter;
 use prost::Message as _;
+use tonic::Request;
+use tonic::transport::Channel;
 use tracing::warn;
 
 use super::batches::{Batches, MAX_PAUSE, MIN_PAUSE};
@@ -118,9 +120,10 @@ impl Way {
     async fn send(&mut self, batch: ExportLogsServiceRequest) -> Sent {
         match self {
             Way::Grpc(client) => {
-                let sent =
-                    client.call(batch, async |channel, request| LogsServiceClient::new(channel).export(request).await);
-                match sent.await {
+                let send = |channel: Channel, request: Request<_>| async move {
+                    LogsServiceClient::new(channel).export(request).await
+                };
+                match client.call(batch, send).await {
                     Ok(response) => {
                         let partial = response.partial_success.filter(|partial| partial.rejected_log_records > 0);
                         let Some(partial) = partial else { return Sent::Yes { rejected: 0 } };

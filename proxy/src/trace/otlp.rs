@@ -52,7 +52,10 @@ impl Client {
     /// # Errors
     /// When the collector cannot be reached in time, or does not want it.
     pub async fn export(&mut self, batch: ExportTraceServiceRequest) -> Result<(), Status> {
-        let sent = self.call(batch, async |channel, request| TraceServiceClient::new(channel).export(request).await);
+        let send = |channel: Channel, request: Request<_>| async move {
+            TraceServiceClient::new(channel).export(request).await
+        };
+        let sent = self.call(batch, send);
         let partial = sent.await?.partial_success.filter(|partial| partial.rejected_spans > 0);
         if let Some(partial) = partial {
             let (count, message) = (partial.rejected_spans, partial.error_message);
@@ -65,11 +68,10 @@ impl Client {
     ///
     /// # Errors
     /// When the collector cannot be reached in time, or does not want it.
-    pub async fn call<B, R>(
-        &mut self,
-        batch: B,
-        send: impl AsyncFnOnce(Channel, Request<B>) -> Result<Response<R>, Status>,
-    ) -> Result<R, Status> {
+    pub async fn call<B, R, F>(&mut self, batch: B, send: impl FnOnce(Channel, Request<B>) -> F) -> Result<R, Status>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
         let channel = match &self.channel {
             Some(channel) => channel.clone(),
             None => {
