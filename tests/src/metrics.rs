@@ -1,13 +1,16 @@
-//! Receivers of stats: statsd by datagrams or a connection, Envoy's metrics service, and OTLP metrics.
+//! Receivers of stats: statsd by datagrams or a connection, Envoy's metrics service, and OTLP metrics; and of OTLP logs.
 //!
 //! Owns the servers. Never judges what comes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use opentelemetry_proto::tonic::collector::logs::v1 as otlp_logs;
 use opentelemetry_proto::tonic::collector::metrics::v1 as otlp;
 use outrigger_api::pb::envoy::service::metrics::v3 as envoy;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -129,6 +132,59 @@ pub async fn otlp_metrics() -> Receiver<otlp::ExportMetricsServiceRequest> {
     Receiver { address, received, task: task.abort_handle() }
 }
 
+/// An OpenTelemetry collector of logs.
+pub async fn otlp_logs() -> Receiver<otlp_logs::ExportLogsServiceRequest> {
+    otlp_logs_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+}
+
+/// The same on this address.
+pub async fn otlp_logs_at(address: SocketAddr) -> Receiver<otlp_logs::ExportLogsServiceRequest> {
+    let (sender, received) = mpsc::unbounded_channel();
+    let service = otlp_logs::logs_service_server::LogsServiceServer::new(Keeper(sender));
+    let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
+    let address = listener.local_addr().expect("a bound socket has an address");
+    let task = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service.clone();
+            let answer = service_fn(move |request: http::Request<Incoming>| service.clone().call(request));
+            connections.spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    Receiver { address, received, task: task.abort_handle() }
+}
+
+/// An OpenTelemetry collector of logs that are posted: bodies with their path and content type.
+pub async fn otlp_logs_http() -> Receiver<(String, otlp_logs::ExportLogsServiceRequest)> {
+    let (sender, received) = mpsc::unbounded_channel();
+    let (listener, address) = bind().await;
+    let task = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let sender = sender.clone();
+            let answer = service_fn(move |request| take_posted(request, sender.clone()));
+            connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    Receiver { address, received, task: task.abort_handle() }
+}
+
+async fn take_posted(
+    request: http::Request<Incoming>,
+    sender: mpsc::UnboundedSender<(String, otlp_logs::ExportLogsServiceRequest)>,
+) -> Result<http::Response<Empty<Bytes>>, hyper::Error> {
+    let kind = request.headers().get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let about = format!("{} {kind}", request.uri().path());
+    let body = request.into_body().collect().await?.to_bytes();
+    let mut response = http::Response::new(Empty::new());
+    match prost::Message::decode(body) {
+        // A test that is over looks no more.
+        Ok(logs) => drop(sender.send((about, logs))),
+        Err(_) => *response.status_mut() = http::StatusCode::BAD_REQUEST,
+    }
+    Ok(response)
+}
+
 async fn bind() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let address = listener.local_addr().expect("a bound socket has an address");
@@ -166,5 +222,16 @@ impl otlp::metrics_service_server::MetricsService for Keeper<otlp::ExportMetrics
     ) -> Result<Response<otlp::ExportMetricsServiceResponse>, Status> {
         self.keep(request.into_inner())?;
         Ok(Response::new(otlp::ExportMetricsServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl otlp_logs::logs_service_server::LogsService for Keeper<otlp_logs::ExportLogsServiceRequest> {
+    async fn export(
+        &self,
+        request: Request<otlp_logs::ExportLogsServiceRequest>,
+    ) -> Result<Response<otlp_logs::ExportLogsServiceResponse>, Status> {
+        self.keep(request.into_inner())?;
+        Ok(Response::new(otlp_logs::ExportLogsServiceResponse::default()))
     }
 }

@@ -3,6 +3,7 @@
 //! Owns the checked model. Never writes anything.
 
 mod filter;
+mod open_telemetry;
 mod parse;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::source::GrpcService;
 use crate::units::RuntimeFraction;
 
 pub(crate) use filter::filter;
+pub use open_telemetry::{OtlpAccessLog, OtlpConstant, OtlpFormat, OtlpLogOutlet};
 pub(crate) use parse::{access_logs, log_format};
 
 /// One access logger.
@@ -40,6 +42,8 @@ pub enum AccessLogSink {
     Stderr { format: LogFormat },
     /// The gRPC access log service.
     Grpc(Arc<GrpcAccessLog>),
+    /// A collector of OpenTelemetry.
+    OpenTelemetry(Arc<OtlpAccessLog>),
 }
 
 /// A line format.

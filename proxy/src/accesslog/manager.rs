@@ -4,20 +4,23 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::core::v3::Node;
-use outrigger_config::accesslog::GrpcAccessLog;
+use outrigger_config::accesslog::{GrpcAccessLog, OtlpLogOutlet};
 use outrigger_config::source::GrpcService;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::transport::Channel;
 
 use super::AccessLogError;
+use super::collector::Collector;
 use super::file::{LogFile, Shared, Target};
-use super::service::{ChannelError, LogService, Peer, ServiceHandle};
-use super::stats::{FileStats, ServiceStats, increment};
+use super::service::{ChannelError, LogService, Peer};
+use super::shares::{Handle, Service as _, Shares};
+use super::stats::{CollectorStats, FileStats, ServiceStats, increment};
+use crate::process::Process;
 use crate::stats::Registry;
 
 /// When files are written.
@@ -41,19 +44,12 @@ pub struct AccessLogManager {
     shared: Arc<Shared>,
     interval: Duration,
     files: Mutex<HashMap<Target, Arc<LogFile>>>,
-    services: Mutex<Services>,
+    services: Mutex<Shares<LogService>>,
+    collectors: Mutex<Shares<Collector>>,
+    /// By prefix; kept, so that counters never fall.
+    collector_stats: Mutex<HashMap<String, Arc<CollectorStats>>>,
     service_stats: Arc<ServiceStats>,
     peer: OnceLock<Arc<Peer>>,
-}
-
-#[derive(Default)]
-struct Services {
-    /// All that some logger uses.
-    used: Vec<Weak<ServiceHandle>>,
-    /// All that may have entries to send.
-    running: Vec<Arc<LogService>>,
-    /// Not yet running.
-    new: Vec<Arc<LogService>>,
 }
 
 impl AccessLogManager {
@@ -68,6 +64,8 @@ impl AccessLogManager {
             interval: options.interval,
             files: Mutex::default(),
             services: Mutex::default(),
+            collectors: Mutex::default(),
+            collector_stats: Mutex::default(),
             service_stats: registry.scope::<ServiceStats>("access_logs.grpc_access_log."),
             peer: OnceLock::new(),
         }
@@ -77,11 +75,13 @@ impl AccessLogManager {
     /// change nothing. `channels` is called on the control thread, for each new stream.
     pub fn set_channels(
         &self,
+        process: &Arc<Process>,
         node: Node,
         channels: impl Fn(&GrpcService) -> Result<Channel, ChannelError> + Send + Sync + 'static,
     ) {
         // Whoever comes first stays, as documented.
-        let _ = self.peer.set(Arc::new(Peer { node, channels: Box::new(channels) }));
+        let peer = Peer { node, channels: Arc::new(channels), process: Arc::clone(process) };
+        let _ = self.peer.set(Arc::new(peer));
     }
 
     /// The file of a target, opened if nobody has it open.
@@ -99,19 +99,32 @@ impl AccessLogManager {
     }
 
     /// The service of a logger, shared with those that differ in nothing but the headers they add.
-    pub(super) fn service(&self, config: &Arc<GrpcAccessLog>) -> Arc<ServiceHandle> {
-        let mut services = lock(&self.services);
-        services.used.retain(|handle| handle.strong_count() > 0);
-        let known = services.used.iter().filter_map(Weak::upgrade).find(|handle| handle.service().serves(config));
-        if let Some(handle) = known {
-            return handle;
-        }
-        let service = Arc::new(LogService::new(Arc::clone(config), Arc::clone(&self.service_stats)));
-        let handle = Arc::new(ServiceHandle::new(Arc::clone(&service)));
-        services.used.push(Arc::downgrade(&handle));
-        services.new.push(service);
+    pub(super) fn service(&self, config: &Arc<GrpcAccessLog>) -> Arc<Handle<LogService>> {
+        let make = || LogService::new(Arc::clone(config), Arc::clone(&self.service_stats));
+        let handle = lock(&self.services).share(|service| service.serves(config), make);
         self.shared.wake.notify_one();
         handle
+    }
+
+    /// The collector of a logger, shared with those that differ in nothing but what their records say.
+    pub(super) fn collector(&self, outlet: &Arc<OtlpLogOutlet>) -> Arc<Handle<Collector>> {
+        let make = || Collector::new(Arc::clone(outlet), self.collector_stats(&outlet.stat_prefix));
+        let handle = lock(&self.collectors).share(|collector| collector.outlet() == &**outlet, make);
+        self.shared.wake.notify_one();
+        handle
+    }
+
+    fn collector_stats(&self, prefix: &str) -> Arc<CollectorStats> {
+        let mut all = lock(&self.collector_stats);
+        if let Some(stats) = all.get(prefix) {
+            return Arc::clone(stats);
+        }
+        let stats = match self.peer.get() {
+            Some(peer) => peer.process.stats.scope(&format!("access_logs.open_telemetry_access_log.{prefix}")),
+            None => Arc::default(),
+        };
+        all.insert(prefix.to_owned(), Arc::clone(&stats));
+        stats
     }
 
     /// Flushes files and feeds log services, for ever. For the control thread, once.
@@ -144,8 +157,11 @@ impl AccessLogManager {
             }
             while services.try_join_next().is_some() {}
             if let Some(peer) = self.peer.get() {
-                for service in self.services_to_start() {
+                for service in lock(&self.services).to_start() {
                     services.spawn(service.run(Arc::clone(peer)));
+                }
+                for collector in lock(&self.collectors).to_start() {
+                    services.spawn(collector.run(Arc::clone(peer)));
                 }
             }
         }
@@ -164,14 +180,6 @@ impl AccessLogManager {
             files.retain(|_, file| Arc::strong_count(file) > 1 || file.pending_bytes() > 0 || file.is_flushing());
         }
         due
-    }
-
-    fn services_to_start(&self) -> Vec<Arc<LogService>> {
-        let mut services = lock(&self.services);
-        services.running.retain(|service| !service.is_finished());
-        let new = std::mem::take(&mut services.new);
-        services.running.extend(new.iter().map(Arc::clone));
-        new
     }
 
     /// Writes all that is waiting, now. Blocks on the files.
@@ -195,17 +203,14 @@ impl AccessLogManager {
         if self.peer.get().is_none() {
             return;
         }
-        let running: Vec<_> = {
-            let services = lock(&self.services);
-            services.running.iter().chain(&services.new).map(Arc::clone).collect()
-        };
+        let (services, collectors) = (lock(&self.services).close(), lock(&self.collectors).close());
         let deadline = Instant::now() + limit;
-        for service in &running {
-            service.close();
+        // What is not sent by then is lost.
+        for service in services {
+            let _ = timeout_at(deadline, service.batches().finished()).await;
         }
-        for service in running {
-            // What is not sent by then is lost.
-            let _ = timeout_at(deadline, service.finished()).await;
+        for collector in collectors {
+            let _ = timeout_at(deadline, collector.batches().finished()).await;
         }
     }
 

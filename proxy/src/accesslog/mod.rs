@@ -5,7 +5,9 @@
 //! (see [`crate::stream`]).
 
 pub(crate) mod attributes;
+mod batches;
 mod certificates;
+mod collector;
 mod durations;
 pub(crate) mod entry;
 mod facts;
@@ -18,8 +20,10 @@ mod lines;
 mod manager;
 mod metadata;
 mod number;
+mod records;
 mod request_parts;
 mod service;
+mod shares;
 mod stats;
 mod time;
 mod upstream;
@@ -43,8 +47,10 @@ pub use lines::LineFile;
 pub use manager::{AccessLogManager, FlushOptions};
 pub use service::ChannelError;
 
+use collector::Collector;
 use file::{LogFile, Target};
-use service::ServiceHandle;
+use service::LogService;
+use shares::Handle;
 
 /// One access logger of the graph.
 #[derive(Debug)]
@@ -61,7 +67,9 @@ enum Sink {
     /// A file or a standard stream, shared with all loggers of the same path.
     File(Arc<LogFile>),
     /// A gRPC log service, shared with all loggers that send to it under the same name.
-    Service(Arc<ServiceHandle>),
+    Service(Arc<Handle<LogService>>),
+    /// A collector of OpenTelemetry, shared with all loggers whose records are sent alike.
+    Collector(Arc<Handle<Collector>>),
 }
 
 /// Why a logger could not be made.
@@ -86,6 +94,7 @@ impl AccessLogger {
             AccessLogSink::Stdout { .. } => Sink::File(manager.file(Target::Stdout)?),
             AccessLogSink::Stderr { .. } => Sink::File(manager.file(Target::Stderr)?),
             AccessLogSink::Grpc(grpc) => Sink::Service(manager.service(grpc)),
+            AccessLogSink::OpenTelemetry(config) => Sink::Collector(manager.collector(&config.outlet)),
         };
         Ok(Self { config: Arc::clone(config), sink })
     }
@@ -113,6 +122,9 @@ impl AccessLogger {
                 line.shrink_to(MAX_KEPT_LINE_BYTES);
             }),
             (Sink::Service(handle), AccessLogSink::Grpc(config)) => handle.append(entry::Entry::of(config, facts)),
+            (Sink::Collector(handle), AccessLogSink::OpenTelemetry(config)) => {
+                handle.append(records::record(config, facts));
+            }
             // The two are made from each other in `open`, so only the null sink is left.
             _ => {}
         }

@@ -63,6 +63,22 @@ impl Scope for ServiceStats {
     }
 }
 
+/// Counters of collectors, under `access_logs.open_telemetry_access_log.`, once there is one.
+#[derive(Debug, Default)]
+pub(super) struct CollectorStats {
+    /// Records that a collector took.
+    pub logs_written: AtomicU64,
+    /// Records that were given up: too many waited, or a collector did not want them.
+    pub logs_dropped: AtomicU64,
+}
+
+impl Scope for CollectorStats {
+    fn visit(&self, visit: &mut dyn FnMut(&'static str, Metric<'_>)) {
+        visit("logs_written", Metric::Counter(self.logs_written.load(Ordering::Relaxed)));
+        visit("logs_dropped", Metric::Counter(self.logs_dropped.load(Ordering::Relaxed)));
+    }
+}
+
 /// Adds one.
 pub(super) fn increment(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);

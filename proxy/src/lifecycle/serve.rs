@@ -85,7 +85,7 @@ async fn control(
         .map_err(|error| StartError::Refused(vec![error.to_string()]))?;
     let access_logs = Arc::new(AccessLogManager::new(flush_options(&options), &process.stats));
     let channels = Arc::clone(&process);
-    access_logs.set_channels(bootstrap.node.clone(), move |service| channel(service, &channels));
+    access_logs.set_channels(&process, bootstrap.node.clone(), move |service| channel(service, &channels));
     tokio::task::spawn_local(Arc::clone(&access_logs).run());
     let channels = Arc::clone(&process);
     let tracing = Arc::clone(&process);

@@ -22,7 +22,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use outrigger_config::source::GrpcService;
 use outrigger_config::tracing::OpenTelemetry;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::manager::Channels;
 use super::span::{Kind, Span};
@@ -52,6 +52,26 @@ impl Client {
     /// # Errors
     /// When the collector cannot be reached in time, or does not want it.
     pub async fn export(&mut self, batch: ExportTraceServiceRequest) -> Result<(), Status> {
+        let send = |channel: Channel, request: Request<_>| async move {
+            TraceServiceClient::new(channel).export(request).await
+        };
+        let sent = self.call(batch, send);
+        let partial = sent.await?.partial_success.filter(|partial| partial.rejected_spans > 0);
+        if let Some(partial) = partial {
+            let (count, message) = (partial.rejected_spans, partial.error_message);
+            tracing::warn!("the collector rejected {count} spans: {message}");
+        }
+        Ok(())
+    }
+
+    /// Makes a call with `send`.
+    ///
+    /// # Errors
+    /// When the collector cannot be reached in time, or does not want it.
+    pub async fn call<B, R, F>(&mut self, batch: B, send: impl FnOnce(Channel, Request<B>) -> F) -> Result<R, Status>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
         let channel = match &self.channel {
             Some(channel) => channel.clone(),
             None => {
@@ -62,18 +82,9 @@ impl Client {
         let mut request = Request::new(batch);
         *request.metadata_mut() =
             call_metadata(&self.service).map_err(|error| Status::unauthenticated(error.to_string()))?;
-        let mut client = TraceServiceClient::new(channel);
         let limit = self.service.timeout.filter(|limit| !limit.is_zero()).unwrap_or(DEFAULT_TIMEOUT);
-        match tokio::time::timeout(limit, client.export(request)).await {
-            Ok(Ok(response)) => {
-                let partial = response.into_inner().partial_success.filter(|partial| partial.rejected_spans > 0);
-                if let Some(partial) = partial {
-                    let (count, message) = (partial.rejected_spans, partial.error_message);
-                    tracing::warn!("the collector rejected {count} spans: {message}");
-                }
-                Ok(())
-            }
-            Ok(Err(status)) => Err(status),
+        match tokio::time::timeout(limit, send(channel, request)).await {
+            Ok(result) => result.map(Response::into_inner),
             Err(_) => Err(Status::unavailable(format!("no answer within {limit:?}"))),
         }
     }

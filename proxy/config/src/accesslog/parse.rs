@@ -14,6 +14,7 @@ use outrigger_api::pb::google::protobuf::value::Kind;
 use outrigger_api::pb::google::protobuf::{Any, ListValue, Struct, Value};
 
 use super::filter::filter;
+use super::open_telemetry::open_telemetry_sink;
 use super::{AccessLog, AccessLogSink, GrpcAccessLog, JsonFormat, LogFormat};
 use crate::context::Context;
 use crate::decide::decide;
@@ -86,6 +87,9 @@ fn sink(context: &Context<'_>, at: &FieldPath<'_>, wire: &Any) -> Parsed<AccessL
                 unsupported: ;
             });
             AccessLogSink::Grpc(Arc::new(grpc_sink(context, &at.field("common_config"), common_config, false)?))
+        }
+        "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig" => {
+            AccessLogSink::OpenTelemetry(Arc::new(open_telemetry_sink(context, at, wire::decode(at, wire)?)?))
         }
         _ => return Err(at.reject(format!("the access logger {:?} is not supported", wire.type_url))),
     })
@@ -172,7 +176,7 @@ pub(crate) fn log_format(
 }
 
 /// Extensions that add operators. Ours are built in; an operator that is not is refused where it is used.
-fn known_formatter(at: &FieldPath<'_>, wire: core::TypedExtensionConfig) -> Parsed<()> {
+pub(super) fn known_formatter(at: &FieldPath<'_>, wire: core::TypedExtensionConfig) -> Parsed<()> {
     let core::TypedExtensionConfig { name: _, typed_config } = wire;
     let Some(any) = typed_config else {
         return Err(at.field("typed_config").reject("is required"));
@@ -260,11 +264,7 @@ fn grpc_sink(
     if log_name.is_empty() {
         return Err(at.field("log_name").reject("must not be empty"));
     }
-    match core::ApiVersion::try_from(transport_api_version) {
-        Ok(core::ApiVersion::Auto | core::ApiVersion::V3) => {}
-        Ok(core::ApiVersion::V2) => return Err(at.field("transport_api_version").reject("V2 is not supported")),
-        Err(_) => return Err(wire::unknown_enum(&at.field("transport_api_version"), transport_api_version)),
-    }
+    spoken_version(&at.field("transport_api_version"), transport_api_version)?;
     let Some(grpc_service) = grpc_service else {
         return Err(at.field("grpc_service").reject("is required"));
     };
@@ -283,12 +283,21 @@ fn grpc_sink(
     })
 }
 
+/// Checks `transport_api_version`.
+pub(super) fn spoken_version(at: &FieldPath<'_>, version: i32) -> Parsed<()> {
+    match core::ApiVersion::try_from(version) {
+        Ok(core::ApiVersion::Auto | core::ApiVersion::V3) => Ok(()),
+        Ok(core::ApiVersion::V2) => Err(at.reject("V2 is not supported")),
+        Err(_) => Err(wire::unknown_enum(at, version)),
+    }
+}
+
 /// Written when no format is given. Source: Envoy's access log documentation, "Default format string".
 const DEFAULT_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
     %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \
     %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \
     \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
 /// Source: `CommonGrpcAccessLogConfig.buffer_flush_interval`.
-const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// Source: `CommonGrpcAccessLogConfig.buffer_size_bytes`.
-const DEFAULT_BUFFER_BYTES: u32 = 16 * 1024;
+pub(super) const DEFAULT_BUFFER_BYTES: u32 = 16 * 1024;

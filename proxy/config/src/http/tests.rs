@@ -327,6 +327,53 @@ fn access_logs_have_sinks_and_formats() {
     assert_eq!(filtered.access_logs[0].filter, Some(AccessLogFilter::NotHealthCheck));
 }
 
+fn otlp_log(fields: &str) -> String {
+    format!(
+        "typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.access_loggers.open_telemetry.v3.\
+         OpenTelemetryAccessLogConfig, {fields}}}"
+    )
+}
+
+#[test]
+fn access_logs_for_collectors_are_read() {
+    let log = |fields: &str| match with_log(&otlp_log(fields)).unwrap().access_logs[0].sink.clone() {
+        AccessLogSink::OpenTelemetry(log) => log,
+        other => panic!("{other:?}"),
+    };
+    let common = "common_config: {log_name: old, transport_api_version: V3, grpc_service: {envoy_grpc: {cluster_name: c}}, \
+                  buffer_flush_interval: 3s, buffer_size_bytes: 7}";
+    let old = log(common);
+    assert_eq!((old.outlet.log_name.as_str(), old.outlet.buffer_size_bytes), ("old", 7));
+    assert_eq!((old.outlet.buffer_flush_interval, old.outlet.builtin_labels), (Duration::from_secs(3), true));
+    let new = log(&format!("{common}, log_name: new, buffer_flush_interval: 2s, buffer_size_bytes: 5, stat_prefix: s"));
+    assert_eq!((new.outlet.log_name.as_str(), new.outlet.buffer_size_bytes), ("new", 5));
+    assert_eq!((new.outlet.buffer_flush_interval, new.outlet.stat_prefix.as_str()), (Duration::from_secs(2), "s."));
+}
+
+#[test]
+fn each_bad_access_log_for_collectors_is_refused_by_path() {
+    let service = "grpc_service: {envoy_grpc: {cluster_name: c}}";
+    let attribute = |value: &str| format!("{service}, attributes: {{values: [{{key: a, value: {value}}}]}}");
+    let cases = [
+        (String::new(), ".typed_config: needs one of grpc_service, http_service, common_config"),
+        (
+            format!("{service}, http_service: {{http_uri: {{uri: /x, cluster: c, timeout: 1s}}}}"),
+            ".typed_config: must have only one of grpc_service, http_service, common_config",
+        ),
+        (
+            attribute("{int_value: 3}"),
+            ".attributes.values[0].value: must be one of string_value, array_value, kvlist_value",
+        ),
+        (attribute("{string_value: '%NOPE%'}"), ".value.string_value: the operator NOPE is not supported"),
+        (format!("common_config: {{log_name: a, {service}, custom_tags: [{{tag: t}}]}}"), ".common_config.custom_tags"),
+        (format!("{service}, buffer_flush_interval: 0s"), ".buffer_flush_interval: 0s must be above zero"),
+    ];
+    for (fields, expected) in cases {
+        let refused = with_log(&otlp_log(&fields)).err().unwrap_or_default();
+        assert!(refused.contains(expected), "{refused}");
+    }
+}
+
 #[test]
 fn each_bad_access_log_is_refused_by_path() {
     let file = |fields: &str| with_log(&file_log(fields));

@@ -31,7 +31,8 @@ pub(super) fn custom_tags(
     Ok(tags)
 }
 
-fn custom_tag(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::CustomTag) -> Parsed<CustomTag> {
+/// Reads one tag.
+pub(crate) fn custom_tag(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::CustomTag) -> Parsed<CustomTag> {
     decide!(wire, at, pb::CustomTag as "envoy.type.tracing.v3.CustomTag" {
         implemented: tag, r#type;
         no_effect: ;

@@ -18,6 +18,7 @@ use crate::format::Format;
 use crate::source::GrpcService;
 use crate::units::{Fraction, RuntimeFraction};
 
+pub(crate) use custom_tag::custom_tag;
 pub(crate) use http_service::http_service;
 pub(crate) use resource::resource;
 

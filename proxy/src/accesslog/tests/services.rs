@@ -26,9 +26,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::super::entry::Entry;
 use super::super::samples::{NoRuntime, Sample, access_log};
-use super::super::service::{LogService, ServiceHandle};
+use super::super::service::LogService;
+use super::super::shares::Handle;
 use super::super::stats::ServiceStats;
 use super::super::{AccessLogManager, AccessLogger, FlushOptions};
+use crate::process::Process;
 use crate::stats::{FamilyKind, Registry};
 use crate::stream::ResponseFlag;
 
@@ -105,7 +107,7 @@ fn config(http: bool, buffer_size_bytes: u32, interval: Duration) -> GrpcAccessL
 fn manager(address: SocketAddr, registry: &Registry) -> Arc<AccessLogManager> {
     let manager = Arc::new(AccessLogManager::new(FlushOptions::default(), registry));
     let node = Node { id: "node-1".into(), ..Node::default() };
-    manager.set_channels(node, move |service| match &service.target {
+    manager.set_channels(&Arc::new(Process::default()), node, move |service| match &service.target {
         GrpcTarget::Cluster { name, .. } if &**name == "als" => {
             Ok(Endpoint::from_shared(format!("http://{address}"))?.connect_lazy())
         }
@@ -222,7 +224,7 @@ fn a_service_that_cannot_be_reached_fills_up_and_drops() {
     let registry = Registry::default();
     let stats = registry.scope::<ServiceStats>("access_logs.grpc_access_log.");
     let config = Arc::new(config(true, 16 * 1024, Duration::from_secs(1)));
-    let handle = ServiceHandle::new(Arc::new(LogService::new(Arc::clone(&config), stats)));
+    let handle = Handle::new(Arc::new(LogService::new(Arc::clone(&config), stats)));
     let sample = Sample::http();
     let entry = Entry::of(&config, &sample.facts());
     let room = (1 << 20) / entry.size();
