@@ -157,10 +157,10 @@ impl AccessLogManager {
             }
             while services.try_join_next().is_some() {}
             if let Some(peer) = self.peer.get() {
-                for service in lock(&self.services).to_start() {
+                for service in lock(&self.services).start_new() {
                     services.spawn(service.run(Arc::clone(peer)));
                 }
-                for collector in lock(&self.collectors).to_start() {
+                for collector in lock(&self.collectors).start_new() {
                     services.spawn(collector.run(Arc::clone(peer)));
                 }
             }

@@ -72,7 +72,7 @@ impl<S: Service> Shares<S> {
     }
 
     /// Those that are new since the last time, from now on running.
-    pub fn to_start(&mut self) -> Vec<Arc<S>> {
+    pub fn start_new(&mut self) -> Vec<Arc<S>> {
         self.running.retain(|service| !service.batches().is_finished());
         let new = std::mem::take(&mut self.new);
         self.running.extend(new.iter().map(Arc::clone));
