@@ -216,6 +216,8 @@ pub struct StreamInfo {
     pub phase: Cell<Phase>,
     /// Whether somebody wants it to end at once.
     pub kill: Cell<Kill>,
+    /// Bytes of the request body that are kept to be sent again.
+    pub kept_bytes: Cell<usize>,
 }
 
 /// Ending a stream by hand.
@@ -228,6 +230,8 @@ pub enum Kill {
     Asked,
     /// It is ending because somebody did.
     Obeyed,
+    /// It is reset, since it holds much memory and there is little.
+    Overload,
 }
 
 /// What is being done about a stream.
@@ -314,6 +318,7 @@ impl StreamInfo {
             peers: RefCell::default(),
             phase: Cell::default(),
             kill: Cell::default(),
+            kept_bytes: Cell::new(0),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::stream::{Kill, StreamInfo};
 
 /// Why a stream that has failed has.
 pub(super) fn sentence(info: &StreamInfo) -> String {
-    if info.kill.get() != Kill::No {
+    if !matches!(info.kill.get(), Kill::No | Kill::Overload) {
         return format!("Ended by hand (POST /requests/kill) while it was {}.", info.phase.get().as_str());
     }
     let refused = || {

@@ -6,13 +6,17 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use outrigger_config::overload::{LoadShedPoint, OverloadAction, OverloadActionKind, OverloadManager, ShedPoint};
-use outrigger_policy::overload::Triggered;
+use outrigger_policy::overload::{Triggered, reset_from};
 
 use super::monitor::Monitor;
-use super::stats::{ActionStats, ConnectionStats, MonitorStats, OverloadStats, PointStats, ShrinkStats, prefix};
+use super::stats::{
+    ActionStats, ConnectionStats, MonitorStats, OverloadStats, PointStats, RESETS_PREFIX, ResetStats, ShrinkStats,
+    prefix,
+};
 use super::{Hook, protection};
 use crate::process::Process;
 use crate::worker::{Command, Workers};
@@ -90,6 +94,8 @@ struct Acting {
     triggered: Triggered,
     stats: Arc<ActionStats>,
     shrinking: Option<Shrinking>,
+    /// Held, so that what it counts is there before there is anything to count.
+    _resets: Option<Arc<ResetStats>>,
 }
 
 struct Shrinking {
@@ -175,7 +181,9 @@ impl State {
                 }
                 _ => None,
             };
-            Acting { name, kind, triggered: Triggered::new(triggers), stats, shrinking }
+            let resets = matches!(kind, OverloadActionKind::ResetStreams { .. });
+            let _resets = resets.then(|| scopes.scope(RESETS_PREFIX));
+            Acting { name, kind, triggered: Triggered::new(triggers), stats, shrinking, _resets }
         });
         let points = plan.points.into_iter().map(|LoadShedPoint { point, triggers }| {
             let stats: Arc<PointStats> = scopes.scope(&prefix(point.name()));
@@ -221,6 +229,7 @@ impl State {
                 action.publish(&self.process, &self.workers);
             }
             action.shrink(&self.workers, now);
+            action.weigh(&self.workers);
         }
     }
 }
@@ -282,7 +291,18 @@ impl Acting {
                     workers.send_all(|| Command::RescaleTimers);
                 }
             }
+            OverloadActionKind::ResetStreams { smallest_power } => {
+                let from = reset_from(*smallest_power, state).unwrap_or(0);
+                overload.reset_from.store(from, Ordering::Relaxed);
+            }
             OverloadActionKind::ShrinkHeap { .. } | OverloadActionKind::Nothing => {}
+        }
+    }
+
+    /// Lets requests look at what they hold, also those on which nothing moves.
+    fn weigh(&self, workers: &Workers) {
+        if matches!(self.kind, OverloadActionKind::ResetStreams { .. }) && self.triggered.state() > 0.0 {
+            workers.send_all(|| Command::WeighRequests);
         }
     }
 

@@ -19,10 +19,10 @@ pub use stats::{CONNECTIONS_PREFIX, RefusedStats};
 pub use timers::{Rescaled, Rescaling, Timers};
 
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use outrigger_config::overload::{OverloadManager, ShedPoint};
-use stats::ShedStats;
+use stats::{ResetStats, ShedStats};
 
 use crate::worker::Worker;
 
@@ -88,6 +88,8 @@ pub struct Overload {
     active: AtomicU32,
     /// By hook: 0 is never, [`ALWAYS`] always.
     chances: [AtomicU32; HOOKS],
+    /// Requests that hold as many bytes are reset; 0 while none is.
+    reset_from: AtomicU64,
     /// Set at the start, if there are timers that may become shorter.
     timers: Option<Box<Timers>>,
 }
@@ -106,6 +108,11 @@ impl Overload {
     /// Whether something may happen at a hook: one relaxed load.
     pub fn may(&self, hook: Hook) -> bool {
         self.active.load(Ordering::Relaxed) & hook.bit() != 0
+    }
+
+    /// Whether requests that hold much are reset: one relaxed load.
+    pub fn weighs_requests(&self) -> bool {
+        self.reset_from.load(Ordering::Relaxed) != 0
     }
 
     /// Whether nothing happens anywhere: one relaxed load.
@@ -154,6 +161,17 @@ impl Worker {
     #[cold]
     pub fn listener_bypasses(&self, name: &str) -> bool {
         self.graph().listeners.get(name).is_some_and(|node| node.config.bypass_overload_manager)
+    }
+
+    /// Whether a request that holds so many bytes is to be reset, and counts it if so. To be asked once.
+    #[cold]
+    pub fn resets(&self, held: usize, listener: &str) -> bool {
+        let from = self.process.overload.reset_from.load(Ordering::Relaxed);
+        let resets = from != 0 && held as u64 >= from && !self.listener_bypasses(listener);
+        if resets {
+            self.scope::<ResetStats>(stats::RESETS_PREFIX).count.increment();
+        }
+        resets
     }
 
     /// Gives free memory back to the system.

@@ -48,6 +48,16 @@ scope! {
     }
 }
 
+/// The prefix of what the action that resets streams counts: as in Envoy, another one than that of its state.
+pub(super) const RESETS_PREFIX: &str = "envoy.overload_actions.reset_high_memory_stream.";
+
+scope! {
+    /// Streams that were reset.
+    pub(super) struct ResetStats {
+        count: Counter,
+    }
+}
+
 scope! {
     /// One load-shed point's.
     pub(super) struct PointStats {

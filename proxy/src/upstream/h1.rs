@@ -190,6 +190,11 @@ impl Stream {
         self.reused && self.connection.link.totals().0 == self.totals_before.0
     }
 
+    /// Bytes of it that were not taken, or wait to be written.
+    pub fn held(&self) -> usize {
+        self.connection.link.held()
+    }
+
     /// The connection, as it is counted.
     pub fn counted(&self) -> &Counted {
         &self.connection.counted

@@ -260,6 +260,11 @@ impl Stream {
         }
     }
 
+    /// Bytes of the response that were not taken.
+    pub fn held(&self) -> usize {
+        self.receive.get().map_or(0, ReceiveBody::held)
+    }
+
     /// The connection, as it is counted.
     pub fn counted(&self) -> &Counted {
         &self.connection.counted

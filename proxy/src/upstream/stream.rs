@@ -73,6 +73,11 @@ impl UpstreamStream {
         }
     }
 
+    /// Bytes that are held for it here.
+    pub fn held(&self) -> usize {
+        each!(self, stream => stream.held())
+    }
+
     /// Sends the head. `framing` is that of the request body.
     pub fn poll_send_head(
         &self,

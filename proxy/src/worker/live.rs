@@ -140,6 +140,17 @@ impl LiveList {
         streams
     }
 
+    /// Wakes all requests, so that they look at what they hold.
+    pub fn wake_requests(&self) {
+        for slot in &mut self.0.borrow_mut().slots {
+            let Some((_, Owner::Http(connection))) = &slot.stream else { continue };
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
+            connection.registered.wake();
+        }
+    }
+
     /// Asks a stream to end. Whether there is one of this number.
     pub fn kill(&self, number: u64) -> bool {
         let mut list = self.0.borrow_mut();

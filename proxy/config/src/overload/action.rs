@@ -45,6 +45,11 @@ pub enum OverloadActionKind {
     },
     /// Time limits become shorter. No timer twice.
     ReduceTimeouts(Vec<ScaledTimer>),
+    /// Streams that hold much memory are reset.
+    ResetStreams {
+        /// Streams below two to the power of this many bytes are never reset.
+        smallest_power: u32,
+    },
     /// Connections of a protocol that is not served would be closed: nothing is done.
     Nothing,
 }
@@ -150,6 +155,7 @@ impl OverloadAction {
         at: &FieldPath<'_>,
         wire: overload::OverloadAction,
         monitors: &[ResourceMonitor],
+        smallest_tracked: Option<u32>,
     ) -> Parsed<Self> {
         decide!(wire, at, overload::OverloadAction as "envoy.config.overload.v3.OverloadAction" {
             implemented: name, triggers, typed_config;
@@ -159,7 +165,7 @@ impl OverloadAction {
         let name = self::name(at, name)?;
         let config_at = at.field("typed_config");
         let config = typed_config.map(|any| wire::extension(context, &config_at, any)).transpose()?;
-        let kind = kind(at, &name, config.as_ref())?;
+        let kind = kind(at, &name, config.as_ref(), smallest_tracked)?;
         let takes_config =
             matches!(kind, OverloadActionKind::ShrinkHeap { .. } | OverloadActionKind::ReduceTimeouts(_));
         if config.is_some() && !takes_config {
@@ -169,7 +175,12 @@ impl OverloadAction {
     }
 }
 
-fn kind(at: &FieldPath<'_>, name: &str, config: Option<&Any>) -> Parsed<OverloadActionKind> {
+fn kind(
+    at: &FieldPath<'_>,
+    name: &str,
+    config: Option<&Any>,
+    smallest_tracked: Option<u32>,
+) -> Parsed<OverloadActionKind> {
     let config_at = at.field("typed_config");
     match name.strip_prefix("envoy.overload_actions.") {
         Some("stop_accepting_requests") => Ok(OverloadActionKind::StopAcceptingRequests),
@@ -179,9 +190,10 @@ fn kind(at: &FieldPath<'_>, name: &str, config: Option<&Any>) -> Parsed<Overload
         Some("shrink_heap") => shrink_heap(&config_at, config),
         // It closes connections of HTTP/3 only, which is not served.
         Some("close_idle_http_connections") => Ok(OverloadActionKind::Nothing),
-        Some("reset_high_memory_stream") => {
-            Err(at.field("name").reject(format!("{name:?} is not supported: memory is not accounted by stream")))
-        }
+        Some("reset_high_memory_stream") => match smallest_tracked {
+            Some(smallest_power) => Ok(OverloadActionKind::ResetStreams { smallest_power }),
+            None => Err(at.field("name").reject(format!("{name:?} requires overload_manager.buffer_factory_config"))),
+        },
         Some("reduce_timeouts") => match config {
             Some(any) => timers(&config_at, any),
             None => Err(config_at.reject("is required")),

@@ -57,8 +57,8 @@ impl OverloadManager {
     /// Reads the message at `at`.
     pub(crate) fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: overload::OverloadManager) -> Parsed<Self> {
         decide!(wire, at, overload::OverloadManager as "envoy.config.overload.v3.OverloadManager" {
-            implemented: refresh_interval, resource_monitors, actions, loadshed_points;
-            no_effect: buffer_factory_config = "memory is not accounted by stream, and the action that needs it is refused";
+            implemented: refresh_interval, resource_monitors, actions, loadshed_points, buffer_factory_config;
+            no_effect: ;
             unsupported: ;
         });
         let list = at.field("resource_monitors");
@@ -69,8 +69,9 @@ impl OverloadManager {
         let read = |at: &FieldPath<'_>, wire| ResourceMonitor::parse(context, at, wire);
         let monitors = wire::each(&list, resource_monitors, read)?;
         once(&list, monitors.iter().map(|monitor| &*monitor.name))?;
+        let smallest = smallest_tracked(&at.field("buffer_factory_config"), buffer_factory_config)?;
         let list = at.field("actions");
-        let read = |at: &FieldPath<'_>, wire| OverloadAction::parse(context, at, wire, &monitors);
+        let read = |at: &FieldPath<'_>, wire| OverloadAction::parse(context, at, wire, &monitors, smallest);
         let actions = wire::each(&list, actions, read)?;
         once(&list, actions.iter().map(|action| &*action.name))?;
         action::timers_once(&list, &actions)?;
@@ -84,6 +85,22 @@ impl OverloadManager {
             load_shed_points: points,
         })
     }
+}
+
+/// The power of two of bytes from which on a stream is worth being looked at, if that is given.
+fn smallest_tracked(at: &FieldPath<'_>, wire: Option<overload::BufferFactoryConfig>) -> Parsed<Option<u32>> {
+    let Some(wire) = wire else { return Ok(None) };
+    decide!(wire, at, overload::BufferFactoryConfig as "envoy.config.overload.v3.BufferFactoryConfig" {
+        implemented: minimum_account_to_track_power_of_two;
+        no_effect: ;
+        unsupported: ;
+    });
+    let power = minimum_account_to_track_power_of_two;
+    if !(10..=56).contains(&power) {
+        let at = at.field("minimum_account_to_track_power_of_two");
+        return Err(at.reject(format!("{power} is not within 10 to 56")));
+    }
+    Ok(Some(power))
 }
 
 fn refresh(at: &FieldPath<'_>, wire: Option<WireDuration>) -> Parsed<Duration> {

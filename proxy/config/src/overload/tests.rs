@@ -100,8 +100,12 @@ fn what_is_wrong_is_told_with_its_place() {
     refused(&action("foo", ""), "actions[0].name: \"foo\" is not an overload action");
     refused(
         &action("envoy.overload_actions.reset_high_memory_stream", ""),
-        "actions[0].name: \"envoy.overload_actions.reset_high_memory_stream\" is not supported: memory is not accounted \
-         by stream",
+        "actions[0].name: \"envoy.overload_actions.reset_high_memory_stream\" requires \
+         overload_manager.buffer_factory_config",
+    );
+    refused(
+        "  buffer_factory_config: {minimum_account_to_track_power_of_two: 9}",
+        "buffer_factory_config.minimum_account_to_track_power_of_two: 9 is not within 10 to 56",
     );
     refused(&action("envoy.overload_actions.reduce_timeouts", ""), "actions[0].typed_config: is required");
     let shrink = r#", typed_config: {"@type": type.googleapis.com/envoy.config.overload.v3.ShrinkHeapConfig}"#;

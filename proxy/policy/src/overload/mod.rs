@@ -62,6 +62,20 @@ pub fn shortened(usual: Duration, minimum: TimerMinimum, state: f64) -> Duration
     usual.saturating_sub((usual.saturating_sub(minimum)).mul_f64(state.clamp(0.0, 1.0)))
 }
 
+/// Streams are sorted by the power of two of what they hold; so many powers are told apart, and the last one takes all above.
+const BUCKETS: u32 = 8;
+
+/// From how many bytes on a stream is reset while the action that does so has `state`: the more it has, the more buckets
+/// are emptied, those with the largest streams first. `None` if none is. Streams below two to the power of
+/// `smallest_power` bytes never are.
+pub fn reset_from(smallest_power: u32, state: f64) -> Option<u64> {
+    if state <= 0.0 {
+        return None;
+    }
+    let emptied = ((state * f64::from(BUCKETS)) as u32 + 1).min(BUCKETS);
+    1u64.checked_shl(smallest_power + (BUCKETS - emptied))
+}
+
 #[cfg(test)]
 mod tests {
     use outrigger_config::units::Percent;
@@ -92,6 +106,15 @@ mod tests {
         assert_eq!(action.update(0, 0.1), Some(0.75));
         assert_eq!(action.update(2, 1.0), None);
         assert_eq!(action.update(1, 0.0), Some(0.0));
+    }
+
+    #[test]
+    fn the_largest_streams_are_reset_first() {
+        let powers = |state| reset_from(20, state).map(u64::ilog2);
+        assert_eq!(powers(0.0), None);
+        let rising = [0.01, 0.124, 0.125, 0.5, 0.874, 0.875, 1.0].map(|state| powers(state).unwrap());
+        assert_eq!(rising, [27, 27, 26, 23, 21, 20, 20]);
+        assert_eq!(reset_from(56, 0.01), Some(1 << 63));
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Link {
         Ref::map(self.input.borrow(), |input| input.as_ref().map_or(&[][..], Buffer::filled))
     }
 
+    /// Bytes that were read and not consumed, or wait to be written.
+    pub fn held(&self) -> usize {
+        self.input().len() + self.output.borrow().len()
+    }
+
     /// Bytes read and written so far, as they crossed this stream.
     pub fn totals(&self) -> (u64, u64) {
         (self.read_total.get(), self.written_total.get())

@@ -93,6 +93,11 @@ impl<'a> Exchange<'a> {
         self.wants_continue.replace(false)
     }
 
+    /// Bytes of it that were not taken, or wait to be written.
+    pub fn held(&self) -> usize {
+        self.link.held()
+    }
+
     /// There is no request body, or it was read to its end.
     pub fn request_is_done(&self) -> bool {
         self.reader.borrow().is_done()

@@ -42,6 +42,11 @@ impl ReceiveBody {
         self.reset.get()
     }
 
+    /// Bytes that have come and were not taken.
+    pub fn held(&self) -> usize {
+        self.stream.borrow_mut().flow_control().used_capacity()
+    }
+
     /// The whole body was received and handed on.
     pub fn is_done(&self) -> bool {
         self.ended.get() && self.current.borrow().is_empty()

@@ -95,6 +95,11 @@ impl Exchange {
         self.wants_continue.replace(false) && !self.request.is_done()
     }
 
+    /// Bytes of the request that were not taken.
+    pub fn held(&self) -> usize {
+        self.request.held()
+    }
+
     /// There is no request body, or it was received.
     pub fn request_is_done(&self) -> bool {
         self.request.is_done()

@@ -70,6 +70,11 @@ impl Downstream<'_> {
         each!(self, exchange => exchange.request_is_done())
     }
 
+    /// Bytes that are held for it here.
+    pub fn held(&self) -> usize {
+        each!(self, exchange => exchange.held())
+    }
+
     /// Ready when the client has gone away.
     pub fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<Gone> {
         match self {

@@ -97,7 +97,10 @@ const REPLY_LIMIT: Duration = Duration::from_secs(30);
 impl Request<'_> {
     /// Ready when the drain's time is up, or somebody ends the request by hand. An HTTP/2 connection ends its streams itself then, so they need no waking.
     pub fn poll_drained(&self, cx: &mut std::task::Context<'_>) -> Poll<()> {
-        if self.info.kill.get() == Kill::Asked {
+        if matches!(self.info.kill.get(), Kill::Asked | Kill::Overload) {
+            return Poll::Ready(());
+        }
+        if self.is_weighed() && self.is_too_heavy(0) {
             return Poll::Ready(());
         }
         match self.downstream {
@@ -108,6 +111,27 @@ impl Request<'_> {
                 Poll::Pending
             }
         }
+    }
+
+    /// Whether requests that hold much memory are reset at this moment.
+    pub fn is_weighed(&self) -> bool {
+        self.connection.worker.process.overload.weighs_requests()
+    }
+
+    /// Whether it holds so much memory that it is to be reset, with what whoever asks holds for it. True once.
+    #[cold]
+    pub fn is_too_heavy(&self, more: usize) -> bool {
+        if self.info.kill.get() != Kill::No {
+            return false;
+        }
+        let requested = self.request_body.as_ref().map_or(0, |chain| chain.at_hand());
+        let responded = self.response_body.as_ref().map_or(0, BodyChain::at_hand);
+        let held = self.downstream.held() + self.info.kept_bytes.get() + requested + responded + more;
+        let resets = self.connection.worker.resets(held, &self.connection.info.listener);
+        if resets {
+            self.info.kill.set(Kill::Overload);
+        }
+        resets
     }
 
     /// Ready with a time limit that has passed. Writes the entries of a request that lasts in passing.
@@ -621,6 +645,9 @@ fn write_head(request: &mut Request<'_>, reply: &mut LocalReply, grpc: bool) -> 
 }
 
 async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen: Option<&Chosen<'_>>) {
+    if request.info.kill.get() == Kill::Overload {
+        return router::reset_for_overload(request);
+    }
     if let Some(flag) = reply.flag {
         request.info.flag(flag);
     }
@@ -629,6 +656,8 @@ async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen
         Kill::No => request.info.phase.set(Phase::Answer),
         // What has to be said must not be cut off for the same reason.
         Kill::Asked | Kill::Obeyed => request.info.kill.set(Kill::Obeyed),
+        // It has been reset.
+        Kill::Overload => {}
     }
     request.deadlines.clear_request();
     request.deadlines.set(Limit::StreamIdle, Some(Instant::now() + REPLY_LIMIT));
@@ -737,6 +766,8 @@ async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen
         request.info.reached(Milestone::DownstreamTxEnd, Instant::now());
         request.info.bytes_sent.set(body.len() as u64);
         request.info.response_sent.set(true);
+    } else if request.info.kill.get() == Kill::Overload {
+        router::reset_for_overload(request);
     } else {
         request.info.flag(ResponseFlag::DownstreamConnectionTermination);
         request.downstream.abort(h2::Reason::CANCEL);

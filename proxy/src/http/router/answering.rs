@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::attempt::{Answered, interrupted, pump_up, touch};
+use super::attempt::{Answered, interrupted_holding, pump_up, touch};
 use super::body::ReplayBody;
 use super::failure::{Failure, downstream_failure, reset_of};
 use crate::http::headers::Headers;
@@ -51,7 +51,7 @@ impl Answering<'_, '_> {
                 Poll::Ready(Ok(Read::All(trailers))) => Poll::Ready(Ok(Some((std::mem::take(&mut whole), trailers)))),
                 Poll::Ready(Ok(Read::TooMuch)) => Poll::Ready(Ok(None)),
                 Poll::Ready(Err(error)) => Poll::Ready(Err(reset_of(error, false))),
-                Poll::Pending => interrupted(request, cx).map(Err),
+                Poll::Pending => interrupted_holding(request, || whole.len() + stream.held(), cx).map(Err),
             }
         })
         .await

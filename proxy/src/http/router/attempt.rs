@@ -370,7 +370,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, stream.is_reused()))),
                 Poll::Pending => {}
             }
-            self.interrupted(cx).map(Err)
+            interrupted_holding(self.request, || stream.held(), cx).map(Err)
         })
         .await;
         self.request.response = response;
@@ -426,6 +426,19 @@ pub fn record_limit(request: &Request<'_>, limit: Limit) {
         _ => return,
     };
     request.info.cause.set(Some(Cause::Time { limit, field }));
+}
+
+/// What ends a request from outside. `held` says how many bytes whoever waits holds for it, and is asked only under
+/// pressure.
+pub fn interrupted_holding(
+    request: &Request<'_>,
+    held: impl FnOnce() -> usize,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<Failure> {
+    if request.is_weighed() && request.is_too_heavy(held()) {
+        return Poll::Ready(Failure::Drained);
+    }
+    interrupted(request, cx)
 }
 
 /// What ends a request from outside.

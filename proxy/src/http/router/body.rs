@@ -10,6 +10,7 @@ use crate::http::filter::BodyChain;
 use crate::http::headers::Headers;
 use crate::http::manager::downstream::Downstream;
 use crate::http::seam::{BodySource, Chunk, StreamError};
+use crate::stream::StreamInfo;
 
 /// Bodies larger than this are sent once, unless the route says otherwise.
 const KEPT_BYTES: usize = 64 * 1024;
@@ -24,11 +25,19 @@ pub struct ReplayBody<'a> {
     /// Bytes that are kept at most.
     limit: usize,
     trailers: RefCell<Option<Option<Headers>>>,
+    /// Is told how much is kept.
+    info: Rc<StreamInfo>,
 }
 
 impl<'a> ReplayBody<'a> {
     /// A body that is kept to be sent again if `keep`, as long as it has no more than `limit` bytes.
-    pub fn new(source: &'a Downstream<'a>, filters: Option<Rc<BodyChain>>, keep: bool, limit: Option<u64>) -> Self {
+    pub fn new(
+        source: &'a Downstream<'a>,
+        filters: Option<Rc<BodyChain>>,
+        keep: bool,
+        limit: Option<u64>,
+        info: &Rc<StreamInfo>,
+    ) -> Self {
         let limit = limit.map_or(KEPT_BYTES, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         Self {
             source,
@@ -38,6 +47,7 @@ impl<'a> ReplayBody<'a> {
             keeping: Cell::new(keep),
             limit,
             trailers: RefCell::new(None),
+            info: Rc::clone(info),
         }
     }
 
@@ -97,6 +107,7 @@ impl BodySource for ReplayBody<'_> {
                 }
                 self.position.set(kept.len());
             }
+            self.info.kept_bytes.set(kept.capacity());
         }
         match &self.filters {
             None => self.source.consume(count),

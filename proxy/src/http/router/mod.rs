@@ -157,7 +157,7 @@ impl Forwarding<'_, '_> {
             || self.action.internal_redirect.is_some()
             || self.request.framing == crate::http::h1::parse::Framing::None;
         let limit = self.chosen.route.body_limit.or(self.chosen.virtual_host.body_limit);
-        let body = ReplayBody::new(downstream, self.request.request_body.clone(), keep, limit);
+        let body = ReplayBody::new(downstream, self.request.request_body.clone(), keep, limit, &self.request.info);
         if !self.request.connection.node.config.proxy_100_continue {
             downstream.send_continue();
             // The client sends nothing before it has read this; its failure is met again by whoever reads the body.
@@ -524,7 +524,16 @@ pub async fn end(request: &mut Request<'_>, failure: Failure, chosen: Option<&Ch
         request.connection.stats.downstream_rq_max_duration_reached.increment();
     }
     let reply = failure.reply(request);
+    // A request that is reset because of what it holds gets none: that is seen there.
     send_local(request, reply, chosen).await;
+}
+
+/// Ends a request that holds too much memory, with Envoy's words. HTTP/2 says why, so that a part of a response is not
+/// taken for the whole.
+pub fn reset_for_overload(request: &Request<'_>) {
+    request.info.flag(ResponseFlag::OverloadManagerTerminated);
+    request.info.set_details("overload");
+    request.downstream.abort(h2::Reason::ENHANCE_YOUR_CALM);
 }
 
 /// Waits for the time of a retry; false if the client or the time limit is gone by then.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
-use super::attempt::{Answered, interrupted, pump_up, record_limit, touch};
+use super::attempt::{Answered, interrupted_holding, pump_up, record_limit, touch};
 use super::body::ReplayBody;
 use super::failure::{self, Failure, downstream_failure, reset_of};
 use crate::accesslog::LogType;
@@ -104,7 +104,7 @@ pub async fn relay(
             Poll::Ready(Err(PumpError::Sink(error))) => return Poll::Ready(Err(downstream_failure(error))),
             Poll::Pending => {}
         }
-        interrupted(request, cx).map(Err)
+        interrupted_holding(request, || stream.held(), cx).map(Err)
     })
     .await;
     if upgraded {
@@ -210,6 +210,10 @@ fn broken(request: &mut Request<'_>, cluster: &WorkerCluster, host: &WorkerHost,
             };
             request.info.set_details(details);
             h2::Reason::INTERNAL_ERROR
+        }
+        _ if request.info.kill.get() == Kill::Overload => {
+            host.stats.rq_error.increment();
+            return super::reset_for_overload(request);
         }
         _ => {
             if request.info.kill.get() != Kill::No {
