@@ -7,19 +7,20 @@ use std::net::{Ipv4Addr, SocketAddr};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::collector::logs::v1 as otlp_logs;
 use opentelemetry_proto::tonic::collector::metrics::v1 as otlp;
 use outrigger_api::pb::envoy::service::metrics::v3 as envoy;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tonic::codegen::Service as _;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::grpc_server::GrpcServer;
 use crate::within;
 
 /// Something that receives stats; it ends when dropped.
@@ -27,7 +28,14 @@ use crate::within;
 pub struct Receiver<T> {
     address: SocketAddr,
     received: mpsc::UnboundedReceiver<T>,
-    task: AbortHandle,
+    _server: Server,
+}
+
+/// What receives, until it is dropped.
+#[derive(Debug)]
+enum Server {
+    Grpc(#[expect(dead_code, reason = "lives as long as this")] GrpcServer),
+    Task(#[expect(dead_code, reason = "lives as long as this")] JoinSet<()>),
 }
 
 impl<T> Receiver<T> {
@@ -56,18 +64,13 @@ impl<T> Receiver<T> {
     }
 }
 
-impl<T> Drop for Receiver<T> {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// Datagrams, as they come.
 pub async fn statsd_udp() -> Receiver<String> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let address = socket.local_addr().expect("a bound socket has an address");
     let (sender, received) = mpsc::unbounded_channel();
-    let task = tokio::spawn(async move {
+    let mut task = JoinSet::new();
+    task.spawn(async move {
         let mut datagram = vec![0; 65_536];
         while let Ok((count, _)) = socket.recv_from(&mut datagram).await {
             let text = String::from_utf8_lossy(&datagram[..count]).into_owned();
@@ -76,14 +79,15 @@ pub async fn statsd_udp() -> Receiver<String> {
             }
         }
     });
-    Receiver { address, received, task: task.abort_handle() }
+    Receiver { address, received, _server: Server::Task(task) }
 }
 
 /// Lines of all connections.
 pub async fn statsd_tcp() -> Receiver<String> {
     let (listener, address) = bind().await;
     let (sender, received) = mpsc::unbounded_channel();
-    let task = tokio::spawn(async move {
+    let mut task = JoinSet::new();
+    task.spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             let sender = sender.clone();
@@ -97,39 +101,23 @@ pub async fn statsd_tcp() -> Receiver<String> {
             });
         }
     });
-    Receiver { address, received, task: task.abort_handle() }
+    Receiver { address, received, _server: Server::Task(task) }
 }
 
 /// Envoy's `MetricsService`.
 pub async fn metrics_service() -> Receiver<envoy::StreamMetricsMessage> {
     let (sender, received) = mpsc::unbounded_channel();
     let service = envoy::metrics_service_server::MetricsServiceServer::new(Keeper(sender));
-    let (listener, address) = bind().await;
-    let task = tokio::spawn(async move {
-        let mut connections = JoinSet::new();
-        while let Ok((stream, _)) = listener.accept().await {
-            let service = service.clone();
-            let answer = service_fn(move |request: http::Request<Incoming>| service.clone().call(request));
-            connections.spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer));
-        }
-    });
-    Receiver { address, received, task: task.abort_handle() }
+    let server = GrpcServer::start(move |request| service.clone().call(request)).await;
+    Receiver { address: server.address(), received, _server: Server::Grpc(server) }
 }
 
 /// An OpenTelemetry collector.
 pub async fn otlp_metrics() -> Receiver<otlp::ExportMetricsServiceRequest> {
     let (sender, received) = mpsc::unbounded_channel();
     let service = otlp::metrics_service_server::MetricsServiceServer::new(Keeper(sender));
-    let (listener, address) = bind().await;
-    let task = tokio::spawn(async move {
-        let mut connections = JoinSet::new();
-        while let Ok((stream, _)) = listener.accept().await {
-            let service = service.clone();
-            let answer = service_fn(move |request: http::Request<Incoming>| service.clone().call(request));
-            connections.spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer));
-        }
-    });
-    Receiver { address, received, task: task.abort_handle() }
+    let server = GrpcServer::start(move |request| service.clone().call(request)).await;
+    Receiver { address: server.address(), received, _server: Server::Grpc(server) }
 }
 
 /// An OpenTelemetry collector of logs.
@@ -141,24 +129,16 @@ pub async fn otlp_logs() -> Receiver<otlp_logs::ExportLogsServiceRequest> {
 pub async fn otlp_logs_at(address: SocketAddr) -> Receiver<otlp_logs::ExportLogsServiceRequest> {
     let (sender, received) = mpsc::unbounded_channel();
     let service = otlp_logs::logs_service_server::LogsServiceServer::new(Keeper(sender));
-    let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
-    let address = listener.local_addr().expect("a bound socket has an address");
-    let task = tokio::spawn(async move {
-        let mut connections = JoinSet::new();
-        while let Ok((stream, _)) = listener.accept().await {
-            let service = service.clone();
-            let answer = service_fn(move |request: http::Request<Incoming>| service.clone().call(request));
-            connections.spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer));
-        }
-    });
-    Receiver { address, received, task: task.abort_handle() }
+    let server = GrpcServer::listen(address, move |request| service.clone().call(request)).await;
+    Receiver { address: server.address(), received, _server: Server::Grpc(server) }
 }
 
 /// An OpenTelemetry collector of logs that are posted: bodies with their path and content type.
 pub async fn otlp_logs_http() -> Receiver<(String, otlp_logs::ExportLogsServiceRequest)> {
     let (sender, received) = mpsc::unbounded_channel();
     let (listener, address) = bind().await;
-    let task = tokio::spawn(async move {
+    let mut task = JoinSet::new();
+    task.spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             let sender = sender.clone();
@@ -166,7 +146,7 @@ pub async fn otlp_logs_http() -> Receiver<(String, otlp_logs::ExportLogsServiceR
             connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
         }
     });
-    Receiver { address, received, task: task.abort_handle() }
+    Receiver { address, received, _server: Server::Task(task) }
 }
 
 async fn take_posted(
