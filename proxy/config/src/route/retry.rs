@@ -9,6 +9,7 @@ use std::time::Duration;
 use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use outrigger_api::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
+use outrigger_api::pb::google::protobuf::Any;
 
 use super::matches::header_matcher;
 use super::{HeaderMatcher, RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy};
@@ -181,22 +182,35 @@ fn host_predicates(
             no_effect: ;
             unsupported: ;
         });
-        if name.is_empty() {
-            return Err(at.field("name").reject("must not be empty"));
-        }
-        let at = at.field("typed_config");
-        let Some(pb::retry_policy::retry_host_predicate::ConfigType::TypedConfig(config)) = config_type else {
-            return Err(at.reject("is required"));
-        };
-        let config = wire::extension(context, &at, config)?;
-        if wire::type_name(&config) != "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate" {
-            return Err(at.reject(format!("{:?} is not supported", config.type_url)));
-        }
-        let PreviousHostsPredicate {} = wire::decode(&at, &config)?;
+        let config = config_type.map(|pb::retry_policy::retry_host_predicate::ConfigType::TypedConfig(config)| config);
+        let PreviousHostsPredicate {} = only(context, &at, &name, config, PREVIOUS_HOSTS)?;
         avoid_previous = true;
     }
     Ok(avoid_previous)
 }
+
+/// The configuration of a named extension of which only one type, `known`, is supported.
+fn only<M: prost::Message + Default>(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    name: &str,
+    config: Option<Any>,
+    known: &str,
+) -> Parsed<M> {
+    if name.is_empty() {
+        return Err(at.field("name").reject("must not be empty"));
+    }
+    let at = at.field("typed_config");
+    let Some(config) = config else { return Err(at.reject("is required")) };
+    let config = wire::extension(context, &at, config)?;
+    if wire::type_name(&config) != known {
+        return Err(at.reject(format!("{:?} is not supported", config.type_url)));
+    }
+    wire::decode(&at, &config)
+}
+
+const PREVIOUS_HOSTS: &str = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
+const PREVIOUS_PRIORITIES: &str = "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig";
 
 /// After how many tries priorities already tried are avoided, which is the one way there is to choose among them.
 fn previous_priorities(
@@ -209,18 +223,9 @@ fn previous_priorities(
         no_effect: ;
         unsupported: ;
     });
-    if name.is_empty() {
-        return Err(at.field("name").reject("must not be empty"));
-    }
+    let config = config_type.map(|pb::retry_policy::retry_priority::ConfigType::TypedConfig(config)| config);
+    let wire: PreviousPrioritiesConfig = only(context, at, &name, config, PREVIOUS_PRIORITIES)?;
     let at = at.field("typed_config");
-    let Some(pb::retry_policy::retry_priority::ConfigType::TypedConfig(config)) = config_type else {
-        return Err(at.reject("is required"));
-    };
-    let config = wire::extension(context, &at, config)?;
-    if wire::type_name(&config) != "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig" {
-        return Err(at.reject(format!("{:?} is not supported", config.type_url)));
-    }
-    let wire: PreviousPrioritiesConfig = wire::decode(&at, &config)?;
     decide!(wire, at, PreviousPrioritiesConfig
         as "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig" {
         implemented: update_frequency;
