@@ -307,7 +307,8 @@ pub fn clusters_of_listener(listener: &Listener) -> BTreeSet<Arc<str>> {
 pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc<str>>) {
     match filter {
         NetworkFilterConfig::TcpProxy(proxy) => {
-            names.extend(proxy.target.clusters.iter().map(|(name, _)| Arc::clone(name)));
+            let named = proxy.target.clusters.iter().filter(|(name, _)| !name.is_empty());
+            names.extend(named.map(|(name, _)| Arc::clone(name)));
         }
         NetworkFilterConfig::Http(manager) => {
             names.extend(inline_routes(manager).flat_map(|routes| clusters_of_routes(routes)));

@@ -161,6 +161,7 @@ impl Stream {
             max_headers: options.max_headers_count as usize,
             allow_chunked_length: options.http1.allow_chunked_length,
             allow_custom_methods: true,
+            preserve_case: options.http1.preserve_case,
         };
         Self {
             connection,

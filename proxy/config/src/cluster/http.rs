@@ -61,7 +61,7 @@ pub(super) fn upstream_http(context: &Context<'_>, at: &FieldPath<'_>, wire: Htt
         Some(read) => read,
         None => {
             let common = common_http_options(&at.field("common_http_protocol_options"), common)?;
-            let protocol = older_protocol(at, http1, http2, protocol_selection)?;
+            let protocol = older_protocol(context, at, http1, http2, protocol_selection)?;
             let upstream = upstream_options(&at.field("upstream_http_protocol_options"), upstream)?;
             let http = together(&common, protocol, upstream);
             (common, http)
@@ -76,6 +76,7 @@ pub(super) fn upstream_http(context: &Context<'_>, at: &FieldPath<'_>, wire: Htt
 }
 
 fn older_protocol(
+    context: &Context<'_>,
     at: &FieldPath<'_>,
     http1: Option<core::Http1ProtocolOptions>,
     http2: Option<core::Http2ProtocolOptions>,
@@ -94,10 +95,11 @@ fn older_protocol(
         (ClusterProtocolSelection::UseConfiguredProtocol, _, Some(_)) => UpstreamProtocol::Http2,
         (ClusterProtocolSelection::UseConfiguredProtocol, _, None) => UpstreamProtocol::Http1,
     };
-    both(at, protocol, http1, http2)
+    both(context, at, protocol, http1, http2)
 }
 
 fn both(
+    context: &Context<'_>,
     at: &FieldPath<'_>,
     protocol: UpstreamProtocol,
     http1: Option<core::Http1ProtocolOptions>,
@@ -105,7 +107,7 @@ fn both(
 ) -> Parsed<Protocol> {
     Ok(Protocol {
         protocol,
-        http1: http1_options(&at.field("http_protocol_options"), http1.unwrap_or_default())?,
+        http1: http1_options(context, &at.field("http_protocol_options"), http1.unwrap_or_default())?,
         http2: http2_options(&at.field("http2_protocol_options"), http2.unwrap_or_default())?,
     })
 }
@@ -197,11 +199,13 @@ fn http_protocol_options(
     let common = common_http_options(&at.field("common_http_protocol_options"), common_http_protocol_options)?;
     let names = upstream_options(&at.field("upstream_http_protocol_options"), upstream_http_protocol_options)?;
     let protocol = match upstream_protocol_options {
-        Some(UpstreamProtocolOptions::ExplicitHttpConfig(wire)) => explicit(&at.field("explicit_http_config"), wire)?,
-        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(wire)) => {
-            use_downstream(&at.field("use_downstream_protocol_config"), wire)?
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(wire)) => {
+            explicit(context, &at.field("explicit_http_config"), wire)?
         }
-        Some(UpstreamProtocolOptions::AutoConfig(wire)) => auto(&at.field("auto_config"), wire)?,
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(wire)) => {
+            use_downstream(context, &at.field("use_downstream_protocol_config"), wire)?
+        }
+        Some(UpstreamProtocolOptions::AutoConfig(wire)) => auto(context, &at.field("auto_config"), wire)?,
         None => {
             return Err(at.reject("needs one of explicit_http_config, use_downstream_protocol_config, auto_config"));
         }
@@ -214,34 +218,38 @@ fn http_protocol_options(
     Ok((common, http))
 }
 
-fn explicit(at: &FieldPath<'_>, wire: ExplicitHttpConfig) -> Parsed<Protocol> {
+fn explicit(context: &Context<'_>, at: &FieldPath<'_>, wire: ExplicitHttpConfig) -> Parsed<Protocol> {
     use pb::http_protocol_options::explicit_http_config::ProtocolConfig;
     let ExplicitHttpConfig { protocol_config } = wire;
     match protocol_config {
-        Some(ProtocolConfig::HttpProtocolOptions(http1)) => both(at, UpstreamProtocol::Http1, Some(http1), None),
-        Some(ProtocolConfig::Http2ProtocolOptions(http2)) => both(at, UpstreamProtocol::Http2, None, Some(http2)),
+        Some(ProtocolConfig::HttpProtocolOptions(http1)) => {
+            both(context, at, UpstreamProtocol::Http1, Some(http1), None)
+        }
+        Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
+            both(context, at, UpstreamProtocol::Http2, None, Some(http2))
+        }
         Some(ProtocolConfig::Http3ProtocolOptions(_)) => Err(at.field("http3_protocol_options").unsupported()),
         None => Err(at.reject("needs one of http_protocol_options, http2_protocol_options")),
     }
 }
 
-fn use_downstream(at: &FieldPath<'_>, wire: UseDownstreamHttpConfig) -> Parsed<Protocol> {
+fn use_downstream(context: &Context<'_>, at: &FieldPath<'_>, wire: UseDownstreamHttpConfig) -> Parsed<Protocol> {
     decide!(wire, at, UseDownstreamHttpConfig
         as "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig" {
         implemented: http_protocol_options, http2_protocol_options;
         no_effect: ;
         unsupported: http3_protocol_options;
     });
-    both(at, UpstreamProtocol::UseDownstream, http_protocol_options, http2_protocol_options)
+    both(context, at, UpstreamProtocol::UseDownstream, http_protocol_options, http2_protocol_options)
 }
 
-fn auto(at: &FieldPath<'_>, wire: AutoHttpConfig) -> Parsed<Protocol> {
+fn auto(context: &Context<'_>, at: &FieldPath<'_>, wire: AutoHttpConfig) -> Parsed<Protocol> {
     decide!(wire, at, AutoHttpConfig as "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig" {
         implemented: http_protocol_options, http2_protocol_options;
         no_effect: ;
         unsupported: http3_protocol_options, alternate_protocols_cache_options;
     });
-    both(at, UpstreamProtocol::Auto, http_protocol_options, http2_protocol_options)
+    both(context, at, UpstreamProtocol::Auto, http_protocol_options, http2_protocol_options)
 }
 
 const DEFAULT_MAX_HEADERS: u32 = 100;

@@ -71,7 +71,7 @@ impl HttpConnectionManager {
             stat_prefix: stat_prefix.into(),
             routes: routes(context, at, route_specifier)?,
             filters: self::http_filters(context, &at.field("http_filters"), http_filters)?,
-            http1: http1_options(&at.field("http_protocol_options"), http1)?,
+            http1: http1_options(context, &at.field("http_protocol_options"), http1)?,
             http2: http2_options(&at.field("http2_protocol_options"), http2)?,
             server_name: if server_name.is_empty() { DEFAULT_SERVER_NAME.to_owned() } else { server_name },
             server_header: server_header(&at.field("server_header_transformation"), server_header_transformation)?,

@@ -180,8 +180,10 @@ pub struct Http1Options {
     pub accept_http_10: bool,
     /// The host of HTTP/1.0 requests without one.
     pub default_host_for_http_10: Option<String>,
-    /// Header names leave as they came (`preserve_case`) or as `Proper-Case`.
+    /// How header names leave, unless the message remembers how its peer wrote them.
     pub header_case: HeaderCase,
+    /// What this side receives remembers how names were written.
+    pub preserve_case: Option<PreserveCase>,
     /// Trailers are passed on instead of dropped.
     pub enable_trailers: bool,
     /// A message with both content-length and chunked loses the former instead of being refused.
@@ -201,6 +203,7 @@ impl Default for Http1Options {
             accept_http_10: false,
             default_host_for_http_10: None,
             header_case: HeaderCase::Lower,
+            preserve_case: None,
             enable_trailers: false,
             allow_chunked_length: false,
             stream_error_on_invalid_message: false,
@@ -217,6 +220,15 @@ pub enum HeaderCase {
     Lower,
     /// `Content-Type`.
     Proper,
+}
+
+/// What is kept of the spelling of a received head. Source: `PreserveCaseFormatterConfig`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct PreserveCase {
+    /// The words behind the status are passed on, too.
+    pub reason_phrase: bool,
+    /// How names are written that were not received (`formatter_type_on_envoy_headers`).
+    pub unknown: HeaderCase,
 }
 
 /// Source: `Http2ProtocolOptions`.

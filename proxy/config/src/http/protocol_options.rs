@@ -6,9 +6,11 @@
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::core::v3 as core;
+use outrigger_api::pb::envoy::extensions::http::header_formatters::preserve_case::v3 as preserve_case_api;
 use outrigger_api::pb::google::protobuf::UInt32Value;
 
-use super::{HeaderCase, Http1Options, Http2Keepalive, Http2Options, UnderscoreAction};
+use super::{HeaderCase, Http1Options, Http2Keepalive, Http2Options, PreserveCase, UnderscoreAction};
+use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
@@ -67,7 +69,11 @@ fn underscore_action(at: &FieldPath<'_>, value: i32) -> Parsed<UnderscoreAction>
 
 /// Reads HTTP/1 options. A connection manager that has a default for `override_stream_error_on_invalid_http_message`
 /// fills that field in before.
-pub(crate) fn http1_options(at: &FieldPath<'_>, wire: core::Http1ProtocolOptions) -> Parsed<Http1Options> {
+pub(crate) fn http1_options(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: core::Http1ProtocolOptions,
+) -> Parsed<Http1Options> {
     decide!(wire, at, core::Http1ProtocolOptions as "envoy.config.core.v3.Http1ProtocolOptions" {
         implemented: allow_absolute_url, accept_http_10, default_host_for_http_10, header_key_format, enable_trailers,
             allow_chunked_length, override_stream_error_on_invalid_http_message, send_fully_qualified_url,
@@ -75,9 +81,9 @@ pub(crate) fn http1_options(at: &FieldPath<'_>, wire: core::Http1ProtocolOptions
         no_effect: use_balsa_parser = "there is one HTTP/1 parser";
         unsupported: ignore_http_11_upgrade;
     });
-    let header_case = match header_key_format {
-        None => HeaderCase::Lower,
-        Some(format) => header_case(&at.field("header_key_format"), format)?,
+    let (header_case, preserve_case) = match header_key_format {
+        None => (HeaderCase::Lower, None),
+        Some(format) => header_case(context, &at.field("header_key_format"), format)?,
     };
     wire::header_value(&at.field("default_host_for_http_10"), &default_host_for_http_10)?;
     Ok(Http1Options {
@@ -85,6 +91,7 @@ pub(crate) fn http1_options(at: &FieldPath<'_>, wire: core::Http1ProtocolOptions
         accept_http_10,
         default_host_for_http_10: Some(default_host_for_http_10).filter(|host| !host.is_empty()),
         header_case,
+        preserve_case,
         enable_trailers,
         allow_chunked_length,
         stream_error_on_invalid_message: override_stream_error_on_invalid_http_message.is_some_and(|flag| flag.value),
@@ -93,14 +100,46 @@ pub(crate) fn http1_options(at: &FieldPath<'_>, wire: core::Http1ProtocolOptions
     })
 }
 
-fn header_case(at: &FieldPath<'_>, wire: core::http1_protocol_options::HeaderKeyFormat) -> Parsed<HeaderCase> {
+fn header_case(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: core::http1_protocol_options::HeaderKeyFormat,
+) -> Parsed<(HeaderCase, Option<PreserveCase>)> {
     use core::http1_protocol_options::header_key_format::{HeaderFormat, ProperCaseWords};
     let core::http1_protocol_options::HeaderKeyFormat { header_format } = wire;
     match header_format {
-        Some(HeaderFormat::ProperCaseWords(ProperCaseWords {})) => Ok(HeaderCase::Proper),
-        Some(HeaderFormat::StatefulFormatter(_)) => Err(at.field("stateful_formatter").unsupported()),
-        None => Err(at.reject("needs proper_case_words")),
+        Some(HeaderFormat::ProperCaseWords(ProperCaseWords {})) => Ok((HeaderCase::Proper, None)),
+        Some(HeaderFormat::StatefulFormatter(extension)) => {
+            Ok((HeaderCase::Lower, Some(preserve_case(context, &at.field("stateful_formatter"), extension)?)))
+        }
+        None => Err(at.reject("needs one of proper_case_words, stateful_formatter")),
     }
+}
+
+/// The one formatter with a memory that there is, `envoy.http.stateful_header_formatters.preserve_case`.
+fn preserve_case(context: &Context<'_>, at: &FieldPath<'_>, wire: core::TypedExtensionConfig) -> Parsed<PreserveCase> {
+    use preserve_case_api::{PreserveCaseFormatterConfig, preserve_case_formatter_config::FormatterTypeOnEnvoyHeaders};
+    let core::TypedExtensionConfig { name: _, typed_config } = wire;
+    let at = at.field("typed_config");
+    let any = wire::extension(context, &at, typed_config.ok_or_else(|| at.reject("is required"))?)?;
+    if wire::type_name(&any) != "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig" {
+        return Err(at.reject(format!("{:?} is not supported, expected PreserveCaseFormatterConfig", any.type_url)));
+    }
+    let wire: PreserveCaseFormatterConfig = wire::decode(&at, &any)?;
+    decide!(wire, &at, PreserveCaseFormatterConfig as "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig" {
+        implemented: forward_reason_phrase, formatter_type_on_envoy_headers;
+        no_effect: ;
+        unsupported: ;
+    });
+    let unknown = match FormatterTypeOnEnvoyHeaders::try_from(formatter_type_on_envoy_headers) {
+        Ok(FormatterTypeOnEnvoyHeaders::Default) => HeaderCase::Lower,
+        Ok(FormatterTypeOnEnvoyHeaders::ProperCase) => HeaderCase::Proper,
+        Err(_) => {
+            let at = at.field("formatter_type_on_envoy_headers");
+            return Err(wire::unknown_enum(&at, formatter_type_on_envoy_headers));
+        }
+    };
+    Ok(PreserveCase { reason_phrase: forward_reason_phrase, unknown })
 }
 
 /// Reads HTTP/2 options. A connection manager that has a default for `override_stream_error_on_invalid_http_message`
@@ -194,6 +233,7 @@ mod tests {
     use outrigger_api::pb::google::protobuf::{BoolValue, Duration as WireDuration};
 
     use super::*;
+    use crate::context::NoEnvironment;
 
     fn at() -> FieldPath<'static> {
         FieldPath::resource("cluster", "billing")
@@ -201,7 +241,10 @@ mod tests {
 
     #[test]
     fn nothing_given_is_the_defaults() {
-        assert_eq!(http1_options(&at(), Default::default()), Ok(Http1Options::default()));
+        assert_eq!(
+            http1_options(&Context::new(&NoEnvironment), &at(), Default::default()),
+            Ok(Http1Options::default())
+        );
         assert_eq!(http2_options(&at(), Default::default()), Ok(Http2Options::default()));
         let common = common_http_options(&at(), None).unwrap();
         assert_eq!(common.idle_timeout, Some(Duration::from_secs(3600)));

@@ -190,7 +190,7 @@ fn each_bad_connection_manager_is_refused_by_path() {
         ),
         (
             base(&format!("{ROUTER}, {ROUTER}")),
-            ".http_filters[1].name: \"envoy.filters.http.router\" is the name of another filter too",
+            ".http_filters[1]: stands after the terminal filter \"envoy.filters.http.router\"",
         ),
         (
             base(&format!("{ROUTER}, {}", ROUTER.replacen("envoy.filters.http.router", "second", 1))),

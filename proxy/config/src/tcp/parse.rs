@@ -88,9 +88,7 @@ fn hash_policy(at: &FieldPath<'_>, wire: Vec<types::HashPolicy>) -> Parsed<Arc<[
 
 fn target(at: &FieldPath<'_>, wire: Option<parts::ClusterSpecifier>) -> Parsed<WeightedClusters> {
     match wire {
-        Some(parts::ClusterSpecifier::Cluster(name)) if name.is_empty() => {
-            Err(at.field("cluster").reject("must not be empty"))
-        }
+        // No name is none of a cluster: what an earlier filter chose (`sni_cluster`) is the only one then.
         Some(parts::ClusterSpecifier::Cluster(name)) => Ok(WeightedClusters { clusters: vec![(name.into(), 1)] }),
         Some(parts::ClusterSpecifier::WeightedClusters(parts::WeightedCluster { clusters })) => {
             let list = at.field("weighted_clusters");

@@ -88,6 +88,7 @@ async fn serve_link(connection: Rc<HttpConnection>, link: Link) {
         max_headers: config.max_headers_count as usize,
         allow_chunked_length: config.http1.allow_chunked_length,
         allow_custom_methods: config.http1.allow_custom_methods,
+        preserve_case: config.http1.preserve_case,
     };
     let deadlines = connection.deadlines();
     let accepted = connection.info.start;
