@@ -59,7 +59,7 @@ async fn calls_through(program: PathBuf) -> Proxy {
         output.read_to_string(&mut report).await.expect("text");
         python.wait().await.expect("a child can be waited for")
     };
-    let status = tokio::time::timeout(Duration::from_secs(180), calls).await.expect("the calls end");
+    let status = tokio::time::timeout(Duration::from_secs(600), calls).await.expect("the calls end");
     assert!(status.success(), "{status}:\n{report}");
     proxy
 }

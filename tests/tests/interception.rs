@@ -9,7 +9,7 @@ use std::time::Duration;
 use outrigger_tests::config::{bootstrap, chain, http, listener_at, routes, tcp};
 use outrigger_tests::{Proxy, Upstream, programs};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 #[tokio::test]
 async fn redirected_connections_reach_their_original_destination() {
@@ -24,7 +24,7 @@ async fn redirected_connections_reach_their_original_destination() {
 
 /// Fetches a URL from the other namespace.
 async fn curl(url: &str, arguments: &[&str]) -> serde_json::Value {
-    let mut all = vec!["netns", "exec", "client", "curl", "-sSg", "--max-time", "20"];
+    let mut all = vec!["netns", "exec", "client", "curl", "-sSg", "--max-time", "60"];
     all.extend(arguments);
     all.push(url);
     let body = programs::run("ip", &all, &[], LIMIT).await;
