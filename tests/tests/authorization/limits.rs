@@ -37,11 +37,11 @@ async fn a_limit_on_connections_at_a_time() {
     let proxy = workloads.start(proxy::program(), &text).await;
     let address = proxy.listener("limited").await;
     let (first, second) = (echoing(address).await, echoing(address).await);
-    assert_eq!(proxy.stat("connection_limit.limit.active_connections").await, 2);
+    proxy.stat_is("connection_limit.limit.active_connections", 2).await;
     let began = Instant::now();
     assert!(!workloads.is_echoed(address, Client::Plain).await);
     assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
-    assert_eq!(proxy.stat("connection_limit.limit.limited_connections").await, 1);
+    proxy.stat_is("connection_limit.limit.limited_connections", 1).await;
     drop(first);
     proxy.wait_stat("connection_limit.limit.active_connections", |count| count == 1).await;
     let third = echoing(address).await;
@@ -88,7 +88,7 @@ async fn a_limit_on_connections_in_a_time() {
     {
         assert_eq!(workloads.is_echoed(address, Client::Plain).await, allowed);
     }
-    assert_eq!(proxy.stat("local_rate_limit.rate.rate_limited").await, 3);
+    proxy.stat_is("local_rate_limit.rate.rate_limited", 3).await;
     let refused = proxy.lines("log.txt", 7).await.into_iter().filter(|line| line.contains("URX")).count();
     assert_eq!(refused, 3);
 }
