@@ -435,8 +435,8 @@ pub fn interrupted_holding(
     held: impl FnOnce() -> usize,
     cx: &mut std::task::Context<'_>,
 ) -> Poll<Failure> {
-    if request.is_weighed() && request.is_too_heavy(held()) {
-        return Poll::Ready(Failure::Drained);
+    if request.is_weighed() {
+        request.weigh(held(), cx);
     }
     interrupted(request, cx)
 }
