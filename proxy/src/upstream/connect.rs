@@ -22,11 +22,12 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::clusters::{WorkerCluster, WorkerHost};
+use super::clusters::WorkerCluster;
 use super::host::Host;
 use super::key::{ConnectionKey, Fit};
 use super::proxy_header;
 use super::stats::{ClusterStats, EndedBy};
+use super::worker_host::WorkerHost;
 use crate::graph::ClusterShared;
 use crate::istio;
 use crate::stream::{ConnectionInfo, TlsInfo};
