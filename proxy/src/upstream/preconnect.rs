@@ -115,8 +115,9 @@ impl Maker<'_> {
         let Ok(counted) = connect::take_place(self.cluster, host, self.wanted.priority, false) else { return false };
         let (worker, host, protocol) = (Rc::clone(self.worker), Rc::clone(host), self.protocol);
         let Wanted { priority, downstream, upgrade, .. } = self.wanted;
-        let spare = Spare::new(&host);
         tokio::task::spawn_local(async move {
+            // Only now: the request on whose account it is made looks for one at once, and makes its own.
+            let spare = Spare::new(&host);
             let wanted = Wanted { priority, downstream, upgrade, host: "", alpn: None, connection: None };
             // Whoever needs a connection finds out by itself why there is none.
             if let Ok(Opened::Http1(connection)) = pool::open(&worker, &host, counted, protocol, wanted).await

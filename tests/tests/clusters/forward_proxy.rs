@@ -266,7 +266,8 @@ async fn requests_wait_for_a_place_at_the_host_they_name() {
     }
     assert_eq!((one.counts().peak, one.counts().requests, two.counts().requests), (1, 7, 1));
     proxy.wait_stat("cluster.anywhere.queue.active", |active| active == 0).await;
-    assert_eq!(proxy.stat("cluster.anywhere.queue.total").await, 6);
+    // The one for the other host was asked to queue, too, and its turn came at once.
+    assert_eq!(proxy.stat("cluster.anywhere.queue.total").await, 7);
 }
 
 #[tokio::test]

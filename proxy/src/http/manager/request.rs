@@ -118,11 +118,11 @@ impl Request<'_> {
         self.connection.worker.weighing.is_on()
     }
 
-    /// Says how much memory it holds, with what whoever is asked holds for it.
+    /// Says how much memory it holds, with what whoever is asked holds for it. As in Envoy this is about HTTP/2 only.
     #[cold]
     pub fn weigh(&self, more: usize, cx: &std::task::Context<'_>) {
         let worker = &self.connection.worker;
-        if worker.listener_bypasses(&self.connection.info.listener) {
+        if matches!(self.downstream, Downstream::H1(_)) || worker.listener_bypasses(&self.connection.info.listener) {
             return;
         }
         let requested = self.request_body.as_ref().map_or(0, |chain| chain.at_hand());
