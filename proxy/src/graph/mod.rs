@@ -79,6 +79,7 @@ use crate::tls::ServerTls;
 use crate::trace::Tracer;
 use crate::upstream::gate::Gate;
 use crate::upstream::host::Host;
+use crate::upstream::lone_hosts::LoneHosts;
 use crate::upstream::vacancy::Vacancy;
 
 /// Everything that traffic depends on, of one generation.
@@ -272,6 +273,7 @@ pub struct ClusterShared {
     /// There was a connection for traffic.
     pub used: AtomicBool,
     gate: OnceLock<Arc<Gate>>,
+    lone_hosts: OnceLock<Box<LoneHosts>>,
 }
 
 impl ClusterShared {
@@ -283,6 +285,11 @@ impl ClusterShared {
     /// As [`Self::gate`], unless no request has come to it.
     pub fn gate_if_used(&self) -> Option<&Arc<Gate>> {
         self.gate.get()
+    }
+
+    /// Endpoints that the graph does not know.
+    pub fn lone_hosts(&self) -> &LoneHosts {
+        self.lone_hosts.get_or_init(Box::default)
     }
 
     /// Who waits for a connection of this priority.

@@ -201,9 +201,10 @@ impl Started {
                 Command::StartListener { .. } => "start",
                 Command::StopListener { .. } => "stop",
                 Command::CheckDrains => "drains",
-                Command::ResumeAccepting | Command::RescaleTimers | Command::WeighRequests | Command::ShrinkHeap => {
-                    "overload"
-                }
+                Command::ResumeAccepting
+                | Command::RescaleTimers
+                | Command::ResetHeavyRequests
+                | Command::ShrinkHeap => "overload",
                 Command::MakeRoom { .. } => "room",
                 Command::TellRequests(_) | Command::TellFailures(_) | Command::KillRequest { .. } => "admin",
                 Command::Exit => "exit",

@@ -35,13 +35,14 @@ use crate::overload::Hook;
 use crate::stream::{ConnectionInfo, Kill, Phase, ResponseFlag, StreamInfo};
 use crate::trace::Opening;
 use crate::upstream::admission::{Admitted, OwnEndpoint, Refused, Seeker, Wish};
-use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
+use crate::upstream::clusters::WorkerCluster;
 use crate::upstream::connect::{ConnectError, Counted, Full, Means, connect, take_place};
 use crate::upstream::dns_cache::{DYNAMIC_HOST, DYNAMIC_PORT, Lookup, NoAddress};
 use crate::upstream::feedback::{Unanswered, Watch};
 use crate::upstream::gate::Place;
 use crate::upstream::host::Host;
 use crate::upstream::stats::EndedBy;
+use crate::upstream::worker_host::WorkerHost;
 use crate::worker::Worker;
 use crate::worker::connections::Registered;
 use crate::worker::deadlines::{Deadlines, Limit};
@@ -190,12 +191,7 @@ impl Session {
         let mut tried: Vec<Arc<Host>> = Vec::new();
         for _ in 0..self.node.config.max_connect_attempts {
             self.info.phase.set(Phase::Queue);
-            let (cluster, admitted) = match &forwarded {
-                Some(Target { cluster, host }) => {
-                    (Rc::clone(cluster), Some(Admitted { host: Rc::clone(host), place: None }))
-                }
-                None => self.admit(&mut route_cluster, &tried, downstream).await,
-            };
+            let (cluster, admitted) = self.admit(&mut route_cluster, forwarded.as_ref(), &tried, downstream).await;
             let Admitted { host, place } = admitted?;
             if self.worker.is_overloaded(Hook::NewConnection, || false) {
                 self.info.flag(ResponseFlag::UpstreamOverflow);
@@ -238,8 +234,8 @@ impl Session {
         None
     }
 
-    /// The endpoint that the connection's host is, if the cluster is a dynamic forward proxy.
-    async fn forwarded(&self, cluster: &Rc<WorkerCluster>) -> Result<Option<Target>, NoAddress> {
+    /// The name that the connection is for, if the cluster is a dynamic forward proxy.
+    async fn forwarded(&self, cluster: &Rc<WorkerCluster>) -> Result<Option<OwnEndpoint>, NoAddress> {
         let node = cluster.node();
         let Discovery::DynamicForward(cache) = &node.config.discovery else { return Ok(None) };
         let (host, port) = {
@@ -253,8 +249,7 @@ impl Session {
             Lookup::Known(known) => known?,
             Lookup::Later(pending) => pending.answer().await?,
         };
-        let host = cluster.forwarded(&name, cache.dns.family == DnsFamily::All);
-        Ok(host.map(|host| Target { cluster: Rc::clone(cluster), host }))
+        Ok(Some(OwnEndpoint::Name { name, all_addresses: cache.dns.family == DnsFamily::All }))
     }
 
     /// This worker's view of the chosen cluster, if there is such a cluster now.
@@ -275,6 +270,7 @@ impl Session {
     async fn admit(
         &self,
         route_cluster: &mut Rc<WorkerCluster>,
+        forwarded: Option<&OwnEndpoint>,
         tried: &[Arc<Host>],
         downstream: &mut Io,
     ) -> (Rc<WorkerCluster>, Option<Admitted>) {
@@ -285,16 +281,16 @@ impl Session {
             return (Rc::clone(route_cluster), self.refused(route_cluster, &Refused::NoHost));
         };
         let node = cluster.node();
-        let destination = match &node.config.discovery {
+        let own = match &node.config.discovery {
             Discovery::OriginalDst(options) => match self.original_destination(options) {
-                Some(destination) => Some(destination),
+                Some(destination) => Some(OwnEndpoint::Destination(destination)),
                 None => return (Rc::clone(&cluster), self.refused(&cluster, &Refused::NoHost)),
             },
-            _ => None,
+            _ => forwarded.cloned(),
         };
         let Some(options) = node.config.concurrency.as_deref() else {
-            let host = match destination {
-                Some(destination) => Some(cluster.destination(destination, Instant::now())),
+            let host = match own {
+                Some(own) => own.of(&cluster),
                 None => cluster.pick(&self.worker, wanted, tried),
             };
             let admitted = host.map(|host| Admitted { host, place: None });
@@ -302,7 +298,6 @@ impl Session {
             return (cluster, admitted);
         };
         let worker = &self.worker;
-        let own = destination.map(OwnEndpoint::Destination);
         let mut seeker = Seeker { worker, cluster, wanted, tried, priority: Priority::Default, own };
         // Whatever else ends the session drops this.
         let mut left = pin!(left(downstream));

@@ -14,6 +14,7 @@ use pb::http_protocol_options::{AutoHttpConfig, ExplicitHttpConfig, UpstreamProt
 
 use super::concurrency::{self, Concurrency};
 use super::error_matcher::error_matcher;
+use super::request_policies::{RequestPolicies, WirePolicies};
 use super::{UpstreamHttp, UpstreamProtocol};
 use crate::context::Context;
 use crate::decide::decide;
@@ -38,6 +39,7 @@ pub(super) struct HttpFields {
 /// What was read.
 pub(super) struct ReadHttp {
     pub http: UpstreamHttp,
+    pub requests: Option<RequestPolicies>,
     pub max_requests_per_connection: Option<u32>,
     /// The other options that stand where those of HTTP do.
     pub concurrency: Option<Concurrency>,
@@ -57,21 +59,21 @@ pub(super) fn upstream_http(context: &Context<'_>, at: &FieldPath<'_>, wire: Htt
     let older_limit = max_requests_per_connection.map(|limit| limit.value).filter(|limit| *limit > 0);
     let TypedOptions { http, concurrency } =
         typed_options(context, &at.field("typed_extension_protocol_options"), typed)?;
-    let (common, http) = match http {
+    let ReadOptions { common, http, requests } = match http {
         Some(read) => read,
         None => {
             let common = common_http_options(&at.field("common_http_protocol_options"), common)?;
             let protocol = older_protocol(context, at, http1, http2, protocol_selection)?;
             let upstream = upstream_options(&at.field("upstream_http_protocol_options"), upstream)?;
             let http = together(&common, protocol, upstream);
-            (common, http)
+            ReadOptions { common, http, requests: None }
         }
     };
     match (older_limit, common.max_requests_per_connection) {
         (Some(_), Some(_)) => Err(at
             .field("max_requests_per_connection")
             .reject("must not be set both here and in the HTTP protocol options")),
-        (older, newer) => Ok(ReadHttp { http, max_requests_per_connection: newer.or(older), concurrency }),
+        (older, newer) => Ok(ReadHttp { http, requests, max_requests_per_connection: newer.or(older), concurrency }),
     }
 }
 
@@ -151,9 +153,16 @@ fn together(common: &CommonHttpOptions, protocol: Protocol, names: AutoNames) ->
     }
 }
 
+/// What `HttpProtocolOptions` say.
+struct ReadOptions {
+    common: CommonHttpOptions,
+    http: UpstreamHttp,
+    requests: Option<RequestPolicies>,
+}
+
 #[derive(Default)]
 struct TypedOptions {
-    http: Option<(CommonHttpOptions, UpstreamHttp)>,
+    http: Option<ReadOptions>,
     concurrency: Option<Concurrency>,
 }
 
@@ -188,12 +197,12 @@ fn http_protocol_options(
     context: &Context<'_>,
     at: &FieldPath<'_>,
     wire: pb::HttpProtocolOptions,
-) -> Parsed<(CommonHttpOptions, UpstreamHttp)> {
+) -> Parsed<ReadOptions> {
     decide!(wire, at, pb::HttpProtocolOptions as "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" {
         implemented: common_http_protocol_options, upstream_http_protocol_options, http_filters,
-            upstream_protocol_options, outlier_detection;
-        no_effect: hash_policy = "no consistent-hash policy is supported, and a cluster with one is rejected";
-        unsupported: header_validation_config, request_mirror_policies, retry_policy;
+            upstream_protocol_options, outlier_detection, request_mirror_policies, hash_policy, retry_policy;
+        no_effect: ;
+        unsupported: header_validation_config;
     });
     let filters = upstream_filters(context, &at.field("http_filters"), http_filters)?;
     let common = common_http_options(&at.field("common_http_protocol_options"), common_http_protocol_options)?;
@@ -215,7 +224,9 @@ fn http_protocol_options(
     if let Some(wire) = outlier_detection {
         http.error_matcher = Some(error_matcher(&at.field("outlier_detection"), wire)?);
     }
-    Ok((common, http))
+    let requests =
+        RequestPolicies::read(context, at, WirePolicies { request_mirror_policies, hash_policy, retry_policy })?;
+    Ok(ReadOptions { common, http, requests })
 }
 
 fn explicit(context: &Context<'_>, at: &FieldPath<'_>, wire: ExplicitHttpConfig) -> Parsed<Protocol> {

@@ -105,6 +105,15 @@ pub struct SocketOption {
     pub value: SocketOptionValue,
     /// When to set it.
     pub state: SocketState,
+    /// For sockets of IPv6 only, or of IPv4 only; for all sockets when `None`.
+    pub is_ipv6: Option<bool>,
+}
+
+impl SocketOption {
+    /// Whether it is for a socket of this address, at this moment of its life.
+    pub fn is_for(&self, address: Option<IpAddr>, state: SocketState) -> bool {
+        self.state == state && self.is_ipv6.is_none_or(|is_ipv6| address.is_some_and(|ip| ip.is_ipv6() == is_ipv6))
+    }
 }
 
 /// The value of a [`SocketOption`].

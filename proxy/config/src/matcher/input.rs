@@ -2,7 +2,10 @@
 //!
 //! Owns which inputs and input matchers exist. Never reads the tree around them.
 
+use std::sync::Arc;
+
 use outrigger_api::pb::envoy::extensions::matching::common_inputs::network::v3 as network;
+use outrigger_api::pb::envoy::extensions::matching::common_inputs::transport_socket::v3 as transport_socket;
 use outrigger_api::pb::envoy::extensions::matching::input_matchers::ip::v3 as ip;
 use outrigger_api::pb::envoy::extensions::matching::input_matchers::metadata::v3 as metadata;
 use outrigger_api::pb::envoy::r#type::matcher::v3 as http;
@@ -83,15 +86,95 @@ impl Input {
                 }
                 Ok(Self::QueryParameter { name: query_param.into() })
             }
+            "envoy.extensions.matching.common_inputs.transport_socket.v3.EndpointMetadataInput" => {
+                use transport_socket::endpoint_metadata_input::{PathSegment, path_segment::Segment};
+                let transport_socket::EndpointMetadataInput { filter, path } = wire::decode(&at, &any)?;
+                let keys = path.into_iter().map(|PathSegment { segment }| segment.map(|Segment::Key(key)| key));
+                let (filter, path) = endpoint_path(&at, filter, keys)?;
+                Ok(Self::EndpointMetadata { filter, path })
+            }
+            "envoy.extensions.matching.common_inputs.transport_socket.v3.LocalityMetadataInput" => {
+                use transport_socket::locality_metadata_input::{PathSegment, path_segment::Segment};
+                let transport_socket::LocalityMetadataInput { filter, path } = wire::decode(&at, &any)?;
+                let keys = path.into_iter().map(|PathSegment { segment }| segment.map(|Segment::Key(key)| key));
+                let (filter, path) = endpoint_path(&at, filter, keys)?;
+                Ok(Self::LocalityMetadata { filter, path })
+            }
             _ => Err(at.reject(format!("the input {:?} is not supported", any.type_url))),
         }
     }
 
-    /// It exists in HTTP requests only.
-    pub(super) fn is_http(&self) -> bool {
-        matches!(self, Self::RequestHeader { .. } | Self::QueryParameter { .. })
+    fn family(&self) -> Family {
+        match self {
+            Self::RequestHeader { .. } | Self::QueryParameter { .. } => Family::Request,
+            Self::EndpointMetadata { .. } | Self::LocalityMetadata { .. } => Family::Endpoint,
+            Self::DestinationIp
+            | Self::DestinationPort
+            | Self::SourceIp
+            | Self::SourcePort
+            | Self::DirectSourceIp
+            | Self::ServerName
+            | Self::UriSan
+            | Self::DnsSan
+            | Self::Subject
+            | Self::FilterState { .. }
+            | Self::DynamicMetadata { .. } => Family::Connection,
+        }
     }
 }
+
+/// What a tree looks at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Family {
+    /// A downstream connection.
+    Connection,
+    /// A request, and the connection that it came on.
+    Request,
+    /// An endpoint.
+    Endpoint,
+}
+
+impl Family {
+    /// Refuses inputs that what is looked at does not have.
+    pub(super) fn check(self, at: &FieldPath<'_>, input: &Input) -> Parsed<()> {
+        match (self, input.family()) {
+            (Self::Request, Family::Connection) => Ok(()),
+            (own, family) if own == family => Ok(()),
+            (Self::Connection, Family::Request) => {
+                Err(at.reject("exists in HTTP requests only, and this is a network filter"))
+            }
+            (Self::Connection | Self::Request, _) => {
+                Err(at.reject("exists where the transport of an endpoint is chosen"))
+            }
+            (Self::Endpoint, _) => {
+                Err(at.reject("is not known of endpoints, expected EndpointMetadataInput or LocalityMetadataInput"))
+            }
+        }
+    }
+}
+
+/// Where an endpoint's metadata leads: a namespace that is kept of endpoints, `envoy.lb` unless given, and keys.
+fn endpoint_path(
+    at: &FieldPath<'_>,
+    filter: String,
+    keys: impl Iterator<Item = Option<String>>,
+) -> Parsed<(Arc<str>, Vec<Box<str>>)> {
+    let filter = if filter.is_empty() { ENDPOINT_NAMESPACES[0].to_owned() } else { filter };
+    check_endpoint_namespace(at, &filter)?;
+    namespace_path(at, filter, keys)
+}
+
+/// Refuses namespaces of metadata that endpoints do not keep.
+pub(crate) fn check_endpoint_namespace(at: &FieldPath<'_>, filter: &str) -> Parsed<()> {
+    if ENDPOINT_NAMESPACES.contains(&filter) {
+        return Ok(());
+    }
+    let [first, second] = ENDPOINT_NAMESPACES;
+    Err(at.field("filter").reject(format!("{filter:?} is not kept of endpoints, expected {first:?} or {second:?}")))
+}
+
+/// Namespaces of metadata that are kept of endpoints and their localities.
+const ENDPOINT_NAMESPACES: [&str; 2] = ["envoy.lb", "envoy.transport_socket_match"];
 
 impl InputMatcher {
     /// Reads the extension in `custom_match`.

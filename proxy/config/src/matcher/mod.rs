@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use crate::matching::{StringMatcher, ValueMatcher};
 
+pub(crate) use input::{Family, check_endpoint_namespace};
 pub(crate) use parse::Kinds;
 
 /// A match tree with actions of type `A`.
@@ -85,6 +86,10 @@ pub enum Input {
     RequestHeader { name: Arc<str> },
     /// `HttpRequestQueryParamMatchInput`: the first value, decoded.
     QueryParameter { name: Arc<str> },
+    /// `EndpointMetadataInput`: what the endpoint says of itself, as text; anything but a string as JSON.
+    EndpointMetadata { filter: Arc<str>, path: Vec<Box<str>> },
+    /// `LocalityMetadataInput`: the same of its locality.
+    LocalityMetadata { filter: Arc<str>, path: Vec<Box<str>> },
 }
 
 /// What the value of an input must be.

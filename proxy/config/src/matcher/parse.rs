@@ -8,7 +8,7 @@ use outrigger_api::pb::xds::r#type::matcher::v3 as pb;
 use outrigger_api::pb::xds::r#type::matcher::v3::matcher as parts;
 use outrigger_api::pb::xds::r#type::matcher::v3::matcher::matcher_list as list;
 
-use super::input::typed_config;
+use super::input::{Family, typed_config};
 use super::{Ask, Input, InputMatcher, Matcher, OnMatch, Predicate};
 use crate::context::Context;
 use crate::decide::decide;
@@ -18,8 +18,8 @@ use crate::wire;
 
 /// What may stand in a tree, beside what may stand everywhere.
 pub(crate) struct Kinds<'a, A> {
-    /// Inputs of HTTP requests are allowed.
-    pub http: bool,
+    /// Which inputs there are.
+    pub inputs: Family,
     /// Reads an action.
     pub action: &'a dyn Fn(&FieldPath<'_>, &Any) -> Parsed<A>,
 }
@@ -141,9 +141,7 @@ impl<A> Reader<'_, A> {
         wire: Option<outrigger_api::pb::xds::core::v3::TypedExtensionConfig>,
     ) -> Parsed<Input> {
         let input = Input::parse(self.context, at, wire)?;
-        if input.is_http() && !self.kinds.http {
-            return Err(at.reject("exists in HTTP requests only, and this is a network filter"));
-        }
+        self.kinds.inputs.check(at, &input)?;
         Ok(input)
     }
 

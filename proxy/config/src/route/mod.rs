@@ -35,8 +35,10 @@ pub(crate) use forward::priority;
 pub(crate) use hash_policy::hash_policies;
 pub use hash_policy::{HashCookie, HashPolicy, HashSource};
 pub(crate) use matches::{header_matcher, query_parameter_matcher, route_match};
+pub(crate) use mirror::mirror_policies;
 pub use mirror::{MirrorCluster, MirrorHost, MirrorPolicy};
 pub use parse::DomainConflict;
+pub(crate) use retry::retry_policy;
 pub(crate) use rewrite::regex_rewrite;
 pub use scope::{ScopeRoutes, ScopedRoute};
 

@@ -127,6 +127,8 @@ impl<F: Facts> Inputs for InputsOf<'_, F> {
                 },
                 None => look(Given::Unknown),
             },
+            // There is no endpoint yet.
+            Input::EndpointMetadata { .. } | Input::LocalityMetadata { .. } => look(Given::Unknown),
         }
     }
 }

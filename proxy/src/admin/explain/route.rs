@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_config::cluster::RequestPolicies;
 use outrigger_config::route::{
     ClusterChoice, Forward, HostRewrite, RequireTls, RetryOn, RetryPolicy, Route, RouteAction, VirtualHost,
 };
@@ -121,8 +122,11 @@ fn act(
             format!("{} to {location} {way}", redirect.status)
         }
         RouteAction::Forward(forward) => {
-            members.push(("policies", policies(node, chosen, forward, head)));
-            let (clusters, goes) = cluster::of_request(view, forward, chosen.cluster_name(head));
+            let name = chosen.cluster_name(head);
+            let target = name.as_deref().and_then(|name| view.clusters.get(name));
+            let of_cluster = target.and_then(|node| node.config.requests.as_deref());
+            members.push(("policies", policies(node, chosen, forward, head, of_cluster)));
+            let (clusters, goes) = cluster::of_request(view, forward, name);
             members.push(("clusters", clusters));
             format!("{goes} {way}")
         }
@@ -200,8 +204,16 @@ fn route(route: &Route, position: usize) -> Tree {
     }
 }
 
-fn policies(node: &HttpNode, chosen: &Chosen<'_>, forward: &Forward, head: &RequestHead) -> Tree {
-    let policy = retry_policy(head, chosen.virtual_host, forward);
+fn policies(
+    node: &HttpNode,
+    chosen: &Chosen<'_>,
+    forward: &Forward,
+    head: &RequestHead,
+    of_cluster: Option<&RequestPolicies>,
+) -> Tree {
+    let policy = retry_policy(head, chosen.virtual_host, forward, of_cluster);
+    let hash =
+        of_cluster.map(|policies| &policies.hash).filter(|hash| !hash.is_empty()).unwrap_or(&forward.hash_policy);
     let limits = Timeouts::of_head(head, node.config.max_stream_duration, forward, policy.as_deref());
     let idle = limits.idle.or(node.config.stream_idle_timeout).filter(|limit| !limit.is_zero());
     let timeouts = tree! {
@@ -226,17 +238,17 @@ fn policies(node: &HttpNode, chosen: &Chosen<'_>, forward: &Forward, head: &Requ
         "path_becomes": (*rewritten != *path).then(|| rewritten.into_owned()),
         "host_becomes": host,
         "priority": if forward.priority == outrigger_config::route::Priority::High { "high" } else { "default" },
-        "endpoint_by_hash_of": (!forward.hash_policy.is_empty()).then(|| format!("{} hash policies", forward.hash_policy.len())),
+        "endpoint_by_hash_of": (!hash.is_empty()).then(|| format!("{} hash policies", hash.len())),
         "subset": forward.metadata_match.is_some().then_some("endpoints with the metadata that the route wants"),
-        "mirrors": mirrors(chosen, forward),
+        "mirrors": mirrors(chosen, forward, of_cluster),
         "rate_limits": (!forward.rate_limits.is_empty()).then_some(forward.rate_limits.len()),
         "follows_redirects": forward.internal_redirect.as_ref().map(|redirect| redirect.max_redirects),
     }
 }
 
-fn mirrors(chosen: &Chosen<'_>, forward: &Forward) -> Option<usize> {
+fn mirrors(chosen: &Chosen<'_>, forward: &Forward, of_cluster: Option<&RequestPolicies>) -> Option<usize> {
     let levels = [&forward.mirrors, &chosen.virtual_host.mirrors, &chosen.table.configuration().mirrors];
-    levels.into_iter().map(Vec::len).find(|count| *count > 0)
+    of_cluster.map(|policies| &policies.mirrors).into_iter().chain(levels).map(Vec::len).find(|count| *count > 0)
 }
 
 fn retries(policy: &RetryPolicy) -> Tree {

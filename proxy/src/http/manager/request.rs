@@ -100,8 +100,8 @@ impl Request<'_> {
         if matches!(self.info.kill.get(), Kill::Asked | Kill::Overload) {
             return Poll::Ready(());
         }
-        if self.is_weighed() && self.is_too_heavy(0) {
-            return Poll::Ready(());
+        if self.is_weighed() {
+            self.weigh(0, cx);
         }
         match self.downstream {
             Downstream::H1(_) => self.connection.registered.poll_expired(cx),
@@ -113,25 +113,22 @@ impl Request<'_> {
         }
     }
 
-    /// Whether requests that hold much memory are reset at this moment.
+    /// Whether it is to say what it holds.
     pub fn is_weighed(&self) -> bool {
-        self.connection.worker.process.overload.weighs_requests()
+        self.connection.worker.weighing.is_on()
     }
 
-    /// Whether it holds so much memory that it is to be reset, with what whoever asks holds for it. True once.
+    /// Says how much memory it holds, with what whoever is asked holds for it. As in Envoy this is about HTTP/2 only.
     #[cold]
-    pub fn is_too_heavy(&self, more: usize) -> bool {
-        if self.info.kill.get() != Kill::No {
-            return false;
+    pub fn weigh(&self, more: usize, cx: &std::task::Context<'_>) {
+        let worker = &self.connection.worker;
+        if matches!(self.downstream, Downstream::H1(_)) || worker.listener_bypasses(&self.connection.info.listener) {
+            return;
         }
         let requested = self.request_body.as_ref().map_or(0, |chain| chain.at_hand());
         let responded = self.response_body.as_ref().map_or(0, BodyChain::at_hand);
         let held = self.downstream.held() + self.info.kept_bytes.get() + requested + responded + more;
-        let resets = self.connection.worker.resets(held, &self.connection.info.listener);
-        if resets {
-            self.info.kill.set(Kill::Overload);
-        }
-        resets
+        worker.weighing.weigh(held, &self.info, cx.waker());
     }
 
     /// Ready with a time limit that has passed. Writes the entries of a request that lasts in passing.

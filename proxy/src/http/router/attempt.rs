@@ -25,11 +25,13 @@ use crate::http::seam::{BodySink, Pump, PumpError, StreamError};
 use crate::moments::Milestone;
 use crate::stream::Phase;
 use crate::trace::{self, Mark, Opening};
-use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
+use crate::upstream::clusters::{Target, WorkerCluster};
 use crate::upstream::connect::ConnectError;
 use crate::upstream::gate::Place;
 use crate::upstream::pool::{self, PoolError, Wanted};
+use crate::upstream::preconnect::preconnect;
 use crate::upstream::stream::UpstreamStream;
+use crate::upstream::worker_host::WorkerHost;
 use crate::worker::deadlines::Limit;
 
 /// One try.
@@ -154,6 +156,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
     /// Drives the try until there is a response head in the request, or a failure. `place` is its place at the endpoint.
     pub async fn until_head(&mut self, place: Option<Place>) -> Result<Answered, Failure> {
         let active = Active::new(self.cluster, self.host);
+        self.cluster.began(self.action.priority);
         let limits = self.request.deadlines;
         let now = Instant::now();
         let info = &self.request.info;
@@ -238,10 +241,11 @@ impl<'a, 'r> Attempt<'a, 'r> {
             connection: Some(&request.connection.info),
         };
         let terminated = self.action.terminates_connect && request.head.is_connect();
+        let ready = if terminated { None } else { pool::ready(self.host, wanted) };
         if self.host.node.config.preconnect.is_some() && !terminated {
-            pool::preconnect(&request.connection.worker, self.cluster, self.host, wanted);
+            preconnect(&request.connection.worker, self.cluster, self.host, wanted, ready.is_some());
         }
-        if !terminated && let Some(stream) = pool::ready(self.host, wanted) {
+        if let Some(stream) = ready {
             acquired(request, &stream, began);
             return Ok(stream);
         }
@@ -435,8 +439,8 @@ pub fn interrupted_holding(
     held: impl FnOnce() -> usize,
     cx: &mut std::task::Context<'_>,
 ) -> Poll<Failure> {
-    if request.is_weighed() && request.is_too_heavy(held()) {
-        return Poll::Ready(Failure::Drained);
+    if request.is_weighed() {
+        request.weigh(held(), cx);
     }
     interrupted(request, cx)
 }

@@ -15,9 +15,9 @@ use crate::http::manager::request::Request;
 use crate::http::seam::StreamError;
 use crate::process::Process;
 use crate::stream::{Kill, ResponseFlag};
-use crate::upstream::clusters::WorkerHost;
 use crate::upstream::dns_cache::NoAddress;
 use crate::upstream::feedback::{Unanswered, Watch};
+use crate::upstream::worker_host::WorkerHost;
 use crate::worker::deadlines::Limit;
 
 /// How a try failed.

@@ -22,9 +22,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use outrigger_config::cluster::{DnsCache, DnsFamily};
+use outrigger_config::cluster::{DnsCache, RequestPolicies};
 use outrigger_config::route::{Forward, HeaderMatcher, InternalRedirect, RetryPolicy, VirtualHost, WeightedCluster};
-use outrigger_policy::breaker::{Permit, Resource};
+use outrigger_policy::breaker::Permit;
 use outrigger_policy::retry::{self, Decision, GiveUp, Outcome};
 use outrigger_policy::route::{header_matches, request_header_matches};
 
@@ -32,6 +32,7 @@ use super::manager::reply::LocalReply;
 use super::manager::request::{Chosen, Request, RequestSide, ResponseSide, send_local};
 use super::manager::{mutate, overload};
 use crate::accesslog::LogType;
+use crate::graph::facts;
 use crate::health::observe;
 use crate::http::filter::{self, Filters, Origin, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
@@ -39,10 +40,11 @@ use crate::http::message::RequestHead;
 use crate::http::seam::BodySink;
 use crate::stream::{Phase, ResponseFlag};
 use crate::trace;
-use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
-use crate::upstream::dns_cache::Lookup;
+use crate::upstream::clusters::WorkerCluster;
+use crate::upstream::dns_cache::{CachedName, Lookup};
 use crate::upstream::feedback::Watch;
 use crate::upstream::host::Host;
+use crate::upstream::worker_host::WorkerHost;
 use crate::worker::deadlines::Limit;
 use affinity::Affinity;
 use attempt::{Answered, Attempt};
@@ -76,11 +78,12 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
         return drops::answer(request, chosen, &cluster).await;
     }
     request.route_counts = RouteCounts::of(request, chosen);
-    let policy = retry_policy(&request.head, chosen.virtual_host, action);
+    let of_cluster = node.config.requests.as_deref();
+    let policy = retry_policy(&request.head, chosen.virtual_host, action, of_cluster);
     let timeouts = Timeouts::of(request, action, policy.as_deref());
     let affinity = Affinity::of(request, action, weighted, node);
     prepare::request_head(request, chosen, action, weighted, &timeouts);
-    mirror::begin(request, chosen, action);
+    mirror::begin(request, chosen, action, of_cluster);
     let mut forwarding = Forwarding {
         request,
         chosen,
@@ -98,13 +101,15 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
     forwarding.run().await;
 }
 
-/// The policy of the route or virtual host, as `x-envoy-*` headers change it.
+/// The policy of the cluster, or else of the route or virtual host, as `x-envoy-*` headers change it.
 pub(crate) fn retry_policy(
     head: &RequestHead,
     virtual_host: &VirtualHost,
     action: &Forward,
+    of_cluster: Option<&RequestPolicies>,
 ) -> Option<Arc<RetryPolicy>> {
-    let configured = action.retry_policy.as_ref().or(virtual_host.retry_policy.as_ref());
+    let of_cluster = of_cluster.and_then(|policies| policies.retry.as_ref());
+    let configured = of_cluster.or(action.retry_policy.as_ref()).or(virtual_host.retry_policy.as_ref());
     let headers = &head.headers;
     let on = headers.get_str(HeaderId::XEnvoyRetryOn);
     let grpc_on = headers.get_str(HeaderId::XEnvoyRetryGrpcOn);
@@ -328,10 +333,14 @@ impl Forwarding<'_, '_> {
         }
     }
 
-    /// The endpoint that the request's host is. Waits for its address unless that is known.
-    async fn resolve(&self, cache: &Arc<DnsCache>) -> Result<Target, Failure> {
+    /// The name that the request's host is, and the newest view of `cluster`. Waits for its address unless that is known.
+    async fn resolve(
+        &self,
+        cluster: &Rc<WorkerCluster>,
+        cache: &Arc<DnsCache>,
+    ) -> Result<(Rc<WorkerCluster>, Arc<CachedName>), Failure> {
         let worker = &self.request.connection.worker;
-        let name = match prepare::look_up(self.request, &self.cluster, cache) {
+        let name = match prepare::look_up(self.request, cluster, cache) {
             Lookup::Known(known) => known,
             Lookup::Later(pending) => {
                 let mut answer = std::pin::pin!(pending.answer());
@@ -343,13 +352,11 @@ impl Forwarding<'_, '_> {
             }
         };
         let name = name.map_err(Failure::NoAddress)?;
-        // The cluster may have changed meanwhile.
-        let cluster = match worker.graph().clusters.get(&self.cluster.node().config.name) {
+        let cluster = match worker.graph().clusters.get(&cluster.node().config.name) {
             Some(node) => worker.clusters.get(worker, node),
-            None => Rc::clone(&self.cluster),
+            None => Rc::clone(cluster),
         };
-        let host = cluster.forwarded(&name, cache.dns.family == DnsFamily::All).ok_or(Failure::NoHost)?;
-        Ok(Target { cluster, host })
+        Ok((cluster, name))
     }
 
     /// What the retry policy sees of the response head.
@@ -389,7 +396,7 @@ impl Forwarding<'_, '_> {
         };
         let (breaker, thresholds) = self.cluster.limits(self.action.priority);
         self._retrying = None;
-        let Some(permit) = breaker.try_acquire_within(Resource::Retry, &thresholds) else {
+        let Some(permit) = breaker.try_retry(&thresholds, facts::now()) else {
             stats.upstream_rq_retry_overflow.increment();
             self.request.route_counts.retry_overflow();
             return false;

@@ -23,8 +23,9 @@ use crate::accesslog::format;
 use crate::http::h1::encode::decimal;
 use crate::http::headers::HeaderId;
 use crate::http::manager::request::{Chosen, Request};
-use crate::upstream::clusters::{WorkerCluster, WorkerHost};
+use crate::upstream::clusters::WorkerCluster;
 use crate::upstream::dns_cache::{DYNAMIC_HOST, DYNAMIC_PORT, Lookup, host_and_port};
+use crate::upstream::worker_host::WorkerHost;
 
 /// Whether the router filter was told to add no `x-envoy-*` headers.
 pub fn suppresses_envoy_headers(request: &Request<'_>) -> bool {

@@ -20,9 +20,10 @@ use crate::http::seam::{Pump, PumpError};
 use crate::moments::Milestone;
 use crate::stream::{Kill, Phase, ResponseFlag};
 use crate::trace::{self, Mark};
-use crate::upstream::clusters::{WorkerCluster, WorkerHost};
+use crate::upstream::clusters::WorkerCluster;
 use crate::upstream::feedback;
 use crate::upstream::stream::UpstreamStream;
+use crate::upstream::worker_host::WorkerHost;
 use crate::worker::deadlines::Limit;
 
 /// Sends the response head downstream and drives both directions to their ends.
