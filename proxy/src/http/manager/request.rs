@@ -17,7 +17,7 @@ use super::HttpConnection;
 use super::downstream::Downstream;
 use super::mutate::{self, Mutable};
 use super::reply::LocalReply;
-use super::routing::{name_route, serve_route};
+use super::routing::{asked_protocol, name_route, serve_route};
 use super::{normalize, overload};
 use crate::accesslog::format;
 use crate::accesslog::{AccessLogger, Facts, LogType};
@@ -83,6 +83,10 @@ pub struct Request<'a> {
     pub route_counts: router::RouteCounts,
     /// It is tried again.
     pub retried: bool,
+    /// What its tries need beyond the plain ones.
+    pub tries: Option<Box<router::Tries>>,
+    /// If its upstream takes too long, it is answered without content.
+    pub no_content_when_late: bool,
     /// The redirects that were followed for it.
     pub redirects: Option<Box<Redirects>>,
     /// Its place among those that are served.
@@ -121,7 +125,8 @@ impl Request<'_> {
         }
         let requested = self.request_body.as_ref().map_or(0, |chain| chain.at_hand());
         let responded = self.response_body.as_ref().map_or(0, BodyChain::at_hand);
-        let held = self.downstream.held() + self.info.kept_bytes.get() + requested + responded + more;
+        let late = self.tries.as_ref().map_or(0, |tries| tries.held());
+        let held = self.downstream.held() + self.info.kept_bytes.get() + requested + responded + late + more;
         let resets = self.connection.worker.resets(held, &self.connection.info.listener);
         if resets {
             self.info.kill.set(Kill::Overload);
@@ -258,6 +263,11 @@ pub async fn serve(
         mutate::change(early, &mut RequestSide(&mut request));
     }
     let prepared = normalize::prepare(connection, &mut request.head);
+    if let Some(protocol) = asked_protocol(&request.head)
+        && let Some(filters) = request.filters.of_upgrade(protocol)
+    {
+        request.filters = Rc::clone(filters);
+    }
     match prepared.and_then(|()| normalize::refuse_upgrade_with_content(&request.head, framing)) {
         Ok(()) => loop {
             route(&mut request).await;
@@ -344,6 +354,8 @@ fn begin<'a>(
         trace: None,
         route_counts: router::RouteCounts::default(),
         retried: false,
+        tries: None,
+        no_content_when_late: false,
         redirects: None,
     }
 }

@@ -14,6 +14,7 @@ use super::request::{Request, RequestSide, ResponseSide};
 use super::{HttpConnection, mutate};
 use crate::accesslog::format;
 use crate::http::headers::HeaderId;
+use crate::http::message::RequestHead;
 use crate::http::router;
 use crate::stream::ResponseFlag;
 
@@ -57,7 +58,10 @@ pub(super) async fn serve_route(request: &mut Request<'_>, connection: &HttpConn
             send_local(request, reply, Some(&chosen)).await;
         }
         RouteAction::NonForwarding => {
-            send_local(request, LocalReply::new(500, "direct_response"), Some(&chosen)).await;
+            // As Envoy does: it is a route to no cluster.
+            connection.stats.no_cluster.increment();
+            let reply = LocalReply::new(503, "cluster_not_found").flag(ResponseFlag::NoClusterFound);
+            send_local(request, reply, Some(&chosen)).await;
         }
     }
 }
@@ -120,15 +124,20 @@ fn requires_tls(request: &Request<'_>, chosen: &Chosen<'_>) -> bool {
     }
 }
 
+/// What a request wants its connection, or stream, to become.
+pub(super) fn asked_protocol(head: &RequestHead) -> Option<&[u8]> {
+    match head.protocol() {
+        b"" => head.is_connect().then_some(b"connect"),
+        protocol => Some(protocol),
+    }
+}
+
 fn refused_upgrade(request: &Request<'_>, action: &RouteAction) -> Option<String> {
     let upgrades = match action {
         RouteAction::Forward(forward) => &forward.upgrades[..],
         _ => &[],
     };
-    let protocol = match request.head.protocol() {
-        b"" if request.head.is_connect() => "connect",
-        protocol => std::str::from_utf8(protocol).ok().filter(|protocol| !protocol.is_empty())?,
-    };
+    let protocol = std::str::from_utf8(asked_protocol(&request.head)?).ok()?;
     let on_route = upgrades.iter().find(|(name, _)| name == protocol).map(|(_, enabled)| *enabled);
     let configured = &request.connection.node.config.upgrades;
     let by_default = || configured.iter().any(|upgrade| upgrade.protocol == protocol && upgrade.enabled);
