@@ -194,6 +194,11 @@ impl Side {
             "date" => "<date>".to_owned(),
             "x-request-id" if value.len() == 36 => "<uuid>".to_owned(),
             "x-envoy-upstream-service-time" => "<ms>".to_owned(),
+            // What is left of seconds depends on the machine.
+            "x-envoy-expected-rq-timeout-ms" => match value.parse::<u64>() {
+                Ok(left) if left > 5000 => format!("up to {}", left.next_multiple_of(5000)),
+                _ => value.to_owned(),
+            },
             "x-ratelimit-reset" | "retry-after" if value.len() > 2 => "<seconds>".to_owned(),
             "content-length" if value.len() > 2 => "<length>".to_owned(),
             _ => value.to_owned(),

@@ -165,7 +165,29 @@ pub struct HttpNode {
 impl HttpNode {
     /// The filters in order. One that is missing stays [`HttpFilterConfig::Discovered`].
     pub fn filters(&self) -> impl Iterator<Item = (&HttpFilter, &HttpFilterConfig)> {
-        self.config.filters.iter().enumerate().map(|(position, filter)| {
+        self.known(0, &self.config.filters)
+    }
+
+    /// The protocols of upgrades that have filters of their own, with these.
+    pub fn upgrade_filters(
+        &self,
+    ) -> impl Iterator<Item = (&str, impl Iterator<Item = (&HttpFilter, &HttpFilterConfig)>)> {
+        let mut first = self.config.filters.len();
+        let own = self.config.upgrades.iter().filter(|upgrade| !upgrade.filters.is_empty());
+        own.map(move |upgrade| {
+            let filters = self.known(first, &upgrade.filters);
+            first += upgrade.filters.len();
+            (&*upgrade.protocol, filters)
+        })
+    }
+
+    /// These of all filters, the first of which has the position `first`.
+    fn known<'n>(
+        &'n self,
+        first: usize,
+        filters: &'n [HttpFilter],
+    ) -> impl Iterator<Item = (&'n HttpFilter, &'n HttpFilterConfig)> {
+        filters.iter().zip(first..).map(|(filter, position)| {
             let HttpFilterConfig::Discovered(wanted) = &filter.config else { return (filter, &filter.config) };
             let found = self.discovered.get(position).and_then(Option::as_deref);
             let found = found.and_then(|found| found.http.as_ref()).or(wanted.default.as_ref());

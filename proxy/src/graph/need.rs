@@ -253,7 +253,7 @@ pub fn discovered_filters<'a>(listener: &'a Listener, find: &FindExtension<'_, '
         match filter {
             NetworkFilterConfig::Discovered(filter) => wanted.push(WantedFilter::Network(filter)),
             NetworkFilterConfig::Http(manager) => {
-                wanted.extend(manager.filters.iter().filter_map(|filter| match &filter.config {
+                wanted.extend(manager.all_filters().filter_map(|filter| match &filter.config {
                     HttpFilterConfig::Discovered(filter) => Some(WantedFilter::Http(filter)),
                     _ => None,
                 }));
@@ -312,7 +312,7 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
         }
         NetworkFilterConfig::Http(manager) => {
             names.extend(inline_routes(manager).flat_map(|routes| clusters_of_routes(routes)));
-            for filter in &manager.filters {
+            for filter in manager.all_filters() {
                 clusters_of_http_filter(&filter.config, names);
             }
         }
@@ -381,7 +381,7 @@ pub fn authentication_filters<'a>(
     let mut filters = Vec::new();
     for filter in network_filters(listener, find) {
         let NetworkFilterConfig::Http(manager) = filter else { continue };
-        for filter in &manager.filters {
+        for filter in manager.all_filters() {
             let config = match &filter.config {
                 HttpFilterConfig::Discovered(filter) => {
                     let found = find(WantedFilter::Http(filter)).and_then(|found| found.http.as_ref());

@@ -227,7 +227,9 @@ impl Stream {
     /// Writes the head to the output buffer.
     pub fn send_head(&self, head: &RequestHead, framing: Framing, options: &UpstreamHttp) {
         if self.raw {
-            let _ = self.writer.set(BodyWriter::new(Framing::None, false));
+            // What a client wants to be connected to begins once it knows that it is.
+            let framing = if head.is_connect() { Framing::None } else { Framing::UntilClose };
+            let _ = self.writer.set(BodyWriter::new(framing, false));
             return;
         }
         self.connect.set(head.is_connect());
@@ -336,7 +338,7 @@ impl Stream {
     /// See [`crate::http::seam::BodySink::poll_finish`].
     pub fn poll_finish(&self, cx: &mut Context<'_>, trailers: Option<&Headers>) -> Poll<Result<(), StreamError>> {
         match self.writer.get() {
-            Some(writer) if self.tunnel => {
+            Some(writer) if self.tunnel || self.raw => {
                 ready!(writer.poll_finish(cx, &self.connection.link, None))?;
                 self.connection.link.poll_shutdown(cx).map_err(StreamError::from)
             }

@@ -328,7 +328,7 @@ impl Opened {
     }
 }
 
-/// A connection of its own to `host`, for bytes as they are.
+/// A connection of its own to `host`, for bytes as they are. `preface` goes before them.
 ///
 /// # Errors
 /// When there is no room for it, or it cannot be made.
@@ -337,6 +337,7 @@ pub async fn open_raw(
     cluster: &Rc<WorkerCluster>,
     host: &Rc<WorkerHost>,
     wanted: Wanted<'_>,
+    preface: Option<&[u8]>,
 ) -> Result<UpstreamStream, PoolError> {
     if worker.is_overloaded(Hook::NewConnection, || false) {
         return Err(PoolError::PendingOverflow);
@@ -353,6 +354,9 @@ pub async fn open_raw(
     };
     let connected = connect::connect(&counted, &means).await?;
     let link = Link::new(Rc::clone(worker), connected.begin(worker, &counted));
+    if let Some(preface) = preface {
+        link.with_output(|output| output.extend_from_slice(preface));
+    }
     let connection = h1::Connection::raw(link, counted);
     Ok(UpstreamStream::H1(Box::new(h1::Stream::raw(connection, options))))
 }

@@ -120,7 +120,7 @@ impl HttpConnectionManager {
             strip_trailing_host_dot,
             append_x_forwarded_port,
             append_local_overload,
-            upgrades: upgrades(&at.field("upgrade_configs"), upgrade_configs)?,
+            upgrades: upgrades(context, &at.field("upgrade_configs"), upgrade_configs)?,
             tracing: match tracing {
                 Some(wire) => Some(Box::new(http_tracing(context, &at.field("tracing"), wire)?)),
                 None => None,
@@ -283,15 +283,15 @@ fn strip_port(at: &FieldPath<'_>, matching: bool, mode: Option<parts::StripPortM
     }
 }
 
-fn upgrades(at: &FieldPath<'_>, wire: Vec<parts::UpgradeConfig>) -> Parsed<Vec<Upgrade>> {
+fn upgrades(context: &Context<'_>, at: &FieldPath<'_>, wire: Vec<parts::UpgradeConfig>) -> Parsed<Vec<Upgrade>> {
     let mut upgrades: Vec<Upgrade> = Vec::with_capacity(wire.len());
     for (index, wire) in wire.into_iter().enumerate() {
         let at = at.item(index);
         use parts::UpgradeConfig;
         decide!(wire, at, UpgradeConfig as "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig" {
-            implemented: upgrade_type, enabled;
+            implemented: upgrade_type, enabled, filters;
             no_effect: ;
-            unsupported: filters;
+            unsupported: ;
         });
         let field = at.field("upgrade_type");
         let protocol = upgrade_type.to_ascii_lowercase();
@@ -301,7 +301,14 @@ fn upgrades(at: &FieldPath<'_>, wire: Vec<parts::UpgradeConfig>) -> Parsed<Vec<U
             _ if upgrades.iter().any(|upgrade| upgrade.protocol == protocol) => {
                 return Err(field.reject(format!("{upgrade_type:?} is configured twice")));
             }
-            _ => upgrades.push(Upgrade { protocol, enabled: enabled.is_none_or(|flag| flag.value) }),
+            _ => upgrades.push(Upgrade {
+                protocol,
+                enabled: enabled.is_none_or(|flag| flag.value),
+                filters: match filters.is_empty() {
+                    true => Vec::new(),
+                    false => http_filters(context, &at.field("filters"), filters)?,
+                },
+            }),
         }
     }
     Ok(upgrades)

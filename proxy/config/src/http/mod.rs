@@ -163,12 +163,21 @@ pub enum RouteSource {
 }
 
 /// An upgrade that is let through.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Upgrade {
     /// Lower case, such as `websocket`.
     pub protocol: String,
     /// Enabled unless routes say otherwise.
     pub enabled: bool,
+    /// What its requests pass through instead of the other filters; those, if there are none.
+    pub filters: Vec<HttpFilter>,
+}
+
+impl HttpConnectionManager {
+    /// The filters of all requests, and behind them those of each upgrade that has its own.
+    pub fn all_filters(&self) -> impl Iterator<Item = &HttpFilter> {
+        self.filters.iter().chain(self.upgrades.iter().flat_map(|upgrade| &upgrade.filters))
+    }
 }
 
 /// Source: `Http1ProtocolOptions`.

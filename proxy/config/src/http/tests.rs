@@ -81,7 +81,8 @@ fn a_connection_manager_as_istio_sends_it_inbound() {
     assert_eq!(got.forward_client_cert, ForwardClientCert::AppendForward);
     let details = ClientCertDetails { subject: true, dns: true, uri: true, ..ClientCertDetails::default() };
     assert_eq!(got.set_current_client_cert, details);
-    assert_eq!(got.upgrades, [Upgrade { protocol: "websocket".into(), enabled: true }]);
+    let [Upgrade { protocol, enabled: true, filters }] = got.upgrades.as_slice() else { panic!("{:?}", got.upgrades) };
+    assert!(protocol == "websocket" && filters.is_empty());
     assert_eq!(got.server_header, ServerHeader::PassThrough);
     assert!(got.proxy_100_continue && got.normalize_path);
 }
@@ -250,8 +251,10 @@ fn each_bad_connection_manager_is_refused_by_path() {
             ".upgrade_configs[1].upgrade_type: \"WebSocket\" is configured twice",
         ),
         (
-            with(&format!("upgrade_configs: [{{upgrade_type: websocket, filters: [{ROUTER}]}}]")),
-            ".upgrade_configs[0].filters: is not supported",
+            with(&format!(
+                "upgrade_configs: [{{upgrade_type: websocket, filters: [{{name: c, typed_config: {{'@type': {CORS}}}}}]}}]"
+            )),
+            ".upgrade_configs[0].filters: the last filter \"c\" is not terminal, expected a router",
         ),
         (with("tracing: {provider: {name: zipkin}}"), ".tracing.provider.typed_config: is required"),
         (with("local_reply_config: {mappers: [{}]}"), ".local_reply_config.mappers[0].filter: is required"),

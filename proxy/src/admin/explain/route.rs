@@ -21,7 +21,7 @@ use crate::http::manager::request::Chosen;
 use crate::http::manager::scopes::routes_of;
 use crate::http::message::RequestHead;
 use crate::http::router::retry_policy;
-use crate::http::router::timeout::Timeouts;
+use crate::http::router::timeout::{Timeouts, hedges};
 use crate::worker::GraphView;
 
 /// Earlier routes that are told of at most.
@@ -111,7 +111,7 @@ fn act(
     way: &str,
 ) -> String {
     match &chosen.route.action {
-        RouteAction::NonForwarding => format!("500 {way}, which forwards nothing"),
+        RouteAction::NonForwarding => format!("503 (cluster_not_found) {way}, which forwards nothing"),
         RouteAction::Direct(direct) => {
             format!("{} with {} bytes {way}, which answers itself", direct.status, direct.body.len())
         }
@@ -220,6 +220,7 @@ fn policies(
         "route": limits.route.map(duration),
         "per_try": limits.per_try.map(duration),
         "per_try_idle": limits.per_try_idle.map(duration),
+        "late_tries_go_on": hedges(head, chosen.virtual_host, forward).then_some(true),
         "stream_idle": idle.map(duration),
         "max_stream_duration": limits.stream.map(duration),
     };

@@ -183,14 +183,31 @@ pub struct Filters {
     pub router: Arc<Router>,
     /// Some of them report what becomes of requests.
     pub report: bool,
+    /// What stands in their place for upgrades to these protocols.
+    upgrades: Box<[(Box<str>, Rc<Filters>)]>,
 }
 
 impl Filters {
     /// Makes the filters of `node` for this worker.
     pub fn build(worker: &Rc<Worker>, node: &HttpNode) -> Self {
         let maker = Maker { worker, stat_prefix: &node.config.stat_prefix, direction: node.direction };
-        let mut filters = Self { slots: Vec::new(), router: Arc::default(), report: false };
-        for (config, settings) in node.filters() {
+        let own = node
+            .upgrade_filters()
+            .map(|(protocol, filters)| (Box::from(protocol), Rc::new(Self::chain(&maker, filters))));
+        Self { upgrades: own.collect(), ..Self::chain(&maker, node.filters()) }
+    }
+
+    /// Nothing before a router with these settings.
+    pub fn none(router: Arc<Router>) -> Self {
+        Self { slots: Vec::new(), router, report: false, upgrades: Box::default() }
+    }
+
+    fn chain<'n>(
+        maker: &Maker<'_>,
+        known: impl Iterator<Item = (&'n HttpFilterSettings, &'n HttpFilterConfig)>,
+    ) -> Self {
+        let mut filters = Self::none(Arc::default());
+        for (config, settings) in known {
             if let HttpFilterConfig::Router(router) = settings {
                 filters.router = Arc::clone(router);
             }
@@ -200,11 +217,16 @@ impl Filters {
         filters
     }
 
+    /// What requests for an upgrade to `protocol`, in lower case, pass through instead, if that is something else.
+    pub fn of_upgrade(&self, protocol: &[u8]) -> Option<&Rc<Self>> {
+        self.upgrades.iter().find(|(own, _)| own.as_bytes() == protocol).map(|(_, filters)| filters)
+    }
+
     /// Makes filters in front of upstreams for this worker.
     pub fn upstream(worker: &Rc<Worker>, filters: &UpstreamFilters) -> Self {
         let maker = Maker { worker, stat_prefix: "", direction: TrafficDirection::Unspecified };
         let slots = filters.0.iter().filter_map(|filter| maker.slot(filter, &filter.config)).collect();
-        Self { slots, router: Arc::default(), report: false }
+        Self { slots, router: Arc::default(), report: false, upgrades: Box::default() }
     }
 }
 

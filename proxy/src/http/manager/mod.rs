@@ -3,6 +3,7 @@
 //! Owns a downstream HTTP connection: the requests on it from their heads to their log entries. Never chooses endpoints
 //! (see the router).
 
+mod answer;
 pub mod downstream;
 mod local_replies;
 pub mod mutate;
@@ -12,6 +13,7 @@ pub mod path;
 pub mod reply;
 pub mod request;
 mod resets;
+mod routing;
 pub(crate) mod scopes;
 pub mod serve_h1;
 pub mod serve_h2;

@@ -73,6 +73,9 @@ pub fn described(
     if !head.headers.contains(HeaderId::XForwardedProto) {
         head.headers.append_id(HeaderId::XForwardedProto, if info.tls.is_some() { b"https" } else { b"http" });
     }
+    if let Some(scheme) = &config.scheme {
+        head.headers.set(HeaderId::XForwardedProto, scheme.as_bytes());
+    }
     Ok(())
 }
 
@@ -290,6 +293,9 @@ fn forwarded(connection: &HttpConnection, head: &mut RequestHead) {
     };
     if !head.headers.contains(HeaderId::XForwardedProto) {
         head.headers.append_id(HeaderId::XForwardedProto, if secure { b"https" } else { b"http" });
+    }
+    if let Some(scheme) = &config.scheme {
+        head.headers.set(HeaderId::XForwardedProto, scheme.as_bytes());
     }
     if config.append_x_forwarded_port
         && !head.headers.contains(HeaderId::XForwardedPort)

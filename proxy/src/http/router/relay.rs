@@ -38,6 +38,8 @@ pub async fn relay(
     let now = Instant::now();
     let connection = Rc::clone(request.connection);
     request.deadlines.set(Limit::PerTry, None);
+    let idle = request.tries.as_ref().and_then(|tries| tries.idle());
+    request.deadlines.set(Limit::PerTryIdle, idle.map(|limit| now + limit));
     let took = now.saturating_duration_since(request.info.start).as_millis() as u64;
     cluster.stats.upstream_rq_time.record(took);
     request.route_counts.took(took);
@@ -192,10 +194,17 @@ fn broken(request: &mut Request<'_>, cluster: &WorkerCluster, host: &WorkerHost,
             if let Some(flag) = reply.flag {
                 request.info.flag(flag);
             }
-            if *limit == Limit::Route {
-                stats.upstream_rq_timeout.increment();
-                request.route_counts.timed_out();
-                host.stats.rq_timeout.increment();
+            match limit {
+                Limit::Route => {
+                    stats.upstream_rq_timeout.increment();
+                    request.route_counts.timed_out();
+                    host.stats.rq_timeout.increment();
+                }
+                Limit::PerTryIdle => {
+                    stats.upstream_rq_per_try_idle_timeout.increment();
+                    host.stats.rq_timeout.increment();
+                }
+                _ => {}
             }
             request.info.set_details(reply.details);
             h2::Reason::CANCEL

@@ -52,6 +52,7 @@ pub use compression::{
     EtagRule,
 };
 pub use cors::CorsPolicy;
+pub(crate) use cors::deprecated_cors;
 pub use csrf::CsrfPolicy;
 pub use dynamic_forward::{DynamicForward, DynamicHost};
 pub use ext_authz::{AuthzPath, AuthzRoute, AuthzService, CheckedBody, ExtAuthz, HeaderChoice, HttpAuthz, RouteBody};
