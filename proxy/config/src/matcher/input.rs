@@ -2,15 +2,19 @@
 //!
 //! Owns which inputs and input matchers exist. Never reads the tree around them.
 
+use std::sync::Arc;
+
 use outrigger_api::pb::envoy::extensions::matching::common_inputs::network::v3 as network;
 use outrigger_api::pb::envoy::extensions::matching::input_matchers::ip::v3 as ip;
 use outrigger_api::pb::envoy::extensions::matching::input_matchers::metadata::v3 as metadata;
 use outrigger_api::pb::envoy::r#type::matcher::v3 as http;
 use outrigger_api::pb::google::protobuf::Any;
 use outrigger_api::pb::xds::core::v3::TypedExtensionConfig;
+use outrigger_api::xds::matcher_v3::CelMatcher;
 
-use super::{Input, InputMatcher};
+use super::{Input, InputMatcher, Place};
 use crate::address_parse::cidr;
+use crate::cel;
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::header_mutations::header_name;
@@ -43,6 +47,9 @@ impl Input {
             Some("network.v3.SourcePortInput") => Some(Self::SourcePort),
             Some("network.v3.DirectSourceIPInput") => Some(Self::DirectSourceIp),
             Some("network.v3.ServerNameInput") => Some(Self::ServerName),
+            Some("network.v3.SourceTypeInput") => Some(Self::SourceType),
+            Some("network.v3.TransportProtocolInput") => Some(Self::TransportProtocol),
+            Some("network.v3.ApplicationProtocolInput") => Some(Self::ApplicationProtocols),
             Some("ssl.v3.UriSanInput") => Some(Self::UriSan),
             Some("ssl.v3.DnsSanInput") => Some(Self::DnsSan),
             Some("ssl.v3.SubjectInput") => Some(Self::Subject),
@@ -83,13 +90,18 @@ impl Input {
                 }
                 Ok(Self::QueryParameter { name: query_param.into() })
             }
+            "xds.type.matcher.v3.HttpAttributesCelMatchInput" => Ok(Self::Attributes),
             _ => Err(at.reject(format!("the input {:?} is not supported", any.type_url))),
         }
     }
 
-    /// It exists in HTTP requests only.
-    pub(super) fn is_http(&self) -> bool {
-        matches!(self, Self::RequestHeader { .. } | Self::QueryParameter { .. })
+    /// The only place where it exists, if there is but one.
+    pub(super) fn place(&self) -> Option<Place> {
+        match self {
+            Self::RequestHeader { .. } | Self::QueryParameter { .. } | Self::Attributes => Some(Place::Request),
+            Self::TransportProtocol | Self::ApplicationProtocols => Some(Place::Listener),
+            _ => None,
+        }
     }
 }
 
@@ -120,6 +132,15 @@ impl InputMatcher {
                 let metadata::Metadata { value, invert } = wire::decode(&at, &any)?;
                 let Some(value) = value else { return Err(at.field("value").reject("is required")) };
                 Ok(Self::Value { value: ValueMatcher::parse(&at.field("value"), value)?, invert })
+            }
+            "xds.type.matcher.v3.CelMatcher" => {
+                if *input != Input::Attributes {
+                    return Err(at.reject("needs all attributes as its input"));
+                }
+                let CelMatcher { expr_match, description: _ } = wire::decode(&at, &any)?;
+                let at = at.field("expr_match");
+                let Some(wire) = expr_match else { return Err(at.reject("is required")) };
+                Ok(Self::Expression(Arc::new(cel::expression(&at, wire)?)))
             }
             _ => Err(at.reject(format!("the input matcher {:?} is not supported", any.type_url))),
         }
