@@ -29,7 +29,7 @@ use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{Chunk, StreamError};
 use crate::worker::Worker;
-use crate::worker::socket::Io;
+use crate::worker::socket::{Io, Socket};
 
 /// A connection that carries many requests.
 pub struct Connection {
@@ -58,7 +58,7 @@ impl Connection {
         counted: Counted,
         options: &UpstreamHttp,
     ) -> Result<Rc<Self>, ConnectError> {
-        let local = connected.io.socket().local_address();
+        let local = connected.io.socket().and_then(Socket::local_address);
         let settings = &options.http2;
         let mut builder = h2::client::Builder::new();
         builder
