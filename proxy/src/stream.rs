@@ -218,6 +218,8 @@ pub struct StreamInfo {
     pub kill: Cell<Kill>,
     /// Bytes of the request body that are kept to be sent again.
     pub kept_bytes: Cell<usize>,
+    /// The client that the request was sent for, where it is not the peer of its connection.
+    pub client: OnceCell<Box<Address>>,
 }
 
 /// Ending a stream by hand.
@@ -319,6 +321,7 @@ impl StreamInfo {
             phase: Cell::default(),
             kill: Cell::default(),
             kept_bytes: Cell::new(0),
+            client: OnceCell::new(),
         }
     }
 

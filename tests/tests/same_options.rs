@@ -36,7 +36,6 @@ const INTENDED: Intended = &[
     ("retry: ", "body \"upstream connect error", "the text does not tell of the tries"),
     ("retry: ", "header content-length", "as the text"),
     ("retry: ", "x-envoy-attempt-count", "replies of our own do not tell the number of tries"),
-    ("scheme: overwritten", "", "x-forwarded-proto stays as it is"),
     ("virtual cluster", "logged", "the name is not known to logs"),
 ];
 

@@ -11,6 +11,7 @@ use outrigger_api::pb::google::protobuf::UInt32Value;
 use super::{HeaderCase, Http1Options, Http2Keepalive, Http2Options, UnderscoreAction};
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
+use crate::units::Percent;
 use crate::wire;
 
 /// Options that do not depend on the version of HTTP.
@@ -20,6 +21,8 @@ pub(crate) struct CommonHttpOptions {
     pub idle_timeout: Option<Duration>,
     /// `None` unless given.
     pub max_connection_duration: Option<Duration>,
+    /// Of downstream connections only.
+    pub max_connection_duration_jitter: Option<Percent>,
     /// Limit on the number of headers, as given.
     pub max_headers_count: Option<u32>,
     /// Limit on the size of response heads, as given, in bytes.
@@ -40,13 +43,17 @@ pub(crate) fn common_http_options(
     let wire = wire.unwrap_or_default();
     decide!(wire, at, core::HttpProtocolOptions as "envoy.config.core.v3.HttpProtocolOptions" {
         implemented: idle_timeout, max_connection_duration, max_headers_count, max_response_headers_kb,
-            max_stream_duration, headers_with_underscores_action, max_requests_per_connection;
+            max_stream_duration, headers_with_underscores_action, max_requests_per_connection,
+            max_connection_duration_jitter;
         no_effect: ;
-        unsupported: max_connection_duration_jitter;
+        unsupported: ;
     });
     Ok(CommonHttpOptions {
         idle_timeout: wire::limit(&at.field("idle_timeout"), idle_timeout, Some(DEFAULT_IDLE_TIMEOUT))?,
         max_connection_duration: wire::limit(&at.field("max_connection_duration"), max_connection_duration, None)?,
+        max_connection_duration_jitter: max_connection_duration_jitter
+            .map(|wire| wire::percent(&at.field("max_connection_duration_jitter"), wire))
+            .transpose()?,
         max_headers_count: within(&at.field("max_headers_count"), max_headers_count, 1, u32::MAX)?,
         max_response_headers_bytes: within(&at.field("max_response_headers_kb"), max_response_headers_kb, 1, 8192)?
             .map(|kilobytes| kilobytes * 1024),
@@ -71,9 +78,9 @@ pub(crate) fn http1_options(at: &FieldPath<'_>, wire: core::Http1ProtocolOptions
     decide!(wire, at, core::Http1ProtocolOptions as "envoy.config.core.v3.Http1ProtocolOptions" {
         implemented: allow_absolute_url, accept_http_10, default_host_for_http_10, header_key_format, enable_trailers,
             allow_chunked_length, override_stream_error_on_invalid_http_message, send_fully_qualified_url,
-            allow_custom_methods;
+            allow_custom_methods, ignore_http_11_upgrade;
         no_effect: use_balsa_parser = "there is one HTTP/1 parser";
-        unsupported: ignore_http_11_upgrade;
+        unsupported: ;
     });
     let header_case = match header_key_format {
         None => HeaderCase::Lower,
@@ -90,6 +97,11 @@ pub(crate) fn http1_options(at: &FieldPath<'_>, wire: core::Http1ProtocolOptions
         stream_error_on_invalid_message: override_stream_error_on_invalid_http_message.is_some_and(|flag| flag.value),
         allow_custom_methods,
         send_fully_qualified_url,
+        ignored_upgrades: wire::each(
+            &at.field("ignore_http_11_upgrade"),
+            ignore_http_11_upgrade,
+            wire::string_matcher,
+        )?,
     })
 }
 
@@ -118,9 +130,11 @@ pub(crate) fn http2_options(at: &FieldPath<'_>, wire: core::Http2ProtocolOptions
             use_oghttp2_codec = "there is one HTTP/2 engine",
             max_metadata_size = "METADATA frames are not supported",
             enable_huffman_encoding = "the HTTP/2 engine picks the shorter encoding",
-            max_header_field_size_kb = "the limit on the whole head holds for each field";
-        unsupported: allow_metadata, custom_settings_parameters, disallow_obs_text, stream_reset_burst,
-            stream_reset_rate;
+            max_header_field_size_kb = "the limit on the whole head holds for each field",
+            stream_reset_burst = "flood protection is built into the HTTP/2 engine",
+            stream_reset_rate = "flood protection is built into the HTTP/2 engine",
+            disallow_obs_text = "holds for a codec that Envoy does not use unless told to";
+        unsupported: allow_metadata, custom_settings_parameters;
     });
     let defaults = Http2Options::default();
     let window = |name: &'static str, wire, default| {

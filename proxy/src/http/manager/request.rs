@@ -21,7 +21,7 @@ use super::downstream::Downstream;
 use super::local_replies::{self, Rewritten};
 use super::mutate::{self, Mutable};
 use super::reply::{self, LocalReply};
-use super::{normalize, overload};
+use super::{client_cert, normalize, overload, proxy_status};
 use crate::accesslog::format;
 use crate::accesslog::{AccessLogger, Facts, LogType};
 use crate::http::filter::{self, BodyChain, FilterStates, Filters, Given, Origin, RouteChoice, Turn, WantedHost};
@@ -262,15 +262,18 @@ pub async fn serve(
     if !early.is_empty() {
         mutate::change(early, &mut RequestSide(&mut request));
     }
-    let prepared = normalize::prepare(connection, &mut request.head);
+    let prepared = normalize::prepare(connection, &mut request.head, &request.info);
     match prepared.and_then(|()| normalize::refuse_upgrade_with_content(&request.head, framing)) {
-        Ok(()) => loop {
-            route(&mut request).await;
-            if !request.redirects.as_ref().is_some_and(|redirects| redirects.is_due) {
-                break;
+        Ok(()) => {
+            client_cert::forward(&mut request);
+            loop {
+                route(&mut request).await;
+                if !request.redirects.as_ref().is_some_and(|redirects| redirects.is_due) {
+                    break;
+                }
+                request = redirected(request);
             }
-            request = redirected(request);
-        },
+        }
         Err(reply) => {
             begin_log(&request, None);
             send_local(&mut request, reply, None).await;
@@ -362,6 +365,9 @@ fn redirected(mut request: Request<'_>) -> Request<'_> {
     let info = StreamInfo::new(Instant::now(), request.info.version);
     info.request_header_bytes.set(request.info.request_header_bytes.get());
     info.request_end.set(Some(info.start));
+    if let Some(client) = request.info.client.get() {
+        let _ = info.client.set(client.clone());
+    }
     request.deadlines.clear_request();
     let mut next =
         begin(request.connection, request.head, request.framing, request.downstream, info, request.deadlines);
@@ -615,6 +621,14 @@ pub fn send_local<'a>(
     Box::pin(send_local_now(request, reply, chosen))
 }
 
+/// Does what is done to responses when filters have seen them.
+pub fn finish_response(request: &mut Request<'_>) {
+    if request.connection.node.config.proxy_status.is_some() && !request.info.flags.get().is_empty() {
+        proxy_status::tell(request);
+        request.info.response_code.set(request.response.status);
+    }
+}
+
 /// Writes the head of an answer in the form that the connection manager wants; returns whether its body follows.
 fn write_head(request: &mut Request<'_>, reply: &mut LocalReply, grpc: bool) -> bool {
     let connection = Rc::clone(request.connection);
@@ -716,6 +730,7 @@ async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen
             return;
         }
     }
+    finish_response(request);
     trace::response_head(request);
     let now = Instant::now();
     reply::finish_head(&connection, &mut request.response, false, now);

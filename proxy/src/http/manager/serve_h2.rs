@@ -97,7 +97,7 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     let codec = connection.worker.http2_stats();
     let streams = Rc::new(Streams::default());
     let deadlines = connection.deadlines();
-    deadlines.begin(Limit::ConnectionDuration, connection.info.start, config.max_connection_duration);
+    deadlines.begin(Limit::ConnectionDuration, connection.info.start, connection.max_duration());
     let mut closing = false;
     let mut flooded = false;
     let mut served = 0u32;
@@ -192,7 +192,7 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                     Limit::ConnectionDuration => connection.stats.downstream_cx_max_duration_reached.increment(),
                     _ => connection.stats.downstream_cx_idle_timeout.increment(),
                 }
-                deadlines.set(Limit::ConnectionDuration, Some(Instant::now() + config.drain_timeout));
+                deadlines.set(Limit::ConnectionDuration, Some(Instant::now() + connection.drain_timeout()));
                 closing = true;
                 codec.goaway_sent.increment();
                 driver.graceful_shutdown();
