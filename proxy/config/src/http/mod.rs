@@ -283,7 +283,9 @@ impl Default for Http2Options {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Http2Keepalive {
     /// Between PINGs.
-    pub interval: Duration,
+    pub interval: Option<Duration>,
+    /// A connection to an endpoint that has said nothing for so long is asked when a request is sent on it.
+    pub idle_interval: Option<Duration>,
     /// The connection is closed when an answer takes longer.
     pub timeout: Duration,
 }

@@ -174,16 +174,21 @@ pub(crate) fn http2_options(at: &FieldPath<'_>, wire: core::Http2ProtocolOptions
 
 fn keepalive(at: &FieldPath<'_>, wire: core::KeepaliveSettings) -> Parsed<Option<Http2Keepalive>> {
     decide!(wire, at, core::KeepaliveSettings as "envoy.config.core.v3.KeepaliveSettings" {
-        implemented: interval, timeout;
+        implemented: interval, timeout, connection_idle_interval;
         no_effect: interval_jitter = "pings go out at the plain interval";
-        unsupported: connection_idle_interval;
+        unsupported: ;
     });
     let Some(timeout) = timeout else {
         return Err(at.field("timeout").reject("is required"));
     };
     let timeout = at_least_a_millisecond(&at.field("timeout"), timeout)?;
-    let Some(interval) = interval else { return Ok(None) };
-    Ok(Some(Http2Keepalive { interval: at_least_a_millisecond(&at.field("interval"), interval)?, timeout }))
+    let given = |field: &'static str, wire: Option<_>| {
+        wire.map(|wire| at_least_a_millisecond(&at.field(field), wire)).transpose()
+    };
+    let interval = given("interval", interval)?;
+    let idle_interval = given("connection_idle_interval", connection_idle_interval)?;
+    let asks = interval.is_some() || idle_interval.is_some();
+    Ok(asks.then_some(Http2Keepalive { interval, idle_interval, timeout }))
 }
 
 fn at_least_a_millisecond(at: &FieldPath<'_>, wire: outrigger_api::pb::google::protobuf::Duration) -> Parsed<Duration> {

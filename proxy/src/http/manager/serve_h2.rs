@@ -101,10 +101,12 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     let mut closing = false;
     let mut flooded = false;
     let mut served = 0u32;
-    let pings = config.http2.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
+    // Streams that clients open are no reason to ask them anything.
+    let keepalive = config.http2.keepalive.filter(|keepalive| keepalive.interval.is_some());
+    let pings = keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
     let mut silent = std::pin::pin!(async {
         match pings {
-            Some((keepalive, pings)) => keepalive::watch(pings, keepalive).await,
+            Some((keepalive, pings)) => keepalive::watch(pings, keepalive, None).await,
             None => std::future::pending().await,
         }
     });
