@@ -218,6 +218,8 @@ pub struct StreamInfo {
     pub kill: Cell<Kill>,
     /// Bytes of the request body that are kept to be sent again.
     pub kept_bytes: Cell<usize>,
+    /// The client that the request was sent for, where it is not the peer of its connection.
+    pub client: OnceCell<Box<Address>>,
 }
 
 /// What a [`StreamInfo`] records of one try.
@@ -332,6 +334,7 @@ impl StreamInfo {
             phase: Cell::default(),
             kill: Cell::default(),
             kept_bytes: Cell::new(0),
+            client: OnceCell::new(),
         }
     }
 

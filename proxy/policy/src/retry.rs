@@ -174,11 +174,15 @@ pub fn is_retriable(policy: &RetryPolicy, outcome: &Outcome) -> bool {
     }
 }
 
-/// A random time below the base interval doubled for each retry made, and below the maximum interval.
 fn backoff(policy: &RetryPolicy, retries: u32, random: u64) -> Duration {
+    back_off(policy.base_interval, policy.max_interval, retries, random)
+}
+
+/// A random time below the base interval doubled for each retry made, and below the maximum interval.
+pub fn back_off(base: Duration, max: Duration, retries: u32, random: u64) -> Duration {
     let nanos = |interval: Duration| u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-    let doubled = nanos(policy.base_interval).saturating_mul(1_u64.checked_shl(retries).unwrap_or(u64::MAX));
-    let limit = doubled.min(nanos(policy.max_interval));
+    let doubled = nanos(base).saturating_mul(1_u64.checked_shl(retries).unwrap_or(u64::MAX));
+    let limit = doubled.min(nanos(max));
     Duration::from_nanos(((u128::from(random) * u128::from(limit)) >> 64) as u64)
 }
 

@@ -21,6 +21,7 @@ use crate::http::h1::parse::{Framing, HeadError, Limits, LookedAt, ParsedRespons
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{Chunk, StreamError};
+use crate::worker::socket::Socket;
 
 /// A connection that carries one request at a time.
 pub struct Connection {
@@ -44,7 +45,7 @@ impl Connection {
 
     /// Around a new connection for bytes as they are.
     pub fn raw(link: Link, counted: Counted) -> Self {
-        let local = link.io().socket().local_address();
+        let local = link.io().socket().and_then(Socket::local_address);
         Self {
             link,
             idle_since: Cell::new(counted.start()),

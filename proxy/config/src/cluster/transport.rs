@@ -15,7 +15,7 @@ use outrigger_api::pb::xds::r#type::matcher::v3 as xds;
 use super::{Cluster, LbMetadata, ProxyProtocolVersion};
 use crate::context::Context;
 use crate::decide::decide;
-use crate::matcher::{Family, Kinds, Matcher, check_endpoint_namespace};
+use crate::matcher::{Place, Kinds, Matcher, check_endpoint_namespace};
 use crate::matching::MetadataMatcher;
 use crate::rejection::{FieldPath, Parsed};
 use crate::tls::{UpstreamTls, upstream_transport_socket};
@@ -173,7 +173,7 @@ pub(super) fn transport_matcher(
             at.field("name").reject(format!("{name:?} is not the name of one of the transport_socket_matches"))
         })
     };
-    Matcher::parse(context, at, &Kinds { inputs: Family::Endpoint, action: &action }, wire)
+    Matcher::parse(context, at, &Kinds { place: Place::Endpoint, action: &action }, wire)
 }
 
 const NAME_ACTION: &str = "envoy.extensions.matching.common_inputs.transport_socket.v3.TransportSocketNameAction";

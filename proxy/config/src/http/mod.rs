@@ -2,6 +2,8 @@
 //!
 //! Owns the checked model. Never reads requests.
 
+mod client_address;
+mod client_cert;
 mod connection_manager;
 mod early_mutations;
 pub mod filters;
@@ -9,6 +11,7 @@ pub(crate) mod header_mutations;
 mod local_replies;
 
 pub(crate) mod protocol_options;
+mod proxy_status;
 mod scoped_routes;
 #[cfg(test)]
 mod tests;
@@ -18,7 +21,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use client_address::{Detection, TrustedProxies};
+pub use client_cert::{ClientCertDetails, ClientCertForwarding, ForwardClientCert};
 pub use local_replies::{BodyFormat, LocalReplies, ReplyMapper};
+pub use proxy_status::{ProxyName, ProxyStatus};
 pub use scoped_routes::{KeyElement, KeyFragment, ScopeSource, ScopedRoutes};
 
 pub use filters::{HttpFilter, HttpFilterConfig, RouteFilter, RouteFilterConfig, RouteFilters, Router};
@@ -26,9 +32,12 @@ pub use filters::{HttpFilter, HttpFilterConfig, RouteFilter, RouteFilterConfig, 
 use crate::accesslog::AccessLog;
 use crate::format::Format;
 use crate::http::filters::Mutation;
+use crate::matcher::Matcher;
+use crate::matching::StringMatcher;
 use crate::route::RouteConfiguration;
 use crate::source::ConfigSource;
 use crate::tracing::{HttpTracing, RequestIdTracing};
+use crate::units::Percent;
 
 /// When entries are written besides the end of a request. Source: `HcmAccessLogOptions`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -70,6 +79,10 @@ pub struct HttpConnectionManager {
     pub idle_timeout: Option<Duration>,
     /// Limit on the age of a connection.
     pub max_connection_duration: Option<Duration>,
+    /// The limit is longer by a random part of it, up to this.
+    pub max_connection_duration_jitter: Option<Percent>,
+    /// An HTTP/1 connection of that age ends with its next response, instead of while it is idle.
+    pub http1_safe_max_connection_duration: bool,
     /// Limit on the age of a stream.
     pub max_stream_duration: Option<Duration>,
     /// Requests served on one connection.
@@ -84,6 +97,8 @@ pub struct HttpConnectionManager {
     pub request_headers_timeout: Option<Duration>,
     /// Time between the shutdown notice and the final GOAWAY; 5 s unless given.
     pub drain_timeout: Duration,
+    /// That time is longer by a random part of it, up to this.
+    pub drain_timeout_jitter: Option<Percent>,
     /// Time a connection stays half open after a response that closes it; 1 s unless given.
     pub delayed_close_timeout: Option<Duration>,
     /// Written when a request ends.
@@ -92,6 +107,10 @@ pub struct HttpConnectionManager {
     pub access_log_times: AccessLogTimes,
     /// The peer's address counts as the client's (edge), rather than x-forwarded-for.
     pub use_remote_address: bool,
+    /// How clients are found instead; in order.
+    pub detections: Box<[Detection]>,
+    /// Schemes by ports.
+    pub forward_proto: Option<Box<ForwardProto>>,
     /// Trusted proxies in front, at the right end of x-forwarded-for.
     pub xff_num_trusted_hops: u32,
     /// Do not add the peer to x-forwarded-for.
@@ -106,10 +125,12 @@ pub struct HttpConnectionManager {
     pub preserve_external_request_id: bool,
     /// Send x-request-id back in every response.
     pub always_set_request_id_in_response: bool,
-    /// What happens to x-forwarded-client-cert.
-    pub forward_client_cert: ForwardClientCert,
-    /// What is put into x-forwarded-client-cert of our own.
-    pub set_current_client_cert: ClientCertDetails,
+    /// What happens to x-forwarded-client-cert, unless the tree leads elsewhere.
+    pub client_cert: ClientCertForwarding,
+    /// What happens to it for some requests.
+    pub client_cert_matcher: Option<Box<Matcher<ClientCertForwarding>>>,
+    /// The `proxy-status` header of responses to requests that failed.
+    pub proxy_status: Option<Box<ProxyStatus>>,
     /// Pass `100-continue` upstream instead of answering it here.
     pub proxy_100_continue: bool,
     /// RFC 3986 path normalisation.
@@ -203,6 +224,8 @@ pub struct Http1Options {
     pub allow_custom_methods: bool,
     /// The request line upstream carries the absolute URL.
     pub send_fully_qualified_url: bool,
+    /// Protocols that nobody asks to be upgraded to.
+    pub ignored_upgrades: Vec<StringMatcher>,
 }
 
 impl Default for Http1Options {
@@ -218,6 +241,7 @@ impl Default for Http1Options {
             stream_error_on_invalid_message: false,
             allow_custom_methods: false,
             send_fully_qualified_url: false,
+            ignored_upgrades: Vec::new(),
         }
     }
 }
@@ -280,7 +304,9 @@ impl Default for Http2Options {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Http2Keepalive {
     /// Between PINGs.
-    pub interval: Duration,
+    pub interval: Option<Duration>,
+    /// A connection to an endpoint that has said nothing for so long is asked when a request is sent on it.
+    pub idle_interval: Option<Duration>,
     /// The connection is closed when an answer takes longer.
     pub timeout: Duration,
 }
@@ -344,35 +370,13 @@ pub struct InternalAddresses {
     pub networks: Vec<IpNet>,
 }
 
-/// Source: `HttpConnectionManager.ForwardClientCertDetails`.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum ForwardClientCert {
-    /// Removed.
-    #[default]
-    Sanitize,
-    /// Kept when the peer is mutually authenticated.
-    ForwardOnly,
-    /// Ours is appended when the peer is mutually authenticated.
-    AppendForward,
-    /// Replaced by ours when the peer is mutually authenticated.
-    SanitizeSet,
-    /// Kept.
-    AlwaysForwardOnly,
-}
-
-/// Source: `HttpConnectionManager.SetCurrentClientCertDetails`.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub struct ClientCertDetails {
-    /// `Subject`.
-    pub subject: bool,
-    /// `Cert`.
-    pub cert: bool,
-    /// `Chain`.
-    pub chain: bool,
-    /// `DNS`.
-    pub dns: bool,
-    /// `URI`.
-    pub uri: bool,
+/// Schemes by the port that a client wanted to reach, where a listener filter restored it. Source: `ForwardProtoConfig`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ForwardProto {
+    /// Ports of `https`; they come first.
+    pub https: Vec<u32>,
+    /// Ports of `http`.
+    pub http: Vec<u32>,
 }
 
 /// Adds, sets or removes headers. Source: `HeaderValueOption` lists and `*_headers_to_remove`.

@@ -13,6 +13,7 @@ use super::{HeaderCase, Http1Options, Http2Keepalive, Http2Options, PreserveCase
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
+use crate::units::Percent;
 use crate::wire;
 
 /// Options that do not depend on the version of HTTP.
@@ -22,6 +23,8 @@ pub(crate) struct CommonHttpOptions {
     pub idle_timeout: Option<Duration>,
     /// `None` unless given.
     pub max_connection_duration: Option<Duration>,
+    /// Of downstream connections only.
+    pub max_connection_duration_jitter: Option<Percent>,
     /// Limit on the number of headers, as given.
     pub max_headers_count: Option<u32>,
     /// Limit on the size of response heads, as given, in bytes.
@@ -42,13 +45,17 @@ pub(crate) fn common_http_options(
     let wire = wire.unwrap_or_default();
     decide!(wire, at, core::HttpProtocolOptions as "envoy.config.core.v3.HttpProtocolOptions" {
         implemented: idle_timeout, max_connection_duration, max_headers_count, max_response_headers_kb,
-            max_stream_duration, headers_with_underscores_action, max_requests_per_connection;
+            max_stream_duration, headers_with_underscores_action, max_requests_per_connection,
+            max_connection_duration_jitter;
         no_effect: ;
-        unsupported: max_connection_duration_jitter;
+        unsupported: ;
     });
     Ok(CommonHttpOptions {
         idle_timeout: wire::limit(&at.field("idle_timeout"), idle_timeout, Some(DEFAULT_IDLE_TIMEOUT))?,
         max_connection_duration: wire::limit(&at.field("max_connection_duration"), max_connection_duration, None)?,
+        max_connection_duration_jitter: max_connection_duration_jitter
+            .map(|wire| wire::percent(&at.field("max_connection_duration_jitter"), wire))
+            .transpose()?,
         max_headers_count: within(&at.field("max_headers_count"), max_headers_count, 1, u32::MAX)?,
         max_response_headers_bytes: within(&at.field("max_response_headers_kb"), max_response_headers_kb, 1, 8192)?
             .map(|kilobytes| kilobytes * 1024),
@@ -77,9 +84,9 @@ pub(crate) fn http1_options(
     decide!(wire, at, core::Http1ProtocolOptions as "envoy.config.core.v3.Http1ProtocolOptions" {
         implemented: allow_absolute_url, accept_http_10, default_host_for_http_10, header_key_format, enable_trailers,
             allow_chunked_length, override_stream_error_on_invalid_http_message, send_fully_qualified_url,
-            allow_custom_methods;
+            allow_custom_methods, ignore_http_11_upgrade;
         no_effect: use_balsa_parser = "there is one HTTP/1 parser";
-        unsupported: ignore_http_11_upgrade;
+        unsupported: ;
     });
     let (header_case, preserve_case) = match header_key_format {
         None => (HeaderCase::Lower, None),
@@ -97,6 +104,11 @@ pub(crate) fn http1_options(
         stream_error_on_invalid_message: override_stream_error_on_invalid_http_message.is_some_and(|flag| flag.value),
         allow_custom_methods,
         send_fully_qualified_url,
+        ignored_upgrades: wire::each(
+            &at.field("ignore_http_11_upgrade"),
+            ignore_http_11_upgrade,
+            wire::string_matcher,
+        )?,
     })
 }
 
@@ -157,9 +169,11 @@ pub(crate) fn http2_options(at: &FieldPath<'_>, wire: core::Http2ProtocolOptions
             use_oghttp2_codec = "there is one HTTP/2 engine",
             max_metadata_size = "METADATA frames are not supported",
             enable_huffman_encoding = "the HTTP/2 engine picks the shorter encoding",
-            max_header_field_size_kb = "the limit on the whole head holds for each field";
-        unsupported: allow_metadata, custom_settings_parameters, disallow_obs_text, stream_reset_burst,
-            stream_reset_rate;
+            max_header_field_size_kb = "the limit on the whole head holds for each field",
+            stream_reset_burst = "flood protection is built into the HTTP/2 engine",
+            stream_reset_rate = "flood protection is built into the HTTP/2 engine",
+            disallow_obs_text = "holds for a codec that Envoy does not use unless told to";
+        unsupported: allow_metadata, custom_settings_parameters;
     });
     let defaults = Http2Options::default();
     let window = |name: &'static str, wire, default| {
@@ -199,16 +213,21 @@ pub(crate) fn http2_options(at: &FieldPath<'_>, wire: core::Http2ProtocolOptions
 
 fn keepalive(at: &FieldPath<'_>, wire: core::KeepaliveSettings) -> Parsed<Option<Http2Keepalive>> {
     decide!(wire, at, core::KeepaliveSettings as "envoy.config.core.v3.KeepaliveSettings" {
-        implemented: interval, timeout;
+        implemented: interval, timeout, connection_idle_interval;
         no_effect: interval_jitter = "pings go out at the plain interval";
-        unsupported: connection_idle_interval;
+        unsupported: ;
     });
     let Some(timeout) = timeout else {
         return Err(at.field("timeout").reject("is required"));
     };
     let timeout = at_least_a_millisecond(&at.field("timeout"), timeout)?;
-    let Some(interval) = interval else { return Ok(None) };
-    Ok(Some(Http2Keepalive { interval: at_least_a_millisecond(&at.field("interval"), interval)?, timeout }))
+    let given = |field: &'static str, wire: Option<_>| {
+        wire.map(|wire| at_least_a_millisecond(&at.field(field), wire)).transpose()
+    };
+    let interval = given("interval", interval)?;
+    let idle_interval = given("connection_idle_interval", connection_idle_interval)?;
+    let asks = interval.is_some() || idle_interval.is_some();
+    Ok(asks.then_some(Http2Keepalive { interval, idle_interval, timeout }))
 }
 
 fn at_least_a_millisecond(at: &FieldPath<'_>, wire: outrigger_api::pb::google::protobuf::Duration) -> Parsed<Duration> {

@@ -22,6 +22,7 @@ use crate::cluster::TlvFilter;
 use crate::extension::DiscoveredFilter;
 use crate::http::HttpConnectionManager;
 use crate::istio::{MetadataExchange, StandardMetrics};
+use crate::matcher::Matcher;
 use crate::network::{ConnectionLimit, ExtAuthz, LocalRateLimit, SetFilterState, SniDynamicForward};
 use crate::rbac::NetworkRbac;
 use crate::tcp::TcpProxy;
@@ -64,6 +65,8 @@ pub struct Listener {
     pub continue_on_listener_filters_timeout: bool,
     /// Matched by specificity, see [`FilterChainMatch`].
     pub filter_chains: Vec<Arc<FilterChain>>,
+    /// Leads to the name of one of them, and nothing else decides then.
+    pub filter_chain_matcher: Option<Arc<Matcher<Arc<str>>>>,
     /// Used when none of `filter_chains` matches.
     pub default_filter_chain: Option<Arc<FilterChain>>,
     /// For drains of inbound listeners only.

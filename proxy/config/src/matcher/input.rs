@@ -11,9 +11,11 @@ use outrigger_api::pb::envoy::extensions::matching::input_matchers::metadata::v3
 use outrigger_api::pb::envoy::r#type::matcher::v3 as http;
 use outrigger_api::pb::google::protobuf::Any;
 use outrigger_api::pb::xds::core::v3::TypedExtensionConfig;
+use outrigger_api::xds::matcher_v3::CelMatcher;
 
-use super::{Input, InputMatcher};
+use super::{Input, InputMatcher, Place};
 use crate::address_parse::cidr;
+use crate::cel;
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::header_mutations::header_name;
@@ -46,6 +48,9 @@ impl Input {
             Some("network.v3.SourcePortInput") => Some(Self::SourcePort),
             Some("network.v3.DirectSourceIPInput") => Some(Self::DirectSourceIp),
             Some("network.v3.ServerNameInput") => Some(Self::ServerName),
+            Some("network.v3.SourceTypeInput") => Some(Self::SourceType),
+            Some("network.v3.TransportProtocolInput") => Some(Self::TransportProtocol),
+            Some("network.v3.ApplicationProtocolInput") => Some(Self::ApplicationProtocols),
             Some("ssl.v3.UriSanInput") => Some(Self::UriSan),
             Some("ssl.v3.DnsSanInput") => Some(Self::DnsSan),
             Some("ssl.v3.SubjectInput") => Some(Self::Subject),
@@ -100,55 +105,18 @@ impl Input {
                 let (filter, path) = endpoint_path(&at, filter, keys)?;
                 Ok(Self::LocalityMetadata { filter, path })
             }
+            "xds.type.matcher.v3.HttpAttributesCelMatchInput" => Ok(Self::Attributes),
             _ => Err(at.reject(format!("the input {:?} is not supported", any.type_url))),
         }
     }
 
-    fn family(&self) -> Family {
+    /// The only place where it exists, if there is but one.
+    pub(super) fn place(&self) -> Option<Place> {
         match self {
-            Self::RequestHeader { .. } | Self::QueryParameter { .. } => Family::Request,
-            Self::EndpointMetadata { .. } | Self::LocalityMetadata { .. } => Family::Endpoint,
-            Self::DestinationIp
-            | Self::DestinationPort
-            | Self::SourceIp
-            | Self::SourcePort
-            | Self::DirectSourceIp
-            | Self::ServerName
-            | Self::UriSan
-            | Self::DnsSan
-            | Self::Subject
-            | Self::FilterState { .. }
-            | Self::DynamicMetadata { .. } => Family::Connection,
-        }
-    }
-}
-
-/// What a tree looks at.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Family {
-    /// A downstream connection.
-    Connection,
-    /// A request, and the connection that it came on.
-    Request,
-    /// An endpoint.
-    Endpoint,
-}
-
-impl Family {
-    /// Refuses inputs that what is looked at does not have.
-    pub(super) fn check(self, at: &FieldPath<'_>, input: &Input) -> Parsed<()> {
-        match (self, input.family()) {
-            (Self::Request, Family::Connection) => Ok(()),
-            (own, family) if own == family => Ok(()),
-            (Self::Connection, Family::Request) => {
-                Err(at.reject("exists in HTTP requests only, and this is a network filter"))
-            }
-            (Self::Connection | Self::Request, _) => {
-                Err(at.reject("exists where the transport of an endpoint is chosen"))
-            }
-            (Self::Endpoint, _) => {
-                Err(at.reject("is not known of endpoints, expected EndpointMetadataInput or LocalityMetadataInput"))
-            }
+            Self::RequestHeader { .. } | Self::QueryParameter { .. } | Self::Attributes => Some(Place::Request),
+            Self::TransportProtocol | Self::ApplicationProtocols => Some(Place::Listener),
+            Self::EndpointMetadata { .. } | Self::LocalityMetadata { .. } => Some(Place::Endpoint),
+            _ => None,
         }
     }
 }
@@ -203,6 +171,15 @@ impl InputMatcher {
                 let metadata::Metadata { value, invert } = wire::decode(&at, &any)?;
                 let Some(value) = value else { return Err(at.field("value").reject("is required")) };
                 Ok(Self::Value { value: ValueMatcher::parse(&at.field("value"), value)?, invert })
+            }
+            "xds.type.matcher.v3.CelMatcher" => {
+                if *input != Input::Attributes {
+                    return Err(at.reject("needs all attributes as its input"));
+                }
+                let CelMatcher { expr_match, description: _ } = wire::decode(&at, &any)?;
+                let at = at.field("expr_match");
+                let Some(wire) = expr_match else { return Err(at.reject("is required")) };
+                Ok(Self::Expression(Arc::new(cel::expression(&at, wire)?)))
             }
             _ => Err(at.reject(format!("the input matcher {:?} is not supported", any.type_url))),
         }

@@ -8,8 +8,8 @@ use outrigger_api::pb::xds::r#type::matcher::v3 as pb;
 use outrigger_api::pb::xds::r#type::matcher::v3::matcher as parts;
 use outrigger_api::pb::xds::r#type::matcher::v3::matcher::matcher_list as list;
 
-use super::input::{Family, typed_config};
-use super::{Ask, Input, InputMatcher, Matcher, OnMatch, Predicate};
+use super::input::typed_config;
+use super::{Ask, Input, InputMatcher, Matcher, OnMatch, Predicate, custom};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::matching::StringMatcher;
@@ -18,10 +18,43 @@ use crate::wire;
 
 /// What may stand in a tree, beside what may stand everywhere.
 pub(crate) struct Kinds<'a, A> {
-    /// Which inputs there are.
-    pub inputs: Family,
+    /// Where the tree stands.
+    pub place: Place,
     /// Reads an action.
     pub action: &'a dyn Fn(&FieldPath<'_>, &Any) -> Parsed<A>,
+}
+
+/// What a tree decides about, which says what it may ask.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Place {
+    /// A connection that has no filter chain yet.
+    Listener,
+    /// A connection.
+    Connection,
+    /// A request, and the connection that it came on.
+    Request,
+    /// An endpoint.
+    Endpoint,
+}
+
+impl Place {
+    /// Refuses inputs that what is decided about does not have.
+    fn check(self, at: &FieldPath<'_>, input: &Input) -> Parsed<()> {
+        match (input.place(), self) {
+            (Some(Self::Endpoint), Self::Endpoint) => Ok(()),
+            (_, Self::Endpoint) => {
+                Err(at.reject("is not known of endpoints, expected EndpointMetadataInput or LocalityMetadataInput"))
+            }
+            (Some(Self::Endpoint), _) => Err(at.reject("exists where the transport of an endpoint is chosen")),
+            (Some(Self::Request), Self::Listener | Self::Connection) => {
+                Err(at.reject("exists in HTTP requests only, and this is a connection"))
+            }
+            (Some(Self::Listener), Self::Connection | Self::Request) => {
+                Err(at.reject("exists only where a listener chooses a filter chain"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl<A> Matcher<A> {
@@ -141,7 +174,7 @@ impl<A> Reader<'_, A> {
         wire: Option<outrigger_api::pb::xds::core::v3::TypedExtensionConfig>,
     ) -> Parsed<Input> {
         let input = Input::parse(self.context, at, wire)?;
-        self.kinds.inputs.check(at, &input)?;
+        self.kinds.place.check(at, &input)?;
         Ok(input)
     }
 
@@ -170,8 +203,11 @@ impl<A> Reader<'_, A> {
             Some(TreeType::PrefixMatchMap(wire)) => {
                 Ok(Ask::Prefix { input, map: read(at.field("prefix_match_map"), wire)? })
             }
-            Some(TreeType::CustomMatch(_)) => Err(at.field("custom_match").unsupported()),
-            None => Err(at.reject("needs one of exact_match_map, prefix_match_map")),
+            Some(TreeType::CustomMatch(wire)) => {
+                let on_match = |at: &FieldPath<'_>, wire| self.on_match(at, wire, depth);
+                custom::tree(self.context, &at.field("custom_match"), input, wire, &on_match)
+            }
+            None => Err(at.reject("needs one of exact_match_map, prefix_match_map, custom_match")),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::decide::decide;
 use crate::http::RouteFilters;
 use crate::http::filters::deprecated_cors;
 use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
-use crate::matcher::{Family, Kinds, Matcher};
+use crate::matcher::{Kinds, Matcher, Place};
 use crate::rate_limit::{RateLimitPlace, rate_limits};
 use crate::rejection::{FieldPath, Parsed};
 use crate::source::{self, ConfigSource, SourceKind, XdsProtocol};
@@ -271,7 +271,7 @@ fn route_matcher(
         }
         _ => Err(at.reject(format!("{:?} is neither a route nor a list of routes", any.type_url))),
     };
-    Matcher::parse(scope.context, at, &Kinds { inputs: Family::Request, action: &action }, wire)
+    Matcher::parse(scope.context, at, &Kinds { place: Place::Request, action: &action }, wire)
 }
 
 /// How many bytes of request bodies are kept; the newer field wins.

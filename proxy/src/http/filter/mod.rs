@@ -58,6 +58,7 @@ use outrigger_config::listener::TrafficDirection;
 pub use body::{BodyChain, BodyFilter, BodyInput, BodyObserver, BodyPace, BodyStage, Given};
 pub use chain::{Origin, Turn, ends, requests, responses, whole};
 pub use exchange::{Exchange, FilterStates, RouteChoice};
+pub(crate) use routed::find_in;
 pub use shared::{ConnectionStates, SettingsStates, SharedStates};
 pub use stateful_session::WantedHost;
 

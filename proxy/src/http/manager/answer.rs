@@ -13,7 +13,7 @@ use super::local_replies::{self, Rewritten};
 use super::reply::{self, LocalReply};
 use super::request::{Request, ResponseSide};
 use super::routing::Chosen;
-use super::{mutate, overload};
+use super::{mutate, overload, proxy_status};
 use crate::http::filter::{self, BodyChain, Given, Origin, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
 use crate::http::router;
@@ -35,6 +35,14 @@ pub fn send_local<'a>(
     chosen: Option<&'a Chosen<'_>>,
 ) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
     Box::pin(send_local_now(request, reply, chosen))
+}
+
+/// Does what is done to responses when filters have seen them.
+pub fn finish_response(request: &mut Request<'_>) {
+    if request.connection.node.config.proxy_status.is_some() && !request.info.flags.get().is_empty() {
+        proxy_status::tell(request);
+        request.info.response_code.set(request.response.status);
+    }
 }
 
 /// Writes the head of an answer in the form that the connection manager wants; returns whether its body follows.
@@ -138,6 +146,7 @@ async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen
             return;
         }
     }
+    finish_response(request);
     trace::response_head(request);
     let now = Instant::now();
     reply::finish_head(&connection, &mut request.response, false, now);

@@ -59,7 +59,7 @@ impl HttpConnection {
 
     /// When the connection is to take no more requests, by its age.
     pub(super) fn ends_at(&self) -> Option<Instant> {
-        let limit = self.node.config.max_connection_duration?;
+        let limit = self.max_duration()?;
         let limit = match self.worker.process.overload.timers() {
             Some(timers) if !self.bypasses() => timers.shortened(TimerKind::ConnectionMax, limit),
             _ => limit,

@@ -18,7 +18,7 @@ use super::downstream::Downstream;
 use super::mutate::{self, Mutable};
 use super::reply::LocalReply;
 use super::routing::{asked_protocol, name_route, serve_route};
-use super::{normalize, overload};
+use super::{client_cert, normalize, overload};
 use crate::accesslog::format;
 use crate::accesslog::{AccessLogger, Facts, LogType};
 use crate::http::filter::{self, BodyChain, FilterStates, Filters, RouteChoice, Turn, WantedHost};
@@ -32,7 +32,7 @@ use crate::worker::GraphView;
 use crate::worker::deadlines::{Deadlines, Limit};
 use crate::worker::live::{Live, LiveList, Owner};
 
-pub use super::answer::send_local;
+pub use super::answer::{finish_response, send_local};
 pub use super::routing::Chosen;
 
 /// A request being served.
@@ -259,20 +259,23 @@ pub async fn serve(
     if !early.is_empty() {
         mutate::change(early, &mut RequestSide(&mut request));
     }
-    let prepared = normalize::prepare(connection, &mut request.head);
+    let prepared = normalize::prepare(connection, &mut request.head, &request.info);
     if let Some(protocol) = asked_protocol(&request.head)
         && let Some(filters) = request.filters.of_upgrade(protocol)
     {
         request.filters = Rc::clone(filters);
     }
     match prepared.and_then(|()| normalize::refuse_upgrade_with_content(&request.head, framing)) {
-        Ok(()) => loop {
-            route(&mut request).await;
-            if !request.redirects.as_ref().is_some_and(|redirects| redirects.is_due) {
-                break;
+        Ok(()) => {
+            client_cert::forward(&mut request);
+            loop {
+                route(&mut request).await;
+                if !request.redirects.as_ref().is_some_and(|redirects| redirects.is_due) {
+                    break;
+                }
+                request = redirected(request);
             }
-            request = redirected(request);
-        },
+        }
         Err(reply) => {
             begin_log(&request, None);
             send_local(&mut request, reply, None).await;
@@ -366,6 +369,9 @@ fn redirected(mut request: Request<'_>) -> Request<'_> {
     let info = StreamInfo::new(Instant::now(), request.info.version);
     info.request_header_bytes.set(request.info.request_header_bytes.get());
     info.request_end.set(Some(info.start));
+    if let Some(client) = request.info.client.get() {
+        let _ = info.client.set(client.clone());
+    }
     request.deadlines.clear_request();
     let mut next =
         begin(request.connection, request.head, request.framing, request.downstream, info, request.deadlines);

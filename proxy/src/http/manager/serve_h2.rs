@@ -97,14 +97,16 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     let codec = connection.worker.http2_stats();
     let streams = Rc::new(Streams::default());
     let deadlines = connection.deadlines();
-    deadlines.begin(Limit::ConnectionDuration, connection.info.start, config.max_connection_duration);
+    deadlines.begin(Limit::ConnectionDuration, connection.info.start, connection.max_duration());
     let mut closing = false;
     let mut flooded = false;
     let mut served = 0u32;
-    let pings = config.http2.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
+    // Streams that clients open are no reason to ask them anything.
+    let keepalive = config.http2.keepalive.filter(|keepalive| keepalive.interval.is_some());
+    let pings = keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
     let mut silent = std::pin::pin!(async {
         match pings {
-            Some((keepalive, pings)) => keepalive::watch(pings, keepalive).await,
+            Some((keepalive, pings)) => keepalive::watch(pings, keepalive, None).await,
             None => std::future::pending().await,
         }
     });
@@ -192,7 +194,7 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                     Limit::ConnectionDuration => connection.stats.downstream_cx_max_duration_reached.increment(),
                     _ => connection.stats.downstream_cx_idle_timeout.increment(),
                 }
-                deadlines.set(Limit::ConnectionDuration, Some(Instant::now() + config.drain_timeout));
+                deadlines.set(Limit::ConnectionDuration, Some(Instant::now() + connection.drain_timeout()));
                 closing = true;
                 codec.goaway_sent.increment();
                 driver.graceful_shutdown();

@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::{Forwarding, prepare};
 use crate::explain::Cause;
 use crate::graph::ClusterNode;
-use crate::http::manager::normalize;
+use crate::http::manager::client_address::client_address;
 use crate::http::manager::request::Request;
 use crate::trace;
 use crate::upstream::admission::{Admission, Admitted, OwnEndpoint, Refused, Seeker, Waited, Wish};
@@ -152,7 +152,7 @@ fn caller_of(request: &Request<'_>, caller: &Caller) -> Option<u64> {
     match caller {
         Caller::Header(name) => request.head.headers.get_by_name(name).map(xx_hash),
         Caller::SourceAddress => {
-            let address = normalize::client_address(connection, &request.head)?;
+            let address = client_address(connection, &request.info)?;
             Some(xx_hash(address.to_string().as_bytes()))
         }
         Caller::PeerIdentity => connection.info.peer_name().map(|name| xx_hash(name.as_bytes())),

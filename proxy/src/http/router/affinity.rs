@@ -16,7 +16,7 @@ use outrigger_policy::balance::{HashView, HostSet, Wanted, request_hash, xx_hash
 use outrigger_policy::route::RequestView;
 
 use crate::graph::ClusterNode;
-use crate::http::manager::normalize;
+use crate::http::manager::client_address::client_address;
 use crate::http::manager::request::Request;
 use crate::upstream::clusters::WorkerCluster;
 use crate::upstream::worker_host::WorkerHost;
@@ -225,7 +225,7 @@ impl HashView for View<'_, '_> {
     }
 
     fn source_ip(&self) -> Option<IpAddr> {
-        normalize::client_address(self.0.connection, &self.0.head)
+        client_address(self.0.connection, &self.0.info)
     }
 
     fn filter_state(&self, key: &str) -> Option<Cow<'_, [u8]>> {

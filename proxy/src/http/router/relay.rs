@@ -14,7 +14,7 @@ use crate::accesslog::LogType;
 use crate::http::filter::BodyChain;
 use crate::http::headers::HeaderId;
 use crate::http::manager::downstream::Gone;
-use crate::http::manager::request::Request;
+use crate::http::manager::request::{Request, finish_response};
 use crate::http::manager::{overload, reply};
 use crate::http::seam::{Pump, PumpError};
 use crate::moments::Milestone;
@@ -50,12 +50,13 @@ pub async fn relay(
         request.response.headers.remove(HeaderId::ContentLength);
         request.response.headers.remove(HeaderId::TransferEncoding);
     }
+    request.info.set_details("via_upstream");
+    finish_response(request);
     trace::response_head(request);
     reply::finish_head(&connection, &mut request.response, true, now);
     let end =
         !upgraded && stream.response_is_done() && !request.response_body.as_ref().is_some_and(BodyChain::changes_bytes);
     request.info.response_code.set(request.response.status);
-    request.info.set_details("via_upstream");
     request.info.response_header_bytes.set(request.response.headers.byte_size() as u64);
     if connection.registered.is_asked_to_end() && !upgraded {
         request.downstream.set_close();

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use outrigger_policy::breaker::Resource;
 use outrigger_policy::retry::{self, Decision, GiveUp, Outcome};
 
 use super::attempt::{self, Answered, Attempt, Ended, Unanswered};
@@ -17,6 +16,7 @@ use super::body::ReplayBody;
 use super::failure::{self, Failure};
 use super::late::{self, LateTry};
 use super::{Forwarding, count_local_reply, count_response, end, grpc_status, outcome, prepare, redirect, relay};
+use crate::graph::facts;
 use crate::accesslog::LogType;
 use crate::health::observe;
 use crate::http::filter::{Filters, Origin, Turn};
@@ -308,7 +308,7 @@ impl Forwarding<'_, '_> {
         };
         let (breaker, thresholds) = self.cluster.limits(self.action.priority);
         self._retrying = None;
-        let Some(permit) = breaker.try_acquire_within(Resource::Retry, &thresholds) else {
+        let Some(permit) = breaker.try_retry(&thresholds, facts::now()) else {
             stats.upstream_rq_retry_overflow.increment();
             self.request.route_counts.retry_overflow();
             self.request.info.flag(ResponseFlag::UpstreamOverflow);
