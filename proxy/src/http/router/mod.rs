@@ -14,7 +14,7 @@ mod prepare;
 pub mod redirect;
 mod relay;
 mod route_stats;
-pub(crate) mod timeout;
+pub mod timeout;
 
 use std::future::Future;
 use std::rc::Rc;
