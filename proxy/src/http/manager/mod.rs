@@ -73,7 +73,8 @@ impl HttpConnection {
             elements.push(format!("Chain=\"{}\"", url_pem(&peer.chain_der)));
         }
         if details.subject {
-            elements.push(format!("Subject=\"{}\"", peer.subject.replace('"', "\\\"")));
+            // Quotation marks within names are escaped by the form that names have (RFC 2253).
+            elements.push(format!("Subject=\"{}\"", peer.subject));
         }
         if details.uri {
             match peer.uri_sans.as_slice() {

@@ -3,6 +3,7 @@
 //! Owns the rules for paths, hosts, and the headers by which proxies tell each other about a request: which are trusted,
 //! which are made, which are removed. Never routes.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use outrigger_config::address::Address;
@@ -13,7 +14,7 @@ use super::path;
 use super::reply::{LocalReply, append_via, remove_hop_by_hop};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::HeaderId;
-use crate::http::message::{RequestHead, Version};
+use crate::http::message::{RequestHead, Version, joined};
 use crate::stream::{ConnectionInfo, ResponseFlag};
 
 /// Makes a request head fit to be routed. `Err` is the answer to one that is not.
@@ -405,13 +406,19 @@ fn request_id(connection: &HttpConnection, head: &mut RequestHead) {
 fn client_certificate(connection: &HttpConnection, head: &mut RequestHead) {
     let config = &connection.node.config;
     let authenticated = connection.info.tls.as_ref().and_then(|tls| tls.peer.as_deref()).filter(|peer| peer.verified);
+    let before = joined(&head.headers, HeaderId::XForwardedClientCert.name());
     match (config.forward_client_cert, authenticated) {
-        (ForwardClientCert::AlwaysForwardOnly, _) | (ForwardClientCert::ForwardOnly, Some(_)) => {}
+        (ForwardClientCert::AlwaysForwardOnly, _) | (ForwardClientCert::ForwardOnly, Some(_)) => {
+            // Several headers are one list; not all who come after read more than the first.
+            if let Some(Cow::Owned(list)) = before {
+                head.headers.set(HeaderId::XForwardedClientCert, &list);
+            }
+        }
         (ForwardClientCert::AppendForward, Some(_)) => {
             let own = connection.client_cert_header();
-            let value = match head.headers.get(HeaderId::XForwardedClientCert) {
-                Some(before) if !own.is_empty() => [before, b",", own.as_bytes()].concat(),
-                Some(before) => before.to_vec(),
+            let value = match before.filter(|before| !before.is_empty()) {
+                Some(before) if !own.is_empty() => [&*before, b",", own.as_bytes()].concat(),
+                Some(before) => before.into_owned(),
                 None => own.into_bytes(),
             };
             if !value.is_empty() {
