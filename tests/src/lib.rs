@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod collector;
 pub mod config;
 pub mod dns;
+pub mod frames;
 pub mod grpc_server;
 pub mod h1;
 pub mod h2c;

@@ -24,6 +24,7 @@ use super::stats::EndedBy;
 use crate::http::h2::body::{ReceiveBody, SendBody, reset_by_peer, stream_error};
 use crate::http::h2::convert;
 use crate::http::h2::cork::{self, Cork, Corked};
+use crate::http::h2::guard::Guard;
 use crate::http::h2::keepalive::{self, Reuse};
 use crate::http::h2::stats::Http2Stats;
 use crate::http::headers::Headers;
@@ -71,7 +72,7 @@ impl Connection {
             .max_header_list_size(options.max_response_headers_bytes)
             .max_concurrent_reset_streams(64)
             .enable_push(false);
-        let (cork, corked) = cork::cork(connected.io);
+        let (cork, corked) = cork::cork(connected.io, Guard::of_client(settings));
         let handshake = builder.handshake::<_, Bytes>(corked).await;
         let (sender, mut driver) = handshake.map_err(|error| ConnectError::Tls(error.to_string()))?;
         counted.cluster().stats.upstream_cx_http2_total.increment();
@@ -224,7 +225,15 @@ impl Task {
             }
             None => driven.await,
         };
-        if let Err(error) = ended
+        if let Some(flood) = cork.flood() {
+            stats.upstream_cx_protocol_error.increment();
+            codec.count_flood(flood);
+            if cork.say_goaway() {
+                codec.goaway_sent.increment();
+                // As far as the endpoint takes it now.
+                let _ = poll_fn(|cx| Poll::Ready(cork.poll_send(cx))).await;
+            }
+        } else if let Err(error) = ended
             && error.is_library()
         {
             stats.upstream_cx_protocol_error.increment();
@@ -233,7 +242,7 @@ impl Task {
         let by = if cork.is_lost() { EndedBy::Upstream } else { EndedBy::Us };
         let connection = connection.upgrade();
         // What ends by itself has no streams any more, whether or not they have noticed.
-        let cut = by == EndedBy::Upstream || silent;
+        let cut = by == EndedBy::Upstream || silent || cork.flood().is_some();
         counted.set_end(by, cut && connection.as_ref().is_some_and(|connection| connection.active.get() > 0));
         if let Some(connection) = connection {
             connection.closed.set(true);

@@ -281,8 +281,8 @@ pub struct Http2Options {
     pub keepalive: Option<Http2Keepalive>,
     /// A bad message ends the stream instead of the connection.
     pub stream_error_on_invalid_message: bool,
-    /// Control frames (RST_STREAM, PING, SETTINGS acks) queued for a peer that does not read; 1,000 unless given.
-    pub max_outbound_control_frames: u32,
+    /// What a peer may send, and make us send, before its connection ends.
+    pub floods: FloodLimits,
 }
 
 impl Default for Http2Options {
@@ -295,7 +295,34 @@ impl Default for Http2Options {
             allow_connect: false,
             keepalive: None,
             stream_error_on_invalid_message: false,
-            max_outbound_control_frames: 1000,
+            floods: FloodLimits::default(),
+        }
+    }
+}
+
+/// Limits on frames of which a peer has no honest use. Source: `Http2ProtocolOptions`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FloodLimits {
+    /// Frames of any kind that wait for a peer that does not read; 10,000 unless given.
+    pub outbound_frames: u32,
+    /// Control frames (RST_STREAM, answers to PING and SETTINGS) that wait for it; 1,000 unless given.
+    pub outbound_control_frames: u32,
+    /// HEADERS, CONTINUATION and DATA frames in a row without content; 1 unless given.
+    pub empty_frames_in_a_row: u32,
+    /// PRIORITY frames for each stream that was opened, and one more; 100 unless given.
+    pub priorities_per_stream: u32,
+    /// WINDOW_UPDATE frames for each DATA frame that was sent (twice that, and a few more); 10 unless given.
+    pub window_updates_per_data_frame: u32,
+}
+
+impl Default for FloodLimits {
+    fn default() -> Self {
+        Self {
+            outbound_frames: 10_000,
+            outbound_control_frames: 1000,
+            empty_frames_in_a_row: 1,
+            priorities_per_stream: 100,
+            window_updates_per_data_frame: 10,
         }
     }
 }

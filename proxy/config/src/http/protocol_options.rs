@@ -9,7 +9,7 @@ use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::extensions::http::header_formatters::preserve_case::v3 as preserve_case_api;
 use outrigger_api::pb::google::protobuf::UInt32Value;
 
-use super::{HeaderCase, Http1Options, Http2Keepalive, Http2Options, PreserveCase, UnderscoreAction};
+use super::{FloodLimits, HeaderCase, Http1Options, Http2Keepalive, Http2Options, PreserveCase, UnderscoreAction};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
@@ -159,14 +159,12 @@ fn preserve_case(context: &Context<'_>, at: &FieldPath<'_>, wire: core::TypedExt
 pub(crate) fn http2_options(at: &FieldPath<'_>, wire: core::Http2ProtocolOptions) -> Parsed<Http2Options> {
     decide!(wire, at, core::Http2ProtocolOptions as "envoy.config.core.v3.Http2ProtocolOptions" {
         implemented: hpack_table_size, max_concurrent_streams, initial_stream_window_size,
-            initial_connection_window_size, allow_connect, max_outbound_control_frames,
+            initial_connection_window_size, allow_connect, max_outbound_frames, max_outbound_control_frames,
+            max_consecutive_inbound_frames_with_empty_payload, max_inbound_priority_frames_per_stream,
+            max_inbound_window_update_frames_per_data_frame_sent,
             stream_error_on_invalid_http_messaging, override_stream_error_on_invalid_http_message,
             connection_keepalive;
-        no_effect: max_outbound_frames = "flood protection is built into the HTTP/2 engine",
-            max_consecutive_inbound_frames_with_empty_payload = "flood protection is built into the HTTP/2 engine",
-            max_inbound_priority_frames_per_stream = "PRIORITY frames are dropped",
-            max_inbound_window_update_frames_per_data_frame_sent = "flood protection is built into the HTTP/2 engine",
-            use_oghttp2_codec = "there is one HTTP/2 engine",
+        no_effect: use_oghttp2_codec = "there is one HTTP/2 engine",
             max_metadata_size = "METADATA frames are not supported",
             enable_huffman_encoding = "the HTTP/2 engine picks the shorter encoding",
             max_header_field_size_kb = "the limit on the whole head holds for each field",
@@ -178,6 +176,25 @@ pub(crate) fn http2_options(at: &FieldPath<'_>, wire: core::Http2ProtocolOptions
     let defaults = Http2Options::default();
     let window = |name: &'static str, wire, default| {
         Ok(within(&at.field(name), wire, MIN_WINDOW_BYTES, MAX_WINDOW_BYTES)?.unwrap_or(default))
+    };
+    let at_least_one =
+        |name: &'static str, wire, default| Ok(within(&at.field(name), wire, 1, u32::MAX)?.unwrap_or(default));
+    let floods = FloodLimits {
+        outbound_frames: at_least_one("max_outbound_frames", max_outbound_frames, defaults.floods.outbound_frames)?,
+        outbound_control_frames: at_least_one(
+            "max_outbound_control_frames",
+            max_outbound_control_frames,
+            defaults.floods.outbound_control_frames,
+        )?,
+        empty_frames_in_a_row: max_consecutive_inbound_frames_with_empty_payload
+            .map_or(defaults.floods.empty_frames_in_a_row, |limit| limit.value),
+        priorities_per_stream: max_inbound_priority_frames_per_stream
+            .map_or(defaults.floods.priorities_per_stream, |limit| limit.value),
+        window_updates_per_data_frame: at_least_one(
+            "max_inbound_window_update_frames_per_data_frame_sent",
+            max_inbound_window_update_frames_per_data_frame_sent,
+            defaults.floods.window_updates_per_data_frame,
+        )?,
     };
     let keepalive = match connection_keepalive {
         None => None,
@@ -201,13 +218,7 @@ pub(crate) fn http2_options(at: &FieldPath<'_>, wire: core::Http2ProtocolOptions
         keepalive,
         stream_error_on_invalid_message: override_stream_error_on_invalid_http_message
             .map_or(stream_error_on_invalid_http_messaging, |flag| flag.value),
-        max_outbound_control_frames: within(
-            &at.field("max_outbound_control_frames"),
-            max_outbound_control_frames,
-            1,
-            u32::MAX,
-        )?
-        .unwrap_or(defaults.max_outbound_control_frames),
+        floods,
     })
 }
 
@@ -298,6 +309,17 @@ mod tests {
             http2(core::Http2ProtocolOptions { max_concurrent_streams: number(0), ..Default::default() }),
             "cluster \"billing\": max_concurrent_streams: 0 is not within 1 to 2147483647"
         );
+        assert_eq!(
+            http2(core::Http2ProtocolOptions { max_outbound_frames: number(0), ..Default::default() }),
+            "cluster \"billing\": max_outbound_frames: 0 is not within 1 to 4294967295"
+        );
+        let floods = core::Http2ProtocolOptions {
+            max_consecutive_inbound_frames_with_empty_payload: number(0),
+            max_inbound_priority_frames_per_stream: number(0),
+            ..Default::default()
+        };
+        let floods = http2_options(&at(), floods).unwrap().floods;
+        assert_eq!((floods.empty_frames_in_a_row, floods.priorities_per_stream), (0, 0));
         assert_eq!(
             http2(core::Http2ProtocolOptions { allow_metadata: true, ..Default::default() }),
             "cluster \"billing\": allow_metadata: is not supported"

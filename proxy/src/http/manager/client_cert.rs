@@ -2,6 +2,8 @@
 //!
 //! Owns both forms of the header and what becomes of the one that a client sent. Never verifies a certificate.
 
+use std::borrow::Cow;
+
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use outrigger_config::http::{ClientCertDetails, ClientCertForwarding, ForwardClientCert};
 use serde_json::Value;
@@ -9,6 +11,7 @@ use serde_json::Value;
 use super::request::Request;
 use crate::http::filter;
 use crate::http::headers::HeaderId;
+use crate::http::message::joined;
 use crate::stream::{PeerCertificate, TlsInfo};
 
 /// Does to the header of a request what its connection manager says.
@@ -21,9 +24,14 @@ pub(super) fn forward(request: &mut Request<'_>) {
     let authenticated = tls.and_then(|tls| Some((tls, tls.peer.as_deref()?))).filter(|(_, peer)| peer.verified);
     let headers = &mut request.head.headers;
     match (mode, authenticated) {
-        (ForwardClientCert::AlwaysForwardOnly, _) | (ForwardClientCert::ForwardOnly, Some(_)) => {}
+        (ForwardClientCert::AlwaysForwardOnly, _) | (ForwardClientCert::ForwardOnly, Some(_)) => {
+            // Several headers are one list; not all who come after read more than the first.
+            if let Some(Cow::Owned(list)) = joined(headers, HeaderId::XForwardedClientCert.name()) {
+                headers.set(HeaderId::XForwardedClientCert, &list);
+            }
+        }
         (ForwardClientCert::AppendForward, Some((tls, peer))) => {
-            let before = crate::http::message::joined(headers, HeaderId::XForwardedClientCert.name());
+            let before = joined(headers, HeaderId::XForwardedClientCert.name());
             let value = match before.as_deref().filter(|before| !before.is_empty()) {
                 Some(before) => appended(before, tls, peer, &details),
                 None => element(tls, peer, &details),

@@ -23,6 +23,7 @@ pub mod serve_h1;
 pub mod serve_h2;
 pub mod stats;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -49,6 +50,8 @@ pub struct HttpConnection {
     pub stats: Arc<HttpStats>,
     /// Where drains are heard of.
     pub registered: Registered,
+    /// Why it ends in the middle of requests, where that is the client's fault; as in `%RESPONSE_CODE_DETAILS%`.
+    pub broken: Cell<Option<&'static str>>,
     /// What filters keep for all requests of it.
     pub filter_states: ConnectionStates,
     filters: Rc<Filters>,
@@ -83,6 +86,7 @@ pub async fn serve(worker: Rc<Worker>, node: Arc<HttpNode>, io: Io, info: Rc<Con
         info,
         stats,
         registered,
+        broken: Cell::new(None),
         filter_states: ConnectionStates::default(),
         filters,
     });

@@ -138,4 +138,4 @@ pub(super) async fn close<S: AsyncRead + AsyncWrite + Unpin>(connection: &HttpCo
 }
 
 /// A client that neither reads nor closes does not deserve more.
-const MAX_DELAY: Duration = Duration::from_secs(30);
+pub(super) const MAX_DELAY: Duration = Duration::from_secs(30);

@@ -16,7 +16,7 @@ mod prepare;
 pub mod redirect;
 mod relay;
 mod route_stats;
-pub(crate) mod timeout;
+pub mod timeout;
 mod tries;
 
 use std::future::Future;

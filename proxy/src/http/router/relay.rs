@@ -168,9 +168,10 @@ fn pump_down(
 
 /// Records how the client went away.
 pub fn record_gone(request: &Request<'_>, gone: Gone) {
-    let (flag, details) = match gone {
-        Gone::Connection => (ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect"),
-        Gone::Stream => (ResponseFlag::DownstreamRemoteReset, "http2.remote_reset"),
+    let (flag, details) = match (request.connection.broken.get(), gone) {
+        (Some(details), _) => (ResponseFlag::DownstreamProtocolError, details),
+        (None, Gone::Connection) => (ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect"),
+        (None, Gone::Stream) => (ResponseFlag::DownstreamRemoteReset, "http2.remote_reset"),
     };
     request.info.flag(flag);
     request.info.set_details(details);
