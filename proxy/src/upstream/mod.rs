@@ -20,6 +20,7 @@ pub mod host;
 pub mod key;
 pub mod pool;
 pub mod proxy_header;
+pub mod repeated_call;
 pub mod stats;
 pub mod stream;
 pub mod vacancy;
