@@ -17,6 +17,7 @@ use crate::network::SharedBuckets;
 use crate::overload::{ConnectionCounts, Overload};
 use crate::stats::Registry;
 use crate::stream::WallClock;
+use crate::tokens::TokenStore;
 use crate::trace::TraceManager;
 use crate::upstream::dns_cache::DnsQuestions;
 use crate::worker::Workers;
@@ -60,6 +61,8 @@ pub struct Process {
     pub shared: SharedStates,
     /// Keys of token issuers.
     pub jwks: JwksStore,
+    /// Tokens of this workload.
+    pub tokens: TokenStore,
     /// `/healthcheck/fail` was ordered.
     pub health_check_failed: AtomicBool,
     /// Where spans go.

@@ -5,6 +5,7 @@
 //! Every port is taken by binding port 0, every wait is bounded, and scenarios may run side by side.
 
 pub mod asked_service;
+pub mod authorization_server;
 pub mod certificates;
 pub mod collector;
 pub mod config;
@@ -30,6 +31,7 @@ pub mod upstream;
 use std::time::Duration;
 
 pub use crate::asked_service::AskedService;
+pub use crate::authorization_server::AuthorizationServer;
 pub use crate::processor::ProcessingService;
 pub use crate::proxy::{Proxy, Settings};
 pub use crate::response::Response;

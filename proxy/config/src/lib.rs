@@ -20,6 +20,7 @@ pub mod dns;
 pub mod extension;
 pub mod format;
 pub mod http;
+pub mod http_uri;
 pub mod istio;
 pub mod jwks;
 pub mod listener;

@@ -17,6 +17,7 @@ mod hash;
 pub mod health;
 pub mod jwt;
 pub mod matcher;
+pub mod oauth2;
 pub mod outlier;
 pub mod overload;
 pub mod queue;

@@ -12,7 +12,7 @@ use outrigger_config::bootstrap::RuntimeValues;
 use outrigger_config::cluster::{Assignment, DnsOptions};
 use outrigger_config::extension::Extension;
 use outrigger_config::route::RouteConfiguration;
-use outrigger_config::tls::Secret;
+use outrigger_config::tls::{Secret, SecretKind};
 use outrigger_policy::route::RouteTable;
 use outrigger_xds::{FileWatcher, ResourceKind};
 use tokio::task::AbortHandle;
@@ -95,10 +95,12 @@ impl GraphManager {
             return self.take_open_routes(need, Arc::clone(&routes), source);
         }
         self.check_clusters(&routes)?;
+        let (requirements, specs) = self.route_wants(&routes)?;
         self.end_aliases_of(need);
+        self.take_specs(specs);
         let clusters = need::clusters_of_routes(&routes);
         let table = Arc::new(RouteTable::build(routes));
-        self.warming.offer_routes(need, table, clusters, Vec::new());
+        self.warming.offer_routes(need, table, clusters, requirements);
         Ok(())
     }
 
@@ -115,6 +117,10 @@ impl GraphManager {
             return Err(error);
         }
         self.warming.answered(need);
+        // Filters look them up in the graph.
+        if matches!(secret.kind, SecretKind::Generic(_)) {
+            self.changed();
+        }
         for user in self.warming.users(need) {
             match user {
                 User::Cluster(name) => self.rebuild_cluster(&name),
@@ -144,7 +150,13 @@ impl GraphManager {
                     let built = self.compile_listener(&revision.config, &revision.extensions, &olds);
                     built.map_err(|error| format!("listener {name:?}: {}", explain(&error)))?;
                 }
-                User::Routes(_) => {}
+                User::Routes(routes) => {
+                    let Some(table) = self.warming.routes_of(&routes).and_then(|entry| entry.latest()) else {
+                        continue;
+                    };
+                    let wanted = self.route_wants(table.configuration());
+                    wanted.map_err(|error| format!("{routes}: {error}"))?;
+                }
             }
         }
         Ok(())

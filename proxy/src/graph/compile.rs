@@ -20,6 +20,7 @@ use outrigger_policy::route::{RouteTable, ScopeKey, ScopeTable};
 use super::facts;
 use super::hosts::HostInputs;
 use super::need::{self, Need, WantedFilter};
+use super::secrets::check_reference;
 use super::tls_inputs::{FindSecret, SecretError, TlsInputs};
 use super::transports::TransportInputs;
 use super::zone::LocalZones;
@@ -267,6 +268,7 @@ impl Chain<'_> {
             _ => Vec::new(),
         };
         let inputs = ChainInputs { tls, discovered, http_discovered };
+        self.check_secrets(&inputs)?;
         let old = olds.iter().find_map(|old| {
             // What a connection manager does for traffic of one direction, it does not do for the other.
             let same = old.node.config.traffic_direction == self.direction;
@@ -308,6 +310,28 @@ impl Chain<'_> {
         };
         let node = ChainNode { config: Arc::clone(self.config), tls, filters, application, draining };
         Ok((Arc::new(node), inputs))
+    }
+
+    /// What the filters say of secrets that are known.
+    fn check_secrets(&self, inputs: &ChainInputs) -> Result<(), CompileError> {
+        let Some(Some(NetworkFilterConfig::Http(manager))) = self.resolved(&inputs.discovered).pop() else {
+            return Ok(());
+        };
+        for (position, filter) in manager.filters.iter().enumerate() {
+            let discovered = inputs.http_discovered.get(position).and_then(Option::as_ref);
+            let config = discovered.and_then(|found| found.http.as_ref()).unwrap_or(&filter.config);
+            for secret in need::secrets_of_filters([config]) {
+                let place = || format!("{}: HTTP filter {:?}", self.place, filter.name);
+                check_reference(secret, self.surroundings.secrets)
+                    .map_err(|source| CompileError::Secret { place: place(), source })?;
+            }
+        }
+        for secret in need::inline_routes(manager).flat_map(|routes| need::secrets_of_routes(routes)) {
+            let place = || format!("{}: typed_per_filter_config", self.place);
+            check_reference(secret, self.surroundings.secrets)
+                .map_err(|source| CompileError::Secret { place: place(), source })?;
+        }
+        Ok(())
     }
 
     fn transport_place(&self) -> String {
@@ -412,6 +436,7 @@ impl Chain<'_> {
             NetworkFilterConfig::Discovered(_)
             | NetworkFilterConfig::Rbac(_)
             | NetworkFilterConfig::ExtAuthz(_)
+            | NetworkFilterConfig::GlobalRateLimit(_)
             | NetworkFilterConfig::ConnectionLimit(_)
             | NetworkFilterConfig::LocalRateLimit(_)
             | NetworkFilterConfig::SniCluster
@@ -463,6 +488,10 @@ pub struct ClusterInputs<'a> {
 pub fn cluster(inputs: ClusterInputs<'_>, old: Option<&ClusterBuild>) -> Result<ClusterBuild, CompileError> {
     let ClusterInputs { config, assignment, addresses, secrets, zones } = inputs;
     let tls = TransportInputs::resolve(config, secrets)?;
+    for secret in need::secrets_of_cluster(config) {
+        let place = || "http_filters".to_owned();
+        check_reference(secret, secrets).map_err(|source| CompileError::Secret { place: place(), source })?;
+    }
     let same_config = old.is_some_and(|old| Arc::ptr_eq(&old.node.config, config));
     let same_tls = old.filter(|old| same_config && old.tls.same(&tls));
     let contexts = match same_tls {

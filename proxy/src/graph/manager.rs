@@ -17,7 +17,7 @@ use outrigger_config::address::Address;
 use outrigger_config::bootstrap::{Bootstrap, RuntimeLayerKind};
 use outrigger_config::cluster::{Cluster, Discovery, DnsOptions};
 use outrigger_config::coverage::NoEffect;
-use outrigger_config::http::filters::RemoteJwks;
+use outrigger_config::http::filters::{ClientToken, RemoteJwks};
 use outrigger_config::listener::Listener;
 use outrigger_config::source::{ConfigSource, SourceKind};
 use outrigger_config::tls::Secret;
@@ -38,6 +38,7 @@ use super::need::{self, Need, WantedFilter};
 use super::overrides::Overrides;
 use super::resources::Resources;
 use super::runtime_layers::RuntimeLayers;
+use super::secrets::{SecretSources, generic_secrets};
 use super::sockets::BoundSockets;
 use super::sources::Sources;
 use super::stale::TimedAssignments;
@@ -103,6 +104,7 @@ pub(super) enum Spec {
     Resource(ConfigSource),
     Addresses(DnsOptions),
     Keys(Arc<RemoteJwks>),
+    Token(Arc<ClientToken>),
 }
 
 /// What works on a need.
@@ -166,6 +168,7 @@ pub struct GraphManager {
     /// Requests that wait for what is discovered on demand.
     pub(super) waiting: Waiting,
     pub(super) secret_files: HashMap<Need, Vec<AbortHandle>>,
+    pub(super) secret_sources: SecretSources,
     pub(super) history: History,
     pub(super) journal: Journal,
     pub(super) coverage: Coverage,
@@ -259,6 +262,7 @@ impl GraphManager {
             health_wake: Arc::default(),
             waiting: Waiting::default(),
             secret_files: HashMap::new(),
+            secret_sources: SecretSources::default(),
             history: History::default(),
             journal: Journal::default(),
             coverage: Coverage::default(),
@@ -398,6 +402,10 @@ impl GraphManager {
             (Need::Addresses { host, .. }, Some(Spec::Addresses(options))) => {
                 Some(Running::Task(self.keep_resolving(&need, host, options.clone())))
             }
+            (Need::Token { stat_prefix, .. }, Some(Spec::Token(settings))) => {
+                let token = self.process.tokens.get(stat_prefix, settings);
+                Some(Running::Task(self.hold(token)))
+            }
             (Need::Keys { stat_prefix, .. }, Some(Spec::Keys(source))) => {
                 let keys = self.process.jwks.get(stat_prefix, source);
                 Some(Running::Task(self.keep_keys(&need, keys)))
@@ -432,6 +440,7 @@ impl GraphManager {
         }
         self.specs.remove(need);
         self.resources.forget(need);
+        self.secret_sources.remove(need);
         self.timed_assignments.forget(need);
         self.stats.resources.remove(need);
         self.dirty = true;
@@ -488,7 +497,7 @@ impl GraphManager {
         compile::cluster(ClusterInputs { config, assignment, addresses: &addresses, secrets: &secrets, zones }, old)
     }
 
-    fn secret(&self, name: &Arc<str>, source: Option<&ConfigSource>) -> Option<Arc<Secret>> {
+    pub(super) fn secret(&self, name: &Arc<str>, source: Option<&ConfigSource>) -> Option<Arc<Secret>> {
         match source {
             None => self.resources.static_secrets.get(name).cloned(),
             Some(source) => {
@@ -639,7 +648,7 @@ impl GraphManager {
         let clusters = self.clusters.iter().filter(|(_, build)| build.is_usable());
         let routes = self.warming.routes().filter_map(|(need, entry)| match need {
             Need::Resource { name, .. } => Some((Arc::clone(name), Arc::clone(entry.active()?))),
-            Need::Addresses { .. } | Need::Checks { .. } | Need::Keys { .. } => None,
+            Need::Addresses { .. } | Need::Checks { .. } | Need::Keys { .. } | Need::Token { .. } => None,
         });
         let retired = self.retired_routes.iter().map(|(name, (table, _))| (Arc::clone(name), Arc::clone(table)));
         let scopes = self.resources.scopes.iter();
@@ -650,6 +659,7 @@ impl GraphManager {
             clusters: clusters.map(|(name, build)| (Arc::clone(name), Arc::clone(&build.node))).collect(),
             routes: retired.chain(routes).collect(),
             scopes: scopes.collect(),
+            secrets: generic_secrets(&self.resources, &self.secret_sources),
             runtime: Arc::clone(&self.runtime_snapshot),
         }
     }
@@ -681,6 +691,14 @@ impl GraphManager {
             if let Some(manager) = this.upgrade() {
                 then(&mut manager.borrow_mut());
             }
+        })
+    }
+
+    /// Keeps something from being dropped until the task is aborted.
+    fn hold<T: 'static>(&self, held: T) -> AbortHandle {
+        self.spawn(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
         })
     }
 

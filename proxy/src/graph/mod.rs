@@ -27,6 +27,7 @@ pub mod overrides;
 mod resources;
 pub mod runtime_layers;
 mod scopes;
+pub mod secrets;
 mod sockets;
 mod sources;
 mod stale;
@@ -71,6 +72,7 @@ pub use hosts::{levels, membership, same_hosts};
 pub use manager::{GraphManager, ManagerOptions};
 pub use validate::validate;
 
+use self::secrets::GenericSecrets;
 use crate::accesslog::AccessLogger;
 use crate::health::OutlierState;
 use crate::istio::metrics::Reporter;
@@ -95,6 +97,8 @@ pub struct Graph {
     pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
     /// Discovered scopes by where they come from.
     pub scopes: HashMap<Arc<str>, Arc<ScopeTable<ScopeTarget>>>,
+    /// Secrets that filters use.
+    pub secrets: GenericSecrets,
     /// All runtime layers merged.
     pub runtime: Arc<RuntimeSnapshot>,
 }

@@ -9,15 +9,20 @@ use std::sync::{Arc, LazyLock};
 use outrigger_config::address::EndpointAddress;
 use outrigger_config::cluster::{Assignment, Cluster, Discovery};
 use outrigger_config::extension::{DiscoveredFilter, Extension};
-use outrigger_config::http::filters::{JwksSource, JwtAuthn, RemoteJwks};
-use outrigger_config::http::{HttpConnectionManager, HttpFilterConfig, RouteSource, ScopeSource};
+use outrigger_config::http::filters::{
+    ClientToken, Credential, CredentialInjector, JwksSource, JwtAuthn, RemoteJwks, RouteFilters,
+};
+use outrigger_config::http::{HttpConnectionManager, HttpFilterConfig, RouteFilterConfig, RouteSource, ScopeSource};
 use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig};
 use outrigger_config::route::{
     ClusterChoice, MirrorCluster, MirrorPolicy, RouteAction, RouteConfiguration, ScopeRoutes,
 };
 use outrigger_config::source::ConfigSource;
-use outrigger_config::tls::{CertificateSource, CommonTls, TicketKeySource, ValidationSource};
+use outrigger_config::tls::{CertificateSource, CommonTls, SecretRef, TicketKeySource, ValidationSource};
 use outrigger_xds::{Interest, ResourceKind, SourceKey};
+
+use crate::stats::names;
+use crate::tokens;
 
 /// Something that must arrive.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -44,6 +49,13 @@ pub enum Need {
         cluster: Arc<str>,
         /// Which of its revisions.
         revision: u64,
+    },
+    /// A token that an authorization server gives us.
+    Token {
+        /// Prefix of the stats of who wants it.
+        stat_prefix: Arc<str>,
+        /// Where it comes from, and for whom it is.
+        source: Arc<str>,
     },
     /// The first attempt to fetch a key set.
     Keys {
@@ -80,7 +92,7 @@ impl Need {
     pub fn source(&self) -> Option<String> {
         match self {
             Self::Resource { source, .. } => Some(source.to_string()),
-            Self::Addresses { .. } | Self::Checks { .. } | Self::Keys { .. } => None,
+            Self::Addresses { .. } | Self::Checks { .. } | Self::Keys { .. } | Self::Token { .. } => None,
         }
     }
 }
@@ -95,6 +107,7 @@ impl fmt::Display for Need {
             Self::Addresses { cluster, host } => write!(f, "addresses of {host:?} (cluster {cluster:?})"),
             Self::Checks { cluster, revision: _ } => write!(f, "health checks of cluster {cluster:?}"),
             Self::Keys { stat_prefix: _, source } => write!(f, "keys from {source}"),
+            Self::Token { stat_prefix: _, source } => write!(f, "token from {source}"),
         }
     }
 }
@@ -133,6 +146,7 @@ pub fn of_cluster(cluster: &Cluster) -> Vec<Reference<'_>> {
             secrets(&tls.common, &mut references);
         }
     }
+    references.extend(filter_secrets(secrets_of_cluster(cluster), true));
     references
 }
 
@@ -229,6 +243,9 @@ pub fn of_listener<'a>(listener: &'a Listener, find: &FindExtension<'_, 'a>) -> 
     }
     for filter in network_filters(listener, find) {
         let NetworkFilterConfig::Http(manager) = filter else { continue };
+        references.extend(filter_secrets(secrets_of_filters(http_filters(manager, find)), true));
+        let of_routes = inline_routes(manager).flat_map(|routes| secrets_of_routes(routes));
+        references.extend(filter_secrets(of_routes.collect(), false));
         match &manager.routes {
             RouteSource::Inline(_) => {}
             RouteSource::Rds { name, source } => {
@@ -317,6 +334,7 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
             }
         }
         NetworkFilterConfig::ExtAuthz(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
+        NetworkFilterConfig::GlobalRateLimit(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
         // The cluster by SNI may or may not exist when a connection asks for it.
         NetworkFilterConfig::Rbac(_)
         | NetworkFilterConfig::ConnectionLimit(_)
@@ -360,7 +378,143 @@ pub fn clusters_of_http_filter(filter: &HttpFilterConfig, names: &mut BTreeSet<A
         HttpFilterConfig::ExtAuthz(settings) => drop(names.insert(Arc::clone(settings.service.cluster()))),
         HttpFilterConfig::ExtProc(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
         HttpFilterConfig::GlobalRateLimit(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
+        HttpFilterConfig::OAuth2(Some(settings)) => drop(names.insert(Arc::clone(&settings.token_endpoint.cluster))),
+        HttpFilterConfig::CredentialInjector(settings) => names.extend(token_cluster(settings).map(Arc::clone)),
+        HttpFilterConfig::Router(router) => {
+            let filters = router.upstream_filters.iter().flat_map(|filters| filters.0.iter());
+            filters.for_each(|filter| clusters_of_http_filter(&filter.config, names));
+        }
         _ => {}
+    }
+}
+
+/// The cluster that tokens of a credential come from.
+fn token_cluster(settings: &CredentialInjector) -> Option<&Arc<str>> {
+    match &settings.credential {
+        Credential::Secret { .. } => None,
+        Credential::Token(token) => Some(&token.endpoint.cluster),
+    }
+}
+
+/// The HTTP filters of a connection manager, each discovered one as it holds. `find` gives what is known of these.
+fn http_filters<'a>(
+    manager: &'a HttpConnectionManager,
+    find: &FindExtension<'_, 'a>,
+) -> impl Iterator<Item = &'a HttpFilterConfig> {
+    manager.all_filters().filter_map(|filter| match &filter.config {
+        HttpFilterConfig::Discovered(filter) => {
+            let found = find(WantedFilter::Http(filter)).and_then(|found| found.http.as_ref());
+            found.or(filter.default.as_ref())
+        }
+        config => Some(config),
+    })
+}
+
+/// Secrets that HTTP filters name, those in front of upstreams among them.
+pub fn secrets_of_filters<'a>(filters: impl IntoIterator<Item = &'a HttpFilterConfig>) -> Vec<&'a SecretRef> {
+    let mut secrets = Vec::new();
+    filters.into_iter().for_each(|filter| secrets_of_filter(filter, &mut secrets));
+    secrets
+}
+
+fn secrets_of_filter<'a>(filter: &'a HttpFilterConfig, secrets: &mut Vec<&'a SecretRef>) {
+    match filter {
+        HttpFilterConfig::CredentialInjector(settings) => secrets.push(settings.secret()),
+        HttpFilterConfig::OAuth2(Some(settings)) => secrets.extend(settings.secrets()),
+        HttpFilterConfig::Router(router) => {
+            let filters = router.upstream_filters.iter().flat_map(|filters| filters.0.iter());
+            filters.for_each(|filter| secrets_of_filter(&filter.config, secrets));
+        }
+        _ => {}
+    }
+}
+
+/// Secrets that the filters of a cluster name.
+pub fn secrets_of_cluster(cluster: &Cluster) -> Vec<&SecretRef> {
+    let filters = cluster.http.filters.iter().flat_map(|filters| filters.0.iter());
+    secrets_of_filters(filters.map(|filter| &filter.config))
+}
+
+/// Secrets that routes name in settings of filters.
+pub fn secrets_of_routes(routes: &RouteConfiguration) -> Vec<&SecretRef> {
+    let mut secrets = Vec::new();
+    each_level(routes, |filters| {
+        for config in filters.configs() {
+            if let RouteFilterConfig::OAuth2(settings) = config {
+                secrets.extend(settings.secrets());
+            }
+        }
+    });
+    secrets
+}
+
+/// Shows what each level of routes says of filters.
+fn each_level<'a>(routes: &'a RouteConfiguration, mut look: impl FnMut(&'a RouteFilters)) {
+    look(&routes.filters);
+    for host in &routes.virtual_hosts {
+        look(&host.filters);
+        for route in &host.routes {
+            look(&route.filters);
+            if let RouteAction::Forward(forward) = &route.action
+                && let ClusterChoice::Weighted(clusters) = &forward.cluster
+            {
+                clusters.iter().for_each(|cluster| look(&cluster.filters));
+            }
+        }
+    }
+}
+
+/// Those that are discovered.
+pub fn filter_secrets(secrets: Vec<&SecretRef>, wait: bool) -> impl Iterator<Item = Reference<'_>> {
+    secrets.into_iter().filter_map(move |SecretRef { name, source }| {
+        let source = source.as_ref()?;
+        Some(Reference { kind: ResourceKind::Secret, name, source, wait })
+    })
+}
+
+/// Tokens that filters need, with the prefixes of the stats about them. `find` gives what is known of discovered filters.
+pub fn tokens_of_listener<'a>(
+    listener: &'a Listener,
+    find: &FindExtension<'_, 'a>,
+) -> Vec<(String, &'a Arc<ClientToken>)> {
+    let mut tokens = Vec::new();
+    for filter in network_filters(listener, find) {
+        let NetworkFilterConfig::Http(manager) = filter else { continue };
+        for filter in http_filters(manager, find) {
+            match filter {
+                HttpFilterConfig::CredentialInjector(settings) => {
+                    tokens.extend(token(settings, tokens::stat_prefix(&names::prefix("http", &manager.stat_prefix))));
+                }
+                HttpFilterConfig::Router(router) => {
+                    let prefix = tokens::upstream_prefix(&manager.stat_prefix);
+                    for filter in router.upstream_filters.iter().flat_map(|filters| filters.0.iter()) {
+                        if let HttpFilterConfig::CredentialInjector(settings) = &filter.config {
+                            tokens.extend(token(settings, tokens::stat_prefix(&prefix)));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    tokens
+}
+
+/// Tokens that the filters of a cluster need, with the prefixes of the stats about them.
+pub fn tokens_of_cluster(cluster: &Cluster) -> Vec<(String, &Arc<ClientToken>)> {
+    let filters = cluster.http.filters.iter().flat_map(|filters| filters.0.iter());
+    let prefix = names::prefix("cluster", &cluster.stat_name);
+    let tokens = filters.filter_map(|filter| match &filter.config {
+        HttpFilterConfig::CredentialInjector(settings) => token(settings, tokens::stat_prefix(&prefix)),
+        _ => None,
+    });
+    tokens.collect()
+}
+
+fn token(settings: &CredentialInjector, stat_prefix: String) -> Option<(String, &Arc<ClientToken>)> {
+    match &settings.credential {
+        Credential::Secret { .. } => None,
+        Credential::Token(token) => Some((stat_prefix, token)),
     }
 }
 
@@ -381,15 +535,8 @@ pub fn authentication_filters<'a>(
     let mut filters = Vec::new();
     for filter in network_filters(listener, find) {
         let NetworkFilterConfig::Http(manager) = filter else { continue };
-        for filter in manager.all_filters() {
-            let config = match &filter.config {
-                HttpFilterConfig::Discovered(filter) => {
-                    let found = find(WantedFilter::Http(filter)).and_then(|found| found.http.as_ref());
-                    found.or(filter.default.as_ref())
-                }
-                config => Some(config),
-            };
-            if let Some(HttpFilterConfig::JwtAuthn(settings)) = config {
+        for filter in http_filters(manager, find) {
+            if let HttpFilterConfig::JwtAuthn(settings) = filter {
                 filters.push((&manager.stat_prefix, settings));
             }
         }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use outrigger_config::cluster::{Cluster, Discovery};
 use outrigger_config::http::RouteSource;
-use outrigger_config::http::filters::JwtAuthn;
+use outrigger_config::http::filters::{ClientToken, JwtAuthn};
 use outrigger_config::listener::{Listener, NetworkFilterConfig};
 use outrigger_config::route::RouteConfiguration;
+use outrigger_config::source::ConfigSource;
 use outrigger_xds::ResourceKind;
 
 use super::balance_stats::BalanceStats;
@@ -18,6 +19,7 @@ use super::breaker_stats::Remaining;
 use super::compile::{self, Extensions, ListenerBuild};
 use super::manager::{ClusterRevision, GraphManager, ListenerRevision, Running, Spec};
 use super::need::{self, Need, Reference, Requirement, WantedFilter};
+use super::secrets::check_reference;
 use super::sockets::{self, BoundSockets};
 use super::stats::SubscriptionStats;
 use crate::jwks;
@@ -59,6 +61,20 @@ fn background_keys(
     }
 }
 
+/// What a user needs of tokens of ours. It does not wait for them.
+fn tokens(
+    wanted: Vec<(String, &Arc<ClientToken>)>,
+    requirements: &mut Vec<Requirement>,
+    specs: &mut HashMap<Need, Spec>,
+) {
+    for (stat_prefix, settings) in wanted {
+        let need = Need::Token { stat_prefix: stat_prefix.into(), source: format!("{settings:?}").into() };
+        if specs.insert(need.clone(), Spec::Token(Arc::clone(settings))).is_none() {
+            requirements.push(Requirement { need, wait: false });
+        }
+    }
+}
+
 impl GraphManager {
     /// Takes a cluster in, or says why not.
     pub(super) fn offer_cluster(&mut self, config: Arc<Cluster>) -> Result<(), String> {
@@ -72,6 +88,7 @@ impl GraphManager {
                 requirements.push(Requirement { need, wait: true });
             }
         }
+        tokens(need::tokens_of_cluster(&config), &mut requirements, &mut specs);
         self.compile_cluster(&config, self.clusters.get(&name)).map_err(|error| explain(&error))?;
         requirements.extend(self.expect_first_checks(&config));
         self.take_specs(specs);
@@ -182,6 +199,7 @@ impl GraphManager {
         for (stat_prefix, settings) in need::authentication_filters(config, &find) {
             background_keys(stat_prefix, settings, &mut requirements, &mut specs);
         }
+        tokens(need::tokens_of_listener(config, &find), &mut requirements, &mut specs);
         Ok((requirements, specs))
     }
 
@@ -295,6 +313,17 @@ impl GraphManager {
         Ok(extensions)
     }
 
+    /// What routes need of secrets; they do not wait for them.
+    pub(super) fn route_wants(&self, routes: &RouteConfiguration) -> Result<Wanted, String> {
+        let secrets = need::secrets_of_routes(routes);
+        let find = |name: &Arc<str>, source: Option<&ConfigSource>| self.secret(name, source);
+        for secret in &secrets {
+            check_reference(secret, &find).map_err(|error| format!("typed_per_filter_config: {error}"))?;
+        }
+        let references: Vec<_> = need::filter_secrets(secrets, false).collect();
+        self.requirements(&references)
+    }
+
     fn requirements(&self, references: &[Reference<'_>]) -> Result<Wanted, String> {
         let mut waits: BTreeMap<Need, bool> = BTreeMap::new();
         let mut specs = HashMap::new();
@@ -310,6 +339,10 @@ impl GraphManager {
     pub(super) fn take_specs(&mut self, specs: HashMap<Need, Spec>) {
         for (need, spec) in specs {
             self.count_subscription(&need);
+            if let (Need::Resource { kind: ResourceKind::Secret, .. }, Spec::Resource(source)) = (&need, &spec) {
+                let kinds = self.secret_sources.entry(need.clone()).or_default();
+                kinds.insert(source.kind.clone());
+            }
             let old = self.specs.insert(need.clone(), spec.clone());
             // Changed options of a name that is being resolved hold at once; its answers stay.
             if let (Some(Spec::Addresses(old)), Spec::Addresses(new), Need::Addresses { host, .. }) = (old, spec, &need)

@@ -53,7 +53,7 @@ impl Resources {
 pub fn certificate(secret: &Secret) -> Option<&Arc<TlsCertificate>> {
     match &secret.kind {
         SecretKind::Certificate(certificate) => Some(certificate),
-        SecretKind::Validation(_) | SecretKind::TicketKeys(_) => None,
+        SecretKind::Validation(_) | SecretKind::TicketKeys(_) | SecretKind::Generic(_) => None,
     }
 }
 
@@ -61,7 +61,7 @@ pub fn certificate(secret: &Secret) -> Option<&Arc<TlsCertificate>> {
 pub fn validation(secret: &Secret) -> Option<&Arc<Validation>> {
     match &secret.kind {
         SecretKind::Validation(validation) => Some(validation),
-        SecretKind::Certificate(_) | SecretKind::TicketKeys(_) => None,
+        SecretKind::Certificate(_) | SecretKind::TicketKeys(_) | SecretKind::Generic(_) => None,
     }
 }
 
@@ -69,6 +69,6 @@ pub fn validation(secret: &Secret) -> Option<&Arc<Validation>> {
 pub fn ticket_keys(secret: &Secret) -> Option<&Arc<TicketKeys>> {
     match &secret.kind {
         SecretKind::TicketKeys(keys) => Some(keys),
-        SecretKind::Certificate(_) | SecretKind::Validation(_) => None,
+        SecretKind::Certificate(_) | SecretKind::Validation(_) | SecretKind::Generic(_) => None,
     }
 }

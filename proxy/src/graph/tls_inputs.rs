@@ -28,7 +28,7 @@ pub enum SecretError {
     OtherKind {
         /// Its name.
         name: Arc<str>,
-        /// `TLS certificate`, `validation context` or `set of session ticket keys`.
+        /// `TLS certificate`, `validation context`, `set of session ticket keys` or `generic secret`.
         expected: &'static str,
     },
 }
@@ -150,8 +150,8 @@ pub fn check_secret(secret: &Secret) -> Result<(), TlsError> {
     match &secret.kind {
         SecretKind::Certificate(certificate) => ClientTls::build(&config, std::slice::from_ref(certificate), None)?,
         SecretKind::Validation(validation) => ClientTls::build(&config, &[], Some(validation))?,
-        // Their number and size are all that could be wrong.
-        SecretKind::TicketKeys(_) => return Ok(()),
+        // Their number and size are all that could be wrong; any bytes may be a secret of a filter.
+        SecretKind::TicketKeys(_) | SecretKind::Generic(_) => return Ok(()),
     };
     Ok(())
 }

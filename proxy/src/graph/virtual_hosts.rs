@@ -67,8 +67,20 @@ impl GraphManager {
 
     fn offer_full_routes(&mut self, need: &Need, full: RouteConfiguration, hosts: Need) {
         let clusters = need::clusters_of_routes(&full);
+        let mut requirements = match self.route_wants(&full) {
+            Ok((requirements, specs)) => {
+                self.take_specs(specs);
+                requirements
+            }
+            // Filters refuse requests for want of the secret.
+            Err(error) => {
+                tracing::error!("{need}: {error}");
+                Vec::new()
+            }
+        };
         let table = Arc::new(RouteTable::build(Arc::new(full)));
-        self.warming.offer_routes(need, table, clusters, vec![Requirement { need: hosts, wait: true }]);
+        requirements.push(Requirement { need: hosts, wait: true });
+        self.warming.offer_routes(need, table, clusters, requirements);
     }
 
     /// Under `http.<stat prefix>.vhds.<route configuration>.`, beside those of the route configuration.

@@ -269,7 +269,7 @@ impl<C, R, L> Warming<C, R, L> {
         requirements: Vec<Requirement>,
     ) {
         if self.needs.states.contains_key(need) {
-            let waits = !requirements.is_empty();
+            let waits = requirements.iter().any(|requirement| requirement.wait);
             self.routes.offer(need, Revision { payload, requirements, clusters }, &mut self.needs);
             if !waits {
                 self.answered(need);
@@ -421,7 +421,6 @@ impl<C, R, L> Warming<C, R, L> {
     }
 
     /// A route configuration's revisions.
-    #[cfg(test)]
     pub fn routes_of(&self, need: &Need) -> Option<&Entry<R>> {
         self.routes.entries.get(need)
     }

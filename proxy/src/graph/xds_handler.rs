@@ -400,7 +400,7 @@ impl GraphManager {
         }
         let concerned = |need: &&Need| match need {
             Need::Resource { kind: of, source: from, name: _ } => *of == kind && from == source,
-            Need::Addresses { .. } | Need::Checks { .. } | Need::Keys { .. } => false,
+            Need::Addresses { .. } | Need::Checks { .. } | Need::Keys { .. } | Need::Token { .. } => false,
         };
         for need in self.running.keys().filter(concerned) {
             for (_, stats) in self.stats.resources.get(need).into_iter().flatten() {

@@ -14,7 +14,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::FetchStats;
-use super::fetch::Fetcher;
+use super::fetch::fetch;
+use crate::fetch::Fetcher;
 use crate::process::Process;
 
 /// How many fetches have ended, and how the last one did.
@@ -159,7 +160,7 @@ pub(super) async fn look_after(
         if let Some(at) = not_before.filter(|at| !is_due && *at > Instant::now()) {
             sleep_until(at).await;
         }
-        let result = fetcher.fetch(&keys.settings).await;
+        let result = fetch(&mut fetcher, &keys.settings).await;
         let succeeded = keys.take(result, &stats);
         let now = Instant::now();
         due = keys.settings.in_background.map(|background| match succeeded {

@@ -31,6 +31,7 @@ use crate::overload::{self, Overload};
 use crate::process::Process;
 use crate::sinks::{self, Outlet};
 use crate::stats::export::ExportSettings;
+use crate::tokens::TokenStore;
 use crate::worker::topology::{Plan, Topology, plan};
 use crate::worker::{Workers, thread};
 
@@ -93,6 +94,7 @@ async fn control(
         tracing.traces.run(&tracing, Arc::new(move |service: &_| channel(service, &channels))).await;
     });
     tokio::task::spawn_local(JwksStore::run(Arc::clone(&process)));
+    tokio::task::spawn_local(TokenStore::run(Arc::clone(&process)));
     let channels = Arc::clone(&process);
     let reports =
         load_report::run(Arc::clone(&process), bootstrap.node.clone(), move |service| channel(service, &channels));

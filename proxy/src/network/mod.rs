@@ -7,6 +7,7 @@
 mod ext_authz;
 mod limit;
 mod rate;
+mod ratelimit;
 mod rbac;
 mod refuse;
 mod stats;
@@ -40,6 +41,8 @@ pub enum NetworkFilter {
     Rbac(rbac::RbacFilter),
     /// Asks a service outside.
     ExtAuthz(ext_authz::AuthzFilter),
+    /// Asks a service outside whether there is room.
+    GlobalRateLimit(ratelimit::GlobalRateFilter),
     /// Lets a number of connections through at a time.
     ConnectionLimit(Arc<limit::Limit>),
     /// Lets a number of connections through in a time.
@@ -63,6 +66,9 @@ impl NetworkFilter {
             NetworkFilterConfig::Rbac(config) => Some(Self::Rbac(rbac::RbacFilter::new(Arc::clone(config)))),
             NetworkFilterConfig::ExtAuthz(config) => {
                 Some(Self::ExtAuthz(ext_authz::AuthzFilter::new(Arc::clone(config))))
+            }
+            NetworkFilterConfig::GlobalRateLimit(config) => {
+                Some(Self::GlobalRateLimit(ratelimit::GlobalRateFilter::new(Arc::clone(config))))
             }
             NetworkFilterConfig::ConnectionLimit(config) => {
                 Some(Self::ConnectionLimit(Arc::new(limit::Limit::new(Arc::clone(config)))))
@@ -135,6 +141,7 @@ pub async fn admit(
             NetworkFilter::Rbac(filter) => filter.check(worker, connection)?,
             // Boxed: few chains have one, and all connections would pay for its size.
             NetworkFilter::ExtAuthz(filter) => Box::pin(filter.check(worker, connection)).await?,
+            NetworkFilter::GlobalRateLimit(filter) => Box::pin(filter.check(worker, connection)).await?,
             NetworkFilter::ConnectionLimit(limit) => {
                 admission._places.extend(limit::Limit::take_place(limit, worker)?);
             }

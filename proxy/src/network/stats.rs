@@ -25,6 +25,19 @@ scope! {
 }
 
 scope! {
+    /// Stats of a limit kept by a service (`ratelimit.<prefix>.*`).
+    pub struct GlobalRateStats {
+        active: Gauge,
+        cx_closed: Counter,
+        error: Counter,
+        failure_mode_allowed: Counter,
+        ok: Counter,
+        over_limit: Counter,
+        total: Counter,
+    }
+}
+
+scope! {
     /// Stats of a connection limit (`connection_limit.<prefix>.*`).
     pub struct LimitStats { active_connections: Gauge, limited_connections: Counter }
 }
@@ -38,6 +51,7 @@ scope! {
 #[derive(Default)]
 pub struct NetworkStats {
     pub(super) authz: Scopes<AuthzStats>,
+    pub(super) global_rate: Scopes<GlobalRateStats>,
     pub(super) rbac: Scopes<RbacStats>,
     pub(super) shadow: Scopes<ShadowStats>,
     pub(super) limit: Scopes<LimitStats>,

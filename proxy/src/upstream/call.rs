@@ -34,7 +34,7 @@ use crate::http::seam::{BodySource, Pump, PumpError, StreamError};
 use crate::worker::Worker;
 
 /// What is sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Call {
     /// The head.
     pub head: RequestHead,

@@ -23,6 +23,7 @@ pub mod lone_hosts;
 pub mod pool;
 pub mod preconnect;
 pub mod proxy_header;
+pub mod repeated_call;
 pub mod stats;
 pub mod stream;
 pub mod vacancy;

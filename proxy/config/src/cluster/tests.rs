@@ -443,7 +443,7 @@ fn http_options_that_are_refused() {
         (
             "explicit_http_config: {http_protocol_options: {}}, http_filters: [{name: x, typed_config: \
               {'@type': type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}}]",
-            ".http_filters[0]: the HTTP filter \"x\" is not supported in front of upstreams, expected a header mutation",
+            ".http_filters[0]: the HTTP filter \"x\" is not supported in front of upstreams, expected a header mutation or a credential injector",
         ),
         (
             "explicit_http_config: {http_protocol_options: {}}, http_filters: [{name: x, typed_config: \

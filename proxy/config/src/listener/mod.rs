@@ -23,7 +23,7 @@ use crate::extension::DiscoveredFilter;
 use crate::http::HttpConnectionManager;
 use crate::istio::{MetadataExchange, StandardMetrics};
 use crate::matcher::Matcher;
-use crate::network::{ConnectionLimit, ExtAuthz, LocalRateLimit, SetFilterState, SniDynamicForward};
+use crate::network::{ConnectionLimit, ExtAuthz, GlobalRateLimit, LocalRateLimit, SetFilterState, SniDynamicForward};
 use crate::rbac::NetworkRbac;
 use crate::tcp::TcpProxy;
 use crate::tls::DownstreamTls;
@@ -333,6 +333,8 @@ pub enum NetworkFilterConfig {
     Rbac(Arc<NetworkRbac>),
     /// Asks a service outside who may connect.
     ExtAuthz(Arc<ExtAuthz>),
+    /// Asks a service outside whether there is room.
+    GlobalRateLimit(Arc<GlobalRateLimit>),
     /// Lets a number of connections through at a time.
     ConnectionLimit(Arc<ConnectionLimit>),
     /// Lets a number of connections through in a time.

@@ -13,7 +13,9 @@ use crate::decide::decide;
 use crate::extension::{DiscoveredFilter, Kind, message_name};
 use crate::http::HttpConnectionManager;
 use crate::istio::{MetadataExchange, StandardMetrics};
-use crate::network::{ConnectionLimit, ExtAuthz, LocalRateLimit, SetFilterState, SniDynamicForward, sni_cluster};
+use crate::network::{
+    ConnectionLimit, ExtAuthz, GlobalRateLimit, LocalRateLimit, SetFilterState, SniDynamicForward, sni_cluster,
+};
 use crate::rbac::NetworkRbac;
 use crate::rejection::{FieldPath, Parsed};
 use crate::tcp::TcpProxy;
@@ -90,6 +92,10 @@ impl NetworkFilterConfig {
             }
             RBAC => Ok(Self::Rbac(Arc::new(NetworkRbac::parse(context, at, wire::decode(at, &any)?)?))),
             EXT_AUTHZ => Ok(Self::ExtAuthz(Arc::new(ExtAuthz::parse(context, at, wire::decode(at, &any)?)?))),
+            GLOBAL_RATE_LIMIT => {
+                let settings = GlobalRateLimit::parse(context, at, wire::decode(at, &any)?)?;
+                Ok(Self::GlobalRateLimit(Arc::new(settings)))
+            }
             CONNECTION_LIMIT => {
                 Ok(Self::ConnectionLimit(Arc::new(ConnectionLimit::parse(at, wire::decode(at, &any)?)?)))
             }
@@ -119,6 +125,7 @@ impl NetworkFilterConfig {
             Self::TcpProxy(_) | Self::Http(_) => true,
             Self::Rbac(_)
             | Self::ExtAuthz(_)
+            | Self::GlobalRateLimit(_)
             | Self::ConnectionLimit(_)
             | Self::LocalRateLimit(_)
             | Self::SniCluster
@@ -152,6 +159,7 @@ const HTTP_CONNECTION_MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const RBAC: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
 const EXT_AUTHZ: &str = "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz";
+const GLOBAL_RATE_LIMIT: &str = "envoy.extensions.filters.network.ratelimit.v3.RateLimit";
 const CONNECTION_LIMIT: &str = "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
 const LOCAL_RATE_LIMIT: &str = "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit";
 const SNI_CLUSTER: &str = "envoy.extensions.filters.network.sni_cluster.v3.SniCluster";
@@ -159,9 +167,10 @@ const SNI_DYNAMIC_FORWARD: &str = "envoy.extensions.filters.network.sni_dynamic_
 const SET_FILTER_STATE: &str = "envoy.extensions.filters.network.set_filter_state.v3.Config";
 const TERMINAL: [&str; 2] = [TCP_PROXY, HTTP_CONNECTION_MANAGER];
 const ISTIO_STATS: &str = "stats.PluginConfig";
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     RBAC,
     EXT_AUTHZ,
+    GLOBAL_RATE_LIMIT,
     CONNECTION_LIMIT,
     LOCAL_RATE_LIMIT,
     SNI_CLUSTER,

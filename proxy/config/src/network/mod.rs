@@ -5,6 +5,7 @@
 
 mod dynamic_forward;
 mod ext_authz;
+mod ratelimit;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::wire;
 
 pub use dynamic_forward::SniDynamicForward;
 pub use ext_authz::ExtAuthz;
+pub use ratelimit::{Descriptor, GlobalRateLimit};
 
 /// A flag that a runtime key may override. Source: `envoy.config.core.v3.RuntimeFeatureFlag`.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -10,6 +10,8 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use rules::url_path;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -156,7 +156,7 @@ fn refuse_audit(at: &FieldPath<'_>, wire: pb::rbac::AuditLoggingOptions) -> Pars
 }
 
 /// A path matcher, of which there is one kind.
-pub(super) fn url_path(at: &FieldPath<'_>, wire: matcher::PathMatcher) -> Parsed<StringMatcher> {
+pub(crate) fn url_path(at: &FieldPath<'_>, wire: matcher::PathMatcher) -> Parsed<StringMatcher> {
     let matcher::PathMatcher { rule } = wire;
     match rule {
         Some(matcher::path_matcher::Rule::Path(wire)) => wire::string_matcher(&at.field("path"), wire),

@@ -219,7 +219,7 @@ fn combined(
     Ok(ValidationSource::Sds { name, source, default })
 }
 
-fn sds(
+pub(super) fn sds(
     context: &Context<'_>,
     at: &FieldPath<'_>,
     wire: tls::SdsSecretConfig,

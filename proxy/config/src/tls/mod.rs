@@ -14,6 +14,7 @@ use crate::source::ConfigSource;
 
 mod certificate;
 mod context;
+mod generic;
 mod key_log;
 mod parameters;
 mod rotation;
@@ -23,6 +24,7 @@ mod ticket_keys;
 mod transport;
 mod validation;
 
+pub use generic::{GenericSecret, SecretPlace, SecretRef};
 pub(crate) use rotation::retire_within;
 pub(crate) use transport::{downstream_transport_socket, proxy_header, tlv_filter, upstream_transport_socket};
 pub(crate) use validation::typed_name as typed_san_matcher;
@@ -299,6 +301,8 @@ pub enum SecretKind {
     Validation(Arc<Validation>),
     /// What session tickets are sealed with.
     TicketKeys(Arc<TicketKeys>),
+    /// What filters use.
+    Generic(Arc<GenericSecret>),
 }
 
 impl SecretKind {
@@ -308,6 +312,7 @@ impl SecretKind {
             Self::Certificate(certificate) => &certificate.files,
             Self::Validation(validation) => &validation.files,
             Self::TicketKeys(keys) => &keys.files,
+            Self::Generic(secret) => &secret.files,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 
-use super::{Secret, SecretKind, TicketKeys, TlsCertificate, Validation};
+use super::{GenericSecret, Secret, SecretKind, TicketKeys, TlsCertificate, Validation};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
@@ -37,8 +37,14 @@ impl Secret {
                 let keys = TicketKeys::read(context, &at.field("session_ticket_keys"), wire)?;
                 SecretKind::TicketKeys(Arc::new(keys))
             }
-            Some(tls::secret::Type::GenericSecret(_)) => return Err(at.field("generic_secret").unsupported()),
-            None => return Err(at.reject("needs one of tls_certificate, validation_context, session_ticket_keys")),
+            Some(tls::secret::Type::GenericSecret(wire)) => {
+                let secret = GenericSecret::read(context, &at.field("generic_secret"), wire)?;
+                SecretKind::Generic(Arc::new(secret))
+            }
+            None => {
+                let kinds = "tls_certificate, validation_context, session_ticket_keys, generic_secret";
+                return Err(at.reject(format!("needs one of {kinds}")));
+            }
         };
         Ok(Secret { name: Arc::from(name), kind })
     }

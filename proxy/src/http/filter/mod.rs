@@ -16,6 +16,7 @@ mod chain;
 mod challenge;
 mod compressor;
 mod cors;
+mod credential_injector;
 mod csrf;
 mod decompressor;
 pub mod dynamic_forward;
@@ -34,6 +35,7 @@ mod istio_stats;
 mod jwt_authn;
 mod local_ratelimit;
 mod missing;
+mod oauth2;
 mod on_demand;
 mod peer_metadata;
 mod ratelimit;
@@ -191,7 +193,8 @@ pub struct Filters {
 impl Filters {
     /// Makes the filters of `node` for this worker.
     pub fn build(worker: &Rc<Worker>, node: &HttpNode) -> Self {
-        let maker = Maker { worker, stat_prefix: &node.config.stat_prefix, direction: node.direction };
+        let (stat_prefix, direction) = (&node.config.stat_prefix, node.direction);
+        let maker = Maker { worker, stat_prefix, direction, upstream_of: None };
         let own = node
             .upgrade_filters()
             .map(|(protocol, filters)| (Box::from(protocol), Rc::new(Self::chain(&maker, filters))));
@@ -223,9 +226,10 @@ impl Filters {
         self.upgrades.iter().find(|(own, _)| own.as_bytes() == protocol).map(|(_, filters)| filters)
     }
 
-    /// Makes filters in front of upstreams for this worker.
-    pub fn upstream(worker: &Rc<Worker>, filters: &UpstreamFilters) -> Self {
-        let maker = Maker { worker, stat_prefix: "", direction: TrafficDirection::Unspecified };
+    /// Makes filters in front of upstreams for this worker. What they count has names that begin with `prefix`.
+    pub fn upstream(worker: &Rc<Worker>, filters: &UpstreamFilters, prefix: String) -> Self {
+        let direction = TrafficDirection::Unspecified;
+        let maker = Maker { worker, stat_prefix: "", direction, upstream_of: Some(prefix) };
         let slots = filters.0.iter().filter_map(|filter| maker.slot(filter, &filter.config)).collect();
         Self { slots, router: Arc::default(), report: false, upgrades: Box::default() }
     }
@@ -239,6 +243,8 @@ pub struct Maker<'a> {
     pub stat_prefix: &'a str,
     /// Of its listener.
     pub direction: TrafficDirection,
+    /// What names of stats begin with in front of upstreams.
+    pub upstream_of: Option<String>,
 }
 
 impl Maker<'_> {
@@ -265,6 +271,14 @@ impl Maker<'_> {
                 self.make(|maker| decompressor::Decompressor::new(settings, maker))
             }
             HttpFilterConfig::Cors => self.make(cors::Cors::new),
+            HttpFilterConfig::CredentialInjector(settings) => self.make(|maker| {
+                let prefix = match &maker.upstream_of {
+                    Some(prefix) => prefix.clone(),
+                    None => crate::stats::names::prefix("http", maker.stat_prefix),
+                };
+                credential_injector::CredentialInjector::new(settings, maker, &prefix)
+            }),
+            HttpFilterConfig::OAuth2(settings) => self.make(|maker| oauth2::OAuth2::new(settings.as_ref(), maker)),
             HttpFilterConfig::Csrf(policy) => self.make(|maker| csrf::Csrf::new(policy, maker)),
             HttpFilterConfig::DynamicForward(settings) => self.make(|_| dynamic_forward::DynamicForward::new(settings)),
             HttpFilterConfig::ExtAuthz(settings) => self.make(|maker| ext_authz::ExtAuthz::new(settings, maker)),

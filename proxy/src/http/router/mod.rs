@@ -38,7 +38,9 @@ use crate::http::filter::{self, Filters, Origin, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::BodySink;
+use crate::stats::names;
 use crate::stream::ResponseFlag;
+use crate::tokens;
 use crate::trace;
 use crate::upstream::clusters::WorkerCluster;
 use crate::upstream::dns_cache::{CachedName, Lookup};
@@ -190,7 +192,11 @@ impl Forwarding<'_, '_> {
             return None;
         }
         let worker = &self.request.connection.worker;
-        Some(worker.upstream_filters.get(filters, || Filters::upstream(worker, filters)))
+        let prefix = || match &node.config.http.filters {
+            Some(_) => names::prefix("cluster", &node.config.stat_name),
+            None => tokens::upstream_prefix(&self.request.connection.node.config.stat_prefix),
+        };
+        Some(worker.upstream_filters.get(filters, || Filters::upstream(worker, filters, prefix())))
     }
 
     /// Shows a try to the filters in front of its endpoint: its request, or the answer. What they change stays for further

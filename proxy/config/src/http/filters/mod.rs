@@ -11,6 +11,7 @@ mod basic_auth;
 mod buffer;
 mod compression;
 mod cors;
+mod credential_injector;
 mod csrf;
 mod dynamic_forward;
 mod ext_authz;
@@ -24,6 +25,7 @@ mod header_to_metadata;
 mod health_check;
 mod jwt_authn;
 mod local_ratelimit;
+mod oauth2;
 mod on_demand;
 mod peer_metadata;
 mod ratelimit;
@@ -53,6 +55,7 @@ pub use compression::{
 };
 pub use cors::CorsPolicy;
 pub(crate) use cors::deprecated_cors;
+pub use credential_injector::{ClientToken, Credential, CredentialInjector};
 pub use csrf::CsrfPolicy;
 pub use dynamic_forward::{DynamicForward, DynamicHost};
 pub use ext_authz::{AuthzPath, AuthzRoute, AuthzService, CheckedBody, ExtAuthz, HeaderChoice, HttpAuthz, RouteBody};
@@ -68,11 +71,16 @@ pub use header_rules::{HeaderChange, HeaderRules, Ruling};
 pub use header_to_metadata::{EntryValue, HeaderToMetadata, MetadataEntry, MetadataRule, MetadataSource, ValueKind};
 pub use health_check::{HealthCheck, HealthCheckMode};
 pub use jwt_authn::{
-    AsyncFetch, ClaimHeader, FetchRetries, FilterStateRule, HeaderLocation, JwksSource, JwtAuthn, JwtCache,
-    JwtProvider, JwtRequirement, JwtRoute, JwtRule, Lifetime, RemoteJwks,
+    AsyncFetch, ClaimHeader, FilterStateRule, HeaderLocation, JwksSource, JwtAuthn, JwtCache, JwtProvider,
+    JwtRequirement, JwtRoute, JwtRule, Lifetime, RemoteJwks,
 };
 pub use local_ratelimit::{LocalDescriptor, LocalRateLimit, VirtualHostLimits};
+pub use oauth2::{
+    Afterwards, Assertion, AuthorizationEndpoint, ClientAuth, Cookie, Cookies, EndSession, OAuth2, SameSite,
+    SigningAlgorithm,
+};
 pub use peer_metadata::PeerMetadata;
+pub(crate) use ratelimit::service as rate_limit_service;
 pub use ratelimit::{GlobalRateLimit, GlobalRateLimitRoute, LimitedRequests};
 pub use route::{RouteFilter, RouteFilterConfig, RouteFilters};
 pub use router::Router;
@@ -122,6 +130,8 @@ pub enum HttpFilterConfig {
     Compressor(Arc<Compressor>),
     /// Answers cross-origin questions of browsers; all of its settings stand in routes.
     Cors,
+    /// Adds a credential of this workload.
+    CredentialInjector(Arc<CredentialInjector>),
     /// Refuses requests that other sites forge.
     Csrf(Arc<CsrfPolicy>),
     /// Decompresses bodies.
@@ -158,6 +168,8 @@ pub enum HttpFilterConfig {
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Lets through requests with valid JSON Web Tokens.
     JwtAuthn(Arc<JwtAuthn>),
+    /// Signs users in at an authorization server; `None` if only routes say which.
+    OAuth2(Option<Arc<OAuth2>>),
     /// Tells workloads of a mesh who the other side is.
     PeerMetadata(Arc<PeerMetadata>),
     /// Lets through what its rules allow.
@@ -244,6 +256,12 @@ impl HttpFilterConfig {
             }
             "envoy.extensions.filters.http.decompressor.v3.Decompressor" => {
                 Self::Decompressor(Arc::new(Decompressor::parse(context, at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.credential_injector.v3.CredentialInjector" => {
+                Self::CredentialInjector(Arc::new(CredentialInjector::parse(context, at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.oauth2.v3.OAuth2" => {
+                Self::OAuth2(OAuth2::parse(context, at, wire::decode(at, any)?)?)
             }
             "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
                 Self::Csrf(Arc::new(CsrfPolicy::parse(at, wire::decode(at, any)?)?))

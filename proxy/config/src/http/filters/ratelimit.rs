@@ -179,7 +179,7 @@ impl GlobalRateLimitRoute {
 }
 
 /// The time limit is the filter's; that of the service is for other users of the message.
-fn service(
+pub(crate) fn service(
     context: &Context<'_>,
     at: &FieldPath<'_>,
     wire: Option<RateLimitServiceConfig>,

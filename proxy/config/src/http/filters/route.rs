@@ -12,7 +12,7 @@ use outrigger_api::pb::google::protobuf::Any;
 use super::{
     ApiKeyAuth, ApiKeyRoute, AuthzRoute, BandwidthLimit, BasicAuth, Buffer, CompressorOverride, CorsPolicy, CsrfPolicy,
     DynamicHost, ExtAuthz, ExtProc, ExtProcRoute, Fault, GlobalRateLimitRoute, HeaderToMetadata, JwtRoute,
-    LocalRateLimit, Mutations, SetFilterState, SetMetadata, StatefulSession, Users,
+    LocalRateLimit, Mutations, OAuth2, SetFilterState, SetMetadata, StatefulSession, Users,
 };
 use crate::context::Context;
 use crate::decide::decide;
@@ -68,6 +68,8 @@ pub enum RouteFilterConfig {
     LocalRateLimit(Arc<LocalRateLimit>),
     /// For [`super::HttpFilterConfig::JwtAuthn`].
     JwtAuthn(Arc<JwtRoute>),
+    /// For [`super::HttpFilterConfig::OAuth2`], instead of its settings.
+    OAuth2(Arc<OAuth2>),
     /// For [`super::HttpFilterConfig::Rbac`]; `None` switches it off.
     Rbac(Option<Arc<HttpRbac>>),
     /// For [`super::HttpFilterConfig::SetFilterState`].
@@ -87,6 +89,11 @@ impl RouteFilters {
     /// What is said of the filter `name`.
     pub fn get(&self, name: &str) -> Option<&RouteFilter> {
         self.0.iter().find(|(known, _)| **known == *name).map(|(_, filter)| filter)
+    }
+
+    /// The settings of all filters.
+    pub fn configs(&self) -> impl Iterator<Item = &RouteFilterConfig> {
+        self.0.iter().filter_map(|(_, filter)| filter.config.as_ref())
     }
 
     /// Reads the map that stands at `at`. Entries whose author allows them to be missing are left out if their type
@@ -159,6 +166,9 @@ impl RouteFilterConfig {
             }
             "envoy.extensions.filters.http.bandwidth_limit.v3.BandwidthLimit" => {
                 Self::BandwidthLimit(Arc::new(BandwidthLimit::parse_route(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.oauth2.v3.OAuth2PerRoute" => {
+                Self::OAuth2(OAuth2::parse_route(context, at, wire::decode(at, any)?)?)
             }
             "envoy.extensions.filters.http.basic_auth.v3.BasicAuthPerRoute" => {
                 Self::BasicAuth(BasicAuth::parse_route(context, at, wire::decode(at, any)?)?)

@@ -58,6 +58,7 @@ pub(crate) fn upstream_filters(
 
 fn check(at: &FieldPath<'_>, filter: &HttpFilter) -> Parsed<()> {
     match &filter.config {
+        HttpFilterConfig::CredentialInjector(_) => Ok(()),
         HttpFilterConfig::HeaderMutation(settings) if settings.mutations.request_trailers.is_empty() => Ok(()),
         HttpFilterConfig::HeaderMutation(_) => {
             let at = at.field("typed_config");
@@ -65,7 +66,7 @@ fn check(at: &FieldPath<'_>, filter: &HttpFilter) -> Parsed<()> {
             Err(at.field("request_trailers_mutations").reject("is not supported in front of upstreams"))
         }
         _ => Err(at.reject(format!(
-            "the HTTP filter {:?} is not supported in front of upstreams, expected a header mutation",
+            "the HTTP filter {:?} is not supported in front of upstreams, expected a header mutation or a credential injector",
             filter.name
         ))),
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use outrigger_api::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
 
 pub use provider::{ClaimHeader, HeaderLocation, JwksSource, JwtCache, JwtProvider, Lifetime};
-pub use remote::{AsyncFetch, FetchRetries, RemoteJwks};
+pub use remote::{AsyncFetch, RemoteJwks};
 pub use requirement::JwtRequirement;
 
 use crate::context::Context;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
-use outrigger_api::pb::google::protobuf::UInt32Value;
 
 use crate::decide::decide;
+use crate::http_uri::FetchRetries;
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
@@ -41,17 +41,6 @@ pub struct AsyncFetch {
     pub failed_refetch: Duration,
 }
 
-/// Source: `envoy.config.core.v3.RetryPolicy`.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct FetchRetries {
-    /// At most this many.
-    pub count: u32,
-    /// Before the first retry, up to this; doubled for each further one.
-    pub base_interval: Duration,
-    /// Never longer than this.
-    pub max_interval: Duration,
-}
-
 impl RemoteJwks {
     pub(super) fn parse(at: &FieldPath<'_>, provider: &str, wire: pb::RemoteJwks) -> Parsed<Self> {
         decide!(wire, at, pb::RemoteJwks as "envoy.extensions.filters.http.jwt_authn.v3.RemoteJwks" {
@@ -77,7 +66,7 @@ impl RemoteJwks {
             timeout,
             cache_duration,
             in_background: async_fetch.map(|wire| async_fetch_of(&at.field("async_fetch"), wire)).transpose()?,
-            retries: retry_policy.map(|wire| fetch_retries(&at.field("retry_policy"), wire)).transpose()?,
+            retries: retry_policy.map(|wire| FetchRetries::parse(&at.field("retry_policy"), wire)).transpose()?,
         })
     }
 }
@@ -126,42 +115,7 @@ fn async_fetch_of(at: &FieldPath<'_>, wire: pb::JwksAsyncFetch) -> Parsed<AsyncF
     Ok(AsyncFetch { fast_listener, failed_refetch })
 }
 
-fn fetch_retries(at: &FieldPath<'_>, wire: core::RetryPolicy) -> Parsed<FetchRetries> {
-    decide!(wire, at, core::RetryPolicy as "envoy.config.core.v3.RetryPolicy" {
-        implemented: retry_back_off, num_retries;
-        no_effect: retry_on = "key sets are fetched again after errors 5xx, resets and failures to connect, as in Envoy",
-            host_selection_retry_max_attempts = "each attempt takes the next endpoint";
-        unsupported: retry_priority, retry_host_predicate;
-    });
-    let count = num_retries.map_or(1, |UInt32Value { value }| value);
-    let backoff_at = at.field("retry_back_off");
-    let Some(wire) = retry_back_off else {
-        return Ok(FetchRetries { count, base_interval: DEFAULT_BASE, max_interval: DEFAULT_BASE * 10 });
-    };
-    decide!(wire, at, core::BackoffStrategy as "envoy.config.core.v3.BackoffStrategy" {
-        implemented: base_interval, max_interval;
-        no_effect: ;
-        unsupported: ;
-    });
-    let base_at = backoff_at.field("base_interval");
-    let Some(base) = base_interval else { return Err(base_at.reject("is required")) };
-    let base_interval = wire::duration(&base_at, base)?;
-    if base_interval < Duration::from_millis(1) {
-        return Err(base_at.reject(format!("{base_interval:?} is less than 1ms")));
-    }
-    let max_at = backoff_at.field("max_interval");
-    let max_interval = match max_interval {
-        None => base_interval.saturating_mul(10),
-        Some(wire) => wire::duration(&max_at, wire)?,
-    };
-    if max_interval < base_interval {
-        return Err(max_at.reject("max_interval must be greater than or equal to the base_interval"));
-    }
-    Ok(FetchRetries { count, base_interval, max_interval })
-}
-
 const DEFAULT_CACHE_DURATION: Duration = Duration::from_secs(600);
 const DEFAULT_FAILED_REFETCH: Duration = Duration::from_secs(1);
 /// A server that fails at once must not be asked without a pause.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-const DEFAULT_BASE: Duration = Duration::from_secs(1);

@@ -8,6 +8,7 @@ use pb::jwt_requirement::RequiresType;
 
 use super::*;
 use crate::context::NoEnvironment;
+use crate::http_uri::FetchRetries;
 
 fn parse(wire: pb::JwtAuthentication) -> Result<JwtAuthn, String> {
     let context = Context::new(&NoEnvironment);
