@@ -10,6 +10,7 @@ pub mod date;
 pub mod deadlines;
 pub mod heads;
 pub mod live;
+pub mod on_use;
 pub mod random;
 pub mod socket;
 pub mod thread;
@@ -119,6 +120,8 @@ pub struct Worker {
     pub live: live::LiveList,
     /// What failed last.
     pub failures: Recorder,
+    /// Stats that requests bring about.
+    pub on_use: on_use::OnUse,
     /// Stats of network filters.
     pub network: NetworkStats,
     /// What is known of the mesh.
@@ -158,6 +161,7 @@ impl Worker {
             connections: Connections::default(),
             live: live::LiveList::default(),
             failures: Recorder::default(),
+            on_use: on_use::OnUse::default(),
             network: NetworkStats::default(),
             mesh: Mesh::default(),
             upstream_filters: SettingsStates::default(),
