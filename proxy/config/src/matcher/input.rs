@@ -46,6 +46,7 @@ impl Input {
             Some("ssl.v3.UriSanInput") => Some(Self::UriSan),
             Some("ssl.v3.DnsSanInput") => Some(Self::DnsSan),
             Some("ssl.v3.SubjectInput") => Some(Self::Subject),
+            Some("stats.v3.StatFullNameMatchInput") => Some(Self::StatFullName),
             _ => None,
         };
         if let Some(simple) = simple {

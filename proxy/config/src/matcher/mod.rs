@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::matching::{StringMatcher, ValueMatcher};
 
-pub(crate) use parse::Kinds;
+pub(crate) use parse::{About, Kinds};
 
 /// A match tree with actions of type `A`.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,6 +85,8 @@ pub enum Input {
     RequestHeader { name: Arc<str> },
     /// `HttpRequestQueryParamMatchInput`: the first value, decoded.
     QueryParameter { name: Arc<str> },
+    /// `StatFullNameMatchInput`.
+    StatFullName,
 }
 
 /// What the value of an input must be.

@@ -18,10 +18,21 @@ use crate::wire;
 
 /// What may stand in a tree, beside what may stand everywhere.
 pub(crate) struct Kinds<'a, A> {
-    /// Inputs of HTTP requests are allowed.
-    pub http: bool,
+    /// What the tree is asked about.
+    pub about: About,
     /// Reads an action.
     pub action: &'a dyn Fn(&FieldPath<'_>, &Any) -> Parsed<A>,
+}
+
+/// What a tree is asked about: not all inputs exist everywhere.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum About {
+    /// Connections.
+    Connections,
+    /// HTTP requests, on connections.
+    Requests,
+    /// Stats.
+    Stats,
 }
 
 impl<A> Matcher<A> {
@@ -141,10 +152,15 @@ impl<A> Reader<'_, A> {
         wire: Option<outrigger_api::pb::xds::core::v3::TypedExtensionConfig>,
     ) -> Parsed<Input> {
         let input = Input::parse(self.context, at, wire)?;
-        if input.is_http() && !self.kinds.http {
-            return Err(at.reject("exists in HTTP requests only, and this is a network filter"));
+        match (self.kinds.about, &input) {
+            (About::Connections, input) if input.is_http() => {
+                Err(at.reject("exists in HTTP requests only, and this is a network filter"))
+            }
+            (About::Stats, Input::StatFullName) => Ok(input),
+            (About::Stats, _) => Err(at.reject("does not exist for stats, expected StatFullNameMatchInput")),
+            (About::Connections | About::Requests, Input::StatFullName) => Err(at.reject("exists for stats only")),
+            (About::Connections | About::Requests, _) => Ok(input),
         }
-        Ok(input)
     }
 
     fn tree(&self, at: &FieldPath<'_>, wire: parts::MatcherTree, depth: usize) -> Parsed<Ask<A>> {

@@ -14,7 +14,7 @@ use super::{Action, Engine, MetadataSource, NamedAction, Permission, Policy, Pri
 use crate::cel;
 use crate::context::Context;
 use crate::decide::decide;
-use crate::matcher::{Ask, Kinds, Matcher, OnMatch};
+use crate::matcher::{About, Ask, Kinds, Matcher, OnMatch};
 use crate::matching::{MetadataMatcher, StringMatcher};
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
@@ -45,7 +45,7 @@ impl Reader<'_> {
 
     fn tree(&self, at: &FieldPath<'_>, wire: xds::Matcher) -> Parsed<Matcher<NamedAction>> {
         let kinds = Kinds {
-            http: self.http,
+            about: if self.http { About::Requests } else { About::Connections },
             action: &|at, any| {
                 if wire::type_name(any) != "envoy.config.rbac.v3.Action" {
                     return Err(at.reject(format!("the action {:?} is not supported", any.type_url)));

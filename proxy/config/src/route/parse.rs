@@ -18,7 +18,7 @@ use crate::context::Context;
 use crate::decide::decide;
 use crate::http::RouteFilters;
 use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
-use crate::matcher::{Kinds, Matcher};
+use crate::matcher::{About, Kinds, Matcher};
 use crate::rate_limit::{RateLimitPlace, rate_limits};
 use crate::rejection::{FieldPath, Parsed};
 use crate::source::{self, ConfigSource, SourceKind, XdsProtocol};
@@ -263,7 +263,7 @@ fn route_matcher(
         }
         _ => Err(at.reject(format!("{:?} is neither a route nor a list of routes", any.type_url))),
     };
-    Matcher::parse(scope.context, at, &Kinds { http: true, action: &action }, wire)
+    Matcher::parse(scope.context, at, &Kinds { about: About::Requests, action: &action }, wire)
 }
 
 /// How many bytes of request bodies are kept; the newer field wins.
