@@ -104,7 +104,8 @@ fn wants_close(head: &[u8]) -> bool {
 /// Bytes of a request's body; `None` while not all of it is there.
 fn body_length(head: &[u8], rest: &[u8]) -> Option<usize> {
     if header(head, b"transfer-encoding").is_none() {
-        let length = header(head, b"content-length").and_then(|v| std::str::from_utf8(v).ok()?.parse().ok()).unwrap_or(0);
+        let length =
+            header(head, b"content-length").and_then(|v| std::str::from_utf8(v).ok()?.parse().ok()).unwrap_or(0);
         return (rest.len() >= length).then_some(length);
     }
     let mut at = 0;
