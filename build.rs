@@ -39,6 +39,7 @@ const OWN_PROTOS: &[&str] = &[
     "outrigger/health/v1/checks.proto",
     "outrigger/lb/v1/peak_ewma.proto",
     "outrigger/tls/v1/rotation.proto",
+    "outrigger/trace/v1/tail_sampler.proto",
     "outrigger/upstream/v1/concurrency.proto",
     "stats/config.proto",
     "udpa/type/v1/typed_struct.proto",

@@ -32,6 +32,16 @@ def h1_filters(bench):
     ])
 
 
+def h1_observed(bench):
+    """The same with stats; with a JSON access log, too; and with one of a hundred requests traced: three jobs in one run"""
+    for title, job in (("stats", Job()), ("log", Job(logged=True)), ("trace", Job(logged=True, traced=True))):
+        bench.compare(f"h1-observed-{title}", job, "h1", [
+            Load("saturated", f"{CONNECTIONS} connections, closed loop",
+                 ["h1", "--connections", str(CONNECTIONS), "--requests", amount(bench, 80_000),
+                  "--warmup", "5000"], SATURATED),
+        ])
+
+
 def h1_paced(bench):
     """HTTP/1.1 keep-alive, 100-byte answers, at 5,000 requests per second: latency"""
     bench.compare("h1-paced", Job(), None, [

@@ -23,6 +23,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
+# What the line for a request says, in the words of each kind.
+LOGGED = {
+    "start_time": ("%START_TIME%", "%[date,utime(%Y-%m-%dT%H:%M:%SZ)]", "$time_iso8601"),
+    "method": ("%REQ(:METHOD)%", "%HM", "$request_method"),
+    "path": ("%REQ(:PATH)%", "%HU", "$request_uri"),
+    "protocol": ("%PROTOCOL%", "%HV", "$server_protocol"),
+    "response_code": ("%RESPONSE_CODE%", "%ST", "$status"),
+    "response_flags": ("%RESPONSE_FLAGS%", "%ts", "-"),
+    "bytes_received": ("%BYTES_RECEIVED%", "%U", "$request_length"),
+    "bytes_sent": ("%BYTES_SENT%", "%B", "$body_bytes_sent"),
+    "duration": ("%DURATION%", "%Ta", "$request_time"),
+    "authority": ("%REQ(:AUTHORITY)%", "%[capture.req.hdr(0)]", "$host"),
+    "user_agent": ("%REQ(USER-AGENT)%", "%[capture.req.hdr(1)]", "$http_user_agent"),
+    "upstream_host": ("%UPSTREAM_HOST%", "%si:%sp", "$upstream_addr"),
+    "upstream_cluster": ("%UPSTREAM_CLUSTER%", "%b", "$proxy_host"),
+    "downstream_remote_address": ("%DOWNSTREAM_REMOTE_ADDRESS%", "%ci:%cp", "$remote_addr:$remote_port"),
+}
+
+
 class Unsupported(Exception):
     pass
 
@@ -38,6 +57,8 @@ class Job:
     clusters: int = 1                   # clusters, each with its own host and route
     empty: bool = False                 # no listeners, routes or clusters at all
     idle_filters: bool = False          # envoy only: ten HTTP filters that have nothing to do
+    logged: bool = False                # one line of JSON for each request, into a file
+    traced: bool = False                # one of a hundred requests, by OTLP over HTTP to the backend
     dynamic: str = ""                   # envoy only: everything by xDS, from "files" that are watched or by "grpc"
     control_plane: tuple = ()           # dynamic by grpc only: its (host, port)
     others: list = field(default_factory=list)      # dynamic only: the upstreams of the last cluster
@@ -126,7 +147,22 @@ def _idle_filters():
             ])]
 
 
-def envoy_listener(job, rds=None):
+def _envoy_tracing():
+    """All requests are asked about, one of a hundred is traced."""
+    uri = {"uri": "http://collector/v1/traces", "cluster": "collector", "timeout": "5s"}
+    return {"random_sampling": {"value": 1}, "provider": _typed(
+        "envoy.tracers.opentelemetry", "envoy.config.trace.v3.OpenTelemetryConfig",
+        service_name="bench", http_service={"http_uri": uri})}
+
+
+def _envoy_log(directory):
+    return _typed(
+        "envoy.access_loggers.file", "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        path=str(directory / "access.log"),
+        log_format={"json_format": {name: operator for name, (operator, _, _) in LOGGED.items()}})
+
+
+def envoy_listener(job, rds=None, directory=None):
     if job.mode == "tcp":
         network_filter = _typed(
             "envoy.filters.network.tcp_proxy", "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
@@ -138,6 +174,8 @@ def envoy_listener(job, rds=None):
             "envoy.filters.network.http_connection_manager",
             "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             stat_prefix="http", codec_type="HTTP2" if job.mode == "http2" else "HTTP1", **routes,
+            **({"access_log": [_envoy_log(directory)]} if job.logged else {}),
+            **({"tracing": _envoy_tracing()} if job.traced else {}),
             http_filters=(_idle_filters() if job.idle_filters else []) + [
                 _typed("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router")])
     chain = {"filters": [network_filter]}
@@ -218,9 +256,13 @@ def envoy(binary, job, directory):
             (directory / f"{kind}.json").write_text(discovery_response(kind, resources, 0))
     elif not job.empty:
         bootstrap["static_resources"] = {
-            "listeners": [envoy_listener(job)],
+            "listeners": [envoy_listener(job, directory=directory)],
             "clusters": [envoy_cluster(job, i) for i in range(job.clusters)],
         }
+        if job.traced:
+            collector = {"name": "collector", "type": "STATIC", "connect_timeout": "5s",
+                         "load_assignment": envoy_endpoints("collector", job.upstreams)}
+            bootstrap["static_resources"]["clusters"].append(collector)
     # JSON is YAML, and one name serves implementations that read either.
     path = directory / "bootstrap.json"
     path.write_text(json.dumps(bootstrap))
@@ -232,6 +274,8 @@ def envoy(binary, job, directory):
 def haproxy(binary, job, directory):
     if job.dynamic:
         raise Unsupported("no xDS")
+    if job.traced:
+        raise Unsupported("no OpenTelemetry")
     text = ["global", "  nbthread 1", "  maxconn 11000", "  no strict-limits",
             "  ssl-default-bind-options ssl-min-ver TLSv1.3", "  ssl-default-server-options ssl-min-ver TLSv1.3",
             "defaults", f"  mode {'tcp' if job.mode == 'tcp' else 'http'}",
@@ -256,6 +300,11 @@ def haproxy(binary, job, directory):
         text += ["frontend none", f"  bind {directory}/none.sock"]
     else:
         text += ["frontend front", f"  bind 127.0.0.1:{job.listen}{front}"]
+        if job.logged:
+            # It writes no files; its output goes into one.
+            line = ",".join(f'"{name}":"{variable}"' for name, (_, variable, _) in LOGGED.items())
+            text += ["  log stdout format raw daemon", "  capture request header host len 64",
+                     "  capture request header user-agent len 64", f"  log-format '{{{line}}}'"]
         if job.clusters > 1:
             hosts = directory / "hosts.map"
             hosts.write_text("".join(f"{host_name(i)} cluster-{i}\n" for i in range(job.clusters)))
@@ -285,7 +334,7 @@ events {{ worker_connections 12000; }}
 
 _NGINX_HTTP = """\
 http {{
-  access_log off;
+  {log}
   keepalive_timeout 1h;
   keepalive_requests 1000000000;
   server_names_hash_max_size 65536;
@@ -312,9 +361,19 @@ def _stream_module(binary):
     return f"load_module {module};" if module.exists() else ""
 
 
+def _nginx_log(job, directory):
+    if not job.logged:
+        return "access_log off;"
+    line = ",".join(f'"{name}":"{variable}"' for name, (_, _, variable) in LOGGED.items())
+    return (f"log_format json escape=json '{{{line}}}';\n"
+            f"  access_log {directory}/access.log json buffer=64k flush=1s;")
+
+
 def nginx(binary, job, directory):
     if job.dynamic:
         raise Unsupported("no xDS")
+    if job.traced:
+        raise Unsupported("no OpenTelemetry")
     modules, body = "", ""
     if job.mode == "tcp":
         modules = _stream_module(binary)
@@ -350,7 +409,7 @@ def nginx(binary, job, directory):
                 forward = f"{speak} {scheme}://cluster-{i};"
                 name = f"server_name {host_name(i)};" if job.clusters > 1 else ""
                 lines.append(f"  server {{ {listen}; {name} {tls} location / {{ {forward} {upstream_tls} }} }}")
-        body = _NGINX_HTTP.format(dir=directory, servers="\n".join(lines))
+        body = _NGINX_HTTP.format(dir=directory, servers="\n".join(lines), log=_nginx_log(job, directory))
     path = directory / "nginx.conf"
     path.write_text(_NGINX.format(modules=modules, dir=directory, body=body))
     return [binary, "-p", str(directory), "-e", str(directory / "error.log"), "-c", str(path)]
@@ -391,6 +450,8 @@ def _without_filters(kind):
     def tell(binary, job, directory):
         if job.idle_filters:
             raise Unsupported("has no such filters")
+        if job.logged and kind in (simple, floor, splice):
+            raise Unsupported("has no access log")
         return kind(binary, job, directory)
     return tell
 

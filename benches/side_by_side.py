@@ -36,7 +36,8 @@ HERE = Path(__file__).resolve().parent
 LOADGEN = HERE / "loadgen/Cargo.toml"
 
 SCENARIOS = {
-    "h1": loads.h1, "h1-filters": loads.h1_filters, "h1-paced": loads.h1_paced, "h1-large": loads.h1_large,
+    "h1": loads.h1, "h1-filters": loads.h1_filters, "h1-observed": loads.h1_observed,
+    "h1-paced": loads.h1_paced, "h1-large": loads.h1_large,
     "h2": loads.h2, "grpc": loads.grpc,
     "tls": loads.tls, "tls-handshake": loads.tls_handshake, "tls-resume": loads.tls_resume, "mtls": loads.mtls,
     "tcp": loads.tcp, "tcp-connect": loads.tcp_connect,

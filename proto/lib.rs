@@ -84,6 +84,11 @@ pub mod outrigger {
         include!(concat!(env!("OUT_DIR"), "/outrigger.tls.v1.rs"));
     }
 
+    /// `outrigger.trace.v1`.
+    pub mod trace_v1 {
+        include!(concat!(env!("OUT_DIR"), "/outrigger.trace.v1.rs"));
+    }
+
     /// `outrigger.upstream.v1`.
     pub mod upstream_v1 {
         include!(concat!(env!("OUT_DIR"), "/outrigger.upstream.v1.rs"));

@@ -15,7 +15,7 @@ use crate::jwks::JwksStore;
 use crate::load_report::LoadServers;
 use crate::network::SharedBuckets;
 use crate::overload::{ConnectionCounts, Overload};
-use crate::stats::Registry;
+use crate::stats::{Exemplars, Registry};
 use crate::stream::WallClock;
 use crate::tokens::TokenStore;
 use crate::trace::TraceManager;
@@ -27,6 +27,8 @@ use crate::worker::Workers;
 pub struct Process {
     /// All stats.
     pub stats: Registry,
+    /// Examples of what histograms have counted.
+    pub exemplars: Exemplars,
     /// The current graph.
     pub graph: GraphCell,
     /// Turns instants into wall-clock time.

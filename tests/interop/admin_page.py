@@ -1,16 +1,19 @@
-"""The page of the admin port in a real browser: the argument is its address.
+"""The page of the admin port in a real browser: the arguments are its address and a directory for pictures of it.
 
-Every section is opened by keyboard alone; text of strangers stays text; changes need the page itself. Says "ok" at the end.
+Every section is opened by keyboard alone; text of strangers stays text; changes need the page itself. Each section is
+photographed, light and dark. Says "ok" at the end.
 """
 
 import re
 import shutil
 import sys
+from pathlib import Path
 
 from playwright.sync_api import expect, sync_playwright
 
 ADMIN = f"http://{sys.argv[1]}/"
 LIMIT = 60_000  # milliseconds that anything may take: far beyond what it takes, so that only what hangs reaches it
+PICTURES = Path(sys.argv[2])
 EVIL = "<img src=x onerror=alert(1)>"
 SECTIONS = ["Overview", "Clusters", "Routes", "Failures", "Live requests", "Configuration", "Explain", "Overrides", "Log levels"]
 
@@ -49,13 +52,20 @@ def section(page, number):
 
 def look(browser, scheme):
     page, problems, foreign = open_page(browser, scheme)
+
+    def picture():
+        name = page.locator("nav a[aria-current=page]").inner_text().split("\n")[0]
+        page.screenshot(path=PICTURES / f"{scheme}-{re.sub('[^a-z]+', '-', name.lower()).strip('-')}.png", full_page=True)
+
     expect(page.locator("#state")).to_have_text("LIVE")
     expect(page.locator("canvas")).to_have_count(4)
+    picture()
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 384) == (scheme == "dark"), background
 
     section(page, 2)
     expect(page.locator("h3", has_text="alpha")).to_be_visible()
+    picture()
     page.locator("body").press("/")
     page.keyboard.type("beta")
     expect(page.locator("h3", has_text="alpha")).to_have_count(0)
@@ -70,14 +80,17 @@ def look(browser, scheme):
     expect(page.locator("#body")).to_contain_text(EVIL)
     expect(page.locator("#body table a").first).to_have_attribute("href", re.compile("#clusters/"))
     assert page.locator("#body img, #body script").count() == 0
+    picture()
 
     section(page, 4)
     expect(page.locator("#body")).to_contain_text("/x?<script>alert(2)</script>")
     expect(page.locator("#body")).to_contain_text("could not be reached")
+    picture()
 
     section(page, 5)
     expect(page.locator("#body")).to_contain_text("waiting for response")
     expect(page.locator("#body")).to_contain_text("GET /slow")
+    picture()
 
     section(page, 6)
     expect(page.locator("#body")).to_contain_text("bootstrap")
@@ -86,6 +99,7 @@ def look(browser, scheme):
     page.locator("input[name=to]").fill("1")
     page.keyboard.press("Enter")
     expect(page.locator("#diff")).to_contain_text("resources: -")
+    picture()
     page.evaluate("document.activeElement.blur()")
 
     section(page, 7)
@@ -96,6 +110,7 @@ def look(browser, scheme):
     expect(page.locator("#account")).to_contain_text("path: /a?b=+1")
     expect(page.locator("#account")).to_contain_text('goes to cluster "beta"')
     expect(page.locator("#account")).to_contain_text("x-other: <b>")
+    picture()
     page.locator("input[name=path]").fill("nonsense")
     page.locator("input[name=path]").press("Enter")
     expect(page.locator("#said")).to_contain_text("does not begin with a slash")
@@ -110,6 +125,7 @@ def look(browser, scheme):
     expect(page.locator("input[name=cluster]")).to_have_value("alpha")
     page.locator("input[name=for]").press("Enter")
     expect(page.locator("#body")).to_contain_text("of cluster \"alpha\" drains")
+    picture()
     page.get_by_role("button", name=re.compile("Remove override")).first.press("Enter")
     expect(page.locator("#body")).to_contain_text("No overrides")
     page.evaluate("document.activeElement.blur()")
@@ -117,6 +133,7 @@ def look(browser, scheme):
     section(page, 9)
     page.get_by_label("level of upstream").select_option("debug")
     expect(page.locator("#said")).to_contain_text("upstream: debug")
+    picture()
     page.evaluate("document.activeElement.blur()")
 
     page.locator("body").press("p")

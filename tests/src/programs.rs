@@ -34,13 +34,37 @@ pub fn interop(path: &str) -> PathBuf {
 /// # Panics
 /// If there is no Go, or it cannot build.
 pub async fn go(package: &str) -> PathBuf {
+    built("peers", package, package.rsplit('/').next().unwrap_or(package)).await
+}
+
+/// The program that the Go module in `interop/<module>` is, built like those of [`go`].
+///
+/// # Panics
+/// If there is no Go, or it cannot build.
+pub async fn go_module(module: &str) -> PathBuf {
+    built(module, ".", module).await
+}
+
+/// An empty directory for what a scenario leaves for people to look at: `target/artifacts/<name>`.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn artifacts(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a running program has a path");
+    // target/debug/deps/<test> -> target/artifacts/<name>
+    let directory = test.ancestors().nth(3).expect("a directory above").join("artifacts").join(name);
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).expect("a directory for artifacts");
+    directory
+}
+
+async fn built(module: &str, package: &str, name: &str) -> PathBuf {
     static BUILDING: Mutex<()> = Mutex::const_new(());
     let _one_at_a_time = BUILDING.lock().await;
     let test = std::env::current_exe().expect("a running program has a path");
     // target/debug/deps/<test> -> target/debug/interop/<program>
-    let directory = test.ancestors().nth(2).expect("a directory above").join("interop");
-    let program = directory.join(package.rsplit('/').next().unwrap_or(package));
-    let (module, output) = (interop("peers"), program.to_string_lossy());
+    let program = test.ancestors().nth(2).expect("a directory above").join("interop").join(name);
+    let (module, output) = (interop(module), program.to_string_lossy());
     let arguments = ["build", "-C", &module.to_string_lossy(), "-buildvcs=false", "-o", &output, package];
     run("go", &arguments, &[], Duration::from_secs(600)).await;
     program

@@ -1,4 +1,5 @@
-//! The page of the admin port in Chromium: see `interop/admin_page.py`.
+//! The page of the admin port in Chromium: see `interop/admin_page.py`. Pictures of all its sections are left in
+//! `target/artifacts/admin-page`, for people to look at.
 
 use std::time::Duration;
 
@@ -28,8 +29,15 @@ async fn the_page_works_in_a_browser_with_the_keyboard_alone() {
     upstream.wait("a request waits", |counts| counts.waiting == 1).await;
     let script = programs::interop("admin_page.py");
     let admin = proxy.admin_address().to_string();
-    let said = programs::run("python3", &[&script.to_string_lossy(), &admin], &[], Duration::from_secs(600)).await;
+    let pictures = programs::artifacts("admin-page");
+    let arguments = [&*script.to_string_lossy(), &admin, &pictures.to_string_lossy()];
+    let said = programs::run("python3", &arguments, &[], Duration::from_secs(600)).await;
     assert_eq!(said.lines().last(), Some("ok"), "{said}");
+    for (name, scheme) in ["overview", "clusters", "routes", "failures", "explain"].map(|name| (name, "light")) {
+        let path = pictures.join(format!("{scheme}-{name}.png"));
+        let picture = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(picture.starts_with(b"\x89PNG"), "{}", path.display());
+    }
     upstream.open_gate();
     assert_eq!(slow.response("GET").await.status, 200);
 }

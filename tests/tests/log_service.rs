@@ -1,13 +1,18 @@
 //! Access logs over gRPC: HTTP and TCP entries reach a real service, also after it was away.
 
+use std::collections::BTreeMap;
+
 use outrigger_api::pb::envoy::config::core::v3::RequestMethod;
 use outrigger_api::pb::envoy::config::core::v3::address::Address;
 use outrigger_api::pb::envoy::data::accesslog::v3::AccessLogCommon;
 use outrigger_api::pb::envoy::data::accesslog::v3::http_access_log_entry::HttpVersion;
-use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster, http, http2_cluster, routes, tcp_with};
+use outrigger_api::pb::google::protobuf::{Any, StringValue};
+use outrigger_tests::config::{
+    self, all_to, bootstrap, chain, cluster, cluster_with, http, http2_cluster, routes, tcp_with,
+};
 use outrigger_tests::log_service::{LogEntry, LogService, Received};
 use outrigger_tests::tcp::{Conduct, HeldPort, Peer};
-use outrigger_tests::{Proxy, Upstream, h1, within};
+use outrigger_tests::{Proxy, Settings, Upstream, h1, proxy, within};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -86,6 +91,45 @@ async fn http_entries_say_what_was_asked_and_answered() {
     assert_eq!(entry.response.as_ref().unwrap().response_code.map(|code| code.value), Some(503));
     let flags = self::common(&received).response_flags.as_ref().unwrap();
     assert!(flags.upstream_connection_failure || flags.upstream_connection_termination, "{flags:?}");
+}
+
+/// Tags and objects of the filter state: what the entry of this program says.
+async fn tags_of(program: std::path::PathBuf) -> (BTreeMap<String, String>, BTreeMap<String, Any>) {
+    let mut service = LogService::start().await;
+    let upstream = Upstream::start("a").await;
+    let state = "{ name: s, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config, \
+        on_request_headers: [{ object_key: team, factory_key: envoy.string, format_string: { text_format_source: { inline_string: blue } } }] } }, \
+        { name: envoy.filters.http.router";
+    let log = log("http", "requests", TO_CLUSTER, "").replace(
+        "buffer_flush_interval",
+        "filter_state_objects_to_log: [team, nothing], custom_tags: [{ tag: a, literal: { value: fixed } }, \
+         { tag: b, request_header: { name: x-in, default_value: none } }, { tag: c, request_header: { name: x-out } }, \
+         { tag: d, metadata: { kind: { cluster: {} }, metadata_key: { key: ns, path: [{ key: k }] } } }, \
+         { tag: a, literal: { value: later } }], buffer_flush_interval",
+    );
+    let manager =
+        http("web", &format!("{log}{}", routes(&all_to("a")))).replace("{ name: envoy.filters.http.router", state);
+    let listener = config::listener("web", &[chain(&manager, "")], "");
+    let with = ", metadata: { filter_metadata: { ns: { k: v } } }";
+    let clusters = [cluster_with("a", &[upstream.port()], with), http2_cluster("logs", &[service.address().port()])];
+    let proxy =
+        Proxy::start_with(&bootstrap(&[listener], &clusters), Settings { program, ..Settings::default() }).await;
+    h1::get(proxy.listener("web").await, "/").await;
+    let received = service.next().await;
+    let common = common(&received);
+    let objects = common.filter_state_objects.iter().map(|(key, value)| (key.clone(), value.clone()));
+    (common.custom_tags.clone().into_iter().collect(), objects.collect())
+}
+
+#[tokio::test]
+async fn tags_and_objects_of_the_filter_state_are_those_of_envoy() {
+    let (own, envoy) = (tags_of(proxy::program()).await, tags_of(proxy::envoy()).await);
+    assert_eq!(own, envoy);
+    let text = |value: &str| value.to_owned();
+    let expected = [("a", "later"), ("b", "none"), ("d", "v")].map(|(name, value)| (text(name), text(value)));
+    assert_eq!(own.0, BTreeMap::from(expected));
+    let team: StringValue = outrigger_api::unpack(&own.1["team"]).unwrap();
+    assert_eq!((team.value.as_str(), own.1.len()), ("blue", 1));
 }
 
 #[tokio::test]

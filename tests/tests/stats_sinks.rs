@@ -1,13 +1,16 @@
 //! Stats that are sent: what each receiver is told. The same scenarios run on Envoy with `OUTRIGGER_BIN=envoy`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use opentelemetry_proto::tonic::common::v1::any_value;
+use opentelemetry_proto::tonic::metrics::v1::NumberDataPoint;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use outrigger_api::pb::io::prometheus::client::MetricType;
 use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster, http, http2_cluster, routes};
-use outrigger_tests::{Proxy, Upstream, h1, metrics};
+use outrigger_tests::{Proxy, Settings, Upstream, h1, metrics, proxy};
 
 /// A proxy with a listener `web` whose requests go to the cluster `a`, and this sink.
 async fn start(upstream: &Upstream, sink: &str, more: &str, receiver: &[String]) -> (Proxy, SocketAddr) {
@@ -168,6 +171,74 @@ async fn a_collector_gets_sums_gauges_and_histograms_with_attributes() {
         .await;
     // Cumulative, and only growing.
     assert_eq!((sum.aggregation_temporality, sum.is_monotonic), (2, true));
+}
+
+/// What a collector is told of the metric `wanted`, once it has this value: names and values of its attributes.
+async fn converted(program: PathBuf) -> BTreeMap<String, String> {
+    const SINK: &str = "type.googleapis.com/envoy.extensions.stat_sinks.open_telemetry.v3.SinkConfig";
+    let action = |name: &str, what: &str| {
+        format!("{name}: {{ action: {{ name: a, typed_config: {{ '@type': {SINK}.{what} }} }} }}")
+    };
+    let to =
+        "ConversionAction, metric_name: wanted, static_metric_labels: [{ key: team, value: { string_value: blue } }]";
+    let map = [
+        action("cluster.a.upstream_rq_total", to),
+        action("cluster.a.upstream_rq_completed", to),
+        action("cluster.a.upstream_cx", "DropAction"),
+    ];
+    let sink = format!(
+        "'@type': {SINK}, prefix: mesh, grpc_service: {{ envoy_grpc: {{ cluster_name: metrics }} }}, \
+         custom_metric_conversions: {{ matcher_tree: {{ input: {{ name: i, typed_config: {{ '@type': \
+         type.googleapis.com/envoy.extensions.matching.common_inputs.stats.v3.StatFullNameMatchInput }} }}, \
+         prefix_match_map: {{ map: {{ {} }} }} }} }}",
+        map.join(", ")
+    );
+    let (upstream, mut collector) = (Upstream::start("a").await, metrics::otlp_metrics().await);
+    let listener = config::listener("web", &[chain(&http("web", &routes(&all_to("a"))), "")], "");
+    let clusters = [cluster("a", &[upstream.port()]), http2_cluster("metrics", &[collector.port()])];
+    let sinks = format!("stats_sinks: [{{ name: sink, typed_config: {{ {sink} }} }}]\n{QUICK}");
+    let settings = Settings { program, ..Settings::default() };
+    let proxy = Proxy::start_with(&(bootstrap(&[listener], &clusters) + &sinks), settings).await;
+    requests(proxy.listener("web").await, 4).await;
+    let text = |value: Option<any_value::Value>| match value {
+        Some(any_value::Value::StringValue(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    // Two stats of four each are one point.
+    let found = collector.find(|request| {
+        let metrics: Vec<_> = request
+            .resource_metrics
+            .iter()
+            .flat_map(|metrics| &metrics.scope_metrics)
+            .flat_map(|scope| &scope.metrics)
+            .collect();
+        let Some(Data::Sum(sum)) = &metrics.iter().find(|metric| metric.name == "wanted")?.data else { return None };
+        (sum.data_points.len() == 1 && sum.data_points[0].value == Some(Value::AsInt(8))).then(|| {
+            let of_a = |point: &NumberDataPoint| {
+                point.attributes.iter().any(|own| {
+                    own.value.as_ref().and_then(|value| value.value.clone())
+                        == Some(any_value::Value::StringValue("a".into()))
+                })
+            };
+            let connections = metrics.iter().find(|metric| metric.name == "mesh.cluster.upstream_cx_total");
+            let dropped = connections.is_none_or(|metric| match &metric.data {
+                Some(Data::Sum(sum)) => !sum.data_points.iter().any(of_a),
+                _ => false,
+            });
+            assert!(dropped, "{connections:?}");
+            sum.data_points[0].attributes.clone()
+        })
+    });
+    let attributes = found.await.into_iter();
+    attributes.map(|own| (own.key, text(own.value.and_then(|value| value.value)))).collect()
+}
+
+#[tokio::test]
+async fn stats_become_other_metrics_as_with_envoy() {
+    let (own, envoy) = (converted(proxy::program()).await, converted(proxy::envoy()).await);
+    assert_eq!(own, envoy);
+    let expected = [("envoy.cluster_name", "a"), ("team", "blue")];
+    assert_eq!(own, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ const ROUTES: &str = "{ name: table, virtual_hosts: [{ name: all, domains: ['*']
       { tag: list, metadata: { kind: { route: {} }, metadata_key: { key: ns, path: [{ key: list }] } } },
       { tag: text, metadata: { kind: { route: {} }, metadata_key: { key: ns, path: [{ key: text }] } } },
       { tag: number, metadata: { kind: { route: {} }, metadata_key: { key: ns, path: [{ key: number }] } } },
+      { tag: cluster, metadata: { kind: { cluster: {} }, metadata_key: { key: ns, path: [{ key: inner }, { key: k }] } } },
+      { tag: clusters, metadata: { kind: { cluster: {} }, metadata_key: { key: ns } } },
       { tag: absent, metadata: { kind: { route: {} }, metadata_key: { key: ns, path: [{ key: nothing }] }, default_value: x } }] },
     route: { cluster: a } },
   { match: { prefix: /rewritten }, route: { cluster: a, prefix_rewrite: /w, host_rewrite_literal: other.example } },
@@ -47,6 +49,20 @@ fn provider(kind: &str) -> &'static str {
         "otlp" => {
             "provider: { name: p, typed_config: { '@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, \
              service_name: shop, grpc_service: { envoy_grpc: { cluster_name: collector }, timeout: 30s } } }"
+        }
+        "cel" => {
+            "provider: { name: p, typed_config: { '@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, \
+             service_name: shop, grpc_service: { envoy_grpc: { cluster_name: collector }, timeout: 1s }, \
+             sampler: { name: s, typed_config: { \
+             '@type': type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers.v3.CELSamplerConfig, \
+             expression: { cel_expr_parsed: { expr: { call_expr: { function: _==_, args: [ \
+             { select_expr: { field: path, operand: { ident_expr: { name: request } } } }, \
+             { const_expr: { string_value: /all/chosen } }] } } } } } } } }"
+        }
+        "split" => {
+            "provider: { name: p, typed_config: { '@type': type.googleapis.com/envoy.config.trace.v3.ZipkinConfig, \
+             collector_cluster: zipkin, collector_endpoint: /spans, collector_endpoint_version: HTTP_JSON, \
+             split_spans_for_request: true } }"
         }
         _ => {
             "provider: { name: p, typed_config: { '@type': type.googleapis.com/envoy.config.trace.v3.ZipkinConfig, \
@@ -71,6 +87,8 @@ fn listeners() -> Vec<String> {
         ),
         ("zin", "INBOUND", "zipkin", "verbose: false"),
         ("zout", "OUTBOUND", "zipkin", "spawn_upstream_span: true"),
+        ("zsplit", "OUTBOUND", "split", "verbose: false"),
+        ("cel", "INBOUND", "cel", "verbose: false"),
     ];
     let one = |(name, direction, kind, more): (&str, &str, &str, &str)| {
         let more = format!(", tracing: {{ {}, {more} }}, route_config: {}", provider(kind), ROUTES.replace('\n', " "));
@@ -143,6 +161,12 @@ const CASES: &[Case] = &[
     ("zin", "/decorated", &[FIXED], 1),
     ("zout", "/all", &[FIXED, ("b3", "00000000000000aa-00000000000000bb-1")], 2),
     ("zout", "/all", &[FIXED], 2),
+    ("zsplit", "/all", &[FIXED, ("b3", "00000000000000aa-00000000000000bb-1")], 1),
+    ("zsplit", "/all", &[FIXED], 1),
+    ("cel", "/all/chosen", &[FIXED], 1),
+    ("cel", "/all/chosen", &[FIXED, QUIET_PARENT], 1),
+    ("cel", "/all", &[FIXED, PARENT], 0),
+    ("cel", "/all", &[FIXED], 0),
 ];
 
 /// What must be the same of one case.
@@ -166,7 +190,11 @@ impl Stage {
     async fn set(program: std::path::PathBuf) -> Self {
         let (upstream, otlp, zipkin) = (Upstream::start("a").await, Collector::grpc().await, Collector::http().await);
         let clusters = [
-            cluster_with("a", &[upstream.port()], ", alt_stat_name: alias"),
+            cluster_with(
+                "a",
+                &[upstream.port()],
+                ", alt_stat_name: alias, metadata: { filter_metadata: { ns: { inner: { k: 7 } } } }",
+            ),
             cluster("refused", &[1]),
             cluster("empty", &[]),
             http2_cluster("collector", &[otlp.port()]),

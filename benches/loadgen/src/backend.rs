@@ -101,6 +101,27 @@ fn wants_close(head: &[u8]) -> bool {
     header(head, b"connection").is_some_and(|v| v.eq_ignore_ascii_case(b"close"))
 }
 
+/// Bytes of a request's body; `None` while not all of it is there.
+fn body_length(head: &[u8], rest: &[u8]) -> Option<usize> {
+    if header(head, b"transfer-encoding").is_none() {
+        let length =
+            header(head, b"content-length").and_then(|v| std::str::from_utf8(v).ok()?.parse().ok()).unwrap_or(0);
+        return (rest.len() >= length).then_some(length);
+    }
+    let mut at = 0;
+    loop {
+        let line = memchr::memmem::find(&rest[at..], b"\r\n")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[at..at + line]).ok()?.trim(), 16).ok()?;
+        at += line + 2 + size + 2;
+        if rest.len() < at {
+            return None;
+        }
+        if size == 0 {
+            return Some(at);
+        }
+    }
+}
+
 fn serve_http1(
     conn: &mut Conn,
     partial: &mut Vec<u8>,
@@ -113,13 +134,7 @@ fn serve_http1(
     let mut rest = &buf[..];
     while let Some(end) = memchr::memmem::find(rest, b"\r\n\r\n") {
         let head = &rest[..end];
-        let body: usize = match header(head, b"content-length") {
-            Some(v) => std::str::from_utf8(v).ok().and_then(|s| s.parse().ok()).unwrap_or(0),
-            None => 0,
-        };
-        if rest.len() < end + 4 + body {
-            break;
-        }
+        let Some(body) = body_length(head, &rest[end + 4..]) else { break };
         conn.send(answers.http1(wanted_size(head)))?;
         open &= !wants_close(head);
         rest = &rest[end + 4 + body..];

@@ -14,9 +14,11 @@ use crate::cel::Expression;
 use crate::format::Format;
 use crate::matching::MetadataMatcher;
 use crate::source::GrpcService;
+use crate::tracing::CustomTag;
 use crate::units::RuntimeFraction;
 
 pub(crate) use filter::filter;
+pub(crate) use open_telemetry::labels;
 pub use open_telemetry::{OtlpAccessLog, OtlpConstant, OtlpFormat, OtlpLogOutlet};
 pub(crate) use parse::{access_logs, log_format};
 
@@ -85,6 +87,10 @@ pub struct GrpcAccessLog {
     pub buffer_size_bytes: u32,
     /// HTTP entries (and not TCP ones).
     pub http: bool,
+    /// Objects of the filter state that entries have.
+    pub filter_state: Vec<Arc<str>>,
+    /// Tags that entries have.
+    pub custom_tags: Vec<CustomTag>,
     /// Lower-case names added to HTTP entries.
     pub request_headers: Vec<Arc<str>>,
     /// Lower-case names added to HTTP entries.

@@ -3,10 +3,12 @@
 //! Owns the string matcher's checked model and how it matches; structured values and paths have files of their own. Never
 //! knows what is matched.
 
+mod node;
 mod uri_rewrite;
 mod uri_template;
 mod value;
 
+pub use node::NodeMatcher;
 pub use uri_rewrite::UriRewrite;
 pub use uri_template::UriTemplate;
 pub(crate) use value::namespace_path;

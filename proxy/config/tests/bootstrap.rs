@@ -141,6 +141,26 @@ admin: {address: {socket_address: {address: localhost, port_value: 1}}}
 }
 
 #[test]
+fn eviction_goes_with_flushing() {
+    let read = |text: &str| parse(text).map(|bootstrap| bootstrap.stats_eviction_interval);
+    assert_eq!(read("{}").unwrap(), None);
+    assert_eq!(read("stats_eviction_interval: 10s").unwrap(), Some(Duration::from_secs(10)));
+    assert_eq!(
+        read("{stats_flush_on_admin: true, stats_eviction_interval: 10s}").unwrap(),
+        Some(Duration::from_secs(10))
+    );
+    refused(
+        "stats_eviction_interval: 7s",
+        &["stats_eviction_interval: 7s is not a multiple of the stats_flush_interval, 5s"],
+    );
+    refused(
+        "{stats_flush_interval: 2s, stats_eviction_interval: 3s}",
+        &["stats_eviction_interval: 3s is not a multiple of the stats_flush_interval, 2s"],
+    );
+    refused("stats_eviction_interval: 0s", &["stats_eviction_interval: 0ns, expected at least 1ms"]);
+}
+
+#[test]
 fn sections_that_are_refused() {
     let cases = [
         ("tracing: {http: {name: zipkin}}", "tracing.http.typed_config: is required"),
@@ -154,7 +174,10 @@ fn sections_that_are_refused() {
             "cluster_manager.local_cluster_name: \"a\" is not a static cluster",
         ),
         ("overload_manager: {actions: [{name: a}]}", "overload_manager.resource_monitors: must not be empty"),
-        ("admin: {allow_paths: [{exact: /a}]}", "admin.allow_paths: is not supported"),
+        (
+            "admin: {allow_paths: [{}]}",
+            "admin.allow_paths[0]: needs one of exact, prefix, suffix, contains, safe_regex",
+        ),
         ("stats_config: {stats_tags: [{fixed_value: a}]}", "stats_config.stats_tags[0].tag_name: must not be empty"),
         (
             "stats_config: {stats_matcher: {inclusion_list: {}}}",

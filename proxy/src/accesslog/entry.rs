@@ -17,10 +17,12 @@ use outrigger_api::pb::google::protobuf as google;
 use outrigger_config::accesslog::GrpcAccessLog;
 use outrigger_config::address::Address;
 use outrigger_config::format::Operator;
+use outrigger_config::tracing::CustomTag;
 use prost::Message as _;
 
 use super::facts::{Facts, LogType};
 use super::format::{Given, write_operator};
+use super::records::custom;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{Version, joined};
 use crate::moments::Milestone;
@@ -38,7 +40,11 @@ pub(super) enum Entry {
 impl Entry {
     /// The entry that `config` asks for.
     pub fn of(config: &GrpcAccessLog, facts: &Facts<'_>) -> Self {
-        let common_properties = Some(common(facts));
+        let common_properties = Some(data::AccessLogCommon {
+            filter_state_objects: filter_state(&config.filter_state, facts),
+            custom_tags: custom_tags(&config.custom_tags, facts),
+            ..common(facts)
+        });
         if !config.http {
             let connection_properties = data::ConnectionProperties {
                 received_bytes: facts.info.bytes_received.get(),
@@ -119,6 +125,22 @@ fn common(facts: &Facts<'_>) -> data::AccessLogCommon {
         upstream_wire_bytes_received: info.upstream_bytes_received.get(),
         access_log_type: log_type(facts.log_type).into(),
     }
+}
+
+/// Objects of the filter state. All of them are text here.
+fn filter_state(wanted: &[Arc<str>], facts: &Facts<'_>) -> HashMap<String, google::Any> {
+    let object = |key: &Arc<str>| {
+        let own = facts.info.filter_state.borrow().get(&**key).cloned();
+        let value = own.or_else(|| facts.connection.filter_state.borrow().get(&**key).cloned())?;
+        Some((key.to_string(), outrigger_api::pack(&google::StringValue { value })))
+    };
+    wanted.iter().filter_map(object).collect()
+}
+
+/// Tags that say something.
+fn custom_tags(tags: &[CustomTag], facts: &Facts<'_>) -> HashMap<String, String> {
+    let values = tags.iter().map(|CustomTag { name, value }| (name.to_string(), custom(value, facts)));
+    values.filter(|(_, value)| !value.is_empty()).collect()
 }
 
 fn request(config: &GrpcAccessLog, facts: &Facts<'_>) -> data::HttpRequestProperties {

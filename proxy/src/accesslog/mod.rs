@@ -20,7 +20,7 @@ mod lines;
 mod manager;
 mod metadata;
 mod number;
-mod records;
+pub(crate) mod records;
 mod request_parts;
 mod service;
 mod shares;

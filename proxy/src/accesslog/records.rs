@@ -87,8 +87,8 @@ fn utf8(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
-/// Empty if there is nothing to say.
-fn custom(value: &CustomTagValue, facts: &Facts<'_>) -> String {
+/// The value of a tag; empty if there is nothing to say.
+pub(super) fn custom(value: &CustomTagValue, facts: &Facts<'_>) -> String {
     match value {
         CustomTagValue::Literal(literal) => literal.to_string(),
         CustomTagValue::RequestHeader { name, default } => {
@@ -101,6 +101,7 @@ fn custom(value: &CustomTagValue, facts: &Facts<'_>) -> String {
             let operator = match of {
                 TagMetadata::Request => Operator::DynamicMetadata { path },
                 TagMetadata::Route => Operator::Metadata { of: MetadataOf::Route, path },
+                TagMetadata::Cluster => Operator::Metadata { of: MetadataOf::Cluster, path },
                 TagMetadata::Host => Operator::Metadata { of: MetadataOf::UpstreamHost, path },
             };
             written(&operator, facts).unwrap_or_else(|| default.to_string())
@@ -138,7 +139,8 @@ pub(super) fn resource(outlet: &OtlpLogOutlet, node: &Node) -> Resource {
     Resource { attributes, ..Resource::default() }
 }
 
-fn constant(value: &OtlpConstant) -> AnyValue {
+/// As OTLP has it.
+pub(crate) fn constant(value: &OtlpConstant) -> AnyValue {
     let value = match value {
         OtlpConstant::Empty => None,
         OtlpConstant::Text(text) => Some(Value::StringValue(text.clone())),

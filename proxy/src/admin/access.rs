@@ -50,7 +50,11 @@ impl Access {
         if context.access_logs.is_empty() {
             return;
         }
-        let version = if head.version == http::Version::HTTP_10 { Version::Http10 } else { Version::Http11 };
+        let version = match head.version {
+            http::Version::HTTP_10 => Version::Http10,
+            http::Version::HTTP_2 => Version::Http2,
+            _ => Version::Http11,
+        };
         let info = StreamInfo::new(start, Some(version));
         let now = Instant::now();
         info.response_code.set(status);

@@ -5,7 +5,9 @@
 
 mod access;
 mod ask;
+mod begin;
 mod certs;
+mod client_status;
 mod clusters;
 mod config_dump;
 mod config_history;
@@ -19,6 +21,7 @@ mod dump_sections;
 mod endpoints;
 mod explain;
 mod failures;
+mod grpc;
 mod home;
 mod listen;
 mod listeners;
@@ -45,6 +48,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::address::Address;
+use outrigger_config::matching::StringMatcher;
 use tokio::task::AbortHandle;
 
 pub use context::{AdminContext, Configuration, DrainRequest, Facts, Server, ServerState};
@@ -68,6 +72,8 @@ struct Admin {
     gauges: Arc<AdminGauges>,
     http_stats: Arc<AdminHttpStats>,
     listener_stats: Arc<AdminListenerStats>,
+    /// Only these paths are served; all if empty.
+    allowed_paths: Vec<StringMatcher>,
 }
 
 /// Serves the admin port on the local runtime of the calling thread.
@@ -86,6 +92,7 @@ pub fn serve(
         gauges: registry.scope("server."),
         http_stats: registry.scope("http.admin."),
         listener_stats: registry.scope("listener.admin."),
+        allowed_paths: config.allowed_paths.clone(),
         context,
     });
     let task = tokio::task::spawn_local(connection::accept(admin, socket, address.clone()));

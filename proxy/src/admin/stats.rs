@@ -15,7 +15,7 @@ use super::response::{HTML, JSON, Response, TEXT};
 use crate::process::Process;
 use crate::stats::buckets::BucketMode;
 use crate::stats::export::{Export, Format, Inverted, Kinds, Query, Source};
-use crate::stats::{Registry, Scope};
+use crate::stats::{Exemplars, Registry, Scope};
 
 /// The stats of the process.
 struct Stats(Arc<Process>);
@@ -27,6 +27,10 @@ impl Source for Stats {
 
     fn declared(&self, visit: &mut dyn FnMut(&str, &dyn Scope)) {
         declared(&self.0.graph.load(), visit);
+    }
+
+    fn exemplars(&self) -> &Exemplars {
+        &self.0.exemplars
     }
 }
 
@@ -59,6 +63,9 @@ fn show(admin: &Admin, request: &Request, format: Format, content_type: &'static
         Err(reason) => return refuse(reason),
     };
     admin.refresh_stats();
+    if format == Format::OpenMetrics {
+        admin.context.process.exemplars.want();
+    }
     admin.context.process.stats_asked_for.notify_one();
     let context = &admin.context;
     let mut readouts = context.configuration.text_readouts();

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outrigger_config::bootstrap::{Admin, Bootstrap, StatsConfig};
 use outrigger_config::overload::OverloadManager;
+use tokio::time::MissedTickBehavior;
 
 use super::channels::channel;
 use super::shutdown::shut_down;
@@ -122,6 +123,9 @@ async fn control(
         channels: Arc::new(move |service: &_| channel(service, &channels)),
         interval,
     };
+    if let Some(interval) = bootstrap.stats_eviction_interval {
+        tokio::task::spawn_local(evict_stats(Arc::clone(&process), interval));
+    }
     let stats_server_version = bootstrap.stats_server_version;
     tracing::info!("outrigger {BUILD_VERSION} as Envoy {}, {} workers", options.emulated_version, plan.concurrency());
     let manager = GraphManager::start(Arc::clone(&process), bootstrap, node, workers.clone(), manager_options)
@@ -154,6 +158,19 @@ async fn control(
     live(&state).await;
     shut_down(&state, threads).await;
     Ok(())
+}
+
+/// Lets stats go that requests have brought about and that nobody counts in, for ever.
+async fn evict_stats(process: Arc<Process>, interval: Duration) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let count = process.stats.evict();
+        if count > 0 {
+            tracing::debug!(target: "stats", "{count} scopes of stats were not used for {interval:?} and are gone");
+        }
+    }
 }
 
 fn serve_admin(state: &State, config: &Admin, export: Rc<ExportSettings>) -> Result<(), StartError> {

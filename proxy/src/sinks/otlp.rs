@@ -3,7 +3,8 @@
 //! Owns the translation and the call, by gRPC or HTTP. What a collector does not take is given up: cumulative values say the
 //! same the next time, and of deltas an interval is lost, which is logged.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
@@ -17,15 +18,18 @@ use opentelemetry_proto::tonic::metrics::v1::{
     ScopeMetrics, Sum,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use outrigger_config::bootstrap::OtlpMetricsSink;
+use outrigger_config::bootstrap::{MetricConversion, OtlpMetricsSink};
+use outrigger_config::matcher::Input;
 use outrigger_config::source::GrpcService;
 use outrigger_config::tracing::OtlpExporter;
+use outrigger_policy::matcher::{self, Given, Inputs};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::snapshot::{Flush, Since, Stat, values};
 use super::{Outlet, SEND_LIMIT};
+use crate::accesslog::records::constant;
 use crate::stats::FamilyKind;
 use crate::stats::buckets;
 use crate::stats::export::ExportSettings;
@@ -100,65 +104,160 @@ async fn call(
 }
 
 /// The points of one metric.
+#[derive(Debug)]
 enum Points {
     Counters(Vec<NumberDataPoint>),
     Gauges(Vec<NumberDataPoint>),
     Histograms(Vec<HistogramDataPoint>),
 }
 
-fn requests(flush: &Flush, sink: &OtlpMetricsSink, settings: &ExportSettings) -> Vec<ExportMetricsServiceRequest> {
-    let limit = sink.max_data_points.unwrap_or(flush.stats.len()).max(1);
-    flush.stats.chunks(limit).map(|stats| request(stats, flush, sink, settings)).collect()
+impl Points {
+    fn len(&self) -> usize {
+        match self {
+            Points::Counters(points) | Points::Gauges(points) => points.len(),
+            Points::Histograms(points) => points.len(),
+        }
+    }
+
+    /// Takes up to `count` points away.
+    fn take(&mut self, count: usize) -> Self {
+        match self {
+            Points::Counters(points) => Points::Counters(points.drain(..count.min(points.len())).collect()),
+            Points::Gauges(points) => Points::Gauges(points.drain(..count.min(points.len())).collect()),
+            Points::Histograms(points) => Points::Histograms(points.drain(..count.min(points.len())).collect()),
+        }
+    }
 }
 
-fn request(
-    stats: &[Stat],
-    flush: &Flush,
-    sink: &OtlpMetricsSink,
-    settings: &ExportSettings,
-) -> ExportMetricsServiceRequest {
-    // Points of one metric belong together, wherever their stats stand; a name may be that of several kinds.
-    let mut metrics: BTreeMap<(String, u8), Points> = BTreeMap::new();
-    for stat in stats {
-        let (name, attributes) = named(stat, sink, settings);
+/// Metrics by their name; a name may be that of several kinds.
+type Metrics = BTreeMap<(String, u8), Points>;
+
+/// The places of points among those of their metric, by name, kind and attributes.
+type Places = HashMap<(String, u8, Vec<u8>), usize>;
+
+/// Points of one metric belong together, wherever their stats stand.
+#[derive(Default)]
+struct Collected {
+    metrics: Metrics,
+    /// Where points of the same attributes are added up.
+    places: Option<Places>,
+}
+
+impl Collected {
+    fn counter(&mut self, name: String, point: NumberDataPoint) {
+        let points = self.metrics.entry((name.clone(), 0)).or_insert_with(|| Points::Counters(Vec::new()));
+        if let Points::Counters(points) = points {
+            add_number(points, place(&mut self.places, name, 0, &point.attributes, points.len()), point);
+        }
+    }
+
+    fn gauge(&mut self, name: String, point: NumberDataPoint) {
+        let points = self.metrics.entry((name.clone(), 1)).or_insert_with(|| Points::Gauges(Vec::new()));
+        if let Points::Gauges(points) = points {
+            add_number(points, place(&mut self.places, name, 1, &point.attributes, points.len()), point);
+        }
+    }
+
+    fn histogram(&mut self, name: String, point: HistogramDataPoint) {
+        let points = self.metrics.entry((name.clone(), 2)).or_insert_with(|| Points::Histograms(Vec::new()));
+        let Points::Histograms(points) = points else { return };
+        let at = place(&mut self.places, name, 2, &point.attributes, points.len());
+        match at.and_then(|at| points.get(at)) {
+            Some(known) if known.explicit_bounds == point.explicit_bounds => {
+                if let Some(known) = at.and_then(|at| points.get_mut(at)) {
+                    merge(known, &point);
+                }
+            }
+            _ => points.push(point),
+        }
+    }
+}
+
+/// Where the point of these attributes is; the next `free` place is its own from now on if there is none.
+fn place(places: &mut Option<Places>, name: String, kind: u8, attributes: &[KeyValue], free: usize) -> Option<usize> {
+    let encoded = attributes.iter().flat_map(prost::Message::encode_length_delimited_to_vec).collect();
+    match places.as_mut()?.entry((name, kind, encoded)) {
+        Entry::Occupied(known) => Some(*known.get()),
+        Entry::Vacant(new) => {
+            new.insert(free);
+            None
+        }
+    }
+}
+
+fn add_number(points: &mut Vec<NumberDataPoint>, at: Option<usize>, point: NumberDataPoint) {
+    let Some(at) = at else { return points.push(point) };
+    if let (Some(Value::AsInt(sum)), Some(Value::AsInt(value))) =
+        (points.get_mut(at).and_then(|known| known.value.as_mut()), point.value)
+    {
+        *sum = sum.saturating_add(value);
+    }
+}
+
+fn merge(point: &mut HistogramDataPoint, with: &HistogramDataPoint) {
+    point.count += with.count;
+    point.sum = Some(point.sum.unwrap_or_default() + with.sum.unwrap_or_default());
+    for (count, more) in point.bucket_counts.iter_mut().zip(&with.bucket_counts) {
+        *count += more;
+    }
+}
+
+fn requests(flush: &Flush, sink: &OtlpMetricsSink, settings: &ExportSettings) -> Vec<ExportMetricsServiceRequest> {
+    let limit = sink.max_data_points.unwrap_or(usize::MAX).max(1);
+    let (mut requests, mut metrics, mut room) = (Vec::new(), Vec::new(), limit);
+    for ((name, _), mut points) in collected(flush, sink, settings) {
+        while points.len() > 0 {
+            let taken = points.take(room);
+            room -= taken.len();
+            metrics.push(metric(name.clone(), taken, sink));
+            if room == 0 {
+                requests.push(request(std::mem::take(&mut metrics), sink));
+                room = limit;
+            }
+        }
+    }
+    if !metrics.is_empty() {
+        requests.push(request(metrics, sink));
+    }
+    requests
+}
+
+fn collected(flush: &Flush, sink: &OtlpMetricsSink, settings: &ExportSettings) -> Metrics {
+    // Envoy adds up where there are conversions, and only there.
+    let mut all = Collected { places: sink.conversions.as_ref().map(|_| Places::new()), ..Collected::default() };
+    for stat in &flush.stats {
+        let Some((name, attributes)) = named(stat, sink, settings) else { continue };
         match (&stat.family.kind, &stat.since) {
             (FamilyKind::Counter(value), since) => {
                 let (value, start) = match since {
                     Since::Counted(count) if sink.counters_as_deltas => (*count, flush.last),
                     _ => (*value, flush.began),
                 };
-                let point = number(value.try_into().unwrap_or(i64::MAX), Some(start), flush.now, attributes);
-                let points = metrics.entry((name, 0)).or_insert_with(|| Points::Counters(Vec::new()));
-                if let Points::Counters(points) = points {
-                    points.push(point);
-                }
+                let value = value.try_into().unwrap_or(i64::MAX);
+                all.counter(name, number(value, Some(start), flush.now, attributes));
             }
             (FamilyKind::Gauge(value), _) => {
-                let point = number(value.unwrap_or(0), None, flush.now, attributes);
-                let points = metrics.entry((name, 1)).or_insert_with(|| Points::Gauges(Vec::new()));
-                if let Points::Gauges(points) = points {
-                    points.push(point);
-                }
+                all.gauge(name, number(value.unwrap_or(0), None, flush.now, attributes));
             }
-            (FamilyKind::Histogram(all), since) => {
+            (FamilyKind::Histogram(values), since) => {
                 let bounds = settings.bounds.of(&stat.family.name);
-                let mut point = match since {
-                    Since::Recorded(recorded) if sink.histograms_as_deltas => HistogramDataPoint {
-                        start_time_unix_nano: nanos(flush.last),
-                        ..histogram(&values(recorded), bounds)
-                    },
-                    _ => HistogramDataPoint { start_time_unix_nano: nanos(flush.began), ..histogram(all, bounds) },
+                let (point, start) = match since {
+                    Since::Recorded(recorded) if sink.histograms_as_deltas => {
+                        (histogram(&self::values(recorded), bounds), flush.last)
+                    }
+                    _ => (histogram(values, bounds), flush.began),
                 };
-                point.time_unix_nano = nanos(flush.now);
-                point.attributes = attributes;
-                let points = metrics.entry((name, 2)).or_insert_with(|| Points::Histograms(Vec::new()));
-                if let Points::Histograms(points) = points {
-                    points.push(point);
-                }
+                let (start, now) = (nanos(start), nanos(flush.now));
+                let point =
+                    HistogramDataPoint { attributes, start_time_unix_nano: start, time_unix_nano: now, ..point };
+                all.histogram(name, point);
             }
         }
     }
-    let metrics = metrics.into_iter().map(|((name, _), points)| metric(name, points, sink)).collect();
+    all.metrics
+}
+
+fn request(metrics: Vec<Metric>, sink: &OtlpMetricsSink) -> ExportMetricsServiceRequest {
     let scope = InstrumentationScope {
         name: SCOPE.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -190,16 +289,42 @@ fn metric(name: String, points: Points, sink: &OtlpMetricsSink) -> Metric {
     Metric { name, data: Some(data), ..Metric::default() }
 }
 
-fn named(stat: &Stat, sink: &OtlpMetricsSink, settings: &ExportSettings) -> (String, Vec<KeyValue>) {
+/// What a stat is called, and its attributes; `None` if it is not sent.
+fn named(stat: &Stat, sink: &OtlpMetricsSink, settings: &ExportSettings) -> Option<(String, Vec<KeyValue>)> {
     let name = &stat.family.name;
     let tagged = settings.tags.extract(name);
+    let conversion = sink.conversions.as_ref().and_then(|tree| matcher::find(tree, &FullName(name)).ok().flatten());
     let base = if sink.tag_extracted_names { &tagged.base } else { name };
     let full = if sink.prefix.is_empty() { base.clone() } else { format!("{}.{base}", sink.prefix) };
-    let attributes = match sink.tags_as_attributes {
+    let mut attributes: Vec<KeyValue> = match sink.tags_as_attributes {
         true => tagged.tags.iter().map(|(tag, value)| attribute((*tag).to_owned(), (*value).to_owned())).collect(),
         false => Vec::new(),
     };
-    (full, attributes)
+    match conversion {
+        None => Some((full, attributes)),
+        Some(MetricConversion::Drop) => None,
+        Some(MetricConversion::To { metric, labels }) => {
+            attributes.extend(labels.iter().map(|(key, value)| KeyValue {
+                key: key.clone(),
+                value: Some(constant(value)),
+                ..KeyValue::default()
+            }));
+            Some((metric.clone(), attributes))
+        }
+    }
+}
+
+/// A stat, as match trees see it.
+struct FullName<'a>(&'a str);
+
+impl Inputs for FullName<'_> {
+    fn look(&self, input: &Input, look: &mut dyn FnMut(Given<'_>)) {
+        match input {
+            Input::StatFullName => look(Given::Text(self.0.as_bytes())),
+            // The configuration has no others here.
+            _ => look(Given::Unknown),
+        }
+    }
 }
 
 fn number(value: i64, start: Option<SystemTime>, now: SystemTime, attributes: Vec<KeyValue>) -> NumberDataPoint {
@@ -230,10 +355,13 @@ fn nanos(time: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_config::accesslog::OtlpConstant;
+    use outrigger_config::matcher::{Ask, Matcher, OnMatch};
     use outrigger_config::source::GrpcTarget;
 
     use super::super::snapshot::tests::sample;
     use super::*;
+    use crate::stats::Family;
 
     fn sink() -> OtlpMetricsSink {
         let target = GrpcTarget::Cluster { name: "m".into(), authority: None, max_receive_message_bytes: None };
@@ -246,6 +374,7 @@ mod tests {
             tag_extracted_names: true,
             prefix: String::new(),
             max_data_points: None,
+            conversions: None,
         }
     }
 
@@ -296,5 +425,37 @@ mod tests {
         assert_eq!(metrics[0].name, "mesh.cluster.local.upstream_cx_active");
         let Some(Data::Gauge(gauge)) = &metrics[0].data else { panic!("{:?}", metrics[0]) };
         assert!(gauge.data_points[0].attributes.is_empty());
+    }
+
+    #[test]
+    fn converted_stats_are_added_up_and_dropped_ones_are_not_sent() {
+        let action = |prefix: &str, conversion| (prefix.into(), OnMatch::Action(conversion));
+        let to = |metric: &str| MetricConversion::To {
+            metric: metric.to_owned(),
+            labels: vec![("k".to_owned(), OtlpConstant::Text("v".to_owned()))],
+        };
+        let map = vec![
+            action("cluster.local.upstream_cx", MetricConversion::Drop),
+            action("cluster.local.upstream_rq_time", to("times")),
+            action("cluster.local.upstream_rq_total", to("requests")),
+            action("cluster.other.upstream_rq_time", to("times")),
+            action("cluster.other.upstream_rq_total", to("requests")),
+        ];
+        let tree = Matcher { ask: Some(Ask::Prefix { input: Input::StatFullName, map }), on_no_match: None };
+        let mut flush = sample();
+        for stat in sample().stats {
+            let name = stat.family.name.replace("local", "other");
+            flush.stats.push(Stat { family: Family { name, ..stat.family }, ..stat });
+        }
+        let sink =
+            OtlpMetricsSink { tags_as_attributes: false, prefix: "mesh".into(), conversions: Some(tree), ..sink() };
+        let all = collected(&flush, &sink, &settings());
+        let names: Vec<_> = all.keys().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["mesh.cluster.upstream_cx_active", "requests", "times"]);
+        let Points::Counters(points) = &all[&("requests".to_owned(), 0)] else { panic!("{all:?}") };
+        assert_eq!((points.len(), &points[0].value), (1, &Some(Value::AsInt(6))));
+        assert_eq!(points[0].attributes, [attribute("k".to_owned(), "v".to_owned())]);
+        let Points::Histograms(points) = &all[&("times".to_owned(), 2)] else { panic!("{all:?}") };
+        assert_eq!((points.len(), points[0].count, points[0].bucket_counts.iter().sum::<u64>()), (1, 6, 6));
     }
 }

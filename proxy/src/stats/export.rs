@@ -14,7 +14,7 @@ use super::buckets::{Bounds, BucketMode};
 use super::json::JsonWriter;
 use super::prometheus::{PrometheusWriter, Series};
 use super::tags::{TagError, TagExtractor};
-use super::{Family, FamilyKind, Registry, Scope, names, text};
+use super::{Exemplars, Family, FamilyKind, Registry, Scope, names, text};
 
 /// A piece of output is about this large, in bytes.
 const PIECE_BYTES: usize = 32 * 1024;
@@ -154,6 +154,9 @@ pub trait Source {
 
     /// Those that stand in the configuration, see [`super::Declared`].
     fn declared(&self, visit: &mut dyn FnMut(&str, &dyn Scope));
+
+    /// Examples of what histograms have counted.
+    fn exemplars(&self) -> &Exemplars;
 }
 
 /// Gives the output piece by piece.
@@ -320,7 +323,11 @@ impl<S: Source> Export<S> {
             }
             Current::Series(series) => {
                 let Some(series) = series.next() else { return false };
-                self.prometheus.write(out, &series, self.query.buckets, bounds);
+                let exemplars = match (self.query.format, &series.family.kind) {
+                    (Format::OpenMetrics, FamilyKind::Histogram(_)) => self.source.exemplars().of(&series.family.name),
+                    _ => Vec::new(),
+                };
+                self.prometheus.write(out, &series, self.query.buckets, bounds, &exemplars);
             }
         }
         true
@@ -375,7 +382,7 @@ mod tests {
         struct Sample { upstream_cx_total: Counter, upstream_cx_active: Gauge, upstream_rq: StatusCounters, upstream_rq_time: Histogram }
     }
 
-    struct Shared(Registry);
+    struct Shared(Registry, Exemplars);
 
     impl Source for Shared {
         fn registry(&self) -> &Registry {
@@ -383,6 +390,10 @@ mod tests {
         }
 
         fn declared(&self, _: &mut dyn FnMut(&str, &dyn Scope)) {}
+
+        fn exemplars(&self) -> &Exemplars {
+            &self.1
+        }
     }
 
     fn query(format: Format) -> Query {
@@ -395,7 +406,7 @@ mod tests {
     }
 
     fn many(count: usize) -> (Shared, Vec<Arc<Sample>>) {
-        let shared = Shared(Registry::default());
+        let shared = Shared(Registry::default(), Exemplars::default());
         let scopes: Vec<Arc<Sample>> =
             (0..count).map(|index| shared.0.scope::<Sample>(&format!("cluster.c{index}."))).collect();
         for scope in &scopes {
@@ -444,6 +455,10 @@ mod tests {
 
             fn declared(&self, visit: &mut dyn FnMut(&str, &dyn Scope)) {
                 visit("cluster.unused.", &Sample::default());
+            }
+
+            fn exemplars(&self) -> &Exemplars {
+                &self.0.1
             }
         }
         let text = |query: &Query| -> String {

@@ -37,6 +37,12 @@ impl Histogram {
         self.0.get().is_none()
     }
 
+    /// How many values were recorded.
+    pub fn count(&self) -> u64 {
+        let blocks = self.0.get().into_iter().flat_map(|blocks| blocks.iter()).filter_map(OnceLock::get);
+        blocks.flat_map(|counters| counters.iter()).map(|counter| u64::from(counter.load(Ordering::Relaxed))).sum()
+    }
+
     /// Adds what was recorded to `into`.
     pub fn merge(&self, into: &mut hdrhistogram::Histogram<u64>) {
         for (block, counters) in self.0.get().into_iter().flat_map(|blocks| blocks.iter()).enumerate() {
@@ -86,7 +92,7 @@ mod tests {
         histogram.merge(&mut merged);
         assert!(histogram.is_empty() && merged.is_empty());
         histogram.record(3);
-        assert!(!histogram.is_empty());
+        assert!(!histogram.is_empty() && histogram.count() == 1);
         assert_eq!(histogram.0.get().unwrap().iter().filter(|block| block.get().is_some()).count(), 1);
     }
 

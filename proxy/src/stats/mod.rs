@@ -5,6 +5,7 @@
 
 pub mod buckets;
 mod default_tags;
+mod exemplars;
 pub mod export;
 mod histogram;
 pub mod json;
@@ -14,8 +15,9 @@ mod registry;
 pub mod tags;
 pub mod text;
 
+pub use exemplars::{Exemplar, Exemplars};
 pub use histogram::Histogram;
-pub use registry::{Declared, Family, FamilyKind, Merged, Registry};
+pub use registry::{Declared, Family, FamilyKind, MadeOnUse, Merged, Registry};
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};

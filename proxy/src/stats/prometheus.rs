@@ -3,10 +3,11 @@
 //! Owns names, labels and the form of lines. Stats of one name must come together. Never chooses stats.
 
 use std::fmt::Write;
+use std::time::UNIX_EPOCH;
 
 use super::buckets::{self, Bounds, BucketMode, PERCENTILES, Values};
 use super::tags::TagExtractor;
-use super::{Family, FamilyKind};
+use super::{Exemplar, Family, FamilyKind, exemplars};
 
 /// Stats whose names begin so are shown without it and without `envoy_` in front.
 const BARE_NAMESPACES: &[&str] = &["istiocustom.", "wasmcustom."];
@@ -74,7 +75,15 @@ impl PrometheusWriter {
     }
 
     /// One series, after the announcement of its metric if it is the first of it.
-    pub fn write(&mut self, out: &mut String, series: &Series, mode: BucketMode, bounds: &Bounds) {
+    /// `exemplars` stand beside the buckets of a histogram.
+    pub fn write(
+        &mut self,
+        out: &mut String,
+        series: &Series,
+        mode: BucketMode,
+        bounds: &Bounds,
+        exemplars: &[Exemplar],
+    ) {
         let Series { metric, labels, family } = series;
         let (kind, ..) = series.order();
         if self.announced.as_ref().is_none_or(|(last_kind, last)| *last_kind != kind || last != metric) {
@@ -97,7 +106,7 @@ impl PrometheusWriter {
                 write_totals(out, metric, labels, values)
             }
             FamilyKind::Histogram(values) => {
-                write_buckets(out, metric, labels, values, bounds.of(&family.name));
+                write_buckets(out, metric, labels, values, bounds.of(&family.name), exemplars);
                 write_totals(out, metric, labels, values)
             }
         };
@@ -109,16 +118,36 @@ impl PrometheusWriter {
         let mut series = Series::new(family, tags);
         let comma = if series.labels.is_empty() { "" } else { "," };
         let _ = write!(series.labels, "{comma}text_value=\"{}\"", escaped(value));
-        self.write(out, &series, BucketMode::Cumulative, &Bounds::default());
+        self.write(out, &series, BucketMode::Cumulative, &Bounds::default(), &[]);
     }
 }
 
-fn write_buckets(out: &mut String, metric: &str, labels: &str, values: &Values, bounds: &[f64]) {
+fn write_buckets(
+    out: &mut String,
+    metric: &str,
+    labels: &str,
+    values: &Values,
+    bounds: &[f64],
+    exemplars: &[Exemplar],
+) {
     let comma = if labels.is_empty() { "" } else { "," };
+    let mut lower = f64::NEG_INFINITY;
     for (bound, count) in bounds.iter().zip(buckets::cumulative(values, bounds)) {
-        let _ = writeln!(out, "{metric}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}");
+        let _ = write!(out, "{metric}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}");
+        write_exemplar(out, exemplars::within(exemplars, lower, *bound));
+        lower = *bound;
     }
-    let _ = writeln!(out, "{metric}_bucket{{{labels}{comma}le=\"+Inf\"}} {}", values.len());
+    let _ = write!(out, "{metric}_bucket{{{labels}{comma}le=\"+Inf\"}} {}", values.len());
+    write_exemplar(out, exemplars::within(exemplars, lower, f64::INFINITY));
+}
+
+/// The end of a line. Source: OpenMetrics 1.0, "Exemplars".
+fn write_exemplar(out: &mut String, exemplar: Option<&Exemplar>) {
+    if let Some(Exemplar { value, trace_id, span_id, at }) = exemplar {
+        let at = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let _ = write!(out, " # {{trace_id=\"{trace_id:032x}\",span_id=\"{span_id:016x}\"}} {value} {at:.3}");
+    }
+    out.push('\n');
 }
 
 fn write_quantiles(out: &mut String, metric: &str, labels: &str, values: &Values) {
@@ -173,7 +202,7 @@ mod tests {
         let mut out = String::new();
         let mut writer = PrometheusWriter::default();
         for series in &series {
-            writer.write(&mut out, series, mode, &Bounds::default());
+            writer.write(&mut out, series, mode, &Bounds::default(), &[]);
         }
         out
     }
@@ -230,5 +259,37 @@ mod tests {
         let tags = TagExtractor::default();
         PrometheusWriter::default().write_readout(&mut out, "cds.version_text", "v1", &tags);
         assert_eq!(out, "# TYPE envoy_cds_version_text gauge\nenvoy_cds_version_text{text_value=\"v1\"} 0\n");
+    }
+
+    #[test]
+    fn examples_stand_beside_the_bucket_that_they_fell_into() {
+        let family = Family {
+            name: "cluster.x.upstream_rq_time".to_owned(),
+            kind: FamilyKind::Histogram(values(&[3, 700]).into()),
+        };
+        let series = Series::new(family, &TagExtractor::new(&config(&[], true)).unwrap());
+        let exemplar = |value, trace_id| Exemplar {
+            value,
+            trace_id,
+            span_id: 0xb,
+            at: UNIX_EPOCH + std::time::Duration::from_millis(1500),
+        };
+        let mut out = String::new();
+        let exemplars = [exemplar(3, 0xa), exemplar(700, 0xc)];
+        PrometheusWriter::open_metrics().write(
+            &mut out,
+            &series,
+            BucketMode::Cumulative,
+            &Bounds::default(),
+            &exemplars,
+        );
+        let examples: Vec<&str> = out.lines().filter(|line| line.contains('#') && !line.starts_with('#')).collect();
+        let shown = |le: &str, count: u32, trace: char, value: u32| {
+            format!(
+                "envoy_cluster_upstream_rq_time_bucket{{envoy_cluster_name=\"x\",le=\"{le}\"}} {count} \
+                 # {{trace_id=\"{trace:0>32}\",span_id=\"000000000000000b\"}} {value} 1.500"
+            )
+        };
+        assert_eq!(examples, [shown("5", 1, 'a', 3), shown("1000", 2, 'c', 700)]);
     }
 }

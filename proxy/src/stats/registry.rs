@@ -1,9 +1,12 @@
 //! Which scopes exist, and how their instances add up.
 //!
-//! Owns the list of live scopes. Never writes a metric. The lock is taken when a scope is made and while readers collect,
-//! never on the request path.
+//! Owns the list of live scopes, how many of them requests may bring about, and which of those go because nobody counts in
+//! them. Never writes a metric. The lock is taken when a scope is made, and by readers for a few scopes at a time: a worker
+//! that makes one never waits for a reader of many.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::buckets::{self, Values};
@@ -12,13 +15,59 @@ use super::{Histogram, Metric, Scope};
 /// All scopes of the process.
 #[derive(Default)]
 pub struct Registry {
-    scopes: Mutex<BTreeMap<Arc<str>, Vec<Entry>>>,
+    scopes: Mutex<Scopes>,
 }
 
+#[derive(Default)]
+struct Scopes {
+    by_prefix: BTreeMap<Arc<str>, Instances>,
+    /// How many of them requests have brought about.
+    on_use: usize,
+}
+
+/// All instances of a scope.
+#[derive(Default)]
+struct Instances {
+    entries: Vec<Entry>,
+    /// Set if a request has brought it about.
+    on_use: Option<OnUse>,
+}
+
+#[derive(Clone)]
 struct Entry {
     scope: Weak<dyn Scope>,
     /// Counter values when they were last reset, by position in the visit.
-    baseline: Vec<u64>,
+    baseline: Arc<[u64]>,
+}
+
+struct OnUse {
+    gone: Arc<AtomicBool>,
+    /// What all of it added up to when it was last looked at.
+    seen: Option<u64>,
+}
+
+/// A scope that a request has brought about.
+pub struct MadeOnUse<S> {
+    /// Counts as long as it is not gone.
+    pub scope: Arc<S>,
+    /// Nobody has counted in any instance for too long: this one is shown no more.
+    pub gone: Arc<AtomicBool>,
+}
+
+impl Instances {
+    fn add(&mut self, scope: Weak<dyn Scope>) {
+        self.entries.retain(|entry| entry.scope.strong_count() > 0);
+        self.entries.push(Entry { scope, baseline: Arc::default() });
+    }
+}
+
+impl Scopes {
+    /// Forgets those of which there is no instance.
+    fn remove(&mut self, prefix: &str) {
+        if self.by_prefix.remove(prefix).is_some_and(|instances| instances.on_use.is_some()) {
+            self.on_use -= 1;
+        }
+    }
 }
 
 /// One stat, summed over all instances of its scope.
@@ -74,15 +123,56 @@ impl Registry {
     /// Makes an instance of a scope under `prefix` (with its final dot). It counts as long as the `Arc` lives.
     pub fn scope<S: Scope + Default>(&self, prefix: &str) -> Arc<S> {
         let scope = Arc::new(S::default());
-        let weak: Weak<dyn Scope> = Arc::downgrade(&(Arc::clone(&scope) as Arc<dyn Scope>));
+        let weak = weak(&scope);
         let mut scopes = self.lock();
-        let entries = match scopes.get_mut(prefix) {
-            Some(entries) => entries,
-            None => scopes.entry(prefix.into()).or_default(),
-        };
-        entries.retain(|entry| entry.scope.strong_count() > 0);
-        entries.push(Entry { scope: weak, baseline: Vec::new() });
+        match scopes.by_prefix.get_mut(prefix) {
+            Some(instances) => instances.add(weak),
+            None => scopes.by_prefix.entry(prefix.into()).or_default().add(weak),
+        }
         scope
+    }
+
+    /// The same for what a request brings about, whose name may come from clients: `None` if there are `limit` prefixes
+    /// of that kind and this is another one.
+    pub fn scope_on_use<S: Scope + Default>(&self, prefix: &str, limit: usize) -> Option<MadeOnUse<S>> {
+        let mut scopes = self.lock();
+        if !scopes.by_prefix.contains_key(prefix) {
+            if scopes.on_use >= limit {
+                return None;
+            }
+            scopes.on_use += 1;
+            let on_use = OnUse { gone: Arc::default(), seen: None };
+            scopes.by_prefix.insert(prefix.into(), Instances { entries: Vec::new(), on_use: Some(on_use) });
+        }
+        let instances = scopes.by_prefix.get_mut(prefix)?;
+        let scope = Arc::new(S::default());
+        instances.add(weak(&scope));
+        // One that stands in the configuration as well stays.
+        let gone = instances.on_use.as_ref().map(|on_use| Arc::clone(&on_use.gone)).unwrap_or_default();
+        Some(MadeOnUse { scope, gone })
+    }
+
+    /// Lets those go that a request has brought about, and in which nobody has counted since the last call. Returns how
+    /// many; their owners find them marked.
+    pub fn evict(&self) -> usize {
+        let mut scopes = self.lock();
+        let mut idle: Vec<Arc<str>> = Vec::new();
+        for (prefix, instances) in &mut scopes.by_prefix {
+            let Some(on_use) = &mut instances.on_use else { continue };
+            // Beside its table, somebody has it who may be about to count.
+            let is_held = instances.entries.iter().any(|entry| entry.scope.strong_count() > 1);
+            let now = instances.entries.iter().filter_map(|entry| entry.scope.upgrade());
+            let now = now.fold(0u64, |sum, scope| sum.wrapping_add(total(&*scope)));
+            if !is_held && on_use.seen == Some(now) {
+                on_use.gone.store(true, Ordering::Relaxed);
+                idle.push(Arc::clone(prefix));
+            }
+            on_use.seen = Some(now);
+        }
+        for prefix in &idle {
+            scopes.remove(prefix);
+        }
+        idle.len()
     }
 
     /// All stats whose full name passes `wanted`, sorted by name.
@@ -93,28 +183,49 @@ impl Registry {
     /// As [`Self::collect`], with those that are declared.
     pub fn collect_with(&self, declared: Declared<'_>, wanted: &dyn Fn(&str) -> bool) -> Vec<Family> {
         let mut all: BTreeMap<String, FamilyKind> = BTreeMap::new();
-        let mut scopes = self.lock();
-        scopes.retain(|_, entries| {
-            entries.retain(|entry| entry.scope.strong_count() > 0);
-            !entries.is_empty()
-        });
-        for (prefix, entries) in scopes.iter() {
-            for entry in entries {
+        let mut after = None;
+        while let Some(found) = self.next_scopes(after.as_deref()) {
+            for (prefix, entry) in &found {
                 if let Some(scope) = entry.scope.upgrade() {
                     add_scope(&mut all, prefix, &*scope, &entry.baseline, wanted);
                 }
             }
+            after = found.last().map(|(prefix, _)| Arc::clone(prefix)).or(after);
         }
-        drop(scopes);
         declared(&mut |prefix, scope| add_scope(&mut all, prefix, scope, &[], wanted));
         all.into_iter().map(|(name, kind)| Family { name, kind }).collect()
+    }
+
+    /// Some instances of the next scopes in the order of prefixes; `None` after the last.
+    fn next_scopes(&self, after: Option<&str>) -> Option<Vec<(Arc<str>, Entry)>> {
+        let mut scopes = self.lock();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut found, mut dead) = (Vec::new(), Vec::new());
+        for (prefix, instances) in scopes.by_prefix.range_mut::<str, _>((from, Bound::Unbounded)) {
+            instances.entries.retain(|entry| entry.scope.strong_count() > 0);
+            if instances.entries.is_empty() {
+                dead.push(Arc::clone(prefix));
+            }
+            found.extend(instances.entries.iter().map(|entry| (Arc::clone(prefix), entry.clone())));
+            if found.len() + dead.len() >= SCOPES_AT_ONCE {
+                break;
+            }
+        }
+        if found.is_empty() && dead.is_empty() {
+            return None;
+        }
+        for prefix in &dead {
+            scopes.remove(prefix);
+        }
+        // Where only dead ones were found, the next call begins at the same place, without them.
+        Some(found)
     }
 
     /// The sum of these counters in all instances of the scope under `prefix`. Unlike what readers are shown, it never
     /// falls.
     pub fn sum(&self, prefix: &str, counters: &[&str]) -> u64 {
         let mut sum = 0;
-        for entry in self.lock().get(prefix).into_iter().flatten() {
+        for entry in self.lock().by_prefix.get(prefix).into_iter().flat_map(|instances| &instances.entries) {
             let Some(scope) = entry.scope.upgrade() else { continue };
             scope.visit(&mut |name, metric| {
                 if let Metric::Counter(value) = metric
@@ -129,7 +240,7 @@ impl Registry {
 
     /// Counters start from zero again for readers.
     pub fn reset_counters(&self) {
-        for entry in self.lock().values_mut().flatten() {
+        for entry in self.lock().by_prefix.values_mut().flat_map(|instances| &mut instances.entries) {
             let Some(scope) = entry.scope.upgrade() else { continue };
             let mut baseline = Vec::new();
             scope.visit(&mut |_, metric| match metric {
@@ -143,14 +254,37 @@ impl Registry {
                 }
                 Metric::Gauge(_) | Metric::Histogram(_) | Metric::Hidden => baseline.push(0),
             });
-            entry.baseline = baseline;
+            entry.baseline = baseline.into();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Vec<Entry>>> {
+    fn lock(&self) -> MutexGuard<'_, Scopes> {
         self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+fn weak<S: Scope>(scope: &Arc<S>) -> Weak<dyn Scope> {
+    Arc::downgrade(&(Arc::clone(scope) as Arc<dyn Scope>))
+}
+
+/// What a scope has counted, in one number that changes with all of it.
+fn total(scope: &dyn Scope) -> u64 {
+    let mut total = 0u64;
+    scope.visit(&mut |_, metric| {
+        let more = match metric {
+            Metric::Counter(value) => value,
+            Metric::Gauge(value) => value.map_or(0, |value| value as u64),
+            Metric::StatusCounters(counters) => counters.values().map(|(_, count)| count).sum(),
+            Metric::Histogram(histogram) => histogram.count(),
+            Metric::Hidden => 0,
+        };
+        total = total.wrapping_add(more);
+    });
+    total
+}
+
+/// Instances that readers take from under the lock at a time.
+const SCOPES_AT_ONCE: usize = 64;
 
 fn add_scope(
     all: &mut BTreeMap<String, FamilyKind>,
@@ -292,5 +426,66 @@ mod tests {
             ["a.active: 0", "a.requests: 1", "a.time: 0 values", "b.active: 0", "b.requests: 0", "b.time: 0 values"]
         );
         assert_eq!(shown(&|name| name == "b.requests"), ["b.requests: 0"]);
+    }
+
+    #[test]
+    fn more_scopes_than_a_reader_takes_at_once_are_all_there() {
+        let registry = Registry::default();
+        let mut kept = Vec::new();
+        for index in 0..5 * SCOPES_AT_ONCE {
+            let scope = registry.scope::<Sample>(&format!("s{index:04}."));
+            scope.requests.increment();
+            // Long runs of those that are gone, too.
+            if index % 100 < 10 {
+                kept.push(scope);
+            }
+        }
+        let names: Vec<String> = registry.collect(&|name| name.ends_with("requests")).into_iter().map(show).collect();
+        assert_eq!(names.len(), kept.len());
+        assert_eq!(registry.lock().by_prefix.len(), kept.len());
+    }
+
+    #[test]
+    fn requests_bring_about_no_more_scopes_than_a_limit() {
+        let registry = Registry::default();
+        let configured = registry.scope::<Sample>("configured.");
+        let first = registry.scope_on_use::<Sample>("a.", 2).unwrap();
+        let again = registry.scope_on_use::<Sample>("a.", 2).unwrap();
+        let second = registry.scope_on_use::<Sample>("b.", 2).unwrap();
+        assert!(registry.scope_on_use::<Sample>("c.", 2).is_none());
+        assert!(registry.scope_on_use::<Sample>("configured.", 2).is_some());
+        drop((first, again));
+        registry.collect(&|_| false);
+        assert!(registry.scope_on_use::<Sample>("c.", 2).is_some());
+        drop((configured, second));
+    }
+
+    #[test]
+    fn what_nobody_counts_in_goes_in_all_workers_at_once() {
+        let registry = Registry::default();
+        let configured = registry.scope::<Sample>("configured.");
+        let (one, two) =
+            (registry.scope_on_use::<Sample>("a.", 9).unwrap(), registry.scope_on_use::<Sample>("a.", 9).unwrap());
+        let idle = registry.scope_on_use::<Sample>("b.", 9).unwrap();
+        one.scope.requests.increment();
+        two.scope.time.record(1);
+        assert_eq!(registry.evict(), 0);
+        // A value in one of two instances is enough to keep both, and so is somebody who holds one.
+        two.scope.time.record(1);
+        let held = Arc::clone(&idle.scope);
+        assert_eq!(registry.evict(), 0);
+        drop(held);
+        two.scope.time.record(1);
+        assert_eq!(registry.evict(), 1);
+        assert!(idle.gone.load(Ordering::Relaxed) && !one.gone.load(Ordering::Relaxed));
+        assert!(text(&registry).iter().all(|line| !line.starts_with("b.")));
+        assert_eq!(registry.evict(), 1);
+        assert!(one.gone.load(Ordering::Relaxed) && two.gone.load(Ordering::Relaxed));
+        assert_eq!(registry.lock().on_use, 0);
+        // It may begin again.
+        let new = registry.scope_on_use::<Sample>("a.", 9).unwrap();
+        new.scope.requests.add(7);
+        assert!(!new.gone.load(Ordering::Relaxed) && text(&registry).contains(&"a.requests: 7".to_owned()));
+        drop(configured);
     }
 }

@@ -189,7 +189,7 @@ fn send(request: &Request<'_>, attempt: Attempt, at: Instant) {
     let clock = &request.connection.worker.process.clock;
     let (tags, failed) = tags::of_attempt(request, recorded, &attempt);
     let events = recorded.marks.as_ref().map(|marks| tags::events(request, marks, false)).unwrap_or_default();
-    recorded.tracer.send(Span {
+    recorded.send(Span {
         identity: attempt.identity,
         trace_state: recorded.trace_state.clone(),
         kind: Kind::Client,

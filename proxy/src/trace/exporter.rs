@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use outrigger_config::tracing::{OtlpExporter, TraceProvider};
+use outrigger_config::tracing::{OtlpExporter, Tail, TraceProvider};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -15,6 +15,7 @@ use super::manager::Channels;
 use super::post::{PostError, Poster};
 use super::span::Span;
 use super::stats::{ExportStats, add};
+use super::tail::Budget;
 use super::{otlp, zipkin};
 use crate::process::Process;
 
@@ -23,6 +24,8 @@ use crate::process::Process;
 pub struct Exporter {
     provider: Arc<TraceProvider>,
     stats: ExportStats,
+    /// Of requests that nobody chose; `None` if these are not kept.
+    budget: Option<Budget>,
     /// The lock is held for a push, or to take all; never for I/O.
     waiting: Mutex<Waiting>,
     /// So many are sent without waiting for more.
@@ -52,9 +55,16 @@ enum Sent {
 impl Exporter {
     /// An exporter that nothing was handed to.
     pub fn new(provider: Arc<TraceProvider>, stats: ExportStats) -> Self {
+        let budget = match &*provider {
+            TraceProvider::OpenTelemetry(config) => {
+                config.tail.map(|tail| Budget::new(tail, Instant::now().into_std()))
+            }
+            TraceProvider::Zipkin(_) => None,
+        };
         Self {
             provider,
             stats,
+            budget,
             waiting: Mutex::default(),
             enough: AtomicUsize::new(DEFAULT_ENOUGH),
             wake: Notify::new(),
@@ -84,6 +94,23 @@ impl Exporter {
         };
         if before == 0 || before < enough && after >= enough {
             self.wake.notify_one();
+        }
+    }
+
+    /// Says which requests are kept that nobody chose.
+    pub fn tail(&self) -> Option<&Tail> {
+        self.budget.as_ref().map(|budget| &budget.tail)
+    }
+
+    /// Hands over the spans of a request that nobody chose, if the budget has room for all of them.
+    pub fn keep_request(&self, spans: Vec<Span>, now: std::time::Instant) {
+        let Some(budget) = &self.budget else { return };
+        if !budget.take(spans.iter().map(Span::bytes).sum(), now) {
+            return add(&self.stats.tail_over_budget, 1);
+        }
+        add(&self.stats.tail_kept, 1);
+        for span in spans {
+            self.append(span);
         }
     }
 
@@ -237,7 +264,6 @@ struct Line<'a> {
 }
 
 enum Way {
-    Nowhere,
     Grpc(otlp::Client),
     Post(Poster),
 }
@@ -246,9 +272,8 @@ impl<'a> Line<'a> {
     fn new(exporter: &'a Exporter, process: &'a Arc<Process>, channels: Arc<Channels>) -> Self {
         let way = match &*exporter.provider {
             TraceProvider::OpenTelemetry(config) => match &config.exporter {
-                None => Way::Nowhere,
-                Some(OtlpExporter::Grpc(service)) => Way::Grpc(otlp::Client::new(service.clone(), channels)),
-                Some(OtlpExporter::Http(service)) => Way::Post(Poster::new(service.clone(), process)),
+                OtlpExporter::Grpc(service) => Way::Grpc(otlp::Client::new(service.clone(), channels)),
+                OtlpExporter::Http(service) => Way::Post(Poster::new(service.clone(), process)),
             },
             TraceProvider::Zipkin(config) => Way::Post(Poster::new(config.collector.clone(), process)),
         };
@@ -257,7 +282,6 @@ impl<'a> Line<'a> {
 
     async fn send(&mut self, batch: &[Span]) -> Sent {
         match (&mut self.way, &*self.exporter.provider) {
-            (Way::Nowhere, _) => Sent::Refused("no exporter is configured".into()),
             (Way::Grpc(client), TraceProvider::OpenTelemetry(config)) => {
                 match client.export(otlp::request(batch, config)).await {
                     Ok(()) => Sent::Yes,
@@ -313,19 +337,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 mod tests {
     use outrigger_config::tracing::OpenTelemetry;
 
-    use super::super::otlp::tests::span;
+    use super::super::otlp::tests::{config, span};
     use super::*;
     use crate::stats::Registry;
 
     fn exporter(max_waiting: usize) -> Exporter {
-        let config = OpenTelemetry {
-            exporter: None,
-            resource: Vec::new(),
-            sdk_attributes: true,
-            instrumentation_scope: true,
-            sampler: None,
-            max_waiting,
-        };
+        let config = OpenTelemetry { max_waiting, ..config(true) };
         let stats = ExportStats::otlp(&Registry::default());
         Exporter::new(Arc::new(TraceProvider::OpenTelemetry(config)), stats)
     }

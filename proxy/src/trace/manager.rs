@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use outrigger_config::source::GrpcService;
-use outrigger_config::tracing::TraceProvider;
+use outrigger_config::tracing::{Tail, TraceProvider};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -35,6 +35,16 @@ impl Tracer {
     /// As configured.
     pub fn provider(&self) -> &TraceProvider {
         self.exporter.provider()
+    }
+
+    /// Says which requests are kept that nobody chose.
+    pub(super) fn tail(&self) -> Option<&Tail> {
+        self.exporter.tail()
+    }
+
+    /// Hands over the spans of a request that nobody chose.
+    pub(super) fn keep_request(&self, spans: Vec<Span>, now: std::time::Instant) {
+        self.exporter.keep_request(spans, now);
     }
 
     /// Hands a span over.
@@ -153,17 +163,12 @@ impl TraceManager {
 mod tests {
     use outrigger_config::tracing::OpenTelemetry;
 
+    use super::super::otlp::tests::config;
     use super::*;
 
     fn provider(service_name: &str) -> Arc<TraceProvider> {
-        Arc::new(TraceProvider::OpenTelemetry(OpenTelemetry {
-            exporter: None,
-            resource: vec![("service.name".into(), service_name.into())],
-            sdk_attributes: true,
-            instrumentation_scope: true,
-            sampler: None,
-            max_waiting: 1,
-        }))
+        let resource = vec![("service.name".into(), service_name.into())];
+        Arc::new(TraceProvider::OpenTelemetry(OpenTelemetry { resource, ..config(true) }))
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! recorded touches no buffer. Never decides whether a request is traced (see `outrigger_policy::trace`).
 
 mod attempt;
+pub(crate) mod exemplar;
 mod exporter;
 mod headers;
 mod manager;
@@ -15,6 +16,7 @@ mod request;
 mod span;
 mod stats;
 mod tags;
+mod tail;
 mod zipkin;
 
 pub use attempt::{Aside, answered, begin_attempt, end_aside, fail_attempt, retry_attempt, set_aside, take_up};

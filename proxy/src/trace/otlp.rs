@@ -200,6 +200,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 pub mod tests {
     use std::time::UNIX_EPOCH;
 
+    use outrigger_config::source::GrpcTarget;
+    use outrigger_config::tracing::OtlpExporter;
     use outrigger_policy::trace::{Format, Identity};
 
     use super::super::span::{Tags, Value};
@@ -230,13 +232,16 @@ pub mod tests {
         }
     }
 
-    fn config(sdk_attributes: bool) -> OpenTelemetry {
+    /// A provider whose collector is the cluster `c`.
+    pub fn config(sdk_attributes: bool) -> OpenTelemetry {
+        let target = GrpcTarget::Cluster { name: "c".into(), authority: None, max_receive_message_bytes: None };
         OpenTelemetry {
-            exporter: None,
+            exporter: OtlpExporter::Grpc(GrpcService { target, timeout: None, initial_metadata: Vec::new() }),
             resource: vec![("service.name".into(), "svc".into()), ("telemetry.sdk.name".into(), "mine".into())],
             sdk_attributes,
             instrumentation_scope: sdk_attributes,
             sampler: None,
+            tail: None,
             max_waiting: 1,
         }
     }

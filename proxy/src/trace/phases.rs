@@ -83,7 +83,7 @@ fn send(request: &Request<'_>, name: &'static str, start: Instant, end: Instant,
     let parent = recorded.attempt.as_ref().map_or(identity, |attempt| attempt.identity);
     let worker = &request.connection.worker;
     let clock = &worker.process.clock;
-    recorded.tracer.send(Span {
+    recorded.send(Span {
         identity: child(&parent, worker.random.next()),
         trace_state: recorded.trace_state.clone(),
         kind: Kind::Internal,

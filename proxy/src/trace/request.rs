@@ -12,18 +12,19 @@ use outrigger_config::listener::TrafficDirection;
 use outrigger_config::route::Route;
 use outrigger_config::tracing::{HttpTracing, RouteTracing, TraceProvider};
 use outrigger_policy::trace::{
-    Caller, Decision, Identity, Reason, RequestFacts, Seeds, begin_otlp, begin_zipkin, decide,
+    Caller, Decision, Identity, Kept, Reason, RequestFacts, Seeds, begin_otlp, begin_zipkin, decide,
 };
 
 use super::attempt::{self, Attempt};
+use super::exemplar;
 use super::headers::{B3, B3_PARENT_ID, B3_SAMPLED, B3_SPAN_ID, B3_TRACE_ID, TRACEPARENT, TRACESTATE};
 use super::manager::Tracer;
-use super::span::{Kind, Span};
+use super::span::{Kind, Span, Value};
 use super::tags;
-use crate::accesslog::format;
+use super::tail::{self, Held};
+use crate::accesslog::{attributes, format};
 use crate::graph::ClusterNode;
 use crate::http::headers::HeaderId;
-use crate::http::manager::HttpConnection;
 use crate::http::manager::request::{Chosen, Request};
 use crate::http::message::RequestHead;
 
@@ -33,7 +34,7 @@ pub struct RequestTrace {
     pub identity: Option<Identity>,
     /// What the answer tells the caller that the request was.
     told: Option<Arc<str>>,
-    /// Set while the span is recorded.
+    /// Set while the span is recorded, or may turn out to be worth it.
     pub(super) recorded: Option<Recorded>,
 }
 
@@ -48,6 +49,18 @@ pub(super) struct Recorded {
     pub attempt: Option<Attempt>,
     /// Set for verbose tracing.
     pub marks: Option<Box<Marks>>,
+    /// Set if the request is kept only in case that it turns out to be worth it.
+    pub held: Option<Box<Held>>,
+}
+
+impl Recorded {
+    /// Hands a span over, or holds it back.
+    pub fn send(&self, span: Span) {
+        match &self.held {
+            None => self.tracer.send(span),
+            Some(held) => held.push(span),
+        }
+    }
 }
 
 /// Moments of a request that nobody else records.
@@ -86,9 +99,12 @@ pub fn begin(request: &mut Request<'_>, chosen: Option<&Chosen<'_>>) {
     let egress = connection.node.direction == TrafficDirection::Outbound;
     let tracer = connection.node.tracer.as_ref();
     let traced = decision.reason.is_traced();
-    let server = !egress || tracing.spawn_upstream_span;
-    let identity = tracer.and_then(|tracer| identity(connection, tracer, &request.head, traced, server));
-    let records = identity.is_some_and(|identity| identity.sampled);
+    let own_hop = tracing.spawn_upstream_span || tracer.is_some_and(|tracer| tracer.provider().is_own_hop());
+    let server = !egress || own_hop;
+    let identity = tracer.and_then(|tracer| identity(request, tracer, traced, server));
+    let sampled = identity.is_some_and(|identity| identity.sampled);
+    let held = tracer.is_some_and(|tracer| !sampled && identity.is_some() && tracer.tail().is_some());
+    let records = sampled || held;
     let operation = own.and_then(|own| own.operation.as_ref()).or(tracing.operation.as_ref());
     let mut name: Option<Box<str>> = None;
     let mut told = None;
@@ -113,6 +129,7 @@ pub fn begin(request: &mut Request<'_>, chosen: Option<&Chosen<'_>>) {
         cluster: None,
         attempt: None,
         marks: tracing.verbose.then(Box::default),
+        held: held.then(Box::default),
     });
     request.trace = Some(Box::new(RequestTrace { identity, told, recorded }));
 }
@@ -149,20 +166,18 @@ fn decision(
     decision
 }
 
-fn identity(
-    connection: &HttpConnection,
-    tracer: &Tracer,
-    head: &RequestHead,
-    traced: bool,
-    server: bool,
-) -> Option<Identity> {
+fn identity(request: &Request<'_>, tracer: &Tracer, traced: bool, server: bool) -> Option<Identity> {
+    let (connection, head) = (request.connection, &request.head);
     let random = &connection.worker.random;
     let now = connection.worker.process.clock.at(Instant::now());
     let seconds = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     let seeds = Seeds { random: [random.next(), random.next(), random.next()], seconds };
     let header = |name| head.headers.get_by_name(name);
     match tracer.provider() {
-        TraceProvider::OpenTelemetry(provider) => begin_otlp(provider, header(TRACEPARENT), traced, &seeds),
+        TraceProvider::OpenTelemetry(provider) => {
+            let holds = |expression: &_| attributes::holds(expression, &request.facts());
+            begin_otlp(provider, header(TRACEPARENT), traced, &seeds, &holds)
+        }
         TraceProvider::Zipkin(provider) => {
             let caller = Caller {
                 traceparent: header(TRACEPARENT),
@@ -259,6 +274,11 @@ pub fn response_head(request: &mut Request<'_>) {
 /// Ends the spans of a request. All that is known of it must have been recorded.
 pub fn end(request: &mut Request<'_>) {
     count(request);
+    let end = request.info.end.get().unwrap_or_else(Instant::now);
+    let worth = worth(request, end);
+    if worth == Worth::Nothing {
+        return drop(request.trace.as_mut().and_then(|trace| trace.recorded.take()));
+    }
     attempt::end(request, Instant::now());
     let Some(recorded) = request.trace.as_mut().and_then(|trace| trace.recorded.take()) else { return };
     let Some(identity) = request.trace.as_ref().and_then(|trace| trace.identity) else { return };
@@ -266,29 +286,54 @@ pub fn end(request: &mut Request<'_>) {
         return;
     }
     let clock = &request.connection.worker.process.clock;
-    let kind = kind(request);
-    let (tags, failed) = tags::of_request(request, &recorded, kind);
-    let end = request.info.end.get().unwrap_or_else(Instant::now);
+    let kind = kind(request, &recorded.tracer);
+    let (mut tags, failed) = tags::of_request(request, &recorded, kind);
+    if let Worth::Kept(kept) = worth {
+        tags.set("outrigger.kept", Value::Known(kept.as_str()));
+    }
     let events = recorded.marks.as_ref().map(|marks| tags::events(request, marks, true)).unwrap_or_default();
+    exemplar::keep(request, "http", &request.connection.node.config.stat_prefix, "downstream_rq_time", end);
+    let Recorded { tracer, name, trace_state, held, .. } = recorded;
     let span = Span {
         identity,
-        trace_state: recorded.trace_state,
+        trace_state,
         kind,
-        name: recorded.name,
+        name,
         start: clock.at(request.info.start),
         end: clock.at(end),
         tags,
         failed,
         events,
     };
-    recorded.tracer.send(span);
+    match held {
+        None => tracer.send(span),
+        Some(held) => tracer.keep_request(held.close(span), end),
+    }
+}
+
+/// What becomes of the spans of a request at its end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Worth {
+    /// It was chosen at its beginning.
+    Chosen,
+    /// It was not, and is kept for this.
+    Kept(Kept),
+    /// They are forgotten.
+    Nothing,
+}
+
+fn worth(request: &Request<'_>, end: Instant) -> Worth {
+    let recorded = request.trace.as_ref().and_then(|trace| trace.recorded.as_ref());
+    let Some(recorded) = recorded.filter(|recorded| recorded.held.is_some()) else { return Worth::Chosen };
+    let kept = recorded.tracer.tail().and_then(|tail| tail::verdict(request, tail, request.info.duration(end)));
+    kept.map_or(Worth::Nothing, Worth::Kept)
 }
 
 /// The side that the request's span tells of. A proxy whose tries have spans of their own is a server to its client; one
 /// that has a single span is a part of the application beside it.
-fn kind(request: &Request<'_>) -> Kind {
+fn kind(request: &Request<'_>, tracer: &Tracer) -> Kind {
     let egress = request.connection.node.direction == TrafficDirection::Outbound;
-    if egress && !spawns(request) { Kind::Client } else { Kind::Server }
+    if egress && !spawns(request) && !tracer.provider().is_own_hop() { Kind::Client } else { Kind::Server }
 }
 
 /// Whether the connection manager gives tries spans of their own.

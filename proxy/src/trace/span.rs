@@ -31,6 +31,20 @@ pub struct Span {
     pub events: Vec<(SystemTime, &'static str)>,
 }
 
+impl Span {
+    /// Bytes of it as OTLP has it, roughly.
+    pub fn bytes(&self) -> usize {
+        let tags: usize = self.tags.iter().map(|(name, value)| name.len() + value.length() + FRAME).sum();
+        let events: usize = self.events.iter().map(|(_, name)| name.len() + 2 * FRAME).sum();
+        IDENTITY + self.name.len() + self.trace_state.as_ref().map_or(0, |state| state.len()) + tags + events
+    }
+}
+
+/// Bytes of ids, times and kind.
+const IDENTITY: usize = 64;
+/// Bytes around a name and its value.
+const FRAME: usize = 8;
+
 /// Whose side a span tells of.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
@@ -90,6 +104,16 @@ impl fmt::Display for Value {
 }
 
 impl Value {
+    /// Bytes of its text.
+    fn length(&self) -> usize {
+        match self {
+            Value::Known(text) => text.len(),
+            Value::Shared(text) => text.len(),
+            Value::Text(text) => text.len(),
+            Value::Number(number) => number.checked_ilog10().unwrap_or(0) as usize + 1,
+        }
+    }
+
     /// Text of a peer; what is not UTF-8 shows as U+FFFD.
     pub fn of_bytes(bytes: &[u8]) -> Self {
         Value::Text(String::from_utf8_lossy(bytes).into())
@@ -127,6 +151,9 @@ mod tests {
         tags.set("http.status_code", Value::Number(200));
         tags.set_named(Name::Own("component".into()), Value::of_bytes(b"mine\xff"));
         let shown: Vec<_> = tags.iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect();
+        let lengths: Vec<_> = tags.iter().map(|(_, value)| value.length()).collect();
+        assert_eq!(lengths, [7, 3]);
+        assert_eq!((Value::Number(0).length(), Value::Number(10).length()), (1, 2));
         assert_eq!(shown, [("component".into(), "mine\u{fffd}".to_owned()), ("http.status_code".into(), "200".into())]);
     }
 }

@@ -17,6 +17,10 @@ pub struct Counters {
     pub spans_dropped: AtomicU64,
     /// Times that spans were sent because the interval was over.
     pub timer_flushed: AtomicU64,
+    /// Requests that were kept at their end.
+    pub tail_kept: AtomicU64,
+    /// Requests that were worth it and did not fit into the budget.
+    pub tail_over_budget: AtomicU64,
     /// Requests that were answered as they should be.
     pub reports_sent: AtomicU64,
     /// Requests that were refused.
@@ -37,10 +41,14 @@ struct ZipkinStats(Counters);
 
 impl Scope for OtlpStats {
     fn visit(&self, visit: &mut dyn FnMut(&'static str, Metric<'_>)) {
-        let Counters { spans_sent, spans_dropped, timer_flushed, .. } = &self.0;
-        for (name, counter) in
-            [("spans_sent", spans_sent), ("spans_dropped", spans_dropped), ("timer_flushed", timer_flushed)]
-        {
+        let counters = &self.0;
+        for (name, counter) in [
+            ("spans_sent", &counters.spans_sent),
+            ("spans_dropped", &counters.spans_dropped),
+            ("timer_flushed", &counters.timer_flushed),
+            ("tail_kept", &counters.tail_kept),
+            ("tail_over_budget", &counters.tail_over_budget),
+        ] {
             visit(name, Metric::Counter(counter.load(Ordering::Relaxed)));
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{LbMetadata, LbValue};
 use outrigger_config::format::Operator;
-use outrigger_config::metadata::MetadataMap;
+use outrigger_config::metadata::{MetadataMap, encoded_namespace};
 use outrigger_config::tracing::{CustomTag, CustomTagValue, TagMetadata};
 use serde_json::Value as Json;
 
@@ -199,6 +199,11 @@ fn custom_value(value: &CustomTagValue, request: &Request<'_>, recorded: &Record
                 TagMetadata::Route => {
                     let metadata = recorded.route.as_ref().and_then(|route| route.metadata.as_ref());
                     metadata.and_then(|metadata| of_json(metadata.get(&**namespace)?, path))
+                }
+                TagMetadata::Cluster => {
+                    let cluster = recorded.cluster.as_ref();
+                    let encoded = cluster.and_then(|cluster| cluster.config.metadata.as_deref());
+                    encoded.and_then(|encoded| of_json(&encoded_namespace(encoded, namespace)?, path))
                 }
                 TagMetadata::Host => {
                     let host = request.info.upstream_host.borrow();

@@ -226,6 +226,7 @@ mod tests {
             shared_span_context: true,
             w3c: false,
             timestamp_trace_ids: false,
+            own_hop: false,
         }
     }
 

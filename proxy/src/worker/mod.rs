@@ -10,6 +10,7 @@ pub mod date;
 pub mod deadlines;
 pub mod heads;
 pub mod live;
+pub mod on_use;
 pub mod random;
 pub mod socket;
 pub mod thread;
@@ -121,6 +122,8 @@ pub struct Worker {
     pub weighing: Weighing,
     /// What failed last.
     pub failures: Recorder,
+    /// Stats that requests bring about.
+    pub on_use: on_use::OnUse,
     /// Stats of network filters.
     pub network: NetworkStats,
     /// What is known of the mesh.
@@ -161,6 +164,7 @@ impl Worker {
             live: live::LiveList::default(),
             weighing: Weighing::default(),
             failures: Recorder::default(),
+            on_use: on_use::OnUse::default(),
             network: NetworkStats::default(),
             mesh: Mesh::default(),
             upstream_filters: SettingsStates::default(),

@@ -82,6 +82,8 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 worker.buffers.shrink();
                 worker.clusters.sweep(Instant::now());
                 worker.dns.sweep();
+                worker.on_use.sweep();
+                worker.mesh.series.sweep_gone();
             }
         }
     }

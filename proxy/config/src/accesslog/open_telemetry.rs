@@ -237,19 +237,30 @@ fn constants(at: &FieldPath<'_>, wire: otlp::KeyValueList, nesting: u32) -> Pars
     pairs(at, wire, |at, value| constant(at, value, nesting))
 }
 
+/// Reads values that are passed on as they stand, each with its name.
+pub(crate) fn labels(at: &FieldPath<'_>, values: Vec<otlp::KeyValue>) -> Parsed<Vec<(String, OtlpConstant)>> {
+    wire::each(at, values, |at, wire| pair(at, wire, |at, value| constant(at, value, MAX_NESTING)))
+}
+
+fn pair<T>(
+    at: &FieldPath<'_>,
+    wire: otlp::KeyValue,
+    read: impl Fn(&FieldPath<'_>, otlp::AnyValue) -> Parsed<T>,
+) -> Parsed<(String, T)> {
+    let otlp::KeyValue { key, value, key_strindex } = wire;
+    if key_strindex != 0 {
+        return Err(at.field("key_strindex").unsupported());
+    }
+    let value = read(&at.field("value"), value.unwrap_or_default())?;
+    Ok((key, value))
+}
+
 fn pairs<T>(
     at: &FieldPath<'_>,
     wire: otlp::KeyValueList,
     read: impl Fn(&FieldPath<'_>, otlp::AnyValue) -> Parsed<T>,
 ) -> Parsed<Vec<(String, T)>> {
-    wire::each(&at.field("values"), wire.values, |at, wire| {
-        let otlp::KeyValue { key, value, key_strindex } = wire;
-        if key_strindex != 0 {
-            return Err(at.field("key_strindex").unsupported());
-        }
-        let value = read(&at.field("value"), value.unwrap_or_default())?;
-        Ok((key, value))
-    })
+    wire::each(&at.field("values"), wire.values, |at, wire| pair(at, wire, &read))
 }
 
 fn constant(at: &FieldPath<'_>, wire: otlp::AnyValue, nesting: u32) -> Parsed<OtlpConstant> {
@@ -272,7 +283,7 @@ fn constant(at: &FieldPath<'_>, wire: otlp::AnyValue, nesting: u32) -> Parsed<Ot
 }
 
 /// Of several tags with one name, the last counts.
-fn tags(
+pub(super) fn tags(
     context: &Context<'_>,
     at: &FieldPath<'_>,
     wire: Vec<outrigger_api::pb::envoy::r#type::tracing::v3::CustomTag>,

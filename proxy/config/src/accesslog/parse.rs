@@ -14,7 +14,7 @@ use outrigger_api::pb::google::protobuf::value::Kind;
 use outrigger_api::pb::google::protobuf::{Any, ListValue, Struct, Value};
 
 use super::filter::filter;
-use super::open_telemetry::open_telemetry_sink;
+use super::open_telemetry::{open_telemetry_sink, tags};
 use super::{AccessLog, AccessLogSink, GrpcAccessLog, JsonFormat, LogFormat};
 use crate::context::Context;
 use crate::decide::decide;
@@ -256,10 +256,10 @@ fn grpc_sink(
         return Err(at.reject("is required"));
     };
     decide!(wire, at, grpc::CommonGrpcAccessLogConfig as "envoy.extensions.access_loggers.grpc.v3.CommonGrpcAccessLogConfig" {
-        implemented: log_name, grpc_service, transport_api_version, buffer_flush_interval, buffer_size_bytes;
-        no_effect: filter_state_objects_to_log = "there is no filter state",
-            grpc_stream_retry_policy = "a broken stream is opened again in any case";
-        unsupported: custom_tags;
+        implemented: log_name, grpc_service, transport_api_version, buffer_flush_interval, buffer_size_bytes,
+            filter_state_objects_to_log, custom_tags;
+        no_effect: grpc_stream_retry_policy = "a broken stream is opened again in any case";
+        unsupported: ;
     });
     if log_name.is_empty() {
         return Err(at.field("log_name").reject("must not be empty"));
@@ -277,6 +277,8 @@ fn grpc_sink(
         },
         buffer_size_bytes: buffer_size_bytes.map_or(DEFAULT_BUFFER_BYTES, |size| size.value),
         http,
+        filter_state: filter_state_objects_to_log.into_iter().map(Arc::from).collect(),
+        custom_tags: tags(context, &at.field("custom_tags"), custom_tags)?,
         request_headers: Vec::new(),
         response_headers: Vec::new(),
         response_trailers: Vec::new(),

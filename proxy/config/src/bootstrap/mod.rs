@@ -28,7 +28,9 @@ mod statics;
 mod stats;
 
 pub use runtime::runtime_layer;
-pub use sinks::{MetricsServiceSink, OtlpMetricsSink, StatsSink, StatsdDialect, StatsdReceiver, StatsdSink};
+pub use sinks::{
+    MetricConversion, MetricsServiceSink, OtlpMetricsSink, StatsSink, StatsdDialect, StatsdReceiver, StatsdSink,
+};
 
 /// A bootstrap, checked.
 #[derive(Debug)]
@@ -57,6 +59,8 @@ pub struct Bootstrap {
     pub stats_sinks: Vec<StatsSink>,
     /// Between flushes to sinks; 5 s unless given. `None` flushes when the admin port is asked for stats, and only then.
     pub stats_flush_interval: Option<Duration>,
+    /// Between two looks for stats that requests have brought about and that nobody counts in; `None` if these stay.
+    pub stats_eviction_interval: Option<Duration>,
     /// How the process is protected from overload; `None` if nothing is said about that.
     pub overload: Option<OverloadManager>,
     /// `cluster_manager.local_cluster_name`.
@@ -91,6 +95,8 @@ pub struct Admin {
     pub socket_options: Vec<SocketOption>,
     /// Written for each request.
     pub access_logs: Vec<Arc<AccessLog>>,
+    /// Only paths, with their query, that one of these matches are served; all if empty. Source: `allow_paths`.
+    pub allowed_paths: Vec<crate::matching::StringMatcher>,
 }
 
 /// Source: `application_log_config.log_format`.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::bootstrap::v3 as bootstrap;
-use outrigger_api::pb::envoy::config::bootstrap::v3::bootstrap::StatsFlush;
+use outrigger_api::pb::envoy::config::bootstrap::v3::bootstrap::{StatsEviction, StatsFlush};
 use outrigger_api::pb::google::protobuf::Duration as WireDuration;
 
 use super::dynamic::Dynamic;
@@ -65,12 +65,11 @@ fn read(
 ) -> Parsed<Bootstrap> {
     decide!(wire, at, bootstrap::Bootstrap as "envoy.config.bootstrap.v3.Bootstrap" {
         implemented: node, static_resources, dynamic_resources, cluster_manager, stats_config, stats_sinks, stats_flush_interval, stats_flush,
-            layered_runtime, admin, overload_manager, header_prefix, stats_server_version_override, tracing,
+            stats_eviction, layered_runtime, admin, overload_manager, header_prefix, stats_server_version_override, tracing,
             use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config, bootstrap_extensions,
             default_regex_engine, listener_manager, application_log_config;
         no_effect: node_context_params = "part of xdstp names only, which are refused",
             deferred_stat_options = "a stat is made when it is first used",
-            stats_eviction = "stats go with what they count",
             watchdog = "there is no watchdog",
             watchdogs = "there is no watchdog",
             enable_dispatcher_stats = "the event loop has no such stats",
@@ -102,6 +101,11 @@ fn read(
     let stats = stats::config(&at.field("stats_config"), stats_config.unwrap_or_default());
     let stats = rejections.keep_or_default(stats);
     let stats_flush_interval = flush_interval(at, stats_flush_interval, stats_flush);
+    let stats_eviction_interval = match &stats_flush_interval {
+        Ok(flush) => eviction_interval(at, stats_eviction, *flush),
+        // Told already.
+        Err(_) => Ok(None),
+    };
     let stats_sinks = wire::each(&at.field("stats_sinks"), stats_sinks, |at, wire| sinks::sink(context, at, wire));
     let admin = rejections.keep_or_default(process::admin(context, &at.field("admin"), admin));
     let at_overload = at.field("overload_manager");
@@ -119,6 +123,7 @@ fn read(
         stats,
         stats_sinks: rejections.keep_or_default(stats_sinks),
         stats_flush_interval: rejections.keep_or_default(stats_flush_interval),
+        stats_eviction_interval: rejections.keep_or_default(stats_eviction_interval),
         overload: rejections.keep_or_default(overload),
         local_cluster_name: manager.local_cluster_name,
         upstream_bind: manager.upstream_bind,
@@ -169,6 +174,25 @@ fn flush_interval(
     let interval = wire::duration(&at, wire)?;
     if interval < Duration::from_millis(1) || interval >= Duration::from_secs(300) {
         return Err(at.reject(format!("{interval:?} is not within 1ms to 300s")));
+    }
+    Ok(Some(interval))
+}
+
+fn eviction_interval(
+    at: &FieldPath<'_>,
+    eviction: Option<StatsEviction>,
+    flush: Option<Duration>,
+) -> Parsed<Option<Duration>> {
+    let Some(StatsEviction::StatsEvictionInterval(wire)) = eviction else { return Ok(None) };
+    let at = at.field("stats_eviction_interval");
+    let interval = wire::duration(&at, wire)?;
+    if interval < Duration::from_millis(1) {
+        return Err(at.reject(format!("{interval:?}, expected at least 1ms")));
+    }
+    // Without an interval of its own, flushing counts as every five seconds, as in Envoy.
+    let flush = flush.unwrap_or(DEFAULT_FLUSH_INTERVAL);
+    if interval.as_nanos() % flush.as_nanos() != 0 {
+        return Err(at.reject(format!("{interval:?} is not a multiple of the stats_flush_interval, {flush:?}")));
     }
     Ok(Some(interval))
 }

@@ -28,11 +28,12 @@ pub(super) fn admin(
     let at_address = at.field("address");
     let at_options = at.field("socket_options");
     let at_logs = at.field("access_log");
+    let at_paths = at.field("allow_paths");
     decide!(wire, at, bootstrap::Admin as "envoy.config.bootstrap.v3.Admin" {
-        implemented: access_log, access_log_path, address, socket_options;
+        implemented: access_log, access_log_path, address, socket_options, allow_paths;
         no_effect: profile_path = "there is no CPU profiler",
             ignore_global_conn_limit = "the admin port never counts against the limit";
-        unsupported: allow_paths;
+        unsupported: ;
     });
     let mut loggers = access_log;
     if !access_log_path.is_empty() {
@@ -40,8 +41,9 @@ pub(super) fn admin(
     }
     let access_logs = access_logs(context, &at_logs, loggers)?;
     let socket_options = self::socket_options(&at_options, socket_options)?;
+    let allowed_paths = wire::each(&at_paths, allow_paths, wire::string_matcher)?;
     let Some(wire) = address else { return Ok(None) };
-    Ok(Some(Admin { address: self::address(&at_address, wire)?, socket_options, access_logs }))
+    Ok(Some(Admin { address: self::address(&at_address, wire)?, socket_options, access_logs, allowed_paths }))
 }
 
 /// The older way to say where to log, in the newer words.

@@ -9,10 +9,14 @@ use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::config::metrics::v3 as pb;
 use outrigger_api::pb::envoy::extensions::stat_sinks::graphite_statsd::v3 as graphite;
 use outrigger_api::pb::envoy::extensions::stat_sinks::open_telemetry::v3 as otlp;
+use outrigger_api::pb::google::protobuf::Any;
+use outrigger_api::pb::xds::r#type::matcher::v3 as xds;
 
+use crate::accesslog::{OtlpConstant, labels};
 use crate::address_parse::ip_socket_address;
 use crate::context::Context;
 use crate::decide::decide;
+use crate::matcher::{Kinds, Matcher, Place};
 use crate::rejection::{FieldPath, Parsed};
 use crate::source::{self, GrpcService};
 use crate::tracing::{OtlpExporter, http_service, resource};
@@ -98,6 +102,18 @@ pub struct OtlpMetricsSink {
     pub prefix: String,
     /// Data points of one request; all in one if `None`.
     pub max_data_points: Option<usize>,
+    /// By the full names of stats: which are left out, and which are points of other metrics. With conversions, stats that are
+    /// the same point of one metric are added up.
+    pub conversions: Option<Matcher<MetricConversion>>,
+}
+
+/// What becomes of a stat. Source: `SinkConfig.custom_metric_conversions`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MetricConversion {
+    /// It is not sent. Source: `SinkConfig.DropAction`.
+    Drop,
+    /// It is a point of this metric. Source: `SinkConfig.ConversionAction`.
+    To { metric: String, labels: Vec<(String, OtlpConstant)> },
 }
 
 pub(super) fn sink(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::StatsSink) -> Parsed<StatsSink> {
@@ -251,9 +267,10 @@ fn metrics_service(
 fn open_telemetry(context: &Context<'_>, at: &FieldPath<'_>, wire: otlp::SinkConfig) -> Parsed<OtlpMetricsSink> {
     decide!(wire, at, otlp::SinkConfig as "envoy.extensions.stat_sinks.open_telemetry.v3.SinkConfig" {
         implemented: protocol_specifier, resource_detectors, report_counters_as_deltas, report_histograms_as_deltas,
-            emit_tags_as_attributes, use_tag_extracted_name, prefix, max_data_points_per_request;
+            emit_tags_as_attributes, use_tag_extracted_name, prefix, max_data_points_per_request,
+            custom_metric_conversions;
         no_effect: ;
-        unsupported: custom_metric_conversions;
+        unsupported: ;
     });
     use otlp::sink_config::ProtocolSpecifier;
     let exporter = match protocol_specifier {
@@ -274,7 +291,30 @@ fn open_telemetry(context: &Context<'_>, at: &FieldPath<'_>, wire: otlp::SinkCon
         tag_extracted_names: use_tag_extracted_name.is_none_or(|flag| flag.value),
         prefix,
         max_data_points: (max_data_points_per_request > 0).then_some(max_data_points_per_request as usize),
+        conversions: match custom_metric_conversions {
+            Some(wire) => Some(self::conversions(context, &at.field("custom_metric_conversions"), wire)?),
+            None => None,
+        },
     })
+}
+
+fn conversions(context: &Context<'_>, at: &FieldPath<'_>, wire: xds::Matcher) -> Parsed<Matcher<MetricConversion>> {
+    let action = |at: &FieldPath<'_>, any: &Any| match wire::type_name(any) {
+        "envoy.extensions.stat_sinks.open_telemetry.v3.SinkConfig.DropAction" => {
+            let otlp::sink_config::DropAction {} = wire::decode(at, any)?;
+            Ok(MetricConversion::Drop)
+        }
+        "envoy.extensions.stat_sinks.open_telemetry.v3.SinkConfig.ConversionAction" => {
+            let otlp::sink_config::ConversionAction { metric_name, static_metric_labels } = wire::decode(at, any)?;
+            if metric_name.is_empty() {
+                return Err(at.field("metric_name").reject("must not be empty"));
+            }
+            let labels = labels(&at.field("static_metric_labels"), static_metric_labels)?;
+            Ok(MetricConversion::To { metric: metric_name, labels })
+        }
+        _ => Err(at.reject(format!("the action {:?} is not supported", any.type_url))),
+    };
+    Matcher::parse(context, at, &Kinds { place: Place::Stats, action: &action }, wire)
 }
 
 /// What a datagram over IPv4 can carry at all.

@@ -46,7 +46,11 @@ fn a_tree_names_transports_by_what_endpoints_say() {
              \"envoy.transport_socket_match\""
                 .to_owned(),
         ),
-        ("transport_socket.v3.EndpointMetadataInput, path: []", two, "input.typed_config.path: must not be empty".to_owned()),
+        (
+            "transport_socket.v3.EndpointMetadataInput, path: []",
+            two,
+            "input.typed_config.path: must not be empty".to_owned(),
+        ),
         (
             "network.v3.ServerNameInput",
             two,

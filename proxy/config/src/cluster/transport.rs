@@ -15,7 +15,7 @@ use outrigger_api::pb::xds::r#type::matcher::v3 as xds;
 use super::{Cluster, LbMetadata, ProxyProtocolVersion};
 use crate::context::Context;
 use crate::decide::decide;
-use crate::matcher::{Place, Kinds, Matcher, check_endpoint_namespace};
+use crate::matcher::{Kinds, Matcher, Place, check_endpoint_namespace};
 use crate::matching::MetadataMatcher;
 use crate::rejection::{FieldPath, Parsed};
 use crate::tls::{UpstreamTls, upstream_transport_socket};

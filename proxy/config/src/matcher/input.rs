@@ -54,6 +54,7 @@ impl Input {
             Some("ssl.v3.UriSanInput") => Some(Self::UriSan),
             Some("ssl.v3.DnsSanInput") => Some(Self::DnsSan),
             Some("ssl.v3.SubjectInput") => Some(Self::Subject),
+            Some("stats.v3.StatFullNameMatchInput") => Some(Self::StatFullName),
             _ => None,
         };
         if let Some(simple) = simple {
@@ -116,6 +117,7 @@ impl Input {
             Self::RequestHeader { .. } | Self::QueryParameter { .. } | Self::Attributes => Some(Place::Request),
             Self::TransportProtocol | Self::ApplicationProtocols => Some(Place::Listener),
             Self::EndpointMetadata { .. } | Self::LocalityMetadata { .. } => Some(Place::Endpoint),
+            Self::StatFullName => Some(Place::Stats),
             _ => None,
         }
     }

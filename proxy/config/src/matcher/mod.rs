@@ -126,6 +126,8 @@ pub enum Input {
     EndpointMetadata { filter: Arc<str>, path: Vec<Box<str>> },
     /// `LocalityMetadataInput`: the same of its locality.
     LocalityMetadata { filter: Arc<str>, path: Vec<Box<str>> },
+    /// `StatFullNameMatchInput`.
+    StatFullName,
 }
 
 /// What the value of an input must be.

@@ -35,13 +35,17 @@ pub(crate) enum Place {
     Request,
     /// An endpoint.
     Endpoint,
+    /// A stat.
+    Stats,
 }
 
 impl Place {
     /// Refuses inputs that what is decided about does not have.
     fn check(self, at: &FieldPath<'_>, input: &Input) -> Parsed<()> {
         match (input.place(), self) {
-            (Some(Self::Endpoint), Self::Endpoint) => Ok(()),
+            (Some(Self::Endpoint), Self::Endpoint) | (Some(Self::Stats), Self::Stats) => Ok(()),
+            (_, Self::Stats) => Err(at.reject("does not exist for stats, expected StatFullNameMatchInput")),
+            (Some(Self::Stats), _) => Err(at.reject("exists for stats only")),
             (_, Self::Endpoint) => {
                 Err(at.reject("is not known of endpoints, expected EndpointMetadataInput or LocalityMetadataInput"))
             }

@@ -73,10 +73,7 @@ fn metadata_value(at: &FieldPath<'_>, wire: parts::Metadata) -> Parsed<CustomTag
     let of = match kind.and_then(|metadata::MetadataKind { kind }| kind) {
         Some(Kind::Request(metadata::metadata_kind::Request {})) => TagMetadata::Request,
         Some(Kind::Route(metadata::metadata_kind::Route {})) => TagMetadata::Route,
-        Some(Kind::Cluster(metadata::metadata_kind::Cluster {})) => {
-            // Clusters do not keep theirs: it would cost every cluster memory, and hardly anybody asks.
-            return Err(at.field("kind").field("cluster").unsupported());
-        }
+        Some(Kind::Cluster(metadata::metadata_kind::Cluster {})) => TagMetadata::Cluster,
         Some(Kind::Host(metadata::metadata_kind::Host {})) => TagMetadata::Host,
         None => return Err(at.field("kind").reject("needs one of request, route, cluster, host")),
     };

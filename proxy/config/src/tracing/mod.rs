@@ -7,6 +7,7 @@ mod http_service;
 mod opentelemetry;
 mod parse;
 mod resource;
+mod sampler;
 #[cfg(test)]
 mod tests;
 mod zipkin;
@@ -14,7 +15,9 @@ mod zipkin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cel::Expression;
 use crate::format::Format;
+use crate::network::TokenBucket;
 use crate::source::GrpcService;
 use crate::units::{Fraction, RuntimeFraction};
 
@@ -131,6 +134,8 @@ pub enum TagMetadata {
     Request,
     /// The route's.
     Route,
+    /// The cluster's.
+    Cluster,
     /// The endpoint's, `envoy.lb` only.
     Host,
 }
@@ -159,11 +164,18 @@ pub enum TraceProvider {
     Zipkin(Zipkin),
 }
 
+impl TraceProvider {
+    /// Whether this process is a hop of its own in a trace, whatever its connection managers say.
+    pub fn is_own_hop(&self) -> bool {
+        matches!(self, TraceProvider::Zipkin(Zipkin { own_hop: true, .. }))
+    }
+}
+
 /// Source: `envoy.config.trace.v3.OpenTelemetryConfig`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenTelemetry {
-    /// Where spans go; nowhere when `None`, while contexts are passed on all the same.
-    pub exporter: Option<OtlpExporter>,
+    /// Where spans go.
+    pub exporter: OtlpExporter,
     /// Attributes of the resource, without those of the SDK; sorted by name.
     pub resource: Vec<(String, String)>,
     /// Adds `telemetry.sdk.*` to the resource.
@@ -172,6 +184,8 @@ pub struct OpenTelemetry {
     pub instrumentation_scope: bool,
     /// Decides instead of the connection manager's shares.
     pub sampler: Option<Sampler>,
+    /// Decides once more at the end of requests that were not sampled.
+    pub tail: Option<Tail>,
     /// Spans that may wait; 1024 unless given.
     pub max_waiting: usize,
 }
@@ -194,6 +208,19 @@ pub enum Sampler {
     TraceIdRatio(Fraction),
     /// As the caller did, or as another sampler says where there is none.
     ParentBased(Box<Sampler>),
+    /// Those of which this is true when their spans begin.
+    Expression(Arc<Expression>),
+}
+
+/// Which requests that were not sampled are kept all the same. Source: `outrigger.trace.v1.TailSampler`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Tail {
+    /// Those that failed.
+    pub errors: bool,
+    /// Those that took at least so long.
+    pub slow: Option<Duration>,
+    /// Of bytes of spans.
+    pub budget: TokenBucket,
 }
 
 /// Source: `envoy.config.trace.v3.ZipkinConfig`.
@@ -211,6 +238,8 @@ pub struct Zipkin {
     pub w3c: bool,
     /// New trace ids begin with the time in seconds.
     pub timestamp_trace_ids: bool,
+    /// Spans of requests are a server's for `OUTBOUND` listeners too. Source: `split_spans_for_request`.
+    pub own_hop: bool,
 }
 
 /// Source: `ZipkinConfig.CollectorEndpointVersion`.

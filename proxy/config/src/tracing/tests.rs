@@ -82,11 +82,19 @@ fn custom_tags_of_all_kinds() {
         "custom_tags: [{tag: a, literal: {value: x}}, {tag: b, environment: {name: TOKEN}}, \
          {tag: c, environment: {name: BAD, default_value: d}}, {tag: d, request_header: {name: X-Y, default_value: z}}, \
          {tag: e, metadata: {kind: {host: {}}, metadata_key: {key: envoy.lb, path: [{key: k}]}}}, \
-         {tag: f, value: '%REQ(:METHOD)%'}, {tag: a, literal: {value: later}}]",
+         {tag: f, value: '%REQ(:METHOD)%'}, \
+         {tag: g, metadata: {kind: {cluster: {}}, metadata_key: {key: ns}}}, {tag: a, literal: {value: later}}]",
     )
     .unwrap()
     .custom_tags;
-    assert_eq!(tags.len(), 6);
+    assert_eq!(tags.len(), 7);
+    let of_cluster = CustomTagValue::Metadata {
+        of: TagMetadata::Cluster,
+        namespace: "ns".into(),
+        path: Vec::new(),
+        default: "".into(),
+    };
+    assert_eq!(tags[6].value, of_cluster);
     assert_eq!(tags[0].value, CustomTagValue::Literal("x".into()));
     assert_eq!(tags[1].value, CustomTagValue::Literal("secret".into()));
     assert_eq!(tags[2].value, CustomTagValue::Literal("d".into()));
@@ -103,10 +111,6 @@ fn custom_tags_of_all_kinds() {
         ("{tag: a}", "custom_tags[0]: needs one of"),
         ("{tag: a, literal: {value: ''}}", "custom_tags[0].literal.value"),
         ("{tag: a, metadata: {kind: {route: {}}}}", "custom_tags[0].metadata.metadata_key: is required"),
-        (
-            "{tag: a, metadata: {kind: {cluster: {}}, metadata_key: {key: a}}}",
-            "custom_tags[0].metadata.kind.cluster: is not supported",
-        ),
         (
             "{tag: a, metadata: {kind: {host: {}}, metadata_key: {key: a}}}",
             "metadata_key.key: \"a\": endpoints keep \"envoy.lb\" only",
@@ -135,27 +139,86 @@ fn opentelemetry_with_its_resource_and_sampler() {
     let ratio = Sampler::TraceIdRatio(Fraction::new(5, 100).unwrap());
     assert_eq!(read.sampler, Some(Sampler::ParentBased(Box::new(ratio))));
     assert_eq!((read.max_waiting, read.sdk_attributes, read.instrumentation_scope), (7, true, false));
-    let Some(OtlpExporter::Http(service)) = read.exporter else { panic!() };
+    let OtlpExporter::Http(service) = read.exporter else { panic!() };
     assert_eq!((&*service.cluster, service.host.as_str(), service.path.as_str()), ("col", "col:4318", "/v1/traces"));
     assert_eq!(service.headers, [("authorization".into(), "Bearer secret".to_owned())]);
-    let TraceProvider::OpenTelemetry(bare) = provider("OpenTelemetryConfig", "").unwrap() else { panic!() };
+    let TraceProvider::OpenTelemetry(bare) = provider("OpenTelemetryConfig", COLLECTOR).unwrap() else { panic!() };
     assert_eq!(bare.resource, [("service.name".to_owned(), "unknown_service:envoy".to_owned())]);
-    assert_eq!((bare.exporter, bare.max_waiting), (None, 1024));
+    assert_eq!((bare.sampler, bare.tail, bare.max_waiting), (None, None, 1024));
+}
+
+/// Where spans go.
+const COLLECTOR: &str = "http_service: {http_uri: {uri: 'http://col/v1/traces', cluster: col, timeout: 1s}}";
+
+fn sampler(inside: &str) -> Result<(Option<Sampler>, Option<Tail>), String> {
+    let inside = format!("{COLLECTOR}, sampler: {{name: s, typed_config: {{'@type': type.googleapis.com/{inside}}}}}");
+    let TraceProvider::OpenTelemetry(read) = provider("OpenTelemetryConfig", &inside)? else { panic!() };
+    Ok((read.sampler, read.tail))
+}
+
+#[test]
+fn expressions_sample_in_all_their_forms() {
+    const CEL: &str = "envoy.extensions.tracers.opentelemetry.samplers.v3.CELSamplerConfig";
+    let expected = Expression::parse("true").unwrap();
+    for form in [
+        "cel_expr_string: 'true'",
+        "cel_expr_parsed: {expr: {const_expr: {bool_value: true}}}",
+        "cel_expr_checked: {expr: {const_expr: {bool_value: true}}}",
+        "parsed_expr: {expr: {const_expr: {bool_value: true}}}",
+        "checked_expr: {expr: {const_expr: {bool_value: true}}}",
+    ] {
+        let read = sampler(&format!("{CEL}, expression: {{{form}}}")).unwrap();
+        assert_eq!(read, (Some(Sampler::Expression(expected.clone().into())), None), "{form}");
+    }
+    for (form, place) in [
+        ("", "sampler.typed_config.expression: is required"),
+        (", expression: {}", "sampler.typed_config.expression: needs an expression"),
+        (", expression: {cel_expr_string: 'a ('}", "sampler.typed_config.expression.cel_expr_string: "),
+        (", expression: {cel_expr_parsed: {}}", "sampler.typed_config.expression.cel_expr_parsed.expr: is required"),
+    ] {
+        let error = sampler(&format!("{CEL}{form}")).unwrap_err();
+        assert!(error.contains(place), "{error}");
+    }
+}
+
+#[test]
+fn tails_have_a_budget() {
+    const TAIL: &str = "outrigger.trace.v1.TailSampler";
+    let tail = |errors, slow, bytes| {
+        let budget = TokenBucket { max_tokens: bytes, tokens_per_fill: bytes, fill_interval: Duration::from_secs(60) };
+        Some(Tail { errors, slow, budget })
+    };
+    assert_eq!(sampler(TAIL).unwrap(), (None, tail(true, None, 1024 * 1024)));
+    let all = "errors: false, slow: 2s, bytes_per_minute: 9, wrapped_sampler: {name: s, typed_config: {'@type': \
+               type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers.v3.AlwaysOnSamplerConfig}}";
+    let read = sampler(&format!("{TAIL}, {all}")).unwrap();
+    assert_eq!(read, (Some(Sampler::AlwaysOn), tail(false, Some(Duration::from_secs(2)), 9)));
+    for (inside, expected) in [
+        ("bytes_per_minute: 0", "sampler.typed_config.bytes_per_minute: 0 is not within 1 to 4294967295"),
+        ("slow: 0s", "sampler.typed_config.slow: "),
+        (
+            "wrapped_sampler: {name: s, typed_config: {'@type': type.googleapis.com/outrigger.trace.v1.TailSampler}}",
+            "wrapped_sampler.typed_config: the sampler \"type.googleapis.com/outrigger.trace.v1.TailSampler\" is not supported",
+        ),
+    ] {
+        let error = sampler(&format!("{TAIL}, {inside}")).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]
 fn zipkin_in_both_forms() {
     let old = "collector_cluster: zip, collector_endpoint: /api/v2/spans, collector_endpoint_version: HTTP_JSON, \
-               trace_id_128bit: true, shared_span_context: false, trace_context_option: USE_B3_WITH_W3C_PROPAGATION";
+               trace_id_128bit: true, split_spans_for_request: true, shared_span_context: false, trace_context_option: USE_B3_WITH_W3C_PROPAGATION";
     let TraceProvider::Zipkin(read) = provider("ZipkinConfig", old).unwrap() else { panic!() };
     assert_eq!((read.collector.host.as_str(), read.collector.path.as_str()), ("zip", "/api/v2/spans"));
     assert_eq!((read.encoding, read.w3c), (ZipkinEncoding::Json, true));
-    assert_eq!((read.trace_id_128bit, read.shared_span_context), (true, false));
+    assert_eq!((read.trace_id_128bit, read.shared_span_context, read.own_hop), (true, false, true));
     let new = "collector_endpoint_version: HTTP_PROTO, collector_service: \
                {http_uri: {uri: 'https://zip.example/spans', cluster: zip, timeout: 2s}}";
     let TraceProvider::Zipkin(read) = provider("ZipkinConfig", new).unwrap() else { panic!() };
     assert_eq!((read.collector.host.as_str(), read.collector.path.as_str()), ("zip.example", "/spans"));
-    assert!(read.shared_span_context);
+    assert!(read.shared_span_context && !read.own_hop);
 }
 
 #[test]
@@ -164,6 +227,7 @@ fn what_is_not_supported_is_refused_by_name() {
         ("DatadogConfig", "collector_cluster: a, service_name: b", "DatadogConfig\" is not supported"),
         ("SkyWalkingConfig", "", "SkyWalkingConfig\" is not supported"),
         ("XRayConfig", "", "XRayConfig\" is not supported"),
+        ("OpenTelemetryConfig", "", "provider.typed_config: needs one of grpc_service, http_service"),
         ("ZipkinConfig", "collector_cluster: a, collector_endpoint: /x", "expected HTTP_JSON or HTTP_PROTO"),
         (
             "ZipkinConfig",
@@ -172,7 +236,7 @@ fn what_is_not_supported_is_refused_by_name() {
         ),
         (
             "OpenTelemetryConfig",
-            "sampler: {name: c, typed_config: {'@type': type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers.v3.DynatraceSamplerConfig}}",
+            "http_service: {http_uri: {uri: 'http://x/', cluster: c, timeout: 1s}}, sampler: {name: c, typed_config: {'@type': type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers.v3.DynatraceSamplerConfig}}",
             "DynatraceSamplerConfig\" is not supported",
         ),
         (

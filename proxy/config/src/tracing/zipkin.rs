@@ -18,9 +18,9 @@ pub(super) fn provider(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Zipk
     decide!(wire, at, pb::ZipkinConfig as "envoy.config.trace.v3.ZipkinConfig" {
         implemented: collector_cluster, collector_endpoint, trace_id_128bit, shared_span_context,
             collector_endpoint_version, collector_hostname, trace_context_option, collector_service,
-            timestamp_trace_ids;
+            timestamp_trace_ids, split_spans_for_request;
         no_effect: ;
-        unsupported: split_spans_for_request;
+        unsupported: ;
     });
     use pb::zipkin_config::{CollectorEndpointVersion, TraceContextOption};
     let version_at = at.field("collector_endpoint_version");
@@ -50,6 +50,7 @@ pub(super) fn provider(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Zipk
         shared_span_context: shared_span_context.is_none_or(|flag| flag.value),
         w3c,
         timestamp_trace_ids,
+        own_hop: split_spans_for_request,
     })
 }
 

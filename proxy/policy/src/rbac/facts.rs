@@ -139,6 +139,8 @@ impl<F: Facts> Inputs for InputsOf<'_, F> {
                 Some(request) => look_header(request, name, look),
                 None => look(Given::Unknown),
             },
+            // The configuration has none of these here.
+            Input::StatFullName => look(Given::Unknown),
             Input::QueryParameter { name } => match facts.request() {
                 Some(request) => match parameter(request.path(), name) {
                     Some(value) => look(Given::Text(value.as_bytes())),

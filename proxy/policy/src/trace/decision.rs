@@ -3,6 +3,7 @@
 //! Owns the order in which callers, clients and shares are asked, which is Envoy's, and how ids of requests carry the
 //! answer. Random numbers come as arguments.
 
+use outrigger_config::cel::Expression;
 use outrigger_config::tracing::{RequestIdTracing, Sampler, Sampling};
 
 use super::hex;
@@ -116,8 +117,13 @@ pub fn decide(
 }
 
 /// Whether the span of a traced request is recorded by OpenTelemetry: as the sampler says if there is one, else as the
-/// caller does.
-pub fn is_sampled(sampler: Option<&Sampler>, caller: Option<bool>, trace_id: u128) -> bool {
+/// caller does. `holds` says whether an expression is true of the request.
+pub fn is_sampled(
+    sampler: Option<&Sampler>,
+    caller: Option<bool>,
+    trace_id: u128,
+    holds: &dyn Fn(&Expression) -> bool,
+) -> bool {
     match sampler {
         None => caller.unwrap_or(true),
         Some(Sampler::AlwaysOn) => true,
@@ -125,8 +131,9 @@ pub fn is_sampled(sampler: Option<&Sampler>, caller: Option<bool>, trace_id: u12
         Some(Sampler::TraceIdRatio(share)) => share.holds(((trace_id >> 64) as u64).swap_bytes()),
         Some(Sampler::ParentBased(inner)) => match caller {
             Some(sampled) => sampled,
-            None => is_sampled(Some(inner), None, trace_id),
+            None => is_sampled(Some(inner), None, trace_id, holds),
         },
+        Some(Sampler::Expression(expression)) => holds(expression),
     }
 }
 
@@ -239,7 +246,18 @@ mod tests {
             (Some(&parent_based), None, lucky, true),
             (Some(&parent_based), None, unlucky, false),
         ] {
-            assert_eq!(is_sampled(sampler, caller, trace_id), expected, "{sampler:?} {caller:?} {trace_id:x}");
+            let sampled = is_sampled(sampler, caller, trace_id, &|_| false);
+            assert_eq!(sampled, expected, "{sampler:?} {caller:?} {trace_id:x}");
+        }
+        let expression = Sampler::Expression(Expression::parse("request.path == '/a'").unwrap().into());
+        let parent_based = Sampler::ParentBased(Box::new(expression.clone()));
+        for (sampler, caller, holds, expected) in [
+            (&expression, Some(false), true, true),
+            (&expression, Some(true), false, false),
+            (&parent_based, Some(false), true, false),
+            (&parent_based, None, true, true),
+        ] {
+            assert_eq!(is_sampled(Some(sampler), caller, 1, &|_| holds), expected, "{sampler:?} {caller:?} {holds}");
         }
     }
 }

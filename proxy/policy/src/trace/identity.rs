@@ -2,6 +2,7 @@
 //!
 //! Owns how identities follow from what callers sent, for both kinds of providers. Random numbers come as arguments.
 
+use outrigger_config::cel::Expression;
 use outrigger_config::tracing::{OpenTelemetry, Zipkin};
 
 use super::decision::is_sampled;
@@ -69,12 +70,13 @@ impl Seeds {
 }
 
 /// The identity of an OpenTelemetry span; `None` where the caller's header is malformed: then there is no span, and the
-/// header is passed on untouched.
+/// header is passed on untouched. `holds` says whether an expression is true of the request.
 pub fn begin_otlp(
     provider: &OpenTelemetry,
     traceparent: Option<&[u8]>,
     traced: bool,
     seeds: &Seeds,
+    holds: &dyn Fn(&Expression) -> bool,
 ) -> Option<Identity> {
     let caller = match traceparent {
         Some(text) => Some(w3c::Traceparent::parse(text)?),
@@ -84,7 +86,8 @@ pub fn begin_otlp(
         Some(caller) => caller.trace_id,
         None => u128::from(seeds.random[0]) << 64 | u128::from(seeds.id(1)),
     };
-    let sampled = traced && is_sampled(provider.sampler.as_ref(), caller.map(|caller| caller.sampled), trace_id);
+    let asked = caller.map(|caller| caller.sampled);
+    let sampled = traced && is_sampled(provider.sampler.as_ref(), asked, trace_id, holds);
     Some(Identity {
         trace_id,
         span_id: seeds.id(2),
@@ -168,37 +171,48 @@ pub fn child(parent: &Identity, random: u64) -> Identity {
 mod tests {
     use std::time::Duration;
 
-    use outrigger_config::tracing::{HttpService, ZipkinEncoding};
+    use outrigger_config::tracing::{HttpService, OtlpExporter, ZipkinEncoding};
 
     use super::*;
 
     const SEEDS: Seeds = Seeds { random: [0xa, 0xb, 0xc], seconds: 0x1234 };
 
+    fn service() -> HttpService {
+        HttpService {
+            cluster: "c".into(),
+            host: String::new(),
+            path: "/".into(),
+            timeout: Duration::from_secs(1),
+            headers: Vec::new(),
+        }
+    }
+
+    /// There is no expression.
+    fn never(_: &Expression) -> bool {
+        false
+    }
+
     fn otlp() -> OpenTelemetry {
         OpenTelemetry {
-            exporter: None,
+            exporter: OtlpExporter::Http(service()),
             resource: Vec::new(),
             sdk_attributes: true,
             instrumentation_scope: true,
             sampler: None,
+            tail: None,
             max_waiting: 1,
         }
     }
 
     fn zipkin(w3c: bool, shared_span_context: bool, trace_id_128bit: bool) -> Zipkin {
         Zipkin {
-            collector: HttpService {
-                cluster: "c".into(),
-                host: String::new(),
-                path: "/".into(),
-                timeout: Duration::from_secs(1),
-                headers: Vec::new(),
-            },
+            collector: service(),
             encoding: ZipkinEncoding::Json,
             trace_id_128bit,
             shared_span_context,
             w3c,
             timestamp_trace_ids: false,
+            own_hop: false,
         }
     }
 
@@ -206,13 +220,13 @@ mod tests {
 
     #[test]
     fn opentelemetry_continues_traces_and_gives_up_on_malformed_ones() {
-        let fresh = begin_otlp(&otlp(), None, true, &SEEDS).unwrap();
+        let fresh = begin_otlp(&otlp(), None, true, &SEEDS, &never).unwrap();
         assert_eq!((fresh.trace_id, fresh.span_id, fresh.parent_id), (0xa << 64 | 0xb, 0xc, None));
-        let next = begin_otlp(&otlp(), Some(PARENT), true, &SEEDS).unwrap();
+        let next = begin_otlp(&otlp(), Some(PARENT), true, &SEEDS, &never).unwrap();
         assert_eq!((next.span_id, next.parent_id, next.sampled), (0xc, Some(0x2222222222222222), true));
         // Not sampled here, although the caller is.
-        assert!(!begin_otlp(&otlp(), Some(PARENT), false, &SEEDS).unwrap().sampled);
-        assert_eq!(begin_otlp(&otlp(), Some(&PARENT[1..]), true, &SEEDS), None);
+        assert!(!begin_otlp(&otlp(), Some(PARENT), false, &SEEDS, &never).unwrap().sampled);
+        assert_eq!(begin_otlp(&otlp(), Some(&PARENT[1..]), true, &SEEDS, &never), None);
     }
 
     #[test]
@@ -264,7 +278,7 @@ mod tests {
 
     #[test]
     fn children_stay_in_the_trace() {
-        let parent = begin_otlp(&otlp(), Some(PARENT), true, &SEEDS).unwrap();
+        let parent = begin_otlp(&otlp(), Some(PARENT), true, &SEEDS, &never).unwrap();
         let child = child(&parent, 0);
         assert_eq!((child.trace_id, child.span_id, child.parent_id), (parent.trace_id, 1, Some(parent.span_id)));
         assert!(!child.remote_parent);

@@ -6,7 +6,9 @@ pub mod b3;
 mod decision;
 mod hex;
 mod identity;
+mod tail;
 pub mod w3c;
 
 pub use decision::{Decision, Reason, RequestFacts, decide, is_sampled};
 pub use identity::{Caller, Format, Identity, Seeds, begin_otlp, begin_zipkin, child};
+pub use tail::{Ended, Kept, worth_keeping};

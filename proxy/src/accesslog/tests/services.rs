@@ -98,6 +98,8 @@ fn config(http: bool, buffer_size_bytes: u32, interval: Duration) -> GrpcAccessL
         buffer_flush_interval: interval,
         buffer_size_bytes,
         http,
+        filter_state: Vec::new(),
+        custom_tags: Vec::new(),
         request_headers: vec!["x-dup".into(), "x-miss".into()],
         response_headers: vec!["x-multi".into()],
         response_trailers: Vec::new(),

@@ -242,7 +242,7 @@ impl Fixture {
     }
 
     pub fn serve_on(&self, address: Address) -> BoundAddress {
-        let config = Admin { address, socket_options: Vec::new(), access_logs: Vec::new() };
+        let config = Admin { address, socket_options: Vec::new(), access_logs: Vec::new(), allowed_paths: Vec::new() };
         serve(&config, Rc::clone(&self.context)).unwrap()
     }
 }

@@ -61,6 +61,7 @@ fn an_address_in_use_is_an_error_that_names_it() {
             address: bound.address.clone(),
             socket_options: Vec::new(),
             access_logs: Vec::new(),
+            allowed_paths: Vec::new(),
         };
         let error = super::super::serve(&config, std::rc::Rc::clone(&fixture.context)).unwrap_err();
         assert_eq!(error.to_string(), format!("admin: cannot listen on {}", bound.address));

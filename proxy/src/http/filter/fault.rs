@@ -5,8 +5,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use outrigger_config::http::RouteFilterConfig;
@@ -22,6 +22,7 @@ use crate::scope;
 use crate::stats::names;
 use crate::stream::ResponseFlag;
 use crate::worker::Worker;
+use crate::worker::on_use::Wanting;
 
 scope! {
     /// Stats of the filter (`http.<prefix>.fault.*`).
@@ -55,7 +56,7 @@ struct Injector {
     active: Arc<Active>,
     prefix: String,
     /// The names come from clients, so there is a limit to them.
-    downstreams: RefCell<HashMap<Box<str>, Arc<DownstreamFaultStats>>>,
+    downstreams: RefCell<HashMap<Box<str>, Weak<DownstreamFaultStats>>>,
 }
 
 #[derive(Default)]
@@ -253,15 +254,20 @@ impl Injector {
     ) -> Option<Arc<DownstreamFaultStats>> {
         let name = downstream.name.as_deref().filter(|_| !settings.disable_downstream_cluster_stats)?;
         let mut known = self.downstreams.borrow_mut();
-        if let Some(stats) = known.get(name) {
-            return Some(Arc::clone(stats));
-        }
-        if known.len() >= MAX_DOWNSTREAMS {
-            return None;
+        if let Some(stats) = known.get(name).and_then(Weak::upgrade) {
+            return Some(stats);
         }
         let worker: &Worker = exchange.worker();
-        let stats = worker.scope::<DownstreamFaultStats>(&names::prefix(self.prefix.trim_end_matches('.'), name));
-        known.insert(name.into(), Arc::clone(&stats));
+        if known.len() >= MAX_DOWNSTREAMS {
+            known.retain(|_, stats| stats.strong_count() > 0);
+            if known.len() >= MAX_DOWNSTREAMS {
+                worker.on_use.count_dropped(&worker.process.stats, Wanting::Fault);
+                return None;
+            }
+        }
+        let prefix = names::prefix(self.prefix.trim_end_matches('.'), name);
+        let stats = worker.scope_on_use::<DownstreamFaultStats>(Wanting::Fault, &prefix)?;
+        known.insert(name.into(), Arc::downgrade(&stats));
         Some(stats)
     }
 }

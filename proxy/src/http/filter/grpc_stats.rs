@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use outrigger_config::http::filters::{GrpcMethods, GrpcStats as Settings};
@@ -16,6 +16,7 @@ use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::is_grpc_content_type;
 use crate::scope;
 use crate::stats::{Counter, Histogram, Metric, Scope, names};
+use crate::worker::on_use::Wanting;
 
 /// Stats of the calls of one kind: `cluster.<name>.grpc.*`, or `cluster.<name>.grpc.<service>.<method>.*`.
 #[derive(Debug, Default)]
@@ -69,7 +70,7 @@ pub struct GrpcStats {
 }
 
 /// The stats of a cluster's calls; the empty path stands for calls that are not told apart.
-type ByPath = HashMap<Box<str>, Arc<CallStats>>;
+type ByPath = HashMap<Box<str>, Weak<CallStats>>;
 
 /// Methods of a cluster with stats of their own: paths come from clients, so there is a limit to them.
 const MAX_METHODS: usize = 4096;
@@ -98,25 +99,40 @@ impl GrpcStats {
             known.insert(Arc::clone(cluster), HashMap::new());
         }
         let of_cluster = known.get_mut(cluster)?;
+        if of_cluster.len() >= MAX_METHODS {
+            of_cluster.retain(|_, stats| stats.strong_count() > 0);
+        }
         let path = match &self.settings.methods {
             GrpcMethods::All if of_cluster.len() < MAX_METHODS || of_cluster.contains_key(path) => path,
-            GrpcMethods::All => "",
+            GrpcMethods::All => {
+                exchange.worker().on_use.count_dropped(&exchange.worker().process.stats, Wanting::GrpcStats);
+                ""
+            }
             GrpcMethods::Listed(list) if list.iter().any(|listed| listed == path) => path,
             GrpcMethods::Listed(_) => "",
         };
-        if let Some(stats) = of_cluster.get(path) {
-            return Some(Arc::clone(stats));
+        if let Some(stats) = of_cluster.get(path).and_then(Weak::upgrade) {
+            return Some(stats);
         }
         let mut prefix = names::prefix("cluster", cluster);
         prefix.push_str("grpc.");
+        let together = prefix.clone();
         if !path.is_empty() {
             let (service, method) = service_and_method(path)?;
             let dots = self.settings.replace_dots && self.settings.methods == GrpcMethods::All;
             let service = if dots { service.replace('.', "_") } else { service.to_owned() };
             prefix.push_str(&names::prefix(&names::sanitize(&service), method));
         }
-        let stats = exchange.worker().scope::<CallStats>(&prefix);
-        of_cluster.insert(path.into(), Arc::clone(&stats));
+        let worker = exchange.worker();
+        // Calls that are not told apart have the stats of the cluster, which are always there.
+        let stats = match path {
+            "" => worker.scope::<CallStats>(&prefix),
+            _ => match worker.scope_on_use::<CallStats>(Wanting::GrpcStats, &prefix) {
+                Some(stats) => stats,
+                None => return Some(worker.scope::<CallStats>(&together)),
+            },
+        };
+        of_cluster.insert(path.into(), Arc::downgrade(&stats));
         Some(stats)
     }
 }

@@ -43,6 +43,7 @@ pub async fn relay(
     let took = now.saturating_duration_since(request.info.start).as_millis() as u64;
     cluster.stats.upstream_rq_time.record(took);
     request.route_counts.took(took);
+    trace::exemplar::keep(request, "cluster", &cluster.node().config.stat_name, "upstream_rq_time", now);
     let connected = request.head.is_connect() && (200..300).contains(&request.response.status);
     let upgraded = request.response.status == 101 || connected;
     if connected {

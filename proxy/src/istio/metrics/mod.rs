@@ -18,6 +18,7 @@ use outrigger_config::listener::TrafficDirection;
 pub use expressions::values as dimensions;
 pub(super) use labels::{NAMESPACE, push};
 pub use labels::{Outside, Parts, Protocol, Side};
+use series::Room;
 pub use series::{MeshCounts, Series, SeriesStats, SeriesTable};
 pub use tcp::TcpReport;
 
@@ -129,7 +130,7 @@ impl Lookup {
             return Rc::clone(series);
         }
         let metrics = if parts.protocol == Protocol::Grpc { REQUEST_METRICS } else { &REQUEST_METRICS[..4] };
-        let found = Series::look_up(&worker.mesh.series, &worker.process.stats, settings, metrics, parts);
+        let found = Series::look_up(&worker.mesh.series, &Room::of(worker), settings, metrics, parts);
         let series = Rc::new(found);
         self.known.insert(key, (service.cloned(), Rc::clone(&series)));
         series

@@ -6,13 +6,16 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use outrigger_config::istio::{MESH_METRICS, MeshMetric, Rotation, StandardMetrics};
 
 use super::labels::{Parts, prefix};
 use crate::scope;
-use crate::stats::Registry;
+use crate::stats::{MadeOnUse, Registry};
+use crate::worker::Worker;
+use crate::worker::on_use::{OnUse, Wanting};
 
 scope! {
     /// Metrics with the same labels.
@@ -44,10 +47,36 @@ pub struct Kept {
     /// Since it was last looked at.
     touched: Cell<bool>,
     idle_since: Cell<Option<Instant>>,
+    /// Its stats are shown no more.
+    gone: Arc<AtomicBool>,
+}
+
+impl Kept {
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
 }
 
 /// Series that a worker has at most: labels come from peers.
 pub const MAX_SERIES: usize = 8192;
+
+/// Where new series come from.
+#[derive(Clone, Copy)]
+pub struct Room<'a> {
+    /// Of the process.
+    pub registry: &'a Registry,
+    /// Of the worker.
+    pub on_use: &'a OnUse,
+    /// Names that requests may have brought about, of all kinds.
+    pub most: usize,
+}
+
+impl<'a> Room<'a> {
+    /// That of a worker.
+    pub fn of(worker: &'a Worker) -> Self {
+        Self { registry: &worker.process.stats, on_use: &worker.on_use, most: worker.most_on_use() }
+    }
+}
 
 /// All series of a worker, by the prefixes of their names.
 #[derive(Default)]
@@ -59,17 +88,21 @@ pub struct SeriesTable {
 
 impl SeriesTable {
     /// The series under `prefix`; `None` if there are too many.
-    fn of(&self, registry: &Registry, prefix: String) -> Option<Rc<Kept>> {
+    fn of(&self, room: &Room<'_>, prefix: String) -> Option<Rc<Kept>> {
         let mut kept = self.kept.borrow_mut();
-        if let Some(known) = kept.get(&*prefix) {
+        if let Some(known) = kept.get(&*prefix).filter(|known| !known.is_gone()) {
             return Some(Rc::clone(known));
         }
-        if kept.len() >= MAX_SERIES {
-            self.stats(registry).series_overflow.increment();
+        let made = match kept.len() {
+            MAX_SERIES.. => None,
+            _ => room.registry.scope_on_use(&prefix, room.most),
+        };
+        let Some(MadeOnUse { scope: counts, gone }) = made else {
+            self.stats(room.registry).series_overflow.increment();
+            room.on_use.count_dropped(room.registry, Wanting::IstioStats);
             return None;
-        }
-        let counts = registry.scope(&prefix);
-        let new = Rc::new(Kept { counts, touched: Cell::new(true), idle_since: Cell::new(None) });
+        };
+        let new = Rc::new(Kept { counts, touched: Cell::new(true), idle_since: Cell::new(None), gone });
         kept.insert(prefix.into(), Rc::clone(&new));
         Some(new)
     }
@@ -78,6 +111,11 @@ impl SeriesTable {
     pub fn stats(&self, registry: &Registry) -> Arc<SeriesStats> {
         let make = || registry.scope("istio_standard_metrics.");
         Arc::clone(self.stats.borrow_mut().get_or_insert_with(make))
+    }
+
+    /// Forgets series whose stats are shown no more.
+    pub fn sweep_gone(&self) {
+        self.kept.borrow_mut().retain(|_, kept| !kept.is_gone());
     }
 
     /// From now on series go that nobody adds to. Of several wishes the shortest interval counts.
@@ -120,7 +158,7 @@ impl Series {
     /// Those among `metrics` that are reported, with labels made of `parts`.
     pub fn look_up(
         table: &SeriesTable,
-        registry: &Registry,
+        room: &Room<'_>,
         settings: &StandardMetrics,
         metrics: &[MeshMetric],
         parts: &Parts<'_>,
@@ -129,14 +167,14 @@ impl Series {
         let mut series = [const { None }; MESH_METRICS];
         for metric in metrics.iter().filter(|metric| settings.reports(**metric)) {
             let prefix = prefix(*metric, settings, &values, parts.dimensions);
-            series[*metric as usize] = table.of(registry, prefix).map(|kept| Rc::downgrade(&kept));
+            series[*metric as usize] = table.of(room, prefix).map(|kept| Rc::downgrade(&kept));
         }
         Self(series)
     }
 
     /// Whether all of them are still there.
     pub fn is_whole(&self) -> bool {
-        self.0.iter().flatten().all(|kept| kept.strong_count() > 0)
+        self.0.iter().flatten().all(|kept| kept.upgrade().is_some_and(|kept| !kept.is_gone()))
     }
 
     /// Adds to a metric, or records a value of it.
@@ -167,23 +205,28 @@ mod tests {
 
     #[test]
     fn there_are_no_more_series_than_a_number_and_the_others_are_told() {
-        let (table, registry) = (SeriesTable::default(), Registry::default());
+        let (table, registry, on_use) = (SeriesTable::default(), Registry::default(), OnUse::default());
+        let room = Room { registry: &registry, on_use: &on_use, most: usize::MAX };
         for index in 0..MAX_SERIES + 3 {
-            let found = table.of(&registry, format!("istiocustom.{index};.;"));
+            let found = table.of(&room, format!("istiocustom.{index};.;"));
             assert_eq!(found.is_some(), index < MAX_SERIES);
         }
-        assert!(table.of(&registry, "istiocustom.0;.;".to_owned()).is_some());
+        assert!(table.of(&room, "istiocustom.0;.;".to_owned()).is_some());
+        // There may be fewer because others have brought about stats, too.
+        let room = Room { most: 0, ..room };
+        assert!(SeriesTable::default().of(&room, "istiocustom.other;.;".to_owned()).is_none());
         assert_eq!(table.stats(&registry).series_overflow.value(), 3);
     }
 
     #[test]
     fn series_that_nobody_adds_to_go_after_their_grace() {
-        let (table, registry) = (SeriesTable::default(), Registry::default());
+        let (table, registry, on_use) = (SeriesTable::default(), Registry::default(), OnUse::default());
+        let room = Room { registry: &registry, on_use: &on_use, most: usize::MAX };
         let rotation = Rotation { interval: Duration::from_secs(10), grace: Duration::from_secs(15) };
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let busy = table.of(&registry, "istiocustom.busy".to_owned()).unwrap();
-        let idle = Rc::downgrade(&table.of(&registry, "istiocustom.idle".to_owned()).unwrap());
+        let busy = table.of(&room, "istiocustom.busy".to_owned()).unwrap();
+        let idle = Rc::downgrade(&table.of(&room, "istiocustom.idle".to_owned()).unwrap());
         busy.counts.requests.increment();
         for seconds in [10, 20, 30] {
             busy.touched.set(true);
@@ -194,5 +237,22 @@ mod tests {
         table.sweep(rotation, at(40));
         assert!(idle.upgrade().is_none());
         assert_eq!(registry.collect(&|_| true).len(), 1);
+    }
+
+    #[test]
+    fn series_whose_stats_are_shown_no_more_are_made_anew() {
+        let (table, registry, on_use) = (SeriesTable::default(), Registry::default(), OnUse::default());
+        let room = Room { registry: &registry, on_use: &on_use, most: usize::MAX };
+        let find = || table.of(&room, "istiocustom.a".to_owned()).unwrap();
+        let weak = Rc::downgrade(&find());
+        let mut series = Series([const { None }; MESH_METRICS]);
+        series.0[0] = Some(weak);
+        registry.evict();
+        assert!(series.is_whole());
+        assert_eq!(registry.evict(), 1);
+        assert!(!series.is_whole());
+        find().counts.requests.increment();
+        table.sweep_gone();
+        assert_eq!((table.kept.borrow().len(), registry.collect(&|_| true).len()), (1, 1));
     }
 }

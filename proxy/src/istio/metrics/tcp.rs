@@ -11,7 +11,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::super::peer::Heard;
 use super::labels::{Parts, Protocol, Side};
-use super::series::Series;
+use super::series::{Room, Series};
 use super::{Reporter, dimensions, principals};
 use crate::accesslog::Facts;
 use crate::stream::{ConnectionInfo, ResponseFlags, StreamInfo};
@@ -147,8 +147,7 @@ impl TcpReport {
             flags: self.flags.get(),
             dimensions: &dimensions,
         };
-        let (series, stats) = (&worker.mesh.series, &worker.process.stats);
-        Series::look_up(series, stats, settings, CONNECTION_METRICS, &parts)
+        Series::look_up(&worker.mesh.series, &Room::of(worker), settings, CONNECTION_METRICS, &parts)
     }
 }
 
