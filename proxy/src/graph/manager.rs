@@ -650,6 +650,7 @@ impl GraphManager {
             clusters: clusters.map(|(name, build)| (Arc::clone(name), Arc::clone(&build.node))).collect(),
             routes: retired.chain(routes).collect(),
             scopes: scopes.collect(),
+            local_cluster: self.local.name().cloned(),
             runtime: Arc::clone(&self.runtime_snapshot),
         }
     }

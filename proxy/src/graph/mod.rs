@@ -8,6 +8,7 @@ mod balance_stats;
 mod breaker_stats;
 pub mod compile;
 pub mod coverage;
+mod demanded_clusters;
 mod demands;
 mod dns_caches;
 mod drains;
@@ -94,6 +95,8 @@ pub struct Graph {
     pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
     /// Discovered scopes by where they come from.
     pub scopes: HashMap<Arc<str>, Arc<ScopeTable<ScopeTarget>>>,
+    /// Name of the cluster of the proxies like this one.
+    pub local_cluster: Option<Arc<str>>,
     /// All runtime layers merged.
     pub runtime: Arc<RuntimeSnapshot>,
 }

@@ -359,6 +359,14 @@ pub fn clusters_of_http_filter(filter: &HttpFilterConfig, names: &mut BTreeSet<A
         HttpFilterConfig::ExtAuthz(settings) => drop(names.insert(Arc::clone(settings.service.cluster()))),
         HttpFilterConfig::ExtProc(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
         HttpFilterConfig::GlobalRateLimit(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
+        HttpFilterConfig::Delegating(delegating) => {
+            delegating.filters().into_iter().for_each(|filter| clusters_of_http_filter(filter, names));
+        }
+        HttpFilterConfig::Router(router) => {
+            for filter in router.upstream_filters.iter().flat_map(|filters| &filters.0) {
+                clusters_of_http_filter(&filter.config, names);
+            }
+        }
         _ => {}
     }
 }

@@ -43,6 +43,10 @@ impl Input {
             Some("network.v3.SourcePortInput") => Some(Self::SourcePort),
             Some("network.v3.DirectSourceIPInput") => Some(Self::DirectSourceIp),
             Some("network.v3.ServerNameInput") => Some(Self::ServerName),
+            None if name == "envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput" => Some(Self::ResponseStatus),
+            None if name == "envoy.type.matcher.v3.HttpResponseStatusCodeClassMatchInput" => {
+                Some(Self::ResponseStatusClass)
+            }
             Some("ssl.v3.UriSanInput") => Some(Self::UriSan),
             Some("ssl.v3.DnsSanInput") => Some(Self::DnsSan),
             Some("ssl.v3.SubjectInput") => Some(Self::Subject),
@@ -76,6 +80,10 @@ impl Input {
                 let http::HttpRequestHeaderMatchInput { header_name: name } = wire::decode(&at, &any)?;
                 Ok(Self::RequestHeader { name: header_name(&at.field("header_name"), &name)? })
             }
+            "envoy.type.matcher.v3.HttpResponseHeaderMatchInput" => {
+                let http::HttpResponseHeaderMatchInput { header_name: name } = wire::decode(&at, &any)?;
+                Ok(Self::ResponseHeader { name: header_name(&at.field("header_name"), &name)? })
+            }
             "envoy.type.matcher.v3.HttpRequestQueryParamMatchInput" => {
                 let http::HttpRequestQueryParamMatchInput { query_param } = wire::decode(&at, &any)?;
                 if query_param.is_empty() {
@@ -89,7 +97,12 @@ impl Input {
 
     /// It exists in HTTP requests only.
     pub(super) fn is_http(&self) -> bool {
-        matches!(self, Self::RequestHeader { .. } | Self::QueryParameter { .. })
+        matches!(self, Self::RequestHeader { .. } | Self::QueryParameter { .. }) || self.is_of_response()
+    }
+
+    /// It exists once there is a response.
+    pub(super) fn is_of_response(&self) -> bool {
+        matches!(self, Self::ResponseStatus | Self::ResponseStatusClass | Self::ResponseHeader { .. })
     }
 }
 

@@ -20,6 +20,8 @@ use crate::wire;
 pub(crate) struct Kinds<'a, A> {
     /// Inputs of HTTP requests are allowed.
     pub http: bool,
+    /// And those of responses.
+    pub responses: bool,
     /// Reads an action.
     pub action: &'a dyn Fn(&FieldPath<'_>, &Any) -> Parsed<A>,
 }
@@ -143,6 +145,9 @@ impl<A> Reader<'_, A> {
         let input = Input::parse(self.context, at, wire)?;
         if input.is_http() && !self.kinds.http {
             return Err(at.reject("exists in HTTP requests only, and this is a network filter"));
+        }
+        if input.is_of_response() && !self.kinds.responses {
+            return Err(at.reject("exists in responses only, and this is asked about requests"));
         }
         Ok(input)
     }

@@ -46,6 +46,7 @@ impl Reader<'_> {
     fn tree(&self, at: &FieldPath<'_>, wire: xds::Matcher) -> Parsed<Matcher<NamedAction>> {
         let kinds = Kinds {
             http: self.http,
+            responses: false,
             action: &|at, any| {
                 if wire::type_name(any) != "envoy.config.rbac.v3.Action" {
                     return Err(at.reject(format!("the action {:?} is not supported", any.type_url)));

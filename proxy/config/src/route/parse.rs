@@ -263,7 +263,7 @@ fn route_matcher(
         }
         _ => Err(at.reject(format!("{:?} is neither a route nor a list of routes", any.type_url))),
     };
-    Matcher::parse(scope.context, at, &Kinds { http: true, action: &action }, wire)
+    Matcher::parse(scope.context, at, &Kinds { http: true, responses: false, action: &action }, wire)
 }
 
 /// How many bytes of request bodies are kept; the newer field wins.

@@ -127,6 +127,8 @@ impl<F: Facts> Inputs for InputsOf<'_, F> {
                 },
                 None => look(Given::Unknown),
             },
+            // Nothing has been answered yet.
+            Input::ResponseStatus | Input::ResponseStatusClass | Input::ResponseHeader { .. } => look(Given::Unknown),
         }
     }
 }

@@ -17,7 +17,9 @@ mod challenge;
 mod compressor;
 mod cors;
 mod csrf;
+mod custom_response;
 mod decompressor;
+mod delegate;
 pub mod dynamic_forward;
 mod exchange;
 mod ext_authz;
@@ -26,11 +28,12 @@ mod fault;
 mod grpc_bridge;
 mod grpc_stats;
 mod grpc_web;
-mod header_mutation;
+pub mod header_mutation;
 mod header_to_metadata;
 mod health_check;
 mod istio_alpn;
 mod istio_stats;
+mod json_to_metadata;
 mod jwt_authn;
 mod local_ratelimit;
 mod missing;
@@ -56,7 +59,7 @@ use outrigger_config::http::{HttpFilter as HttpFilterSettings, HttpFilterConfig,
 use outrigger_config::listener::TrafficDirection;
 
 pub use body::{BodyChain, BodyFilter, BodyInput, BodyObserver, BodyPace, BodyStage, Given};
-pub use chain::{Origin, Turn, ends, requests, responses, whole};
+pub use chain::{BodyFrom, Origin, Turn, ends, requests, responses, whole};
 pub use exchange::{Exchange, FilterStates, RouteChoice};
 pub use shared::{ConnectionStates, SettingsStates, SharedStates};
 pub use stateful_session::WantedHost;
@@ -183,13 +186,16 @@ pub struct Filters {
     pub router: Arc<Router>,
     /// Some of them report what becomes of requests.
     pub report: bool,
+    /// Some of them may change the bodies of requests.
+    pub changes_bodies: bool,
 }
 
 impl Filters {
     /// Makes the filters of `node` for this worker.
     pub fn build(worker: &Rc<Worker>, node: &HttpNode) -> Self {
-        let maker = Maker { worker, stat_prefix: &node.config.stat_prefix, direction: node.direction };
-        let mut filters = Self { slots: Vec::new(), router: Arc::default(), report: false };
+        let prefix = crate::stats::names::prefix("http", &node.config.stat_prefix);
+        let maker = Maker { worker, prefix, direction: node.direction, place: Place::Downstream };
+        let mut filters = Self { slots: Vec::new(), router: Arc::default(), report: false, changes_bodies: false };
         for (config, settings) in node.filters() {
             if let HttpFilterConfig::Router(router) = settings {
                 filters.router = Arc::clone(router);
@@ -200,11 +206,16 @@ impl Filters {
         filters
     }
 
-    /// Makes filters in front of upstreams for this worker.
-    pub fn upstream(worker: &Rc<Worker>, filters: &UpstreamFilters) -> Self {
-        let maker = Maker { worker, stat_prefix: "", direction: TrafficDirection::Unspecified };
+    /// Makes filters in front of upstreams for this worker. Their stats have names that begin with `prefix`.
+    pub fn upstream(worker: &Rc<Worker>, filters: &UpstreamFilters, prefix: String) -> Self {
+        let maker = Maker { worker, prefix, direction: TrafficDirection::Unspecified, place: Place::Upstream };
         let slots = filters.0.iter().filter_map(|filter| maker.slot(filter, &filter.config)).collect();
-        Self { slots, router: Arc::default(), report: false }
+        let changes = |config: &HttpFilterConfig| match config {
+            HttpFilterConfig::Compressor(_) | HttpFilterConfig::ExtProc(_) | HttpFilterConfig::Delegating(_) => true,
+            _ => false,
+        };
+        let changes_bodies = filters.0.iter().any(|filter| changes(&filter.config));
+        Self { slots, router: Arc::default(), report: false, changes_bodies }
     }
 }
 
@@ -212,16 +223,32 @@ impl Filters {
 pub struct Maker<'a> {
     /// The worker it will live in.
     pub worker: &'a Rc<Worker>,
-    /// Of the connection manager.
-    pub stat_prefix: &'a str,
+    /// What the names of its stats begin with: `http.<stat prefix>.` of a connection manager, or what stands for it.
+    pub prefix: String,
     /// Of its listener.
     pub direction: TrafficDirection,
+    /// Where it will stand.
+    pub place: Place,
+}
+
+/// Where a filter stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// In a connection manager: it sees a request once.
+    Downstream,
+    /// In front of endpoints: it sees each try.
+    Upstream,
 }
 
 impl Maker<'_> {
     /// The filter that these settings ask for; `None` if it does nothing.
     fn slot(&self, config: &HttpFilterSettings, settings: &HttpFilterConfig) -> Option<Slot> {
-        let filter = match settings {
+        let filter = self.filter(settings)?;
+        Some(Slot { name: Arc::clone(&config.name), disabled: config.disabled, filter })
+    }
+
+    fn filter(&self, settings: &HttpFilterConfig) -> Option<Box<dyn HttpFilter>> {
+        Some(match settings {
             // Not one that is asked.
             HttpFilterConfig::Router(_) => return None,
             HttpFilterConfig::Discovered(_) => self.make(|_| missing::Missing),
@@ -243,6 +270,8 @@ impl Maker<'_> {
             }
             HttpFilterConfig::Cors => self.make(cors::Cors::new),
             HttpFilterConfig::Csrf(policy) => self.make(|maker| csrf::Csrf::new(policy, maker)),
+            HttpFilterConfig::CustomResponse(settings) => self.make(|_| custom_response::CustomResponse::new(settings)),
+            HttpFilterConfig::Delegating(settings) => self.make(|maker| delegate::Delegating::new(settings, maker)),
             HttpFilterConfig::DynamicForward(settings) => self.make(|_| dynamic_forward::DynamicForward::new(settings)),
             HttpFilterConfig::ExtAuthz(settings) => self.make(|maker| ext_authz::ExtAuthz::new(settings, maker)),
             HttpFilterConfig::ExtProc(settings) => self.make(|maker| ext_proc::ExtProc::new(settings, maker)),
@@ -253,7 +282,7 @@ impl Maker<'_> {
             HttpFilterConfig::GrpcBridge(settings) => self.make(|_| grpc_bridge::GrpcBridge::new(*settings)),
             HttpFilterConfig::GrpcStats(settings) => self.make(|_| grpc_stats::GrpcStats::new(settings)),
             HttpFilterConfig::GrpcWeb => self.make(|_| grpc_web::GrpcWeb::default()),
-            HttpFilterConfig::OnDemand => self.make(|_| on_demand::OnDemand),
+            HttpFilterConfig::OnDemand(settings) => self.make(|_| on_demand::OnDemand::new(settings)),
             HttpFilterConfig::HeaderMutation(settings) => self.make(|_| header_mutation::HeaderMutation::new(settings)),
             HttpFilterConfig::HeaderToMetadata(settings) => {
                 self.make(|maker| header_to_metadata::HeaderToMetadata::new(settings, maker))
@@ -262,6 +291,9 @@ impl Maker<'_> {
                 self.make(|maker| health_check::HealthCheck::new(settings, maker))
             }
             HttpFilterConfig::IstioAlpn(settings) => self.make(|_| istio_alpn::IstioAlpn::new(settings)),
+            HttpFilterConfig::JsonToMetadata(settings) => {
+                self.make(|maker| json_to_metadata::JsonToMetadata::new(settings, maker))
+            }
             HttpFilterConfig::JwtAuthn(settings) => self.make(|maker| jwt_authn::JwtAuthn::new(settings, maker)),
             HttpFilterConfig::IstioStats(settings) => {
                 self.make(|maker| istio_stats::IstioStats::new(settings, maker.direction, maker))
@@ -282,17 +314,16 @@ impl Maker<'_> {
                 self.make(|maker| stateful_session::StatefulSession::new(settings, maker))
             }
             HttpFilterConfig::Rbac(config) => self.make(|maker| rbac::Rbac::new(maker, Arc::clone(config))),
-        };
-        Some(Slot { name: Arc::clone(&config.name), disabled: config.disabled, filter })
+        })
     }
 
     fn make<F: HttpFilter + 'static>(&self, new: impl FnOnce(&Self) -> F) -> Box<dyn HttpFilter> {
         Box::new(new(self))
     }
 
-    /// This worker's stats named `http.<stat prefix>.<name>.*`; `name` may have several parts, or be empty.
+    /// This worker's stats named `<prefix><name>.*`; `name` may have several parts, or be empty.
     pub fn stats<S: crate::stats::Scope + Default>(&self, name: &str) -> Arc<S> {
-        let mut prefix = crate::stats::names::prefix("http", self.stat_prefix);
+        let mut prefix = self.prefix.clone();
         if !name.is_empty() {
             prefix.push_str(name);
             prefix.push('.');

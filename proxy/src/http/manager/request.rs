@@ -24,7 +24,7 @@ use super::reply::{self, LocalReply};
 use super::{normalize, overload};
 use crate::accesslog::format;
 use crate::accesslog::{AccessLogger, Facts, LogType};
-use crate::http::filter::{self, BodyChain, FilterStates, Filters, Given, Origin, RouteChoice, Turn, WantedHost};
+use crate::http::filter::{self, BodyChain, BodyFrom, FilterStates, Filters, Given, Origin, RouteChoice, Turn, WantedHost};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{RequestHead, ResponseHead};
@@ -434,7 +434,7 @@ async fn route_from(request: &mut Request<'_>, from: usize) -> Option<usize> {
         trace::begin(request, choice.chosen.as_ref());
     }
     if !request.filters.slots.is_empty() {
-        let turn = filter::requests(request, &mut choice, from).await;
+        let turn = filter::requests(request, &mut choice, from, BodyFrom::Downstream).await;
         name_route(request, choice.chosen.as_ref());
         trace::set_route(request, choice.chosen.as_ref());
         match turn {
@@ -624,6 +624,12 @@ fn write_head(request: &mut Request<'_>, reply: &mut LocalReply, grpc: bool) -> 
         None => Rewritten::default(),
     };
     reply::begin_head(reply, &mut request.response);
+    if let Some(instead) = &reply.instead {
+        if let Some(content_type) = &instead.content_type {
+            request.response.headers.set(HeaderId::ContentType, content_type.as_bytes());
+        }
+        mutate::apply(&instead.headers, &mut ResponseSide(request));
+    }
     if let Some(headers) = rewritten.headers {
         request.response.status = rewritten.status_before;
         request.info.response_code.set(rewritten.status_before);
@@ -684,13 +690,19 @@ async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen
     let connection = Rc::clone(request.connection);
     let mut filtered = None;
     let mut chain = None;
-    if !request.filters.slots.is_empty() {
+    if !request.filters.slots.is_empty() && reply.instead.is_none() {
         let graph = Rc::clone(&request.graph);
         let mut choice = RouteChoice::of(&connection, &graph, chosen.copied());
         let given = Given::new(if has_body { &reply.body } else { b"" });
-        // An answer that would replace this one has no place: this is one already.
+        // An answer that would replace this one has no place, unless that is what it is for: this is one already.
         let mut interrupted = match filter::responses(request, &mut choice, Origin::Local(&given)).await {
             Turn::Interrupted(_) => true,
+            Turn::Reply(other) if other.instead.is_some() => {
+                request.response_body = None;
+                // As Envoy does, what the route adds to responses is added for those that it forwards alone.
+                let forwards = |chosen: &&Chosen<'_>| matches!(chosen.route.action, RouteAction::Forward(_));
+                return send_local(request, *other, chosen.filter(forwards)).await;
+            }
             Turn::Continue | Turn::LookAgain(_) | Turn::Reply(_) => false,
         };
         chain = request.response_body.take().filter(|_| has_body);

@@ -10,6 +10,7 @@ mod body;
 mod drops;
 pub mod failure;
 mod mirror;
+mod passage;
 mod prepare;
 pub mod redirect;
 mod relay;
@@ -33,7 +34,7 @@ use super::manager::request::{Chosen, Request, RequestSide, ResponseSide, send_l
 use super::manager::{mutate, overload};
 use crate::accesslog::LogType;
 use crate::health::observe;
-use crate::http::filter::{self, Filters, Origin, RouteChoice, Turn};
+use crate::http::filter::{self, Origin, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
 use crate::http::message::RequestHead;
 use crate::http::seam::BodySink;
@@ -48,6 +49,7 @@ use affinity::Affinity;
 use attempt::{Answered, Attempt};
 pub use body::ReplayBody;
 use failure::Failure;
+use passage::Passage;
 pub use route_stats::RouteCounts;
 use timeout::Timeouts;
 
@@ -93,9 +95,11 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
         tried: Vec::new(),
         tried_priorities: Vec::new(),
         retries: 0,
+        passage: None,
         _retrying: None,
     };
     forwarding.run().await;
+    forwarding.end_passage();
 }
 
 /// The policy of the route or virtual host, as `x-envoy-*` headers change it.
@@ -146,6 +150,8 @@ struct Forwarding<'a, 'r> {
     /// Of the tries, where the retry policy goes by them.
     tried_priorities: Vec<u32>,
     retries: u32,
+    /// What the try at hand passes through.
+    passage: Option<Passage>,
     /// Counts against the retry limit while a retry is under way.
     _retrying: Option<Permit>,
 }
@@ -189,9 +195,8 @@ impl Forwarding<'_, '_> {
                 self.request.head.headers.set(HeaderId::XEnvoyAttemptCount, count.to_string().as_bytes());
             }
             prepare::host_name(self.request, self.action, &host);
-            let filters = self.upstream_filters(&target.cluster);
-            if let Some(filters) = &filters
-                && let Some(end) = Box::pin(self.pass_upstream(filters, None)).await
+            if self.has_upstream_filters(&target.cluster)
+                && let Some(end) = Box::pin(self.pass_request(&target.cluster, &body)).await
             {
                 return self.end_by(end).await;
             }
@@ -204,15 +209,11 @@ impl Forwarding<'_, '_> {
             match result {
                 Ok(mut stream) => {
                     trace::answered(self.request);
-                    if let Some(filters) = &filters {
-                        self.request.response_ended = stream.is_complete();
-                        // A try that is over may have left some.
-                        self.request.response_body = None;
-                        let answering = Origin::Upstream(&mut stream, &body);
-                        if let Some(end) = Box::pin(self.pass_upstream(filters, Some(answering))).await {
-                            drop(stream);
-                            return self.end_by(end).await;
-                        }
+                    if self.passage.is_some()
+                        && let Some(end) = Box::pin(self.pass_response(&mut stream, &body)).await
+                    {
+                        drop(stream);
+                        return self.end_by(end).await;
                     }
                     let status = self.request.response.status;
                     let outcome = self.outcome();
@@ -262,10 +263,12 @@ impl Forwarding<'_, '_> {
                         // connection: a request that kills its upstream must not visit every connection of a pool.
                         resent_stale = true;
                         host.idle.borrow_mut().clear();
+                        self.leave_passage();
                         continue;
                     }
                     if failure == Failure::NotSent && resends < MAX_RESENDS && body.rewind() {
                         resends += 1;
+                        self.leave_passage();
                         continue;
                     }
                     failure::observe(&self.request.connection.worker.process, &host, &failure);
@@ -293,39 +296,6 @@ impl Forwarding<'_, '_> {
         }
         request.log_try(LogType::UpstreamEnd);
         request.info.flags.set(flags);
-    }
-
-    /// What stands in front of the endpoints of a cluster: its own filters, or else the router's.
-    fn upstream_filters(&self, cluster: &WorkerCluster) -> Option<Rc<Filters>> {
-        let node = cluster.node();
-        let filters = node.config.http.filters.as_ref().or(self.request.filters.router.upstream_filters.as_ref())?;
-        if self.action.terminates_connect && self.request.head.is_connect() {
-            return None;
-        }
-        let worker = &self.request.connection.worker;
-        Some(worker.upstream_filters.get(filters, || Filters::upstream(worker, filters)))
-    }
-
-    /// Shows a try to the filters in front of its endpoint: its request, or the answer. What they change stays for further
-    /// tries. Something if the try does not go on.
-    async fn pass_upstream(&mut self, filters: &Rc<Filters>, answer: Option<Origin<'_>>) -> Option<Turn> {
-        let connection = Rc::clone(self.request.connection);
-        let graph = Rc::clone(&self.request.graph);
-        let mut choice = RouteChoice::of(&connection, &graph, Some(*self.chosen));
-        let request = &mut *self.request;
-        let own = std::mem::replace(&mut request.filters, Rc::clone(filters));
-        let states = std::mem::take(&mut request.filter_states);
-        let turn = match answer {
-            None => filter::requests(request, &mut choice, 0).await,
-            Some(answer) => filter::responses(request, &mut choice, answer).await,
-        };
-        request.filters = own;
-        request.filter_states = states;
-        match turn {
-            // A request that is tried has its route.
-            Turn::Continue | Turn::LookAgain(_) => None,
-            turn => Some(turn),
-        }
     }
 
     /// The endpoint that the request's host is. Waits for its address unless that is known.
@@ -397,6 +367,8 @@ impl Forwarding<'_, '_> {
         if !body.rewind() {
             return false;
         }
+        self.leave_passage();
+        let stats = &self.cluster.stats;
         stats.upstream_rq_retry.increment();
         self.request.route_counts.retried();
         self._retrying = Some(permit);
@@ -423,6 +395,9 @@ impl Forwarding<'_, '_> {
     fn redirects(&mut self, policy: &InternalRedirect, answered: &Answered, body: &ReplayBody<'_>) -> bool {
         // What is still being sent could not be sent again.
         let complete = answered.request_is_sent() && !self.request.head.is_tunnel();
+        if complete {
+            self.leave_passage();
+        }
         let followed = complete && redirect::follow(self.request, self.chosen, policy, body);
         let stats = &self.cluster.stats;
         if followed {

@@ -1,0 +1,100 @@
+//! The custom response filter: answers in the place of responses.
+//!
+//! Owns the choice of the answer, by the response and its request. How it is sent is seen to where answers of our own are.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use outrigger_config::http::RouteFilterConfig;
+use outrigger_config::http::filters::{CustomResponse as Settings, Details, LocalResponse};
+use outrigger_config::matcher::Input;
+use outrigger_policy::matcher::{self, Given, Inputs};
+use outrigger_policy::rbac::InputsOf;
+
+use super::rbac::RequestFacts;
+use super::{Exchange, HttpFilter, Verdict};
+use crate::accesslog::format::write_text;
+use crate::http::manager::reply::{Instead, LocalReply};
+use crate::http::message::{ResponseHead, joined};
+
+/// The filter.
+pub struct CustomResponse {
+    settings: Arc<Settings>,
+}
+
+impl CustomResponse {
+    /// A filter.
+    pub fn new(settings: &Arc<Settings>) -> Self {
+        Self { settings: Arc::clone(settings) }
+    }
+
+    /// What replaces the response: what the most specific level that has something for it says.
+    fn find<'a, 'g: 'a>(&'a self, exchange: &Exchange<'_, '_, 'g>) -> Option<&'a Arc<LocalResponse>> {
+        let of_routes = exchange.route_configs().filter_map(|config| match config {
+            RouteFilterConfig::CustomResponse(settings) => Some(settings),
+            _ => None,
+        });
+        let facts = RequestFacts::new(exchange);
+        let inputs = ExchangeInputs { request: InputsOf(&facts), response: Some(exchange.response()) };
+        of_routes
+            .chain([&self.settings])
+            .filter_map(|settings| settings.matcher.as_ref())
+            .find_map(|tree| matcher::find(tree, &inputs).ok().flatten())
+    }
+}
+
+impl HttpFilter for CustomResponse {
+    fn response(&self, exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
+        let Some(instead) = self.find(exchange).map(Arc::clone) else { return Verdict::Continue };
+        let status = exchange.response().status;
+        let is_local = exchange.is_local_reply();
+        let request = exchange.request_mut();
+        if !is_local {
+            request.local_reply_body = Cow::Borrowed(b"");
+        }
+        if let Some(body) = &instead.body {
+            request.local_reply_body = Cow::Owned(body.clone());
+        }
+        let (body, content_type) = match &instead.format {
+            None => (instead.body.clone().unwrap_or_default(), None),
+            Some(format) => {
+                let mut body = Vec::new();
+                write_text(&format.format, &request.facts(), &mut body);
+                (body, Some(format.content_type.clone()))
+            }
+        };
+        let details = match &instead.details {
+            Details::Cleared => String::new(),
+            Details::Kept => request.info.details.borrow().to_string(),
+            Details::Set(details) => details.clone(),
+        };
+        let mut reply = LocalReply::new(instead.status.unwrap_or(status), details).body(body);
+        reply.instead = Some(Box::new(Instead { headers: instead.headers.clone(), content_type }));
+        Verdict::reply(reply)
+    }
+}
+
+/// A request, and its response once there is one, as the inputs of a match tree.
+pub(super) struct ExchangeInputs<'a, I> {
+    /// What is known of the request.
+    pub request: I,
+    /// The response.
+    pub response: Option<&'a ResponseHead>,
+}
+
+impl<I: Inputs> Inputs for ExchangeInputs<'_, I> {
+    fn look(&self, input: &Input, look: &mut dyn FnMut(Given<'_>)) {
+        match (input, self.response) {
+            (Input::ResponseStatus, Some(response)) => look(Given::Text(response.status.to_string().as_bytes())),
+            (Input::ResponseStatusClass, Some(response)) => match response.status {
+                status @ 100..=599 => look(Given::Text(format!("{}xx", status / 100).as_bytes())),
+                _ => look(Given::Absent),
+            },
+            (Input::ResponseHeader { name }, Some(response)) => match joined(&response.headers, name) {
+                Some(value) => look(Given::Text(&value)),
+                None => look(Given::Absent),
+            },
+            _ => self.request.look(input, look),
+        }
+    }
+}
