@@ -1,6 +1,6 @@
 //! Answers in the place of responses.
 
-use outrigger_tests::side_by_side::{Case, Chain, Intended, chain_of, get};
+use outrigger_tests::side_by_side::{Case, Chain, Intended, chain_of, get, post};
 
 use super::{CLIENT, compare};
 
@@ -24,6 +24,21 @@ macro_rules! when {
             $value,
             "' } } }, on_match: { action: { name: a, typed_config: { '@type': type.googleapis.com/\
              envoy.extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy",
+            $policy,
+            " } } } }, "
+        )
+    };
+}
+
+macro_rules! redirect {
+    ($value:literal, $policy:literal) => {
+        concat!(
+            "{ predicate: { single_predicate: { input: ",
+            input!("HttpResponseStatusCodeMatchInput", ""),
+            ", value_match: { exact: '",
+            $value,
+            "' } } }, on_match: { action: { name: a, typed_config: { '@type': type.googleapis.com/\
+             envoy.extensions.http.custom_response.redirect_policy.v3.RedirectPolicy, ",
             $policy,
             " } } } }, "
         )
@@ -113,6 +128,46 @@ const CASES: &[Case] = &[
         ..get("gRPC", "replaced", "/", &[("content-type", "application/grpc"), ("x-reply", "status=404")])
     },
 ];
+
+/// The other requests are told from the first ones by their headers alone: an upstream obeys `x-reply`.
+const REDIRECTS: &str = concat!(
+    "custom_response_matcher: { matcher_list: { matchers: [",
+    redirect!(
+        "404",
+        "uri: 'http://errors.example/page?a=b#f', status_code: 410, \
+         response_headers_to_add: [{ header: { key: x-added, value: '%RESPONSE_CODE%' } }], \
+         request_headers_to_add: [{ header: { key: x-asked, value: '%REQ(:path)%|%RESPONSE_CODE%' } }, \
+         { header: { key: x-reply, value: 'status=200' }, append_action: OVERWRITE_IF_EXISTS_OR_ADD }]"
+    ),
+    redirect!("405", "uri: 'http://errors.example/again'"),
+    redirect!("503", "uri: 'http://errors.example/direct'"),
+    "] } }"
+);
+
+const REDIRECT_CHAINS: &[Chain] = &[Chain {
+    stats: "http.redirected.custom_response_",
+    ..chain_of(
+        "redirected",
+        &[("before", MUTATION, BEFORE), ("c", FILTER, REDIRECTS), ("after", MUTATION, AFTER)],
+        "{ match: { path: /dead }, route: { cluster: dead } }, { match: { path: /direct }, direct_response: { status: 200, \
+         body: { inline_string: d } } }, { match: { path: /page, headers: [{ name: ':authority', string_match: { \
+         exact: errors.example } }] }, route: { cluster: one } }, ",
+    )
+}];
+
+const REDIRECT_CASES: &[Case] = &[
+    get("redirected", "redirected", "/", &[("x-reply", "status=404")]),
+    post("a body is not repeated", "redirected", "/", &[("x-reply", "status=404")]),
+    get("its own answer is not replaced", "redirected", "/", &[("x-reply", "status=405")]),
+    get("by an answer of our own", "redirected", "/", &[("x-reply", "status=503")]),
+    get("instead of an answer of our own", "redirected", "/dead", &[]),
+    get("not redirected", "redirected", "/", &[("x-reply", "status=403")]),
+];
+
+#[tokio::test]
+async fn other_requests_are_answered_instead_as_by_envoy() {
+    compare(REDIRECT_CHAINS, REDIRECT_CASES, INTENDED).await;
+}
 
 #[tokio::test]
 async fn responses_are_replaced_as_by_envoy() {

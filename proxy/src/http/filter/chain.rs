@@ -28,6 +28,8 @@ pub enum Turn {
     LookAgain(usize),
     /// This is the answer.
     Reply(Box<LocalReply>),
+    /// Another request begins in its place.
+    Restart,
     /// Something else ended it: the client, a time limit, a drain.
     Interrupted(Failure),
 }
@@ -183,6 +185,7 @@ async fn settle(
         verdict = match verdict {
             Verdict::Continue => return Turn::Continue,
             Verdict::LookAgain => return Turn::LookAgain(slot + 1),
+            Verdict::Restart => return Turn::Restart,
             Verdict::Reply(reply) => return Turn::Reply(reply),
             Verdict::Wait(wait) => match wait_for(request, side, wait).await {
                 Ok(resume) => resume(&mut Exchange::new(request, route, slot, local)),

@@ -124,6 +124,9 @@ pub enum Verdict {
     Reply(Box<LocalReply>),
     /// The next filter, with the configuration and the route as they are now.
     LookAgain,
+    /// Nothing of the response: the request that stands in the place of the one that was answered begins (see
+    /// [`redirect::replace`](crate::http::router::redirect::replace)).
+    Restart,
     /// Wait, then ask again.
     Wait(Wait),
     /// The whole body is read first, then given to [`HttpFilter::request_body`]; 413 if it is longer than this many bytes.
@@ -270,7 +273,9 @@ impl Maker<'_> {
             }
             HttpFilterConfig::Cors => self.make(cors::Cors::new),
             HttpFilterConfig::Csrf(policy) => self.make(|maker| csrf::Csrf::new(policy, maker)),
-            HttpFilterConfig::CustomResponse(settings) => self.make(|_| custom_response::CustomResponse::new(settings)),
+            HttpFilterConfig::CustomResponse(settings) => {
+                self.make(|maker| custom_response::CustomResponse::new(settings, maker))
+            },
             HttpFilterConfig::Delegating(settings) => self.make(|maker| delegate::Delegating::new(settings, maker)),
             HttpFilterConfig::DynamicForward(settings) => self.make(|_| dynamic_forward::DynamicForward::new(settings)),
             HttpFilterConfig::ExtAuthz(settings) => self.make(|maker| ext_authz::ExtAuthz::new(settings, maker)),

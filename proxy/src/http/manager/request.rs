@@ -440,6 +440,7 @@ async fn route_from(request: &mut Request<'_>, from: usize) -> Option<usize> {
         match turn {
             Turn::Continue => {}
             Turn::LookAgain(next) => return Some(next),
+            Turn::Restart => return None,
             Turn::Reply(reply) => {
                 send_local(request, *reply, choice.chosen.as_ref()).await;
                 return None;
@@ -697,6 +698,7 @@ async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen
         // An answer that would replace this one has no place, unless that is what it is for: this is one already.
         let mut interrupted = match filter::responses(request, &mut choice, Origin::Local(&given)).await {
             Turn::Interrupted(_) => true,
+            Turn::Restart => return,
             Turn::Reply(other) if other.instead.is_some() => {
                 request.response_body = None;
                 // As Envoy does, what the route adds to responses is added for those that it forwards alone.

@@ -454,7 +454,8 @@ impl Forwarding<'_, '_> {
 
     async fn end_by(&mut self, turn: Turn) {
         match turn {
-            Turn::Continue | Turn::LookAgain(_) => {}
+            // Another request takes its place.
+            Turn::Continue | Turn::LookAgain(_) | Turn::Restart => {}
             Turn::Reply(reply) => {
                 // What was read of the other one, and what was to become of it, is of no use to this one.
                 self.request.response_body = None;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use outrigger_api::pb::envoy::extensions::filters::http::custom_response::v3 as pb;
 use outrigger_api::pb::envoy::extensions::http::custom_response::local_response_policy::v3 as local;
+use outrigger_api::pb::envoy::extensions::http::custom_response::redirect_policy::v3 as redirect;
 use outrigger_api::pb::google::protobuf::Any;
 
 use crate::context::Context;
@@ -21,7 +22,34 @@ use crate::wire;
 #[derive(Clone, Debug)]
 pub struct CustomResponse {
     /// Finds what replaces a response; without, nothing does.
-    pub matcher: Option<Matcher<Arc<LocalResponse>>>,
+    pub matcher: Option<Matcher<Replacement>>,
+}
+
+/// What replaces a response.
+#[derive(Clone, Debug)]
+pub enum Replacement {
+    /// An answer of our own.
+    Local(Arc<LocalResponse>),
+    /// The answer to another request.
+    Redirect(Arc<RedirectedResponse>),
+}
+
+/// The answer to another request instead of a response.
+/// Source: `envoy.extensions.http.custom_response.redirect_policy.v3.RedirectPolicy`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RedirectedResponse {
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// Of the other request.
+    pub authority: Box<str>,
+    /// Of the other request, with its query.
+    pub path: Box<str>,
+    /// The status of its answer for the client; that of the response unless given.
+    pub status: Option<u16>,
+    /// Added to the answer.
+    pub response_headers: HeaderMutations,
+    /// Added to the other request.
+    pub request_headers: HeaderMutations,
 }
 
 /// An answer of our own instead of a response.
@@ -59,8 +87,13 @@ impl CustomResponse {
             unsupported: ;
         });
         let action = |at: &FieldPath<'_>, any: &Any| match wire::type_name(any) {
-            LOCAL => LocalResponse::parse(context, at, wire::decode(at, any)?).map(Arc::new),
-            _ => Err(at.reject(format!("the action {:?} is not supported, expected a {LOCAL}", any.type_url))),
+            LOCAL => {
+                LocalResponse::parse(context, at, wire::decode(at, any)?).map(|read| Replacement::Local(Arc::new(read)))
+            }
+            REDIRECT => {
+                RedirectedResponse::parse(at, wire::decode(at, any)?).map(|read| Replacement::Redirect(Arc::new(read)))
+            }
+            _ => Err(at.reject(format!("the action {:?} is not supported", any.type_url))),
         };
         let kinds = Kinds { http: true, responses: true, action: &action };
         let at = at.field("custom_response_matcher");
@@ -108,6 +141,58 @@ impl LocalResponse {
     }
 }
 
+impl RedirectedResponse {
+    fn parse(at: &FieldPath<'_>, wire: redirect::RedirectPolicy) -> Parsed<Self> {
+        use redirect::redirect_policy::RedirectActionSpecifier;
+        decide!(wire, at, redirect::RedirectPolicy
+            as "envoy.extensions.http.custom_response.redirect_policy.v3.RedirectPolicy" {
+            implemented: redirect_action_specifier, status_code, response_headers_to_add, request_headers_to_add;
+            no_effect: ;
+            unsupported: modify_request_headers_action;
+        });
+        let uri_at = at.field("uri");
+        let uri = match redirect_action_specifier {
+            Some(RedirectActionSpecifier::Uri(uri)) => uri,
+            Some(RedirectActionSpecifier::RedirectAction(_)) => return Err(at.field("redirect_action").unsupported()),
+            None => return Err(uri_at.reject("is required")),
+        };
+        let Some((scheme, authority, path)) = parts(&uri) else {
+            return Err(uri_at.reject(format!("{uri:?} is not an absolute http or https URL")));
+        };
+        let status = match status_code.map(|status| status.value) {
+            None => None,
+            Some(status @ 200..=999) => Some(status as u16),
+            Some(status) => {
+                return Err(at.field("status_code").reject(format!("{status} is not within 200 to 999")));
+            }
+        };
+        let response_at = at.field("response_headers_to_add");
+        let request_at = at.field("request_headers_to_add");
+        Ok(Self {
+            scheme,
+            authority: authority.into(),
+            path: path.into(),
+            status,
+            response_headers: header_mutations(&response_at, response_headers_to_add, at, Vec::new())?,
+            request_headers: header_mutations(&request_at, request_headers_to_add, at, Vec::new())?,
+        })
+    }
+}
+
+/// Scheme, authority, and path with query of an absolute URL.
+fn parts(uri: &str) -> Option<(&'static str, &str, String)> {
+    if !uri.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return None;
+    }
+    let (scheme, rest) = uri.split_once("://")?;
+    let scheme = ["http", "https"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known))?;
+    let rest = rest.split('#').next().unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    (!authority.is_empty() && !authority.contains('@')).then(|| (scheme, authority, format!("{slash}{path}")))
+}
+
+const REDIRECT: &str = "envoy.extensions.http.custom_response.redirect_policy.v3.RedirectPolicy";
 const LOCAL: &str = "envoy.extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy";
 
 #[cfg(test)]
@@ -116,6 +201,23 @@ mod tests {
 
     use super::*;
     use crate::context::NoEnvironment;
+
+    #[test]
+    fn other_requests_are_absolute() {
+        for (uri, expected) in [
+            ("http://a.b:80/c?d#e", Some(("http", "a.b:80", "/c?d"))),
+            ("HTTPS://a", Some(("https", "a", "/"))),
+            ("http://a?b", Some(("http", "a", "/?b"))),
+            ("ftp://a/", None),
+            ("http:///a", None),
+            ("/a", None),
+            ("http://a@b/", None),
+            ("http://a/ b", None),
+        ] {
+            let seen = parts(uri);
+            assert_eq!(seen.as_ref().map(|(scheme, authority, path)| (*scheme, *authority, path.as_str())), expected);
+        }
+    }
 
     #[test]
     fn what_is_no_answer_is_refused() {

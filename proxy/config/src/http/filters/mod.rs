@@ -57,7 +57,7 @@ pub use compression::{
 };
 pub use cors::CorsPolicy;
 pub use csrf::CsrfPolicy;
-pub use custom_response::{CustomResponse, Details, LocalResponse};
+pub use custom_response::{CustomResponse, Details, LocalResponse, RedirectedResponse, Replacement};
 pub use delegate::{Delegate, DelegateAction, DelegateTree, Delegating};
 pub use dynamic_forward::{DynamicForward, DynamicHost};
 pub use ext_authz::{AuthzPath, AuthzRoute, AuthzService, CheckedBody, ExtAuthz, HeaderChoice, HttpAuthz, RouteBody};
