@@ -4,7 +4,7 @@
 
 use outrigger_tests::config::{self, bootstrap, chain, cluster, cluster_with};
 use outrigger_tests::side_by_side::{Case, Chain, Intended, chain_of, get, post, same};
-use outrigger_tests::{Proxy, Settings, Upstream, eventually, h1, proxy};
+use outrigger_tests::{ProcessingService, Proxy, Settings, Upstream, eventually, h1, proxy};
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions.filters.http";
 
@@ -185,6 +185,74 @@ async fn filters_in_front_of_clusters_do_what_they_do_in_envoy() {
         guarded("trailers", port, &filter("header_mutation.v3.HeaderMutation", &trailers)),
     ];
     same(&bootstrap(&listeners, &clusters), GUARDED_CHAINS, GUARDED_CASES, GUARDED).await;
+}
+
+const PROCESSED: Intended = &[
+    (
+        "*",
+        "header x-forwarded-for: ",
+        "for a client on loopback Envoy names an address of the machine; we name the client",
+    ),
+    ("buffered: ", "header content-length", "a body that is known as a whole has a known length"),
+    ("buffered: ", "header transfer-encoding", "likewise"),
+    ("cluster.streamed.", "stream_msgs_", "a body has the pieces that it comes in, and its end goes with the last"),
+];
+
+const PROCESSED_CHAINS: &[Chain] = &[
+    chain_of(
+        "web",
+        &[],
+        "{ match: { prefix: /streamed }, route: { cluster: streamed } }, \
+         { match: { prefix: /buffered }, route: { cluster: buffered } }, ",
+    ),
+    Chain { stats: "cluster.streamed.ext_proc.", ..chain_of("s1", &[], "") },
+    Chain { stats: "cluster.buffered.ext_proc.", ..chain_of("s2", &[], "") },
+];
+
+const PROCESSED_CASES: &[Case] = &[
+    post("streamed: as it is", "web", "/streamed", &[]),
+    post("streamed: heads", "web", "/streamed", &[("x-proc", "qh.set=x-a:2 rh.set=x-r:1 rh.set=%3astatus:202")]),
+    post("streamed: changed", "web", "/streamed", &[("x-proc", "qb.upper rb.upper"), ("x-reply", "bytes=10")]),
+    post("streamed: rerouted", "web", "/streamed", &[("x-proc", "qh.set=x-a:2 qh.reroute")]),
+    post("streamed: failure", "web", "/streamed", &[("x-proc", "qh.fail=14")]),
+    post("buffered: as it is", "web", "/buffered", &[]),
+    post("buffered: changed", "web", "/buffered", &[("x-proc", "qb.upper rb.upper"), ("x-reply", "bytes=10")]),
+    get("buffered: no body", "web", "/buffered", &[("x-proc", "qh.set=x-a:2")]),
+];
+
+#[tokio::test]
+async fn services_process_what_goes_to_clusters_as_with_envoy() {
+    let (upstream, service) = (Upstream::start("one").await, ProcessingService::start().await);
+    let listeners: Vec<String> = PROCESSED_CHAINS.iter().map(Chain::listener).collect();
+    let processing = |mode: &str| {
+        let fields = format!(
+            "grpc_service: {{ envoy_grpc: {{ cluster_name: asked }} }}, message_timeout: 60s, processing_mode: {{ \
+             request_body_mode: {mode}, response_body_mode: {mode} }}"
+        );
+        filter("ext_proc.v3.ExternalProcessor", &fields)
+    };
+    let clusters = [
+        cluster("one", &[upstream.port()]),
+        config::http2_cluster("asked", &[service.port()]),
+        guarded("streamed", upstream.port(), &processing("STREAMED")),
+        guarded("buffered", upstream.port(), &processing("BUFFERED")),
+    ];
+    same(&bootstrap(&listeners, &clusters), PROCESSED_CHAINS, PROCESSED_CASES, PROCESSED).await;
+}
+
+/// Envoy drops such an answer, and the request waits for its time to end.
+#[tokio::test]
+async fn a_service_may_answer_in_front_of_a_cluster() {
+    let (upstream, service) = (Upstream::start("one").await, ProcessingService::start().await);
+    let fields = "grpc_service: { envoy_grpc: { cluster_name: asked } }, message_timeout: 60s";
+    let guarded = guarded("guarded", upstream.port(), &filter("ext_proc.v3.ExternalProcessor", fields));
+    let manager = config::http("web", &config::routes(&config::all_to("guarded")));
+    let clusters = [guarded, config::http2_cluster("asked", &[service.port()])];
+    let proxy = Proxy::start(&bootstrap(&[config::listener("web", &[chain(&manager, "")], "")], &clusters)).await;
+    let mut client = h1::Client::connect(proxy.listener("web").await).await;
+    let response = client.request("GET", "/", &[("x-proc", "qh.immediate=403 qh.text=no")], b"").await;
+    assert_eq!((response.status, response.text()), (403, "no".to_owned()));
+    assert_eq!(upstream.seen().len(), 0);
 }
 
 /// Envoy compresses the body of the first try alone, and says of all that they are compressed: what it has changed of the

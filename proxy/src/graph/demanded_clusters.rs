@@ -70,7 +70,8 @@ impl GraphManager {
         }
     }
 
-    fn has_cluster(&self, name: &str) -> bool {
+    /// Whether requests can be sent there.
+    pub(super) fn has_cluster(&self, name: &str) -> bool {
         self.clusters.get(name).is_some_and(ClusterBuild::is_usable)
     }
 

@@ -112,8 +112,12 @@ impl GraphManager {
         }
         match kind {
             ResourceKind::Cluster => {
-                let lacking = absent.iter().chain(rejections.iter().map(|rejection| &rejection.name));
-                lacking.for_each(|name| self.end_cluster_demand(name));
+                // What is in use stays wanted, even if its next version is no good.
+                for name in absent.iter().chain(rejections.iter().map(|rejection| &rejection.name)) {
+                    if !self.has_cluster(name) {
+                        self.end_cluster_demand(name);
+                    }
+                }
                 self.warming.clusters_discovered();
             }
             ResourceKind::Listener => self.warming.listeners_discovered(),

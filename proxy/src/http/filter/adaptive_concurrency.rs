@@ -14,7 +14,7 @@ use crate::http::manager::reply::LocalReply;
 use crate::network::holds;
 use crate::process::Process;
 use crate::scope;
-use crate::stats::{Metric, Scope, names};
+use crate::stats::{Metric, Scope};
 
 scope! {
     /// What each worker counts (`http.<prefix>.adaptive_concurrency.gradient_controller.*`).

@@ -13,14 +13,13 @@ use outrigger_policy::rbac::InputsOf;
 
 use super::rbac::RequestFacts;
 use super::{Exchange, HttpFilter, Maker, Verdict};
-use crate::accesslog::format::write_text;
+use crate::accesslog::write_text;
 use crate::http::manager::mutate;
 use crate::http::manager::reply::{Instead, LocalReply};
 use crate::http::manager::request::ResponseSide;
 use crate::http::message::{ResponseHead, joined};
 use crate::http::router::redirect::{self, Replaced};
 use crate::scope;
-use crate::stats::Counter;
 
 scope! {
     /// Stats of the filter (`http.<prefix>.custom_response_*`).

@@ -78,7 +78,7 @@ impl Delegating {
             Ok(Some(DelegateAction::Run(other))) => {
                 let holds = other.share.as_ref().is_none_or(|share| exchange.holds(share));
                 let worker = Rc::clone(exchange.worker());
-                if holds { Option::clone(&self.others.get(other, || self.make(&worker, other))) } else { None }
+                if holds { (*self.others.get(other, || self.make(&worker, other))).clone() } else { None }
             }
         };
         exchange.set_delegate(chosen.clone());

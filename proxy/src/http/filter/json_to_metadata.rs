@@ -12,7 +12,6 @@ use serde_json::Value;
 use super::{Exchange, HttpFilter, Maker, Verdict};
 use crate::http::headers::HeaderId;
 use crate::scope;
-use crate::stats::Counter;
 use crate::stream::StreamInfo;
 
 scope! {

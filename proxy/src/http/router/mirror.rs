@@ -115,7 +115,7 @@ impl Mutable for CopySide<'_, '_> {
 fn pass(filters: &UpstreamFilters, request: &Request<'_>, head: &mut RequestHead) -> bool {
     filters.0.iter().filter(|filter| !filter.disabled).all(|filter| match &filter.config {
         HttpFilterConfig::HeaderMutation(settings) => {
-            mutate::change(&settings.mutations.request, &mut CopySide { request, head });
+            mutate::change(&settings.mutations.request, &mut CopySide { request, head: &mut *head });
             if !settings.mutations.query.is_empty() {
                 let query = &settings.mutations.query;
                 let path = header_mutation::with_query(query, head.path_str(), &CopySide { request, head: &mut head.clone() });
