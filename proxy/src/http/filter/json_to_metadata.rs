@@ -123,6 +123,8 @@ fn take(rules: &JsonRules, body: &[u8], info: &StreamInfo, stats: &JsonStats) {
         let found = rule.path.iter().try_fold(&root, |value, key| value.get(key.as_str()));
         let made = found.and_then(|found| Some((rule.on_present.as_ref()?, found)));
         match (found, made) {
+            // As in Envoy: an empty text is there, and says nothing.
+            (Some(Value::String(text)), Some((entry, _))) if text.is_empty() && entry.value == JsonValue::Text => {}
             (Some(_), Some((entry, found))) => match converted(&entry.value, found) {
                 Some(value) => put(&entry.place, value, info),
                 None => put_missing(rule, info),
