@@ -395,10 +395,12 @@ impl Forwarding<'_, '_> {
     fn redirects(&mut self, policy: &InternalRedirect, answered: &Answered, body: &ReplayBody<'_>) -> bool {
         // What is still being sent could not be sent again.
         let complete = answered.request_is_sent() && !self.request.head.is_tunnel();
-        if complete {
-            self.leave_passage();
-        }
+        // What filters have made of the body for this try is not sent elsewhere.
+        self.swap_before();
         let followed = complete && redirect::follow(self.request, self.chosen, policy, body);
+        if !followed {
+            self.swap_before();
+        }
         let stats = &self.cluster.stats;
         if followed {
             self.request.info.response_code.set(self.request.response.status);

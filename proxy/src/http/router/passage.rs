@@ -105,6 +105,15 @@ impl Forwarding<'_, '_> {
         }
     }
 
+    /// Puts the request as it was before its body may have been changed in the place of what it is; the second time, back.
+    pub(super) fn swap_before(&mut self) {
+        if let Some(Passage { before: Some(before), .. }) = &mut self.passage {
+            let (head, framing) = &mut **before;
+            std::mem::swap(&mut self.request.head, head);
+            std::mem::swap(&mut self.request.framing, framing);
+        }
+    }
+
     /// The filters that the request is shown to, with what they keep, are those of the passage, or again its own.
     fn change_places(&mut self) {
         if let Some(Passage { filters, states, .. }) = &mut self.passage {
