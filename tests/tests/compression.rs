@@ -128,7 +128,12 @@ const CASES: &[Case] = &[
         &[GZIP, ("x-reply", "status=206 bytes=1000 header=etag:\"a\" header=content-type:image/png")],
     ),
     asking("tells: encoded already", "tells", "/", &[GZIP, ("x-reply", "bytes=10 header=content-encoding:x-own")]),
-    asking("tells: no transformation", "tells", "/", &[GZIP, ("x-reply", "bytes=10 header=cache-control:no-transform")]),
+    asking(
+        "tells: no transformation",
+        "tells",
+        "/",
+        &[GZIP, ("x-reply", "bytes=10 header=cache-control:no-transform")],
+    ),
     asking(
         "tells: told before",
         "tells",
@@ -140,7 +145,10 @@ const CASES: &[Case] = &[
     asking("tells: off by route", "tells", "/off", &[GZIP, ("x-reply", "bytes=1000")]),
     asking("library of the route", "tells", "/zstd", &[("accept-encoding", "gzip, zstd"), ("x-reply", "bytes=1000")]),
     asking("library of the route: not the chain's", "tells", "/zstd", &[GZIP, ("x-reply", "bytes=1000")]),
-    Case { body: LONG, ..post("library of the route: request", "requests", "/zstd", &[("content-type", "text/plain")]) },
+    Case {
+        body: LONG,
+        ..post("library of the route: request", "requests", "/zstd", &[("content-type", "text/plain")])
+    },
     Case { body: LONG, ..post("request", "requests", "/", &[]) },
     post("request: too short", "requests", "/", &[]),
     Case { body: LONG, ..post("request: encoded already", "requests", "/", &[("content-encoding", "x-own")]) },

@@ -19,7 +19,9 @@ const TYPES: &str = "type.googleapis.com/envoy.extensions.filters.http.on_demand
 fn listener(source: &str) -> String {
     let to = "route: { cluster_header: x-cluster }";
     let on_route = |fields: &str| {
-        format!("typed_per_filter_config: {{ envoy.filters.http.on_demand: {{ '@type': {TYPES}.PerRouteConfig{fields} }} }}")
+        format!(
+            "typed_per_filter_config: {{ envoy.filters.http.on_demand: {{ '@type': {TYPES}.PerRouteConfig{fields} }} }}"
+        )
     };
     let entries = format!(
         "{{ match: {{ path: /off }}, {to}, {} }}, {{ match: {{ path: /short }}, {to}, {} }}, \

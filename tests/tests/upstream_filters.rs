@@ -130,7 +130,11 @@ const GUARDED: Intended = &[
         "header x-forwarded-for: ",
         "for a client on loopback Envoy names an address of the machine; we name the client",
     ),
-    ("cluster.gz.compressor", "compressed_bytes", "reports tell the client's address, and two libraries make different bytes"),
+    (
+        "cluster.gz.compressor",
+        "compressed_bytes",
+        "reports tell the client's address, and two libraries make different bytes",
+    ),
 ];
 
 const GUARDED_CHAINS: &[Chain] = &[
@@ -301,7 +305,9 @@ async fn copies_pass_through_the_filters_of_their_cluster() {
             count => Err(count.to_string()),
         })
         .await;
-        let of = |seen: &outrigger_tests::reply::Seen| [seen.header("x-router"), seen.header("x-copy")].map(|value| value.map(str::to_owned));
+        let of = |seen: &outrigger_tests::reply::Seen| {
+            [seen.header("x-router"), seen.header("x-copy")].map(|value| value.map(str::to_owned))
+        };
         assert_eq!(of(&upstream.seen()[0]), [Some("a".to_owned()), None]);
         assert_eq!(of(&shadow.seen()[0]), [None, Some("1".to_owned())]);
     }

@@ -42,7 +42,11 @@ macro_rules! mutation {
 
 macro_rules! run {
     ($filter:expr) => {
-        concat!("filters.http.composite.v3.ExecuteFilterAction, typed_config: { name: inner, typed_config: ", $filter, " }")
+        concat!(
+            "filters.http.composite.v3.ExecuteFilterAction, typed_config: { name: inner, typed_config: ",
+            $filter,
+            " }"
+        )
     };
 }
 
@@ -145,11 +149,7 @@ const CHAINS: &[Chain] = &[
                 tree!(wanted!("rest", skip!()), header_is!("HttpResponseStatusCodeMatchInput", "404", skip!()))
             ),
         )],
-        by_route!(
-            "common.matching.v3.ExtensionWithMatcherPerRoute",
-            "xds_matcher",
-            tree!(wanted!("route", skip!()))
-        ),
+        by_route!("common.matching.v3.ExtensionWithMatcherPerRoute", "xds_matcher", tree!(wanted!("route", skip!()))),
     ),
 ];
 

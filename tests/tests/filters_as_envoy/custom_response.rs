@@ -63,7 +63,10 @@ const POLICIES: &str = concat!(
          { header: { key: x-why, value: '%RESP(x-why)%' } }]"
     ),
     status!("406", ", body_format: { json_format: { m: '%LOCAL_REPLY_BODY%', c: '%RESPONSE_CODE%' } }"),
-    status!("407", ", status_code: 499, response_headers_to_add: [{ header: { key: x-code, value: '%RESPONSE_CODE%' } }]"),
+    status!(
+        "407",
+        ", status_code: 499, response_headers_to_add: [{ header: { key: x-code, value: '%RESPONSE_CODE%' } }]"
+    ),
     status!(
         "408",
         ", body: { inline_string: b }, response_headers_to_add: [{ header: { key: content-type, value: text/y }, \
@@ -74,9 +77,21 @@ const POLICIES: &str = concat!(
         "503",
         ", body_format: { text_format_source: { inline_string: '[%LOCAL_REPLY_BODY%] %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS%' } }"
     ),
-    when!(input!("HttpResponseHeaderMatchInput", ", header_name: X-Why"), "because", ", body: { inline_string: by-response }"),
-    when!(input!("HttpRequestHeaderMatchInput", ", header_name: x-want"), "yes", ", body: { inline_string: by-request }"),
-    when!(input!("HttpResponseStatusCodeClassMatchInput", ""), "5xx", ", status_code: 500, body: { inline_string: class }"),
+    when!(
+        input!("HttpResponseHeaderMatchInput", ", header_name: X-Why"),
+        "because",
+        ", body: { inline_string: by-response }"
+    ),
+    when!(
+        input!("HttpRequestHeaderMatchInput", ", header_name: x-want"),
+        "yes",
+        ", body: { inline_string: by-request }"
+    ),
+    when!(
+        input!("HttpResponseStatusCodeClassMatchInput", ""),
+        "5xx",
+        ", status_code: 500, body: { inline_string: class }"
+    ),
     "] } }"
 );
 

@@ -53,8 +53,14 @@ const VALUES: &[Case] = cases! {
 
 const OTHERS: &[Case] = &[
     Case { body: br#"{"a":1}"#, ..post("another type", "values", "/", &[("content-type", "text/plain")]) },
-    Case { body: br#"{"a":1}"#, ..post("a type with more", "values", "/", &[("content-type", "application/json; a=b")]) },
-    Case { body: br#"{"a":1}"#, ..post("a type in another case", "values", "/", &[("content-type", "Application/JSON")]) },
+    Case {
+        body: br#"{"a":1}"#,
+        ..post("a type with more", "values", "/", &[("content-type", "application/json; a=b")])
+    },
+    Case {
+        body: br#"{"a":1}"#,
+        ..post("a type in another case", "values", "/", &[("content-type", "Application/JSON")])
+    },
     Case { body: br#"{"a":1}"#, ..post("no type", "values", "/", &[]) },
     get("no body", "values", "/", &[JSON]),
     get("no body and no type", "values", "/", &[]),

@@ -254,9 +254,7 @@ mod tests {
         let ten = Settings { max_tokens: 10, tokens_per_fill: 10, fill_interval: Duration::from_secs(3600) };
         for (sharers, expected) in [(1, 10), (2, 5), (3, 3), (4, 2), (11, 0)] {
             let limiter = limiter(Some(ten), Vec::new(), true);
-            let had = (0..20).filter(|_| {
-                limiter.check_share(&[], sharers, Duration::ZERO).verdict == Room::Yes
-            });
+            let had = (0..20).filter(|_| limiter.check_share(&[], sharers, Duration::ZERO).verdict == Room::Yes);
             assert_eq!(had.count(), expected, "{sharers}");
         }
     }

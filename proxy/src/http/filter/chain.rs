@@ -75,12 +75,7 @@ impl Side<'_> {
 }
 
 /// Asks the filters from this place on about the request.
-pub async fn requests(
-    request: &mut Request<'_>,
-    route: &mut RouteChoice<'_>,
-    from: usize,
-    body: BodyFrom<'_>,
-) -> Turn {
+pub async fn requests(request: &mut Request<'_>, route: &mut RouteChoice<'_>, from: usize, body: BodyFrom<'_>) -> Turn {
     let count = request.filters.slots.len();
     for slot in from..count {
         let verdict = {

@@ -202,7 +202,8 @@ impl HttpFilter for Compressor {
                 exchange.head_mut().headers.remove_by_name(ACCEPT_ENCODING);
             }
         }
-        let encoder = if self.compresses_request(said, exchange) { Self::encoder(library, &self.request) } else { None };
+        let encoder =
+            if self.compresses_request(said, exchange) { Self::encoder(library, &self.request) } else { None };
         match encoder {
             Some(encoder) => {
                 self.request.compressed.increment();

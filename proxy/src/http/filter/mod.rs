@@ -275,7 +275,7 @@ impl Maker<'_> {
             HttpFilterConfig::Csrf(policy) => self.make(|maker| csrf::Csrf::new(policy, maker)),
             HttpFilterConfig::CustomResponse(settings) => {
                 self.make(|maker| custom_response::CustomResponse::new(settings, maker))
-            },
+            }
             HttpFilterConfig::Delegating(settings) => self.make(|maker| delegate::Delegating::new(settings, maker)),
             HttpFilterConfig::DynamicForward(settings) => self.make(|_| dynamic_forward::DynamicForward::new(settings)),
             HttpFilterConfig::ExtAuthz(settings) => self.make(|maker| ext_authz::ExtAuthz::new(settings, maker)),

@@ -40,7 +40,8 @@ impl OnDemand {
         };
         let mut answers = vec![ask(&name)];
         // The route is chosen anew then, and may lead to another one.
-        let others = weighted(exchange).filter(|other| *other != &*name && !exchange.graph().clusters.contains_key(*other));
+        let others =
+            weighted(exchange).filter(|other| *other != &*name && !exchange.graph().clusters.contains_key(*other));
         answers.extend(others.map(ask));
         let all = async move {
             for answer in answers {

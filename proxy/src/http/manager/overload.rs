@@ -78,8 +78,12 @@ pub(super) fn refusal(request: &mut Request<'_>) -> Option<LocalReply> {
         return None;
     }
     connection.stats.downstream_rq_overload_close.increment();
-    request.filters =
-        Rc::new(Filters { slots: Vec::new(), router: Arc::clone(&request.filters.router), report: false, changes_bodies: false });
+    request.filters = Rc::new(Filters {
+        slots: Vec::new(),
+        router: Arc::clone(&request.filters.router),
+        report: false,
+        changes_bodies: false,
+    });
     let mut reply = LocalReply::new(503, "overload").body(&b"envoy overloaded"[..]);
     if connection.node.config.append_local_overload {
         reply.header("x-envoy-local-overloaded", "true");

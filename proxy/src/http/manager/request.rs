@@ -24,7 +24,9 @@ use super::reply::{self, LocalReply};
 use super::{normalize, overload};
 use crate::accesslog::format;
 use crate::accesslog::{AccessLogger, Facts, LogType};
-use crate::http::filter::{self, BodyChain, BodyFrom, FilterStates, Filters, Given, Origin, RouteChoice, Turn, WantedHost};
+use crate::http::filter::{
+    self, BodyChain, BodyFrom, FilterStates, Filters, Given, Origin, RouteChoice, Turn, WantedHost,
+};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{RequestHead, ResponseHead};

@@ -62,7 +62,10 @@ pub fn begin(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward) {
         if let Some(filters) = &node.config.http.filters
             && !pass(filters, request, &mut head)
         {
-            tracing::debug!("a request is not mirrored: a filter in front of cluster {:?} could not be asked", node.config.name);
+            tracing::debug!(
+                "a request is not mirrored: a filter in front of cluster {:?} could not be asked",
+                node.config.name
+            );
             continue;
         }
         trace::for_copy(request, &mut head, policy.trace_sampled);
@@ -118,7 +121,8 @@ fn pass(filters: &UpstreamFilters, request: &Request<'_>, head: &mut RequestHead
             mutate::change(&settings.mutations.request, &mut CopySide { request, head: &mut *head });
             if !settings.mutations.query.is_empty() {
                 let query = &settings.mutations.query;
-                let path = header_mutation::with_query(query, head.path_str(), &CopySide { request, head: &mut head.clone() });
+                let path =
+                    header_mutation::with_query(query, head.path_str(), &CopySide { request, head: &mut head.clone() });
                 head.set_path(path.as_bytes());
             }
             true

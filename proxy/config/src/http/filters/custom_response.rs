@@ -86,15 +86,14 @@ impl CustomResponse {
             no_effect: ;
             unsupported: ;
         });
-        let action = |at: &FieldPath<'_>, any: &Any| match wire::type_name(any) {
-            LOCAL => {
-                LocalResponse::parse(context, at, wire::decode(at, any)?).map(|read| Replacement::Local(Arc::new(read)))
-            }
-            REDIRECT => {
-                RedirectedResponse::parse(at, wire::decode(at, any)?).map(|read| Replacement::Redirect(Arc::new(read)))
-            }
-            _ => Err(at.reject(format!("the action {:?} is not supported", any.type_url))),
-        };
+        let action =
+            |at: &FieldPath<'_>, any: &Any| match wire::type_name(any) {
+                LOCAL => LocalResponse::parse(context, at, wire::decode(at, any)?)
+                    .map(|read| Replacement::Local(Arc::new(read))),
+                REDIRECT => RedirectedResponse::parse(at, wire::decode(at, any)?)
+                    .map(|read| Replacement::Redirect(Arc::new(read))),
+                _ => Err(at.reject(format!("the action {:?} is not supported", any.type_url))),
+            };
         let kinds = Kinds { http: true, responses: true, action: &action };
         let at = at.field("custom_response_matcher");
         let matcher = custom_response_matcher.map(|wire| Matcher::parse(context, &at, &kinds, wire)).transpose()?;

@@ -236,7 +236,10 @@ mod tests {
             (Rule { on_error: pair(None), ..rule() }, "on_error.value: is required"),
         ] {
             let error = read(wire).unwrap_err();
-            assert!(error.starts_with("listener \"l\": request_rules.rules[0]") && error.ends_with(expected), "{error}");
+            assert!(
+                error.starts_with("listener \"l\": request_rules.rules[0]") && error.ends_with(expected),
+                "{error}"
+            );
         }
     }
 }

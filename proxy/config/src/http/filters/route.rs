@@ -10,10 +10,10 @@ use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::google::protobuf::Any;
 
 use super::{
-    ApiKeyAuth, ApiKeyRoute, AuthzRoute, BandwidthLimit, BasicAuth, Buffer, CompressorOverride, CorsPolicy, CsrfPolicy, CustomResponse,
-    DelegateTree, Delegating,
-    DynamicHost, ExtAuthz, ExtProc, ExtProcRoute, Fault, GlobalRateLimitRoute, HeaderToMetadata, JsonToMetadata, JwtRoute,
-    LocalRateLimit, Mutations, OnDemand, SetFilterState, SetMetadata, StatefulSession, Users,
+    ApiKeyAuth, ApiKeyRoute, AuthzRoute, BandwidthLimit, BasicAuth, Buffer, CompressorOverride, CorsPolicy, CsrfPolicy,
+    CustomResponse, DelegateTree, Delegating, DynamicHost, ExtAuthz, ExtProc, ExtProcRoute, Fault,
+    GlobalRateLimitRoute, HeaderToMetadata, JsonToMetadata, JwtRoute, LocalRateLimit, Mutations, OnDemand,
+    SetFilterState, SetMetadata, StatefulSession, Users,
 };
 use crate::context::Context;
 use crate::decide::decide;

@@ -62,7 +62,11 @@ fn check(at: &FieldPath<'_>, filter: &HttpFilter) -> Parsed<()> {
         config if is_for_upstreams(config) => Ok(()),
         HttpFilterConfig::Delegating(delegating) => {
             let allowed = delegating.filters().into_iter().all(is_for_upstreams);
-            if allowed { Ok(()) } else { Err(at.reject("chooses among filters that cannot stand in front of upstreams")) }
+            if allowed {
+                Ok(())
+            } else {
+                Err(at.reject("chooses among filters that cannot stand in front of upstreams"))
+            }
         }
         _ => Err(at.reject(format!(
             "the HTTP filter {:?} cannot stand in front of upstreams, expected one of admission control, buffer, \
