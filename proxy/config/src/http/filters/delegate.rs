@@ -179,3 +179,75 @@ pub(super) const WITH_MATCHER: &str = "envoy.extensions.common.matching.v3.Exten
 pub(super) const COMPOSITE: &str = "envoy.extensions.filters.http.composite.v3.Composite";
 const SKIP: &str = "envoy.extensions.filters.common.matcher.action.v3.SkipFilter";
 const EXECUTE: &str = "envoy.extensions.filters.http.composite.v3.ExecuteFilterAction";
+
+#[cfg(test)]
+mod tests {
+    use outrigger_api::pb::envoy::extensions::filters::http::buffer::v3 as buffer;
+    use outrigger_api::pb::google::protobuf::UInt32Value;
+    use outrigger_api::pb::xds::core::v3::TypedExtensionConfig;
+    use outrigger_api::pb::xds::r#type::matcher::v3::matcher::{OnMatch, on_match};
+    use prost::Message;
+
+    use super::*;
+    use crate::context::NoEnvironment;
+
+    fn any(name: &str, message: &impl Message) -> Any {
+        Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
+    }
+
+    fn buffer() -> Any {
+        let settings = buffer::Buffer { max_request_bytes: Some(UInt32Value { value: 5 }) };
+        any("envoy.extensions.filters.http.buffer.v3.Buffer", &settings)
+    }
+
+    /// A tree that always leads to this action.
+    fn always(action: Any) -> Option<xds::Matcher> {
+        let action = TypedExtensionConfig { name: "a".into(), typed_config: Some(action) };
+        let on_match = OnMatch { on_match: Some(on_match::OnMatch::Action(action)), ..OnMatch::default() };
+        Some(xds::Matcher { on_no_match: Some(Box::new(on_match)), matcher_type: None })
+    }
+
+    fn run(filter: Any) -> Any {
+        let filter = core::TypedExtensionConfig { name: "f".into(), typed_config: Some(filter) };
+        any(EXECUTE, &composite::ExecuteFilterAction { typed_config: Some(filter), ..Default::default() })
+    }
+
+    fn read(own: Any, tree: Option<xds::Matcher>) -> Result<Delegating, String> {
+        let own = core::TypedExtensionConfig { name: "e".into(), typed_config: Some(own) };
+        let wire = matching::ExtensionWithMatcher {
+            xds_matcher: tree,
+            extension_config: Some(own),
+            ..matching::ExtensionWithMatcher::default()
+        };
+        let root = FieldPath::resource("listener", "l");
+        Delegating::parse(&Context::new(&NoEnvironment), &root, wire).map_err(|rejection| rejection.to_string())
+    }
+
+    #[test]
+    fn filters_stand_in_trees_but_choose_no_others() {
+        let composite = || any(COMPOSITE, &composite::Composite::default());
+        let skip = || any(SKIP, &action::SkipFilter {});
+        assert!(read(buffer(), always(skip())).unwrap().own.is_some());
+        let chosen = read(composite(), always(run(buffer()))).unwrap();
+        assert!(chosen.own.is_none());
+        assert_eq!(chosen.filters().len(), 1);
+        for (own, action, expected) in [
+            (buffer(), buffer(), "the action \"type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer\""),
+            (composite(), run(composite()), "must not be a filter that chooses others"),
+            (
+                composite(),
+                run(any(WITH_MATCHER, &matching::ExtensionWithMatcher::default())),
+                "must not be a filter that chooses others",
+            ),
+            (
+                composite(),
+                run(any("envoy.extensions.filters.http.router.v3.Router", &())),
+                "must not be a terminal filter",
+            ),
+            (composite(), run(any("a.B", &())), "the HTTP filter \"type.googleapis.com/a.B\" is not supported"),
+        ] {
+            let error = read(own, always(action)).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
