@@ -101,7 +101,7 @@ const BEFORE: &str = "mutations: { response_mutations: [{ append: { header: { ke
 const AFTER: &str = "mutations: { response_mutations: [{ append: { header: { key: x-after, value: '1' } } }] }";
 
 const CHAINS: &[Chain] = &[Chain {
-    stats: "http.replaced.downstream_rq_",
+    stats: "http.replaced.downstream_rq_4xx",
     ..chain_of(
         "replaced",
         &[("before", MUTATION, BEFORE), ("c", FILTER, POLICIES), ("after", MUTATION, AFTER)],
