@@ -21,7 +21,7 @@ const INTENDED: Intended = &[
         "total_uncompressed_bytes",
         "reports tell the client's address, which may be longer by a character",
     ),
-    ("library of the route: request", "upstream sees body", "likewise"),
+    ("library of the route: request", "upstream sees body", "two libraries make different bytes of the same content"),
     ("direct response", "header transfer-encoding: chunked", "the whole answer is there, so its length is told"),
     ("direct response", "header content-length: ", "the whole answer is there, so its length is told"),
 ];
@@ -144,7 +144,6 @@ const CASES: &[Case] = &[
     asking("tells: empty", "tells", "/", &[GZIP, ("x-reply", "empty")]),
     Case { method: "HEAD", ..asking("tells: HEAD", "tells", "/", &[GZIP, ("x-reply", "bytes=1000")]) },
     asking("tells: off by route", "tells", "/off", &[GZIP, ("x-reply", "bytes=1000")]),
-    asking("library of the route", "tells", "/zstd", &[("accept-encoding", "gzip, zstd"), ("x-reply", "bytes=1000")]),
     asking("library of the route: not the chain's", "tells", "/zstd", &[GZIP, ("x-reply", "bytes=1000")]),
     Case {
         body: LONG,
@@ -384,6 +383,22 @@ fn compressor() -> String {
     format!(
         "{{ name: c, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.{COMPRESSOR}, {GZ} }} }}"
     )
+}
+
+/// Envoy compresses such responses with the library of the chain, and says that it was that of the route.
+#[tokio::test]
+async fn responses_are_compressed_by_the_library_of_their_route() {
+    let upstream = Upstream::start("one").await;
+    let tells = CHAINS.iter().find(|chain| chain.name == "tells").unwrap();
+    let proxy = Proxy::start(&bootstrap(&[tells.listener()], &[cluster("one", &[upstream.port()])])).await;
+    let mut client = h1::Client::connect(proxy.listener("tells").await).await;
+    for accepted in ["zstd", "gzip, zstd"] {
+        let headers = [("accept-encoding", accepted), ("x-reply", "bytes=1000")];
+        let response = client.request("GET", "/zstd", &headers, b"").await;
+        assert_eq!(response.header("content-encoding"), Some("zstd"));
+        assert_eq!(response.header("x-envoy-compression-status"), Some("zstd;Compressed;OriginalLength=1000"));
+        assert_eq!(reply::sum(&response.content()), reply::sum(&reply::pattern(1000)));
+    }
 }
 
 #[tokio::test]

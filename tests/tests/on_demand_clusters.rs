@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use control_plane_mock::{MockControlPlane, types};
 use outrigger_tests::config::{
-    self, ADS, Xds, access_log_of, ads_bootstrap, chain, cluster, eds_cluster, endpoints, http, resource, resources,
-    routes, stream_source,
+    self, ADS, Xds, ads_bootstrap, chain, cluster, eds_cluster, endpoints, http, resource, resources, routes,
+    stream_source,
 };
 use outrigger_tests::{Proxy, Response, Settings, Upstream, eventually, h1, proxy};
 
@@ -30,8 +30,7 @@ fn listener(source: &str) -> String {
         on_route(""),
         on_route(&format!(", odcds: {{ source: {source}, timeout: 0.2s }}")),
     );
-    let log = access_log_of("web.log", "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %UPSTREAM_CLUSTER%");
-    let manager = http("web", &(routes(&entries) + &log)).replacen(
+    let manager = http("web", &routes(&entries)).replacen(
         "http_filters: [",
         &format!(
             "http_filters: [{{ name: envoy.filters.http.on_demand, typed_config: {{ '@type': {TYPES}.OnDemand, \
@@ -86,7 +85,7 @@ async fn wanted_clusters(program: PathBuf, source: &str) -> Vec<String> {
     // The control plane does not answer in time.
     mock.hold("cds");
     seen.push(format!("too late: {}", get(web, "/short", "late").await.status));
-    seen.extend(proxy.lines("web.log", 10).await);
+    seen.push(format!("without a cluster: {}", proxy.stat("http.web.no_cluster").await));
     let asked = mock.requests(0);
     let asked = asked.iter().filter(|asked| asked.type_url == types::CLUSTER);
     let mut names: Vec<String> = asked.flat_map(|asked| asked.subscribe.clone()).collect();
@@ -107,7 +106,7 @@ async fn clusters_are_discovered_when_requests_want_them() {
         "/ missing: 404",
         "with a body: 200 10",
         "too late: 503",
-        "503 NC cluster_not_found -",
+        "without a cluster: 4",
         "asked for [\"first\", \"late\", \"missing\", \"second\", \"third\"]",
     ];
     for line in expected {

@@ -4,7 +4,8 @@ use outrigger_tests::side_by_side::{Case, Chain, Intended, chain_of, get, post};
 
 use super::{CLIENT, compare};
 
-const INTENDED: Intended = &[CLIENT];
+const INTENDED: Intended =
+    &[CLIENT, ("a body", "header connection: close", "all of the body is read, so the connection stays in step")];
 
 macro_rules! header_is {
     ($input:literal, $value:literal, $action:expr) => {

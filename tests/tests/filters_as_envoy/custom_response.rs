@@ -8,7 +8,7 @@ use outrigger_tests::{Proxy, Settings, Upstream, h1, proxy};
 
 use super::{CLIENT, compare};
 
-const INTENDED: Intended = &[CLIENT];
+const INTENDED: Intended = &[CLIENT, ("*", "logged ", "details that are empty are told as none")];
 
 macro_rules! input {
     ($type:literal, $more:literal) => {

@@ -267,18 +267,17 @@ enum Objection {
 impl Objection {
     fn tell(self, library: Compression, headers: &mut Headers) {
         if !matches!(self, Self::Untold) {
-            headers.set_by_name(STATUS, format!("{};{self:?}", library.coding().name()).as_bytes());
+            headers.append(STATUS.as_bytes(), format!("{};{self:?}", library.coding().name()).as_bytes());
         }
     }
 }
 
 fn tell_compressed(library: Compression, headers: &mut Headers) {
     let coding = library.coding().name();
-    let status = match headers.get_str(HeaderId::ContentLength) {
-        Some(length) => format!("{coding};Compressed;OriginalLength={length}"),
-        None => format!("{coding};Compressed"),
-    };
-    headers.set_by_name(STATUS, status.as_bytes());
+    // As in Envoy, also where that is not known.
+    let length = headers.get_str(HeaderId::ContentLength).unwrap_or_default();
+    let status = format!("{coding};Compressed;OriginalLength={length}");
+    headers.append(STATUS.as_bytes(), status.as_bytes());
 }
 
 fn coding_of(library: Compression) -> &'static [u8] {

@@ -92,12 +92,13 @@ fn answer(instead: &LocalResponse, exchange: &mut Exchange<'_, '_, '_>) -> Verdi
     if let Some(body) = &instead.body {
         request.local_reply_body = Cow::Owned(body.clone());
     }
-    let (body, content_type) = match &instead.format {
-        None => (instead.body.clone().unwrap_or_default(), None),
+    // As in Envoy, what the format says of the body's type is not told: headers may be added for that.
+    let body = match &instead.format {
+        None => instead.body.clone().unwrap_or_default(),
         Some(format) => {
             let mut body = Vec::new();
             write_text(&format.format, &request.facts(), &mut body);
-            (body, Some(format.content_type.clone()))
+            body
         }
     };
     let details = match &instead.details {
@@ -106,7 +107,7 @@ fn answer(instead: &LocalResponse, exchange: &mut Exchange<'_, '_, '_>) -> Verdi
         Details::Set(details) => details.clone(),
     };
     let mut reply = LocalReply::new(instead.status.unwrap_or(status), details).body(body);
-    reply.instead = Some(Box::new(Instead { headers: instead.headers.clone(), content_type }));
+    reply.instead = Some(Box::new(Instead { headers: instead.headers.clone() }));
     Verdict::reply(reply)
 }
 

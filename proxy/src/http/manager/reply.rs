@@ -44,8 +44,6 @@ pub struct LocalReply {
 pub struct Instead {
     /// Changes of its headers.
     pub headers: HeaderMutations,
-    /// Of its body, if that was written anew.
-    pub content_type: Option<String>,
 }
 
 impl LocalReply {

@@ -628,9 +628,6 @@ fn write_head(request: &mut Request<'_>, reply: &mut LocalReply, grpc: bool) -> 
     };
     reply::begin_head(reply, &mut request.response);
     if let Some(instead) = &reply.instead {
-        if let Some(content_type) = &instead.content_type {
-            request.response.headers.set(HeaderId::ContentType, content_type.as_bytes());
-        }
         mutate::apply(&instead.headers, &mut ResponseSide(request));
     }
     if let Some(headers) = rewritten.headers {

@@ -417,6 +417,7 @@ impl Forwarding<'_, '_> {
         let request = &mut *self.request;
         let now = Instant::now();
         request.info.response_code.set(request.response.status);
+        request.info.set_details("via_upstream");
         if !prepare::suppresses_envoy_headers(request) {
             let since = request.info.request_end.get().unwrap_or(request.info.start);
             let elapsed = now.saturating_duration_since(since).as_millis() as u64;
