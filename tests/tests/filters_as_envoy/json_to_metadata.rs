@@ -87,17 +87,21 @@ const CHAINS: &[Chain] = &[
         log: LOG,
         ..chain_of(
             "values",
-            &[(
-                "j",
-                FILTER,
-                "request_rules: { rules: [\
+            &[
+                ("m", "set_metadata.v3.Config", "metadata: [{ metadata_namespace: ns, value: { before: 1 } }]"),
+                (
+                    "j",
+                    FILTER,
+                    "request_rules: { rules: [\
                  { selectors: [{ key: a }], on_present: { key: a }, on_missing: { key: a, value: miss }, on_error: { key: a, value: err } }, \
                  { selectors: [{ key: a }], on_present: { key: text, type: STRING }, on_missing: { key: text, value: [1] } }, \
                  { selectors: [{ key: a }], on_present: { key: number, type: NUMBER }, on_missing: { key: number, value: { x: true } } }, \
                  { selectors: [{ key: a }, { key: b }], on_present: { key: deep }, on_missing: { key: deep, value: miss } }, \
                  { selectors: [{ key: p }], on_present: { key: a, preserve_existing_metadata_value: true } }, \
-                 { selectors: [{ key: p }], on_present: { key: other, metadata_namespace: ns } }] }",
-            )],
+                 { selectors: [{ key: p }], on_present: { key: other, metadata_namespace: ns } }, \
+                 { selectors: [{ key: p }], on_present: { key: before, metadata_namespace: ns, preserve_existing_metadata_value: true } }] }",
+                ),
+            ],
             "{ match: { path: /routed }, route: { cluster: one }, typed_per_filter_config: { j: { '@type': $T/json_to_metadata.v3.JsonToMetadata, \
              request_rules: { rules: [{ selectors: [{ key: a }], on_present: { key: routed } }] } } } }, ",
         )

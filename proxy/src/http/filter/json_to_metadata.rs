@@ -88,12 +88,12 @@ fn begin(
 ) -> Verdict {
     if !is_json(rules, content_type.unwrap_or_default()) {
         stats.mismatched_content_type.increment();
-        rules.rules.iter().for_each(|rule| put_error(rule, info));
+        put_all(rules.rules.iter().filter_map(on_error).collect(), info);
         return Verdict::Continue;
     }
     if has_no_body {
         stats.no_body.increment();
-        rules.rules.iter().for_each(|rule| put_missing(rule, info));
+        put_all(rules.rules.iter().filter_map(on_missing).collect(), info);
         return Verdict::Continue;
     }
     Verdict::Collect { limit_bytes: MOST_BYTES }
@@ -112,26 +112,31 @@ fn is_json(rules: &JsonRules, content_type: &[u8]) -> bool {
 fn take(rules: &JsonRules, body: &[u8], info: &StreamInfo, stats: &JsonStats) {
     if body.is_empty() {
         stats.no_body.increment();
-        return rules.rules.iter().for_each(|rule| put_missing(rule, info));
+        return put_all(rules.rules.iter().filter_map(on_missing).collect(), info);
     }
     let Some(root) = parse(body) else {
         stats.invalid_json_body.increment();
-        return rules.rules.iter().for_each(|rule| put_error(rule, info));
+        return put_all(rules.rules.iter().filter_map(on_error).collect(), info);
     };
     stats.success.increment();
-    for rule in &rules.rules {
-        let found = rule.path.iter().try_fold(&root, |value, key| value.get(key.as_str()));
-        let made = found.and_then(|found| Some((rule.on_present.as_ref()?, found)));
-        match (found, made) {
-            // As in Envoy: an empty text is there, and says nothing.
-            (Some(Value::String(text)), Some((entry, _))) if text.is_empty() && entry.value == JsonValue::Text => {}
-            (Some(_), Some((entry, found))) => match converted(&entry.value, found) {
-                Some(value) => put(&entry.place, value, info),
-                None => put_missing(rule, info),
-            },
-            (Some(found), None) if is_scalar(found) => {}
-            _ => put_missing(rule, info),
-        }
+    put_all(rules.rules.iter().filter_map(|rule| told(rule, &root)).collect(), info);
+}
+
+/// What a rule has for metadata.
+type Entry<'r> = (&'r MetadataPlace, Value);
+
+/// What a rule makes of a body.
+fn told<'r>(rule: &'r JsonRule, root: &Value) -> Option<Entry<'r>> {
+    let found = rule.path.iter().try_fold(root, |value, key| value.get(key.as_str()));
+    match (found, &rule.on_present) {
+        // As in Envoy: an empty text is there, and says nothing.
+        (Some(Value::String(text)), Some(entry)) if text.is_empty() && entry.value == JsonValue::Text => None,
+        (Some(found), Some(entry)) => match converted(&entry.value, found) {
+            Some(value) => Some((&entry.place, value)),
+            None => on_missing(rule),
+        },
+        (Some(found), None) if is_scalar(found) => None,
+        _ => on_missing(rule),
     }
 }
 
@@ -178,23 +183,23 @@ fn converted(wanted: &JsonValue, found: &Value) -> Option<Value> {
     }
 }
 
-fn put_missing(rule: &JsonRule, info: &StreamInfo) {
-    if let Some(entry) = &rule.on_missing {
-        put(&entry.place, entry.value.clone(), info);
-    }
+fn on_missing(rule: &JsonRule) -> Option<Entry<'_>> {
+    rule.on_missing.as_ref().map(|entry| (&entry.place, entry.value.clone()))
 }
 
-fn put_error(rule: &JsonRule, info: &StreamInfo) {
-    if let Some(entry) = &rule.on_error {
-        put(&entry.place, entry.value.clone(), info);
-    }
+fn on_error(rule: &JsonRule) -> Option<Entry<'_>> {
+    rule.on_error.as_ref().map(|entry| (&entry.place, entry.value.clone()))
 }
 
-fn put(place: &MetadataPlace, value: Value, info: &StreamInfo) {
+/// Sets metadata. What may be kept is what was there before, and not what another rule says.
+fn put_all(mut entries: Vec<Entry<'_>>, info: &StreamInfo) {
     let mut metadata = info.dynamic_metadata.borrow_mut();
-    let namespace = metadata.entry(String::from(&*place.namespace)).or_default();
-    if !(place.keep && namespace.contains_key(&place.key)) {
-        namespace.insert(place.key.clone(), value);
+    entries.retain(|(place, _)| {
+        let there = metadata.get(&*place.namespace).is_some_and(|known| known.contains_key(&place.key));
+        !(place.keep && there)
+    });
+    for (place, value) in entries {
+        metadata.entry(String::from(&*place.namespace)).or_default().insert(place.key.clone(), value);
     }
 }
 
