@@ -21,6 +21,7 @@ const INTENDED: Intended = &[
         "total_uncompressed_bytes",
         "reports tell the client's address, which may be longer by a character",
     ),
+    ("library of the route: request", "upstream sees body", "two libraries make different bytes of the same content"),
     ("direct response", "header transfer-encoding: chunked", "the whole answer is there, so its length is told"),
     ("direct response", "header content-length: ", "the whole answer is there, so its length is told"),
 ];
@@ -113,6 +114,41 @@ const CASES: &[Case] = &[
     asking("off: on by route", "switched-off", "/on", &[GZIP, ("x-reply", "bytes=1000")]),
     asking("on: off by route", "plain", "/off", &[GZIP, ("x-reply", "bytes=1000")]),
     asking("by route: what the upstream sees", "switched-off", "/remove", &[GZIP]),
+    asking("tells: compressed", "tells", "/", &[GZIP, ("x-reply", "bytes=1000")]),
+    asking("tells: chunked", "tells", "/", &[GZIP, ("x-reply", "bytes=1000 chunked")]),
+    asking("tells: not asked for", "tells", "/", &[("x-reply", "bytes=1000")]),
+    asking("tells: another is asked for", "tells", "/", &[("accept-encoding", "br"), ("x-reply", "bytes=1000")]),
+    asking("tells: too short", "tells", "/", &[GZIP, ("x-reply", "bytes=10")]),
+    asking("tells: another type", "tells", "/", &[GZIP, ("x-reply", "bytes=1000 header=content-type:image/png")]),
+    asking("tells: entity tag", "tells", "/", &[GZIP, ("x-reply", "bytes=1000 header=etag:W/\"abc\"")]),
+    asking("tells: status", "tells", "/", &[GZIP, ("x-reply", "status=206 bytes=1000")]),
+    asking(
+        "tells: type before tag before status",
+        "tells",
+        "/",
+        &[GZIP, ("x-reply", "status=206 bytes=1000 header=etag:\"a\" header=content-type:image/png")],
+    ),
+    asking("tells: encoded already", "tells", "/", &[GZIP, ("x-reply", "bytes=10 header=content-encoding:x-own")]),
+    asking(
+        "tells: no transformation",
+        "tells",
+        "/",
+        &[GZIP, ("x-reply", "bytes=10 header=cache-control:no-transform")],
+    ),
+    asking(
+        "tells: told before",
+        "tells",
+        "/",
+        &[GZIP, ("x-reply", "bytes=1000 header=x-envoy-compression-status:old")],
+    ),
+    asking("tells: empty", "tells", "/", &[GZIP, ("x-reply", "empty")]),
+    Case { method: "HEAD", ..asking("tells: HEAD", "tells", "/", &[GZIP, ("x-reply", "bytes=1000")]) },
+    asking("tells: off by route", "tells", "/off", &[GZIP, ("x-reply", "bytes=1000")]),
+    asking("library of the route: not the chain's", "tells", "/zstd", &[GZIP, ("x-reply", "bytes=1000")]),
+    Case {
+        body: LONG,
+        ..post("library of the route: request", "requests", "/zstd", &[("content-type", "text/plain")])
+    },
     Case { body: LONG, ..post("request", "requests", "/", &[]) },
     post("request: too short", "requests", "/", &[]),
     Case { body: LONG, ..post("request: encoded already", "requests", "/", &[("content-encoding", "x-own")]) },
@@ -167,6 +203,18 @@ macro_rules! library {
             ", typed_config: { '@type': type.googleapis.com/envoy.extensions.compression.",
             $type,
             " } }"
+        )
+    };
+}
+
+/// A route with a library of its own.
+macro_rules! by_zstd {
+    () => {
+        concat!(
+            "{ match: { path: /zstd }, route: { cluster: one }, typed_per_filter_config: { c: { '@type': \
+             $T/compressor.v3.CompressorPerRoute, overrides: { compressor_library: ",
+            library!("zs", "zstd.compressor.v3.Zstd"),
+            " } } } }, "
         )
     };
 }
@@ -276,7 +324,26 @@ const CHAINS: &[Chain] = &[
                     library!("gz", "gzip.compressor.v3.Gzip")
                 ),
             )],
-            "",
+            by_zstd!(),
+        )
+    },
+    Chain {
+        stats: "http.tells.compressor.",
+        ..chain_of(
+            "tells",
+            &[(
+                "c",
+                COMPRESSOR,
+                concat!(
+                    "response_direction_config: { status_header_enabled: true, disable_on_etag_header: true, \
+                     uncompressible_response_codes: [206] }, compressor_library: ",
+                    library!("gz", "gzip.compressor.v3.Gzip")
+                ),
+            )],
+            concat!(
+                "{ match: { path: /off }, route: { cluster: one }, typed_per_filter_config: { c: { '@type': $T/compressor.v3.CompressorPerRoute, disabled: true } } }, ",
+                by_zstd!()
+            ),
         )
     },
     Chain { stats: "http.inflate.decompressor.", ..chain_of("inflate", &[("d", DECOMPRESSOR, UNGZ)], "") },
@@ -316,6 +383,22 @@ fn compressor() -> String {
     format!(
         "{{ name: c, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.{COMPRESSOR}, {GZ} }} }}"
     )
+}
+
+/// Envoy compresses such responses with the library of the chain, and says that it was that of the route.
+#[tokio::test]
+async fn responses_are_compressed_by_the_library_of_their_route() {
+    let upstream = Upstream::start("one").await;
+    let tells = CHAINS.iter().find(|chain| chain.name == "tells").unwrap();
+    let proxy = Proxy::start(&bootstrap(&[tells.listener()], &[cluster("one", &[upstream.port()])])).await;
+    let mut client = h1::Client::connect(proxy.listener("tells").await).await;
+    for accepted in ["zstd", "gzip, zstd"] {
+        let headers = [("accept-encoding", accepted), ("x-reply", "bytes=1000")];
+        let response = client.request("GET", "/zstd", &headers, b"").await;
+        assert_eq!(response.header("content-encoding"), Some("zstd"));
+        assert_eq!(response.header("x-envoy-compression-status"), Some("zstd;Compressed;OriginalLength=1000"));
+        assert_eq!(reply::sum(&response.content()), reply::sum(&reply::pattern(1000)));
+    }
 }
 
 #[tokio::test]

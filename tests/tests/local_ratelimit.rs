@@ -5,7 +5,7 @@
 
 use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster, routes};
 use outrigger_tests::side_by_side::{Case, Chain, Intended, chain_of, get, post, same};
-use outrigger_tests::{Proxy, Settings, Upstream, h1};
+use outrigger_tests::{Proxy, Settings, Upstream, h1, proxy};
 
 const INTENDED: Intended = &[(
     "*",
@@ -361,4 +361,31 @@ async fn tokens_come_back() {
         }
     })
     .await;
+}
+
+/// A request takes as many tokens as the local cluster has members; what clients are told are tokens.
+#[tokio::test]
+async fn the_members_of_the_local_cluster_share_a_limit() {
+    for program in [proxy::program(), proxy::envoy()] {
+        let upstream = Upstream::start("one").await;
+        let limit = with_limit(
+            limits!(
+                "token_bucket: { max_tokens: 10, tokens_per_fill: 10, fill_interval: 36000s }, local_cluster_rate_limit: {}, \
+                 enable_x_ratelimit_headers: DRAFT_VERSION_03"
+            ),
+            &routes(&all_to("one")),
+        );
+        let clusters = [cluster("one", &[upstream.port()]), cluster("self", &[1, 2, 3])];
+        let bootstrap = bootstrap(&[limit], &clusters) + "cluster_manager: { local_cluster_name: self }\n";
+        let settings = Settings { program, ..Settings::default() };
+        let proxy = Proxy::start_with(&bootstrap, settings).await;
+        let mut client = h1::Client::connect(proxy.listener("web").await).await;
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            let response = client.request("GET", "/", &[], b"").await;
+            seen.push((response.status, response.header("x-ratelimit-remaining").unwrap_or_default().to_owned()));
+        }
+        let expected = [(200, "7"), (200, "4"), (200, "1"), (429, "1")];
+        assert_eq!(seen, expected.map(|(status, remaining)| (status, remaining.to_owned())));
+    }
 }

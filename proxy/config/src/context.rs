@@ -3,7 +3,7 @@
 //! Owns the seam through which files, environment variables and decoded typed structs come in. Never touches the
 //! system itself.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::path::Path;
 
@@ -23,12 +23,13 @@ pub struct Context<'a> {
     /// Decoding the schema costs memory, so it happens on first use and ends with the context.
     schema: OnceCell<Schema>,
     newer: NewerFields,
+    local_cluster: Cell<bool>,
 }
 
 impl<'a> Context<'a> {
     /// A context that reads through `environment`.
     pub fn new(environment: &'a dyn Environment) -> Self {
-        Self { environment, schema: OnceCell::new(), newer: NewerFields::default() }
+        Self { environment, schema: OnceCell::new(), newer: NewerFields::default(), local_cluster: Cell::new(false) }
     }
 
     /// The same, with what the messages that are read say in fields that their types do not have.
@@ -36,6 +37,16 @@ impl<'a> Context<'a> {
     pub fn with_newer(mut self, newer: NewerFields) -> Self {
         self.newer = newer;
         self
+    }
+
+    /// Says whether there is a local cluster (`cluster_manager.local_cluster_name`).
+    pub fn set_local_cluster(&self, exists: bool) {
+        self.local_cluster.set(exists);
+    }
+
+    /// Whether there is a local cluster.
+    pub fn has_local_cluster(&self) -> bool {
+        self.local_cluster.get()
     }
 
     /// What is said in such fields.

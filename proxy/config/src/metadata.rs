@@ -48,7 +48,8 @@ pub fn object(wire: pb::Struct) -> MetadataMap {
     fields.into_iter().map(|(key, wire)| (key, value(wire))).collect()
 }
 
-fn value(wire: pb::Value) -> Value {
+/// A value.
+pub(crate) fn value(wire: pb::Value) -> Value {
     match wire.kind {
         None | Some(Kind::NullValue(_)) => Value::Null,
         Some(Kind::BoolValue(flag)) => Value::Bool(flag),

@@ -1,17 +1,19 @@
-//! What requests wait for that is discovered on demand: the routes of a scope, a virtual host.
+//! What requests wait for that is discovered on demand: the routes of a scope, a virtual host, a cluster.
 //!
 //! Owns the way of the question from a worker to the control thread, and who waits there. Never discovers anything itself
-//! (see `scopes` and `virtual_hosts`).
+//! (see `scopes`, `virtual_hosts` and `demanded_clusters`).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Weak;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use outrigger_config::http::filters::OnDemandClusters;
 use outrigger_policy::route::ScopeKey;
 use outrigger_xds::WatchId;
 use tokio::sync::{Notify, oneshot};
 
+use super::demanded_clusters::DemandedCluster;
 use super::manager::GraphManager;
 use super::need::Need;
 use crate::process::Process;
@@ -25,6 +27,13 @@ pub enum Wanted {
         source: Arc<str>,
         /// The key of the scope.
         key: ScopeKey,
+    },
+    /// A cluster.
+    Cluster {
+        /// Where it comes from.
+        from: Arc<OnDemandClusters>,
+        /// Its name.
+        name: Arc<str>,
     },
     /// A virtual host.
     VirtualHost {
@@ -82,6 +91,7 @@ pub(super) async fn take(manager: Weak<RefCell<GraphManager>>, process: Arc<Proc
             }
             match wanted {
                 Wanted::Scope { source, key } => manager.want_scope(&source, &key, reply),
+                Wanted::Cluster { from, name } => manager.want_cluster(&from.source, &name, reply),
                 Wanted::VirtualHost { routes, host } => manager.want_virtual_host(&routes, &host, reply),
             }
         }
@@ -108,11 +118,14 @@ pub(super) struct Waiting {
     pub routes: Vec<(Need, oneshot::Sender<()>)>,
     /// Virtual hosts by the need for all of their source and by their name.
     pub aliases: HashMap<(Need, Arc<str>), Alias>,
+    /// Clusters by their names.
+    pub clusters: HashMap<Arc<str>, DemandedCluster>,
 }
 
 impl GraphManager {
-    /// Answers those whose route configuration has arrived, or will not; after the graph was published.
+    /// Answers those for whom everything has arrived, or will not; after the graph was published.
     pub(super) fn answer_demands(&mut self) {
+        self.answer_for_clusters();
         if self.waiting.routes.is_empty() {
             return;
         }

@@ -660,6 +660,7 @@ impl GraphManager {
             routes: retired.chain(routes).collect(),
             scopes: scopes.collect(),
             secrets: generic_secrets(&self.resources, &self.secret_sources),
+            local_cluster: self.local.name().cloned(),
             runtime: Arc::clone(&self.runtime_snapshot),
         }
     }

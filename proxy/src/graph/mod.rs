@@ -8,6 +8,7 @@ mod balance_stats;
 mod breaker_stats;
 pub mod compile;
 pub mod coverage;
+mod demanded_clusters;
 mod demands;
 mod dns_caches;
 mod drains;
@@ -99,6 +100,8 @@ pub struct Graph {
     pub scopes: HashMap<Arc<str>, Arc<ScopeTable<ScopeTarget>>>,
     /// Secrets that filters use.
     pub secrets: GenericSecrets,
+    /// Name of the cluster of the proxies like this one.
+    pub local_cluster: Option<Arc<str>>,
     /// All runtime layers merged.
     pub runtime: Arc<RuntimeSnapshot>,
 }

@@ -380,9 +380,13 @@ pub fn clusters_of_http_filter(filter: &HttpFilterConfig, names: &mut BTreeSet<A
         HttpFilterConfig::GlobalRateLimit(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
         HttpFilterConfig::OAuth2(Some(settings)) => drop(names.insert(Arc::clone(&settings.token_endpoint.cluster))),
         HttpFilterConfig::CredentialInjector(settings) => names.extend(token_cluster(settings).map(Arc::clone)),
+        HttpFilterConfig::Delegating(delegating) => {
+            delegating.filters().into_iter().for_each(|filter| clusters_of_http_filter(filter, names));
+        }
         HttpFilterConfig::Router(router) => {
-            let filters = router.upstream_filters.iter().flat_map(|filters| filters.0.iter());
-            filters.for_each(|filter| clusters_of_http_filter(&filter.config, names));
+            for filter in router.upstream_filters.iter().flat_map(|filters| &filters.0) {
+                clusters_of_http_filter(&filter.config, names);
+            }
         }
         _ => {}
     }

@@ -51,7 +51,7 @@ fn background_keys(
     requirements: &mut Vec<Requirement>,
     specs: &mut HashMap<Need, Spec>,
 ) {
-    let stat_prefix: Arc<str> = jwks::stat_prefix(stat_prefix, settings).into();
+    let stat_prefix: Arc<str> = jwks::stat_prefix(&names::prefix("http", stat_prefix), settings).into();
     for source in need::remote_keys(settings) {
         let Some(background) = source.in_background else { continue };
         let need = Need::Keys { stat_prefix: Arc::clone(&stat_prefix), source: format!("{source:?}").into() };

@@ -111,7 +111,15 @@ impl GraphManager {
             self.warming.answered(&named(source, kind, &Arc::from(name.as_str())));
         }
         match kind {
-            ResourceKind::Cluster => self.warming.clusters_discovered(),
+            ResourceKind::Cluster => {
+                // What is in use stays wanted, even if its next version is no good.
+                for name in absent.iter().chain(rejections.iter().map(|rejection| &rejection.name)) {
+                    if !self.has_cluster(name) {
+                        self.end_cluster_demand(name);
+                    }
+                }
+                self.warming.clusters_discovered();
+            }
             ResourceKind::Listener => self.warming.listeners_discovered(),
             _ => {}
         }
@@ -194,6 +202,7 @@ impl GraphManager {
         let need = named(source, kind, name);
         let environment = Rc::clone(&self.options.environment);
         let context = &Context::new(&*environment);
+        context.set_local_cluster(self.local.name().is_some());
         match kind {
             ResourceKind::Cluster => {
                 let wire = decode::<cluster_pb::Cluster>(any)?;
@@ -259,7 +268,10 @@ impl GraphManager {
             return;
         }
         match kind {
-            ResourceKind::Cluster => self.remove_cluster(name),
+            ResourceKind::Cluster => {
+                self.remove_cluster(name);
+                self.end_cluster_demand(name);
+            }
             ResourceKind::Listener => self.remove_listener(name),
             ResourceKind::ExtensionConfig => {
                 self.lose_extension(&named(source, kind, name));

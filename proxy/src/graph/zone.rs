@@ -42,6 +42,11 @@ impl LocalCluster {
         Self { own, name, zones: None }
     }
 
+    /// Its name, if there is one.
+    pub fn name(&self) -> Option<&Arc<str>> {
+        self.name.as_ref()
+    }
+
     /// For routing of `cluster`: `None` if zones do not count there, an empty answer if they would.
     pub fn of(&self, cluster: &Cluster) -> Option<Option<&LocalZones>> {
         let by_zone = matches!(

@@ -25,9 +25,9 @@ scope! {
     }
 }
 
-/// Where the stats of an authentication filter stand, whose connection manager has the prefix `manager`.
+/// Where the stats of an authentication filter stand, if those of its connection manager begin with `manager`.
 pub fn stat_prefix(manager: &str, settings: &JwtAuthn) -> String {
-    let prefix = format!("{}jwt_authn.", names::prefix("http", manager));
+    let prefix = format!("{manager}jwt_authn.");
     if settings.stat_prefix.is_empty() {
         prefix
     } else {

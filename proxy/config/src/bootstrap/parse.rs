@@ -27,6 +27,8 @@ impl Bootstrap {
         let at = FieldPath::resource("bootstrap", "");
         let mut rejections = Rejections::default();
         // First, so that a refused field elsewhere does not hide what is wrong here.
+        let manager = wire.cluster_manager.as_ref();
+        context.set_local_cluster(manager.is_some_and(|manager| !manager.local_cluster_name.is_empty()));
         let statics_wire = mem::take(&mut wire.static_resources).unwrap_or_default();
         let statics = Statics::read(context, &at.field("static_resources"), statics_wire, &mut rejections);
         match read(context, &at, wire, statics, &mut rejections) {

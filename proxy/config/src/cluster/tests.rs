@@ -443,13 +443,14 @@ fn http_options_that_are_refused() {
         (
             "explicit_http_config: {http_protocol_options: {}}, http_filters: [{name: x, typed_config: \
               {'@type': type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}}]",
-            ".http_filters[0]: the HTTP filter \"x\" is not supported in front of upstreams, expected a header mutation or a credential injector",
+            ".http_filters[0]: the HTTP filter \"x\" cannot stand in front of upstreams, expected one of admission control, \
+              buffer, compressor, credential injector, external processing, header mutation, RBAC",
         ),
         (
-            "explicit_http_config: {http_protocol_options: {}}, http_filters: [{name: x, typed_config: \
-              {'@type': type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation, \
-              mutations: {request_trailers_mutations: [{remove: y}]}}}]",
-            ".http_filters[0].typed_config.mutations.request_trailers_mutations: is not supported in front of upstreams",
+            "explicit_http_config: {http_protocol_options: {}}, http_filters: [{name: x, typed_config: {'@type': \
+              type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher, extension_config: {name: y, \
+              typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}}}}]",
+            ".http_filters[0]: chooses among filters that cannot stand in front of upstreams",
         ),
     ] {
         assert_refused(with_http(options), &format!("{at}{reason}"));

@@ -98,7 +98,8 @@ fn mapper(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::ResponseMapper) -
     })
 }
 
-fn body_format(
+/// Reads a form of bodies.
+pub(super) fn body_format(
     context: &Context<'_>,
     at: &FieldPath<'_>,
     mut wire: core::SubstitutionFormatString,

@@ -51,6 +51,10 @@ impl Input {
             Some("network.v3.SourceTypeInput") => Some(Self::SourceType),
             Some("network.v3.TransportProtocolInput") => Some(Self::TransportProtocol),
             Some("network.v3.ApplicationProtocolInput") => Some(Self::ApplicationProtocols),
+            None if name == "envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput" => Some(Self::ResponseStatus),
+            None if name == "envoy.type.matcher.v3.HttpResponseStatusCodeClassMatchInput" => {
+                Some(Self::ResponseStatusClass)
+            }
             Some("ssl.v3.UriSanInput") => Some(Self::UriSan),
             Some("ssl.v3.DnsSanInput") => Some(Self::DnsSan),
             Some("ssl.v3.SubjectInput") => Some(Self::Subject),
@@ -85,6 +89,10 @@ impl Input {
                 let http::HttpRequestHeaderMatchInput { header_name: name } = wire::decode(&at, &any)?;
                 Ok(Self::RequestHeader { name: header_name(&at.field("header_name"), &name)? })
             }
+            "envoy.type.matcher.v3.HttpResponseHeaderMatchInput" => {
+                let http::HttpResponseHeaderMatchInput { header_name: name } = wire::decode(&at, &any)?;
+                Ok(Self::ResponseHeader { name: header_name(&at.field("header_name"), &name)? })
+            }
             "envoy.type.matcher.v3.HttpRequestQueryParamMatchInput" => {
                 let http::HttpRequestQueryParamMatchInput { query_param } = wire::decode(&at, &any)?;
                 if query_param.is_empty() {
@@ -117,6 +125,7 @@ impl Input {
             Self::RequestHeader { .. } | Self::QueryParameter { .. } | Self::Attributes => Some(Place::Request),
             Self::TransportProtocol | Self::ApplicationProtocols => Some(Place::Listener),
             Self::EndpointMetadata { .. } | Self::LocalityMetadata { .. } => Some(Place::Endpoint),
+            Self::ResponseStatus | Self::ResponseStatusClass | Self::ResponseHeader { .. } => Some(Place::Response),
             Self::StatFullName => Some(Place::Stats),
             _ => None,
         }

@@ -26,6 +26,31 @@ pub struct Matcher<A> {
     pub on_no_match: Option<Box<OnMatch<A>>>,
 }
 
+impl<A> Matcher<A> {
+    /// Shows all actions of the tree.
+    pub fn actions<'t>(&'t self, look: &mut dyn FnMut(&'t A)) {
+        match &self.ask {
+            None => {}
+            Some(Ask::List(list)) => list.iter().for_each(|(_, on_match)| on_match.actions(look)),
+            Some(Ask::Exact { map, .. } | Ask::Prefix { map, .. }) => {
+                map.iter().for_each(|(_, on_match)| on_match.actions(look));
+            }
+        }
+        if let Some(on_match) = &self.on_no_match {
+            on_match.actions(look);
+        }
+    }
+}
+
+impl<A> OnMatch<A> {
+    fn actions<'t>(&'t self, look: &mut dyn FnMut(&'t A)) {
+        match self {
+            Self::Action(action) => look(action),
+            Self::Matcher(tree) => tree.actions(look),
+        }
+    }
+}
+
 /// What a level of the tree asks.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask<A> {
@@ -128,6 +153,12 @@ pub enum Input {
     LocalityMetadata { filter: Arc<str>, path: Vec<Box<str>> },
     /// `StatFullNameMatchInput`.
     StatFullName,
+    /// `HttpResponseStatusCodeMatchInput`.
+    ResponseStatus,
+    /// `HttpResponseStatusCodeClassMatchInput`: `1xx` to `5xx`.
+    ResponseStatusClass,
+    /// `HttpResponseHeaderMatchInput`: all values, joined by commas; lower-case name.
+    ResponseHeader { name: Arc<str> },
 }
 
 /// What the value of an input must be.

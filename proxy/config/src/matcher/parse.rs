@@ -33,6 +33,8 @@ pub(crate) enum Place {
     Connection,
     /// A request, and the connection that it came on.
     Request,
+    /// A request that has been answered.
+    Response,
     /// An endpoint.
     Endpoint,
     /// A stat.
@@ -53,7 +55,10 @@ impl Place {
             (Some(Self::Request), Self::Listener | Self::Connection) => {
                 Err(at.reject("exists in HTTP requests only, and this is a connection"))
             }
-            (Some(Self::Listener), Self::Connection | Self::Request) => {
+            (Some(Self::Response), Self::Listener | Self::Connection | Self::Request) => {
+                Err(at.reject("exists in responses only, and this is asked about what comes before them"))
+            }
+            (Some(Self::Listener), Self::Connection | Self::Request | Self::Response) => {
                 Err(at.reject("exists only where a listener chooses a filter chain"))
             }
             _ => Ok(()),

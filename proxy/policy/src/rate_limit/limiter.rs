@@ -66,13 +66,14 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    fn take(&self, age: Duration) -> bool {
+    /// What others may take as well costs as many times as much.
+    fn take(&self, sharers: u64, age: Duration) -> bool {
         match u64::try_from(self.hits) {
             // As in Envoy: who takes nothing gets nothing.
             Ok(0) => false,
-            Ok(hits) => self.rate.take(self.gone, hits, age),
+            Ok(hits) => self.rate.take(self.gone, hits.saturating_mul(sharers), age),
             Err(_) => {
-                self.rate.give(self.gone, self.hits.unsigned_abs(), age);
+                self.rate.give(self.gone, self.hits.unsigned_abs().saturating_mul(sharers), age);
                 true
             }
         }
@@ -116,12 +117,17 @@ impl LocalLimiter {
     /// Whether there is room for a request with these descriptors, `age` after the limiter was made. The slowest limit is
     /// asked first; what was taken before one refuses is gone.
     pub fn check(&self, descriptors: &[Descriptor<'_>], age: Duration) -> Outcome {
+        self.check_share(descriptors, 1, age)
+    }
+
+    /// The same where so many, this one among them, share the limits equally.
+    pub fn check_share(&self, descriptors: &[Descriptor<'_>], sharers: u64, age: Duration) -> Outcome {
         let mut found: Vec<Found<'_>> =
             descriptors.iter().filter_map(|descriptor| self.find(descriptor, age)).collect();
         found.sort_by(|a, b| a.rate.tokens_per_second().total_cmp(&b.rate.tokens_per_second()));
         let mut shadow = None;
         for bucket in &found {
-            if bucket.take(age) {
+            if bucket.take(sharers, age) {
                 continue;
             }
             if !bucket.shadow {
@@ -138,7 +144,7 @@ impl LocalLimiter {
             tells_clients: None,
         });
         if let Some(bucket) = &general
-            && !bucket.take(age)
+            && !bucket.take(sharers, age)
         {
             return Outcome { verdict: Room::No, told: Some(bucket.told(age)) };
         }
@@ -224,6 +230,7 @@ mod tests {
             rate_limits: Box::default(),
             max_dynamic_descriptors: 2,
             retry_after: false,
+            shared_by_local_cluster: false,
         };
         LocalLimiter::new(&settings, RandomState::new())
     }
@@ -240,6 +247,16 @@ mod tests {
             Room::No => 'n',
         };
         (0..times).map(|_| letter(limiter.check(descriptors, Duration::ZERO).verdict)).collect()
+    }
+
+    #[test]
+    fn those_who_share_a_limit_get_equal_parts() {
+        let ten = Settings { max_tokens: 10, tokens_per_fill: 10, fill_interval: Duration::from_secs(3600) };
+        for (sharers, expected) in [(1, 10), (2, 5), (3, 3), (4, 2), (11, 0)] {
+            let limiter = limiter(Some(ten), Vec::new(), true);
+            let had = (0..20).filter(|_| limiter.check_share(&[], sharers, Duration::ZERO).verdict == Room::Yes);
+            assert_eq!(had.count(), expected, "{sharers}");
+        }
     }
 
     #[test]

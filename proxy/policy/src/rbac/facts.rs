@@ -150,6 +150,8 @@ impl<F: Facts> Inputs for InputsOf<'_, F> {
             },
             // There is no endpoint yet.
             Input::EndpointMetadata { .. } | Input::LocalityMetadata { .. } => look(Given::Unknown),
+            // Nothing has been answered yet.
+            Input::ResponseStatus | Input::ResponseStatusClass | Input::ResponseHeader { .. } => look(Given::Unknown),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::http::manager::reply::LocalReply;
 use crate::network::holds;
 use crate::process::Process;
 use crate::scope;
-use crate::stats::{Metric, Scope, names};
+use crate::stats::{Metric, Scope};
 
 scope! {
     /// What each worker counts (`http.<prefix>.adaptive_concurrency.gradient_controller.*`).
@@ -86,7 +86,7 @@ impl AdaptiveConcurrency {
     /// A filter; its limit is that of the same settings in other workers.
     pub fn new(settings: &Arc<Settings>, maker: &Maker<'_>) -> Self {
         let process = &maker.worker.process;
-        let prefix = format!("{}{PREFIX}", names::prefix("http", maker.stat_prefix));
+        let prefix = format!("{}{PREFIX}", maker.prefix);
         let shared = process.shared.of(settings, || {
             let limit = Arc::new(Limit {
                 settings: Arc::clone(settings),

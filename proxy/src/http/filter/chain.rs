@@ -28,6 +28,8 @@ pub enum Turn {
     LookAgain(usize),
     /// This is the answer.
     Reply(Box<LocalReply>),
+    /// Another request begins in its place.
+    Restart,
     /// Something else ended it: the client, a time limit, a drain.
     Interrupted(Failure),
 }
@@ -40,9 +42,18 @@ pub enum Origin<'a> {
     Local(&'a Given<'a>),
 }
 
+/// Where the body of a request comes from.
+#[derive(Clone, Copy)]
+pub enum BodyFrom<'a> {
+    /// The client.
+    Downstream,
+    /// What is kept of it for tries.
+    Kept(&'a ReplayBody<'a>),
+}
+
 /// The message that filters look at.
 enum Side<'a> {
-    Request,
+    Request(BodyFrom<'a>),
     Response(Origin<'a>),
 }
 
@@ -64,7 +75,7 @@ impl Side<'_> {
 }
 
 /// Asks the filters from this place on about the request.
-pub async fn requests(request: &mut Request<'_>, route: &mut RouteChoice<'_>, from: usize) -> Turn {
+pub async fn requests(request: &mut Request<'_>, route: &mut RouteChoice<'_>, from: usize, body: BodyFrom<'_>) -> Turn {
     let count = request.filters.slots.len();
     for slot in from..count {
         let verdict = {
@@ -78,7 +89,7 @@ pub async fn requests(request: &mut Request<'_>, route: &mut RouteChoice<'_>, fr
         match verdict {
             Verdict::Continue => {}
             Verdict::Reply(reply) => return Turn::Reply(reply),
-            verdict => match Box::pin(settle(request, route, slot, &mut Side::Request, verdict)).await {
+            verdict => match Box::pin(settle(request, route, slot, &mut Side::Request(body), verdict)).await {
                 Turn::Continue => {}
                 turn => return turn,
             },
@@ -169,6 +180,7 @@ async fn settle(
         verdict = match verdict {
             Verdict::Continue => return Turn::Continue,
             Verdict::LookAgain => return Turn::LookAgain(slot + 1),
+            Verdict::Restart => return Turn::Restart,
             Verdict::Reply(reply) => return Turn::Reply(reply),
             Verdict::Wait(wait) => match wait_for(request, side, wait).await {
                 Ok(resume) => resume(&mut Exchange::new(request, route, slot, local)),
@@ -211,7 +223,7 @@ fn show(
     let passed = request.request_body.as_ref().map_or(0, |chain| chain.steps());
     let mut exchange = Exchange::new(request, route, slot, side.is_local());
     match side {
-        Side::Request => {
+        Side::Request(_) => {
             let verdict = exchange.ask(|filter: &dyn HttpFilter, exchange| filter.request_body(exchange, &body.bytes));
             put_back(request, body, passed);
             verdict
@@ -266,14 +278,17 @@ async fn wait_for(request: &Request<'_>, side: &mut Side<'_>, mut wait: Wait) ->
 /// Lets a filter take the body away while it waits.
 async fn absorbed(request: &Request<'_>, side: &mut Side<'_>, mut absorb: Box<dyn Absorb>) -> Result<Resume, Failure> {
     let plain = BodyChain::default();
-    if matches!(side, Side::Request) && request.framing != Framing::None {
+    if matches!(side, Side::Request(_)) && request.framing != Framing::None {
         request.downstream.send_continue();
     }
     poll_fn(|cx| {
         let absorbed = match side {
-            Side::Request => {
+            Side::Request(from) => {
                 let chain = request.request_body.as_deref().unwrap_or(&plain);
-                absorb.poll(cx, &chain.source(request.downstream))
+                match from {
+                    BodyFrom::Downstream => absorb.poll(cx, &chain.source(request.downstream)),
+                    BodyFrom::Kept(kept) => absorb.poll(cx, &chain.source(*kept)),
+                }
             }
             Side::Response(Origin::Upstream(answered, _)) => {
                 let chain = request.response_body.as_ref().unwrap_or(&plain);
@@ -300,7 +315,7 @@ async fn absorbed(request: &Request<'_>, side: &mut Side<'_>, mut absorb: Box<dy
 async fn collect(request: &mut Request<'_>, side: &mut Side<'_>, until: Until) -> Result<Collected, Turn> {
     let mut body = Collected::default();
     let plain = BodyChain::default();
-    let is_request = matches!(side, Side::Request);
+    let is_request = matches!(side, Side::Request(_));
     if if is_request { request.framing == Framing::None } else { request.response_ended } {
         body.ended = true;
         return Ok(body);
@@ -311,10 +326,14 @@ async fn collect(request: &mut Request<'_>, side: &mut Side<'_>, until: Until) -
     let request = &*request;
     let done = poll_fn(|cx| {
         let read = match side {
-            Side::Request => match &request.request_body {
+            Side::Request(BodyFrom::Downstream) => match &request.request_body {
                 Some(chain) => read(request, true, &chain.source(request.downstream), &mut body, until, cx),
                 None => read(request, true, request.downstream, &mut body, until, cx),
             },
+            Side::Request(BodyFrom::Kept(kept)) => {
+                let chain = request.request_body.as_deref().unwrap_or(&plain);
+                read(request, true, &chain.source(*kept), &mut body, until, cx)
+            }
             Side::Response(Origin::Upstream(answered, _)) => {
                 let chain = request.response_body.as_ref().unwrap_or(&plain);
                 read(request, false, &chain.source(answered.stream()), &mut body, until, cx)

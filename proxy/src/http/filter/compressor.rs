@@ -56,6 +56,8 @@ pub struct Compressor {
 #[derive(Default)]
 struct Asked {
     settings: Option<Arc<Settings>>,
+    /// What compresses, if that is not what the settings say.
+    library: Option<Compression>,
     accept_encoding: Option<String>,
 }
 
@@ -115,7 +117,7 @@ impl Compressor {
     }
 
     /// Whether it is this compressor that the client wants.
-    fn is_chosen(&self, exchange: &mut Exchange<'_, '_, '_>) -> bool {
+    fn is_chosen(&self, library: Compression, exchange: &mut Exchange<'_, '_, '_>) -> bool {
         let stats = &self.choice;
         let accepted = exchange.known_state::<Asked>().and_then(|asked| asked.accept_encoding.clone());
         let Some(accepted) = accepted else {
@@ -124,14 +126,15 @@ impl Compressor {
         };
         let headers = &exchange.response().headers;
         let mut offers: Vec<Offer> = Vec::new();
-        for settings in exchange.states_of::<Asked>().filter_map(|asked| asked.settings.as_ref()) {
-            let coding = settings.compression.coding().name();
+        let asked = exchange.states_of::<Asked>();
+        for (settings, library) in asked.filter_map(|asked| Some((asked.settings.as_ref()?, asked.library))) {
+            let coding = library.unwrap_or(settings.compression).coding().name();
             if has_content_type(&settings.response, headers) && offers.iter().all(|offer| offer.coding != coding) {
                 offers.push(Offer { coding, choose_first: settings.choose_first });
             }
         }
         let choice = choose(&accepted, &offers);
-        let chosen = choice.coding() == Some(self.settings.compression.coding().name());
+        let chosen = choice.coding() == Some(library.coding().name());
         match choice {
             Choice::Named(_) if chosen => stats.header_compressor_used.increment(),
             Choice::Named(_) => stats.header_compressor_overshadowed.increment(),
@@ -142,8 +145,8 @@ impl Compressor {
         chosen
     }
 
-    fn encoder(&self, stats: &Arc<CompressionStats>) -> Option<Box<Compressing>> {
-        match Encoder::new(self.settings.compression) {
+    fn encoder(library: Compression, stats: &Arc<CompressionStats>) -> Option<Box<Compressing>> {
+        match Encoder::new(library) {
             Ok(encoder) => Some(Box::new(Compressing { encoder: Some(encoder), stats: Arc::clone(stats) })),
             Err(error) => {
                 tracing::warn!("a body is not compressed: {error}");
@@ -152,9 +155,33 @@ impl Compressor {
         }
     }
 
-    fn coding(&self) -> &'static [u8] {
-        let compression: Compression = self.settings.compression;
-        compression.coding().name().as_bytes()
+    /// What compresses on this route.
+    fn library(&self, said: Option<CompressorOverride>) -> Compression {
+        match said {
+            Some(CompressorOverride::Overrides { library: Some(library), .. }) => library,
+            _ => self.settings.compression,
+        }
+    }
+
+    /// Why this response is not compressed, whatever the client accepts; in the order that serves whoever reads of it.
+    fn objection(&self, exchange: &Exchange<'_, '_, '_>) -> Option<Objection> {
+        let response = exchange.response();
+        let headers = &response.headers;
+        let is_final = headers.get_by_name("content-encoding").is_some() || has_no_transform(headers);
+        if response.status == 101 || is_final {
+            return Some(Objection::Untold);
+        }
+        if !is_long_enough(&self.settings.response, headers, &self.response) {
+            return Some(Objection::ContentLengthTooSmall);
+        }
+        if !has_content_type(&self.settings.response, headers) {
+            return Some(Objection::ContentTypeNotAllowed);
+        }
+        if self.settings.etag == EtagRule::Disable && headers.get_by_name("etag").is_some() {
+            self.choice.not_compressed_etag.increment();
+            return Some(Objection::EtagNotAllowed);
+        }
+        self.settings.uncompressible_statuses.contains(&response.status).then_some(Objection::StatusCodeNotAllowed)
     }
 }
 
@@ -163,7 +190,9 @@ impl HttpFilter for Compressor {
         let said = Self::of_route(exchange);
         let accepted = joined(&exchange.head().headers, ACCEPT_ENCODING);
         let accept_encoding = accepted.map(|value| String::from_utf8_lossy(&value).into_owned());
-        *exchange.state::<Asked>() = Asked { settings: Some(Arc::clone(&self.settings)), accept_encoding };
+        let library = self.library(said);
+        *exchange.state::<Asked>() =
+            Asked { settings: Some(Arc::clone(&self.settings)), library: Some(library), accept_encoding };
         if self.compresses_responses(said, exchange) {
             let remove = match said {
                 Some(CompressorOverride::Overrides { remove_accept_encoding: Some(remove), .. }) => remove,
@@ -173,12 +202,13 @@ impl HttpFilter for Compressor {
                 exchange.head_mut().headers.remove_by_name(ACCEPT_ENCODING);
             }
         }
-        let encoder = if self.compresses_request(said, exchange) { self.encoder(&self.request) } else { None };
+        let encoder =
+            if self.compresses_request(said, exchange) { Self::encoder(library, &self.request) } else { None };
         match encoder {
             Some(encoder) => {
                 self.request.compressed.increment();
                 exchange.transform_request(encoder);
-                exchange.head_mut().headers.set_by_name("content-encoding", self.coding());
+                exchange.head_mut().headers.set_by_name("content-encoding", coding_of(library));
             }
             None => self.request.not_compressed.increment(),
         }
@@ -187,19 +217,31 @@ impl HttpFilter for Compressor {
 
     fn response(&self, exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
         let said = Self::of_route(exchange);
+        let library = self.library(said);
         let stats = &self.response;
-        let long_enough = self.compresses_responses(said, exchange)
-            && is_long_enough(&self.settings.response, &exchange.response().headers, stats);
-        let compressible = long_enough && self.is_compressible(exchange);
-        let chosen = long_enough && !exchange.response_has_no_body() && self.is_chosen(exchange);
-        let encoder = if chosen && compressible { self.encoder(stats) } else { None };
+        let enabled = self.compresses_responses(said, exchange);
+        let tells = enabled && self.settings.tells_status && !exchange.response_has_no_body();
+        let objection = if tells { self.objection(exchange) } else { None };
+        if let Some(objection) = objection {
+            stats.not_compressed.increment();
+            objection.tell(library, &mut exchange.response_mut().headers);
+            return Verdict::Continue;
+        }
+        let long_enough =
+            enabled && (tells || is_long_enough(&self.settings.response, &exchange.response().headers, stats));
+        let compressible = tells || (long_enough && self.is_compressible(exchange));
+        let chosen = long_enough && !exchange.response_has_no_body() && self.is_chosen(library, exchange);
+        let encoder = if chosen && compressible { Self::encoder(library, stats) } else { None };
         match encoder {
             Some(encoder) => {
                 stats.compressed.increment();
+                if tells {
+                    tell_compressed(library, &mut exchange.response_mut().headers);
+                }
                 exchange.transform_response(encoder);
                 let headers = &mut exchange.response_mut().headers;
                 weaken_etag(headers, self.settings.etag);
-                headers.set_by_name("content-encoding", self.coding());
+                headers.set_by_name("content-encoding", coding_of(library));
             }
             None => stats.not_compressed.increment(),
         }
@@ -209,6 +251,37 @@ impl HttpFilter for Compressor {
         }
         Verdict::Continue
     }
+}
+
+/// Why a response is not compressed. Source: `status_header_enabled`, and the words that Envoy has for it.
+#[derive(Clone, Copy, Debug)]
+enum Objection {
+    ContentLengthTooSmall,
+    ContentTypeNotAllowed,
+    EtagNotAllowed,
+    StatusCodeNotAllowed,
+    /// One that the header does not tell of: nobody may compress it, or somebody has.
+    Untold,
+}
+
+impl Objection {
+    fn tell(self, library: Compression, headers: &mut Headers) {
+        if !matches!(self, Self::Untold) {
+            headers.append(STATUS.as_bytes(), format!("{};{self:?}", library.coding().name()).as_bytes());
+        }
+    }
+}
+
+fn tell_compressed(library: Compression, headers: &mut Headers) {
+    let coding = library.coding().name();
+    // As in Envoy, also where that is not known.
+    let length = headers.get_str(HeaderId::ContentLength).unwrap_or_default();
+    let status = format!("{coding};Compressed;OriginalLength={length}");
+    headers.append(STATUS.as_bytes(), status.as_bytes());
+}
+
+fn coding_of(library: Compression) -> &'static [u8] {
+    library.coding().name().as_bytes()
 }
 
 fn is_long_enough(rule: &Compressible, headers: &Headers, stats: &CompressionStats) -> bool {
@@ -293,6 +366,7 @@ impl BodyFilter for Compressing {
 }
 
 const ACCEPT_ENCODING: &str = "accept-encoding";
+const STATUS: &str = "x-envoy-compression-status";
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,7 @@ use outrigger_policy::route::{fraction_holds, pick_weighted};
 
 use super::body::{BodyChain, BodyFilter, BodyObserver, BodyPace, BodyStage};
 use super::routed::Routed;
-use super::{Slot, Verdict};
+use super::{Slot, Verdict, delegate};
 use crate::graph::{ClusterNode, Graph, RuntimeSnapshot};
 use crate::http::h1::parse::{Framing, decimal};
 use crate::http::headers::{HeaderId, Headers};
@@ -114,7 +114,14 @@ fn named_by<'n>(head: &'n RequestHead, header: &str) -> Option<Cow<'n, str>> {
 
 /// What filters keep for one request, by their places in the chain.
 #[derive(Default)]
-pub struct FilterStates(Vec<Option<Box<dyn Any>>>);
+pub struct FilterStates {
+    kept: Vec<Option<Box<dyn Any>>>,
+    /// Who was chosen in the places of filters that choose; nothing without such ones.
+    delegates: Option<Box<Delegates>>,
+}
+
+/// By their places.
+type Delegates = Vec<(usize, delegate::Chosen)>;
 
 /// A request, and its response once there is one, as one filter sees it.
 pub struct Exchange<'a, 'r, 'g> {
@@ -261,7 +268,7 @@ impl<'a, 'r, 'g> Exchange<'a, 'r, 'g> {
 
     /// What this filter keeps for this request, made on first use.
     pub fn state<S: Default + 'static>(&mut self) -> &mut S {
-        let states = &mut self.request.filter_states.0;
+        let states = &mut self.request.filter_states.kept;
         if states.len() <= self.slot {
             states.resize_with(self.slot + 1, || None);
         }
@@ -277,12 +284,23 @@ impl<'a, 'r, 'g> Exchange<'a, 'r, 'g> {
 
     /// What this filter keeps for this request, if it has made any.
     pub fn known_state<S: 'static>(&mut self) -> Option<&mut S> {
-        self.request.filter_states.0.get_mut(self.slot)?.as_mut()?.downcast_mut()
+        self.request.filter_states.kept.get_mut(self.slot)?.as_mut()?.downcast_mut()
     }
 
     /// What filters of the whole chain keep of this type for this request, in the order of the chain.
     pub fn states_of<S: 'static>(&self) -> impl Iterator<Item = &S> {
-        self.request.filter_states.0.iter().filter_map(|state| state.as_ref()?.downcast_ref())
+        self.request.filter_states.kept.iter().filter_map(|state| state.as_ref()?.downcast_ref())
+    }
+
+    /// Who was chosen in the place of this filter, if that was decided.
+    pub fn delegate(&self) -> Option<&delegate::Chosen> {
+        let delegates = self.request.filter_states.delegates.as_ref()?;
+        delegates.iter().find(|(slot, _)| *slot == self.slot).map(|(_, chosen)| chosen)
+    }
+
+    /// Decides who was chosen.
+    pub fn set_delegate(&mut self, chosen: delegate::Chosen) {
+        self.request.filter_states.delegates.get_or_insert_default().push((self.slot, chosen));
     }
 
     /// Passes the request body through `filter`. Its length is unknown from now on.

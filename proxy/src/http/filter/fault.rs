@@ -94,7 +94,7 @@ struct Downstream {
 impl Fault {
     /// A filter with its stats.
     pub fn new(settings: &Arc<Settings>, maker: &Maker<'_>) -> Self {
-        let prefix = format!("{}fault.", names::prefix("http", maker.stat_prefix));
+        let prefix = format!("{}fault.", maker.prefix);
         let injector = Injector {
             stats: maker.stats("fault"),
             active: maker.worker.process.shared.get(&prefix, Active::default),

@@ -110,20 +110,27 @@ impl Mutable for Bare<'_> {
 }
 
 fn change_query(mutations: &[QueryMutation], exchange: &mut Exchange<'_, '_, '_>) {
-    let mut path = exchange.head().path_str().to_owned();
+    let path = exchange.head().path_str().to_owned();
+    let changed = with_query(mutations, &path, &RequestSide(exchange.request_mut()));
+    if path != changed {
+        exchange.head_mut().set_path(changed.as_bytes());
+    }
+}
+
+/// `path` with these changes of its query, whose values are those of `head`.
+pub fn with_query(mutations: &[QueryMutation], path: &str, head: &impl Mutable) -> String {
+    let mut path = path.to_owned();
     for mutation in mutations {
         path = match mutation {
             QueryMutation::Remove(key) => without(&path, key),
             QueryMutation::Add { key, value, action } => {
                 let mut text = Vec::new();
-                RequestSide(exchange.request_mut()).evaluate(value, &mut text);
+                head.evaluate(value, &mut text);
                 with(&path, key, &text, *action)
             }
         };
     }
-    if path != exchange.head().path_str() {
-        exchange.head_mut().set_path(path.as_bytes());
-    }
+    path
 }
 
 fn split(path: &str) -> (&str, impl Iterator<Item = &str>) {

@@ -68,8 +68,8 @@ impl AgingLimiter {
         Self { limiter: LocalLimiter::new(settings, RandomState::new()), made: Instant::now() }
     }
 
-    fn check(&self, descriptors: &[Descriptor<'_>]) -> Outcome {
-        self.limiter.check(descriptors, self.made.elapsed())
+    fn check(&self, descriptors: &[Descriptor<'_>], sharers: u64) -> Outcome {
+        self.limiter.check_share(descriptors, sharers, self.made.elapsed())
     }
 }
 
@@ -112,9 +112,9 @@ impl HttpFilter for LocalRateLimit {
             if settings.per_connection {
                 let connection = exchange.connection();
                 let make = || AgingLimiter::new(settings);
-                connection.filter_states.get(settings, make).check(&descriptors)
+                connection.filter_states.get(settings, make).check(&descriptors, 1)
             } else {
-                limit.shared.check(&descriptors)
+                limit.shared.check(&descriptors, sharers(settings, exchange))
             }
         };
         let told = outcome.told.filter(|told| told.tells_clients.unwrap_or(settings.tells_clients));
@@ -157,6 +157,16 @@ impl HttpFilter for LocalRateLimit {
         }
         Verdict::Continue
     }
+}
+
+/// How many share the limits.
+fn sharers(settings: &Settings, exchange: &Exchange<'_, '_, '_>) -> u64 {
+    if !settings.shared_by_local_cluster {
+        return 1;
+    }
+    let graph = exchange.graph();
+    let local = graph.local_cluster.as_ref().and_then(|name| graph.clusters.get(name));
+    local.map_or(1, |local| local.hosts.hosts.len().max(1) as u64)
 }
 
 fn refusal(settings: &Settings, told: Option<Told>, exchange: &mut Exchange<'_, '_, '_>) -> LocalReply {

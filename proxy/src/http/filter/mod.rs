@@ -18,7 +18,9 @@ mod compressor;
 mod cors;
 mod credential_injector;
 mod csrf;
+mod custom_response;
 mod decompressor;
+mod delegate;
 pub mod dynamic_forward;
 mod exchange;
 mod ext_authz;
@@ -27,11 +29,12 @@ mod fault;
 mod grpc_bridge;
 mod grpc_stats;
 mod grpc_web;
-mod header_mutation;
+pub mod header_mutation;
 mod header_to_metadata;
 mod health_check;
 mod istio_alpn;
 mod istio_stats;
+mod json_to_metadata;
 mod jwt_authn;
 mod local_ratelimit;
 mod missing;
@@ -58,7 +61,7 @@ use outrigger_config::http::{HttpFilter as HttpFilterSettings, HttpFilterConfig,
 use outrigger_config::listener::TrafficDirection;
 
 pub use body::{BodyChain, BodyFilter, BodyInput, BodyObserver, BodyPace, BodyStage, Given};
-pub use chain::{Origin, Turn, ends, requests, responses, whole};
+pub use chain::{BodyFrom, Origin, Turn, ends, requests, responses, whole};
 pub use exchange::{Exchange, FilterStates, RouteChoice};
 pub(crate) use routed::find_in;
 pub use shared::{ConnectionStates, SettingsStates, SharedStates};
@@ -124,6 +127,9 @@ pub enum Verdict {
     Reply(Box<LocalReply>),
     /// The next filter, with the configuration and the route as they are now.
     LookAgain,
+    /// Nothing of the response: the request that stands in the place of the one that was answered begins (see
+    /// [`redirect::replace`](crate::http::router::redirect::replace)).
+    Restart,
     /// Wait, then ask again.
     Wait(Wait),
     /// The whole body is read first, then given to [`HttpFilter::request_body`]; 413 if it is longer than this many bytes.
@@ -188,13 +194,15 @@ pub struct Filters {
     pub report: bool,
     /// What stands in their place for upgrades to these protocols.
     upgrades: Box<[(Box<str>, Rc<Filters>)]>,
+    /// Some of them may change the bodies of requests.
+    pub changes_bodies: bool,
 }
 
 impl Filters {
     /// Makes the filters of `node` for this worker.
     pub fn build(worker: &Rc<Worker>, node: &HttpNode) -> Self {
-        let (stat_prefix, direction) = (&node.config.stat_prefix, node.direction);
-        let maker = Maker { worker, stat_prefix, direction, upstream_of: None };
+        let prefix = crate::stats::names::prefix("http", &node.config.stat_prefix);
+        let maker = Maker { worker, prefix, direction: node.direction, place: Place::Downstream };
         let own = node
             .upgrade_filters()
             .map(|(protocol, filters)| (Box::from(protocol), Rc::new(Self::chain(&maker, filters))));
@@ -203,7 +211,7 @@ impl Filters {
 
     /// Nothing before a router with these settings.
     pub fn none(router: Arc<Router>) -> Self {
-        Self { slots: Vec::new(), router, report: false, upgrades: Box::default() }
+        Self { slots: Vec::new(), router, report: false, changes_bodies: false, upgrades: Box::default() }
     }
 
     fn chain<'n>(
@@ -226,12 +234,16 @@ impl Filters {
         self.upgrades.iter().find(|(own, _)| own.as_bytes() == protocol).map(|(_, filters)| filters)
     }
 
-    /// Makes filters in front of upstreams for this worker. What they count has names that begin with `prefix`.
+    /// Makes filters in front of upstreams for this worker. Their stats have names that begin with `prefix`.
     pub fn upstream(worker: &Rc<Worker>, filters: &UpstreamFilters, prefix: String) -> Self {
-        let direction = TrafficDirection::Unspecified;
-        let maker = Maker { worker, stat_prefix: "", direction, upstream_of: Some(prefix) };
+        let maker = Maker { worker, prefix, direction: TrafficDirection::Unspecified, place: Place::Upstream };
         let slots = filters.0.iter().filter_map(|filter| maker.slot(filter, &filter.config)).collect();
-        Self { slots, router: Arc::default(), report: false, upgrades: Box::default() }
+        let changes = |config: &HttpFilterConfig| match config {
+            HttpFilterConfig::Compressor(_) | HttpFilterConfig::ExtProc(_) | HttpFilterConfig::Delegating(_) => true,
+            _ => false,
+        };
+        let changes_bodies = filters.0.iter().any(|filter| changes(&filter.config));
+        Self { slots, router: Arc::default(), report: false, changes_bodies, upgrades: Box::default() }
     }
 }
 
@@ -239,18 +251,32 @@ impl Filters {
 pub struct Maker<'a> {
     /// The worker it will live in.
     pub worker: &'a Rc<Worker>,
-    /// Of the connection manager.
-    pub stat_prefix: &'a str,
+    /// What the names of its stats begin with: `http.<stat prefix>.` of a connection manager, or what stands for it.
+    pub prefix: String,
     /// Of its listener.
     pub direction: TrafficDirection,
-    /// What names of stats begin with in front of upstreams.
-    pub upstream_of: Option<String>,
+    /// Where it will stand.
+    pub place: Place,
+}
+
+/// Where a filter stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// In a connection manager: it sees a request once.
+    Downstream,
+    /// In front of endpoints: it sees each try.
+    Upstream,
 }
 
 impl Maker<'_> {
     /// The filter that these settings ask for; `None` if it does nothing.
     fn slot(&self, config: &HttpFilterSettings, settings: &HttpFilterConfig) -> Option<Slot> {
-        let filter = match settings {
+        let filter = self.filter(settings)?;
+        Some(Slot { name: Arc::clone(&config.name), disabled: config.disabled, filter })
+    }
+
+    fn filter(&self, settings: &HttpFilterConfig) -> Option<Box<dyn HttpFilter>> {
+        Some(match settings {
             // Not one that is asked.
             HttpFilterConfig::Router(_) => return None,
             HttpFilterConfig::Discovered(_) => self.make(|_| missing::Missing),
@@ -271,15 +297,15 @@ impl Maker<'_> {
                 self.make(|maker| decompressor::Decompressor::new(settings, maker))
             }
             HttpFilterConfig::Cors => self.make(cors::Cors::new),
-            HttpFilterConfig::CredentialInjector(settings) => self.make(|maker| {
-                let prefix = match &maker.upstream_of {
-                    Some(prefix) => prefix.clone(),
-                    None => crate::stats::names::prefix("http", maker.stat_prefix),
-                };
-                credential_injector::CredentialInjector::new(settings, maker, &prefix)
-            }),
+            HttpFilterConfig::CredentialInjector(settings) => {
+                self.make(|maker| credential_injector::CredentialInjector::new(settings, maker, &maker.prefix))
+            }
             HttpFilterConfig::OAuth2(settings) => self.make(|maker| oauth2::OAuth2::new(settings.as_ref(), maker)),
             HttpFilterConfig::Csrf(policy) => self.make(|maker| csrf::Csrf::new(policy, maker)),
+            HttpFilterConfig::CustomResponse(settings) => {
+                self.make(|maker| custom_response::CustomResponse::new(settings, maker))
+            }
+            HttpFilterConfig::Delegating(settings) => self.make(|maker| delegate::Delegating::new(settings, maker)),
             HttpFilterConfig::DynamicForward(settings) => self.make(|_| dynamic_forward::DynamicForward::new(settings)),
             HttpFilterConfig::ExtAuthz(settings) => self.make(|maker| ext_authz::ExtAuthz::new(settings, maker)),
             HttpFilterConfig::ExtProc(settings) => self.make(|maker| ext_proc::ExtProc::new(settings, maker)),
@@ -290,7 +316,7 @@ impl Maker<'_> {
             HttpFilterConfig::GrpcBridge(settings) => self.make(|_| grpc_bridge::GrpcBridge::new(*settings)),
             HttpFilterConfig::GrpcStats(settings) => self.make(|_| grpc_stats::GrpcStats::new(settings)),
             HttpFilterConfig::GrpcWeb => self.make(|_| grpc_web::GrpcWeb::default()),
-            HttpFilterConfig::OnDemand => self.make(|_| on_demand::OnDemand),
+            HttpFilterConfig::OnDemand(settings) => self.make(|_| on_demand::OnDemand::new(settings)),
             HttpFilterConfig::HeaderMutation(settings) => self.make(|_| header_mutation::HeaderMutation::new(settings)),
             HttpFilterConfig::HeaderToMetadata(settings) => {
                 self.make(|maker| header_to_metadata::HeaderToMetadata::new(settings, maker))
@@ -299,6 +325,9 @@ impl Maker<'_> {
                 self.make(|maker| health_check::HealthCheck::new(settings, maker))
             }
             HttpFilterConfig::IstioAlpn(settings) => self.make(|_| istio_alpn::IstioAlpn::new(settings)),
+            HttpFilterConfig::JsonToMetadata(settings) => {
+                self.make(|maker| json_to_metadata::JsonToMetadata::new(settings, maker))
+            }
             HttpFilterConfig::JwtAuthn(settings) => self.make(|maker| jwt_authn::JwtAuthn::new(settings, maker)),
             HttpFilterConfig::IstioStats(settings) => {
                 self.make(|maker| istio_stats::IstioStats::new(settings, maker.direction, maker))
@@ -319,17 +348,16 @@ impl Maker<'_> {
                 self.make(|maker| stateful_session::StatefulSession::new(settings, maker))
             }
             HttpFilterConfig::Rbac(config) => self.make(|maker| rbac::Rbac::new(maker, Arc::clone(config))),
-        };
-        Some(Slot { name: Arc::clone(&config.name), disabled: config.disabled, filter })
+        })
     }
 
     fn make<F: HttpFilter + 'static>(&self, new: impl FnOnce(&Self) -> F) -> Box<dyn HttpFilter> {
         Box::new(new(self))
     }
 
-    /// This worker's stats named `http.<stat prefix>.<name>.*`; `name` may have several parts, or be empty.
+    /// This worker's stats named `<prefix><name>.*`; `name` may have several parts, or be empty.
     pub fn stats<S: crate::stats::Scope + Default>(&self, name: &str) -> Arc<S> {
-        let mut prefix = crate::stats::names::prefix("http", self.stat_prefix);
+        let mut prefix = self.prefix.clone();
         if !name.is_empty() {
             prefix.push_str(name);
             prefix.push('.');

@@ -54,8 +54,7 @@ impl Rbac {
     /// A filter with its stats.
     pub fn new(maker: &Maker<'_>, config: Arc<HttpRbac>) -> Self {
         let process = Arc::clone(&maker.worker.process);
-        let prefix = names::prefix("http", maker.stat_prefix);
-        let of = |rules: &str| rbac::stat_prefix(&prefix, rules);
+        let of = |rules: &str| rbac::stat_prefix(&maker.prefix, rules);
         Self {
             enforced: RuleStats::new(&process, of(&config.stat_prefix)),
             shadow: RuleStats::new(&process, of(&config.shadow_stat_prefix)),

@@ -8,6 +8,8 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use outrigger_config::route::RouteAction;
+
 use super::downstream::Downstream;
 use super::local_replies::{self, Rewritten};
 use super::reply::{self, LocalReply};
@@ -54,6 +56,9 @@ fn write_head(request: &mut Request<'_>, reply: &mut LocalReply, grpc: bool) -> 
         None => Rewritten::default(),
     };
     reply::begin_head(reply, &mut request.response);
+    if let Some(instead) = &reply.instead {
+        mutate::apply(&instead.headers, &mut ResponseSide(request));
+    }
     if let Some(headers) = rewritten.headers {
         request.response.status = rewritten.status_before;
         request.info.response_code.set(rewritten.status_before);
@@ -114,13 +119,20 @@ async fn send_local_now(request: &mut Request<'_>, mut reply: LocalReply, chosen
     let connection = Rc::clone(request.connection);
     let mut filtered = None;
     let mut chain = None;
-    if !request.filters.slots.is_empty() {
+    if !request.filters.slots.is_empty() && reply.instead.is_none() {
         let graph = Rc::clone(&request.graph);
         let mut choice = RouteChoice::of(&connection, &graph, chosen.copied());
         let given = Given::new(if has_body { &reply.body } else { b"" });
-        // An answer that would replace this one has no place: this is one already.
+        // An answer that would replace this one has no place, unless that is what it is for: this is one already.
         let mut interrupted = match filter::responses(request, &mut choice, Origin::Local(&given)).await {
             Turn::Interrupted(_) => true,
+            Turn::Restart => return,
+            Turn::Reply(other) if other.instead.is_some() => {
+                request.response_body = None;
+                // As Envoy does, what the route adds to responses is added for those that it forwards alone.
+                let forwards = |chosen: &&Chosen<'_>| matches!(chosen.route.action, RouteAction::Forward(_));
+                return send_local(request, *other, chosen.filter(forwards)).await;
+            }
             Turn::Continue | Turn::LookAgain(_) | Turn::Reply(_) => false,
         };
         chain = request.response_body.take().filter(|_| has_body);

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use outrigger_config::http::ServerHeader;
+use outrigger_config::http::{HeaderMutations, ServerHeader};
 
 use super::HttpConnection;
 use crate::http::h1::encode::decimal;
@@ -15,7 +15,7 @@ use crate::http::message::ResponseHead;
 use crate::stream::ResponseFlag;
 
 /// A response of our own.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LocalReply {
     /// Status code.
     pub status: u16,
@@ -35,6 +35,15 @@ pub struct LocalReply {
     pub grpc_status: Option<u32>,
     /// An HTTP/1 connection ends with it.
     pub close: bool,
+    /// It takes the place of a response that filters have seen: they are not asked about it.
+    pub instead: Option<Box<Instead>>,
+}
+
+/// What else is said of an answer that takes the place of a response.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instead {
+    /// Changes of its headers.
+    pub headers: HeaderMutations,
 }
 
 impl LocalReply {
@@ -50,6 +59,7 @@ impl LocalReply {
             overloaded: false,
             grpc_status: None,
             close: false,
+            instead: None,
         }
     }
 

@@ -21,7 +21,7 @@ use super::routing::{asked_protocol, name_route, serve_route};
 use super::{client_cert, normalize, overload};
 use crate::accesslog::format;
 use crate::accesslog::{AccessLogger, Facts, LogType};
-use crate::http::filter::{self, BodyChain, FilterStates, Filters, RouteChoice, Turn, WantedHost};
+use crate::http::filter::{self, BodyChain, BodyFrom, FilterStates, Filters, RouteChoice, Turn, WantedHost};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
@@ -444,12 +444,13 @@ async fn route_from(request: &mut Request<'_>, from: usize) -> Option<usize> {
         trace::begin(request, choice.chosen.as_ref());
     }
     if !request.filters.slots.is_empty() {
-        let turn = filter::requests(request, &mut choice, from).await;
+        let turn = filter::requests(request, &mut choice, from, BodyFrom::Downstream).await;
         name_route(request, choice.chosen.as_ref());
         trace::set_route(request, choice.chosen.as_ref());
         match turn {
             Turn::Continue => {}
             Turn::LookAgain(next) => return Some(next),
+            Turn::Restart => return None,
             Turn::Reply(reply) => {
                 send_local(request, *reply, choice.chosen.as_ref()).await;
                 return None;

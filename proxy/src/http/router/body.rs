@@ -15,8 +15,15 @@ use crate::stream::StreamInfo;
 /// Bodies larger than this are sent once, unless the route says otherwise.
 const KEPT_BYTES: usize = 64 * 1024;
 
-/// A body that remembers what was taken from it.
+/// A body that remembers what was taken from it, as one try after the other sends it.
 pub struct ReplayBody<'a> {
+    kept: KeptBody<'a>,
+    /// What it passes through in this try alone.
+    tried: RefCell<Option<Rc<BodyChain>>>,
+}
+
+/// The body itself, which is the same in all tries.
+struct KeptBody<'a> {
     source: &'a Downstream<'a>,
     filters: Option<Rc<BodyChain>>,
     kept: RefCell<Vec<u8>>,
@@ -39,7 +46,7 @@ impl<'a> ReplayBody<'a> {
         info: &Rc<StreamInfo>,
     ) -> Self {
         let limit = limit.map_or(KEPT_BYTES, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        Self {
+        let kept = KeptBody {
             source,
             filters,
             kept: RefCell::default(),
@@ -48,37 +55,50 @@ impl<'a> ReplayBody<'a> {
             limit,
             trailers: RefCell::new(None),
             info: Rc::clone(info),
-        }
+        };
+        Self { kept, tried: RefCell::new(None) }
     }
 
     /// Begins again; false if part of the body is gone.
     pub fn rewind(&self) -> bool {
-        self.position.set(0);
-        self.keeping.get()
+        self.tried.take();
+        self.kept.position.set(0);
+        self.kept.keeping.get()
     }
 
     /// The whole body, once it was sent; `None` if part of it is gone. Its trailers are not kept.
     pub fn kept(&self) -> Option<Vec<u8>> {
-        self.keeping.get().then(|| self.kept.take())
+        self.kept.keeping.get().then(|| self.kept.kept.take())
     }
 
-    /// All of it has come, and is kept.
+    /// All of it has come, and is kept as it is sent.
     pub fn is_whole(&self) -> bool {
-        self.keeping.get() && self.trailers.borrow().is_some()
+        self.kept.keeping.get() && self.tried.borrow().is_none() && self.kept.trailers.borrow().is_some()
     }
 
     /// A copy of what the try under way has not taken yet of a body that is kept whole.
     pub fn rest(&self) -> Rest {
-        let bytes = self.kept.borrow()[self.position.get()..].to_vec();
-        Rest { bytes, position: Cell::new(0), trailers: self.trailers.borrow().clone().flatten() }
+        let bytes = self.kept.kept.borrow()[self.kept.position.get()..].to_vec();
+        Rest { bytes, position: Cell::new(0), trailers: self.kept.trailers.borrow().clone().flatten() }
     }
 
     /// Goes on where `rest` has come to.
     pub fn go_on(&self, rest: &Rest) {
         let left = rest.bytes.len() - rest.position.get();
-        self.position.set(self.kept.borrow().len().saturating_sub(left));
+        self.kept.position.set(self.kept.kept.borrow().len().saturating_sub(left));
     }
 
+    /// Lets the body pass through `chain` until it begins again.
+    pub fn pass_through(&self, chain: Rc<BodyChain>) {
+        *self.tried.borrow_mut() = Some(chain);
+    }
+
+    fn tried(&self) -> Option<Rc<BodyChain>> {
+        self.tried.borrow().clone()
+    }
+}
+
+impl KeptBody<'_> {
     fn replaying(&self) -> bool {
         self.position.get() < self.kept.borrow().len()
     }
@@ -117,6 +137,36 @@ impl BodySource for Rest {
 }
 
 impl BodySource for ReplayBody<'_> {
+    fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        match self.tried() {
+            None => self.kept.poll_data(cx),
+            Some(chain) => chain.source(&self.kept).poll_data(cx),
+        }
+    }
+
+    fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
+        match self.tried() {
+            None => self.kept.with_data(look),
+            Some(chain) => chain.source(&self.kept).with_data(look),
+        }
+    }
+
+    fn consume(&self, count: usize) {
+        match self.tried() {
+            None => self.kept.consume(count),
+            Some(chain) => chain.source(&self.kept).consume(count),
+        }
+    }
+
+    fn take_trailers(&self) -> Option<Headers> {
+        match self.tried() {
+            None => self.kept.take_trailers(),
+            Some(chain) => BodySource::take_trailers(&chain.source(&self.kept)),
+        }
+    }
+}
+
+impl BodySource for KeptBody<'_> {
     fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
         if self.replaying() {
             return Poll::Ready(Ok(true));

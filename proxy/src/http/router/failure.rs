@@ -21,7 +21,7 @@ use crate::upstream::worker_host::WorkerHost;
 use crate::worker::deadlines::Limit;
 
 /// How a try failed.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Failure {
     /// No endpoint to try.
     NoHost,

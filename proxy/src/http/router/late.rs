@@ -21,7 +21,6 @@ use super::timeout::Timeouts;
 use super::{grpc_status, outcome};
 use crate::accesslog::LogType;
 use crate::health::observe;
-use crate::http::filter::Filters;
 use crate::http::manager::request::Request;
 use crate::http::seam::{BodySink, PumpError};
 use crate::stream::TryFacts;
@@ -57,7 +56,8 @@ pub(super) struct LateTry {
     pub cluster: Rc<WorkerCluster>,
     pub host: Rc<WorkerHost>,
     pub watch: Watch,
-    pub filters: Option<Rc<Filters>>,
+    /// What stands in front of its endpoint, with what that keeps.
+    pub passage: Option<Passage>,
     /// Another try has begun in its place, so that it leads to no further one.
     pub is_replaced: bool,
     exchange: Unanswered,
@@ -198,13 +198,13 @@ impl LateTry {
         exchange: Box<Unanswered>,
         body: &ReplayBody<'_>,
         cluster: &Rc<WorkerCluster>,
-        (host, watch, filters): (Rc<WorkerHost>, Watch, Option<Rc<Filters>>),
+        (host, watch, passage): (Rc<WorkerHost>, Watch, Option<Passage>),
     ) -> Self {
         let cluster = Rc::clone(cluster);
         let rest = (!exchange.upload.is_done() && !exchange.upload_failed).then(|| body.rest());
         let span = trace::set_aside(request);
         let facts = request.info.facts_of_try();
-        Self { cluster, host, watch, filters, is_replaced: false, exchange: *exchange, rest, facts, span }
+        Self { cluster, host, watch, passage, is_replaced: false, exchange: *exchange, rest, facts, span }
     }
 
     /// Keeps it until its end.

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use outrigger_config::cluster::{Discovery, RequestPolicies, UpstreamHttp};
 use outrigger_config::format::Format;
+use outrigger_config::http::HttpFilterConfig;
+use outrigger_config::http::filters::UpstreamFilters;
 use outrigger_config::route::{Forward, MirrorCluster, MirrorHost, MirrorPolicy, Priority};
 use outrigger_policy::balance::Wanted;
 use outrigger_policy::route::fraction_holds;
@@ -20,7 +22,7 @@ use outrigger_policy::route::fraction_holds;
 use super::attempt::Active;
 use super::count_response;
 use crate::graph::ClusterNode;
-use crate::http::filter::BodyObserver;
+use crate::http::filter::{BodyObserver, header_mutation};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::Headers;
 use crate::http::manager::mutate::{self, Mutable};
@@ -57,6 +59,15 @@ pub fn begin(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward, o
         let mut head = head(&request.head, &policy.host);
         if !policy.mutations.is_empty() {
             mutate::change(&policy.mutations, &mut CopySide { request, head: &mut head });
+        }
+        if let Some(filters) = &node.config.http.filters
+            && !pass(filters, request, &mut head)
+        {
+            tracing::debug!(
+                "a request is not mirrored: a filter in front of cluster {:?} could not be asked",
+                node.config.name
+            );
+            continue;
         }
         trace::for_copy(request, &mut head, policy.trace_sampled);
         let body = Rc::new(RefCell::new(Waiting::default()));
@@ -101,6 +112,25 @@ impl Mutable for CopySide<'_, '_> {
         facts.request = Some(self.head);
         crate::accesslog::format::write_header(format, &facts, value);
     }
+}
+
+/// Does to the head of a copy what the filters in front of its cluster do to the head of a request. False if one of them
+/// would have to be asked whether the copy may go there: a copy has nobody to ask.
+fn pass(filters: &UpstreamFilters, request: &Request<'_>, head: &mut RequestHead) -> bool {
+    filters.0.iter().filter(|filter| !filter.disabled).all(|filter| match &filter.config {
+        HttpFilterConfig::HeaderMutation(settings) => {
+            mutate::change(&settings.mutations.request, &mut CopySide { request, head: &mut *head });
+            if !settings.mutations.query.is_empty() {
+                let query = &settings.mutations.query;
+                let path =
+                    header_mutation::with_query(query, head.path_str(), &CopySide { request, head: &mut head.clone() });
+                head.set_path(path.as_bytes());
+            }
+            true
+        }
+        HttpFilterConfig::AdmissionControl(_) | HttpFilterConfig::Buffer(_) | HttpFilterConfig::Compressor(_) => true,
+        _ => false,
+    })
 }
 
 fn head(original: &RequestHead, host: &MirrorHost) -> RequestHead {

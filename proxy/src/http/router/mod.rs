@@ -12,6 +12,7 @@ mod drops;
 pub mod failure;
 mod late;
 mod mirror;
+mod passage;
 mod prepare;
 pub mod redirect;
 mod relay;
@@ -34,13 +35,11 @@ use outrigger_policy::route::{header_matches, request_header_matches};
 use super::manager::reply::LocalReply;
 use super::manager::request::{Chosen, Request, RequestSide, ResponseSide, send_local};
 use super::manager::{mutate, overload};
-use crate::http::filter::{self, Filters, Origin, RouteChoice, Turn};
+use crate::http::filter::{self, Origin, RouteChoice, Turn};
 use crate::http::headers::HeaderId;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::BodySink;
-use crate::stats::names;
 use crate::stream::ResponseFlag;
-use crate::tokens;
 use crate::trace;
 use crate::upstream::clusters::WorkerCluster;
 use crate::upstream::dns_cache::{CachedName, Lookup};
@@ -52,6 +51,7 @@ use attempt::Answered;
 pub use body::ReplayBody;
 use failure::Failure;
 pub use late::Tries;
+use passage::Passage;
 pub use route_stats::RouteCounts;
 use timeout::Timeouts;
 
@@ -100,9 +100,11 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
         retries: 0,
         resends: 0,
         resent_stale: false,
+        passage: None,
         _retrying: None,
     };
     forwarding.begin().await;
+    forwarding.end_passage();
 }
 
 /// The policy of the cluster, or else of the route or virtual host, as `x-envoy-*` headers change it.
@@ -159,6 +161,8 @@ struct Forwarding<'a, 'r> {
     resends: u32,
     /// Because a used connection had ended.
     resent_stale: bool,
+    /// What the try at hand passes through.
+    passage: Option<Passage>,
     /// Counts against the retry limit while a retry is under way.
     _retrying: Option<Permit>,
 }
@@ -182,43 +186,6 @@ impl Forwarding<'_, '_> {
             let _ = flushed.await;
         }
         self.run(&body).await;
-    }
-
-    /// What stands in front of the endpoints of a cluster: its own filters, or else the router's.
-    fn upstream_filters(&self, cluster: &WorkerCluster) -> Option<Rc<Filters>> {
-        let node = cluster.node();
-        let filters = node.config.http.filters.as_ref().or(self.request.filters.router.upstream_filters.as_ref())?;
-        if attempt::ends_here(self.action, &self.request.head).is_some() {
-            return None;
-        }
-        let worker = &self.request.connection.worker;
-        let prefix = || match &node.config.http.filters {
-            Some(_) => names::prefix("cluster", &node.config.stat_name),
-            None => tokens::upstream_prefix(&self.request.connection.node.config.stat_prefix),
-        };
-        Some(worker.upstream_filters.get(filters, || Filters::upstream(worker, filters, prefix())))
-    }
-
-    /// Shows a try to the filters in front of its endpoint: its request, or the answer. What they change stays for further
-    /// tries. Something if the try does not go on.
-    async fn pass_upstream(&mut self, filters: &Rc<Filters>, answer: Option<Origin<'_>>) -> Option<Turn> {
-        let connection = Rc::clone(self.request.connection);
-        let graph = Rc::clone(&self.request.graph);
-        let mut choice = RouteChoice::of(&connection, &graph, Some(*self.chosen));
-        let request = &mut *self.request;
-        let own = std::mem::replace(&mut request.filters, Rc::clone(filters));
-        let states = std::mem::take(&mut request.filter_states);
-        let turn = match answer {
-            None => filter::requests(request, &mut choice, 0).await,
-            Some(answer) => filter::responses(request, &mut choice, answer).await,
-        };
-        request.filters = own;
-        request.filter_states = states;
-        match turn {
-            // A request that is tried has its route.
-            Turn::Continue | Turn::LookAgain(_) => None,
-            turn => Some(turn),
-        }
     }
 
     /// The name that the request's host is, and the newest view of `cluster`. Waits for its address unless that is known.
@@ -251,7 +218,12 @@ impl Forwarding<'_, '_> {
     fn redirects(&mut self, policy: &InternalRedirect, answered: &Answered, body: &ReplayBody<'_>) -> bool {
         // What is still being sent could not be sent again.
         let complete = answered.request_is_sent() && !self.request.head.is_tunnel();
+        // What filters have made of the body for this try is not sent elsewhere.
+        self.swap_before();
         let followed = complete && redirect::follow(self.request, self.chosen, policy, body);
+        if !followed {
+            self.swap_before();
+        }
         let stats = &self.cluster.stats;
         if followed {
             self.request.info.response_code.set(self.request.response.status);

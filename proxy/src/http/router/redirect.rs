@@ -1,10 +1,12 @@
-//! Following a redirect of an upstream (`InternalRedirectPolicy`).
+//! Following a redirect of an upstream (`InternalRedirectPolicy`), or of a filter that replaces a response.
 //!
 //! Owns turning the request that was answered with a redirect into the one it asks for. Never decides whether it may
 //! (see `outrigger-policy`), and never routes: the connection manager begins the request anew.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
+use outrigger_config::http::filters::RedirectedResponse;
 use outrigger_config::route::{InternalRedirect, RouteAction};
 use outrigger_policy::route::{RedirectHistory, RedirectRefusal, RedirectTarget};
 
@@ -12,7 +14,8 @@ use super::body::ReplayBody;
 use crate::http::filter::RouteChoice;
 use crate::http::h1::parse::Framing;
 use crate::http::headers::{HeaderId, Headers};
-use crate::http::manager::request::{Chosen, Request};
+use crate::http::manager::mutate;
+use crate::http::manager::request::{Chosen, Request, RequestSide};
 
 /// What a request keeps over the redirects that are followed for it.
 #[derive(Default)]
@@ -22,6 +25,49 @@ pub struct Redirects {
     pub body: Vec<u8>,
     /// The request is to begin anew.
     pub is_due: bool,
+    /// The answer takes the place of one to another request.
+    pub replaces: Option<Replaced>,
+}
+
+/// A response that was replaced by the answer to another request.
+pub struct Replaced {
+    /// What says so.
+    pub policy: Arc<RedirectedResponse>,
+    /// Its status.
+    pub status: u16,
+}
+
+/// Makes the request in the place of the one whose response `policy` replaces; false leaves it as it was, since no route is
+/// for it or the client has not sent all of the first one.
+pub fn replace(request: &mut Request<'_>, policy: &Arc<RedirectedResponse>) -> bool {
+    // What the client still sends would be taken for its next request.
+    if !request.downstream.request_is_done() || request.head.is_tunnel() {
+        return false;
+    }
+    let before = request.head.clone();
+    request.head.set_scheme(policy.scheme.as_bytes());
+    request.head.set_authority(policy.authority.as_bytes());
+    request.head.set_path(policy.path.as_bytes());
+    let (connection, graph) = (Rc::clone(request.connection), Rc::clone(&request.graph));
+    if RouteChoice::new(&connection, &graph, request).chosen.is_none() {
+        request.head = before;
+        return false;
+    }
+    mutate::apply(&policy.request_headers, &mut RequestSide(request));
+    if !request.head.is_head() {
+        request.head.set_method(b"GET");
+    }
+    request.head.headers.remove(HeaderId::ContentLength);
+    request.head.headers.remove(HeaderId::TransferEncoding);
+    request.framing = Framing::None;
+    let status = request.response.status;
+    request.info.response_code.set(status);
+    request.info.set_details("internal_redirect");
+    let redirects = request.redirects.get_or_insert_default();
+    redirects.is_due = true;
+    redirects.body.clear();
+    redirects.replaces = Some(Replaced { policy: Arc::clone(policy), status });
+    true
 }
 
 /// Makes the head in the request that of the request that the response asks for; false leaves it as it was.

@@ -19,7 +19,7 @@ use super::{Forwarding, count_local_reply, count_response, end, grpc_status, out
 use crate::accesslog::LogType;
 use crate::graph::facts;
 use crate::health::observe;
-use crate::http::filter::{Filters, Origin, Turn};
+use crate::http::filter::Turn;
 use crate::http::headers::HeaderId;
 use crate::http::manager::request::{Request, send_local};
 use crate::stream::{Phase, ResponseFlag};
@@ -45,7 +45,6 @@ enum Next {
 struct Tried {
     ended: Result<Answered, Failure>,
     host: Rc<WorkerHost>,
-    filters: Option<Rc<Filters>>,
     watch: Watch,
     /// Another one has taken its place already, so that none follows from its end.
     is_replaced: bool,
@@ -100,9 +99,8 @@ impl Forwarding<'_, '_> {
             prepare::tell_timeout(self.request, self.action, &self.timeouts, elapsed);
         }
         prepare::host_name(self.request, self.action, &host);
-        let filters = self.upstream_filters(&target.cluster);
-        if let Some(filters) = &filters
-            && let Some(end) = Box::pin(self.pass_upstream(filters, None)).await
+        if self.has_upstream_filters(&target.cluster)
+            && let Some(end) = Box::pin(self.pass_request(&target.cluster, body)).await
         {
             return self.end_by(end).await;
         }
@@ -114,27 +112,23 @@ impl Forwarding<'_, '_> {
         let ended = match attempt.until_head(place).await {
             Ended::Answered(answered) => Ok(answered),
             Ended::Failed(failure) => Err(failure),
-            Ended::Late(exchange) => return Box::pin(self.is_late(exchange, host, filters, watch, body)).await,
+            Ended::Late(exchange) => return Box::pin(self.is_late(exchange, host, watch, body)).await,
         };
-        self.settle(Tried { ended, host, filters, watch, is_replaced: false }, body).await
+        self.settle(Tried { ended, host, watch, is_replaced: false }, body).await
     }
 
     async fn settle(&mut self, tried: Tried, body: &ReplayBody<'_>) -> Next {
-        let Tried { ended, host, filters, watch, is_replaced } = tried;
+        let Tried { ended, host, watch, is_replaced } = tried;
         let mut stream = match ended {
             Ok(stream) => stream,
             Err(failure) => return self.failed(failure, &host, watch, is_replaced, body).await,
         };
         trace::answered(self.request);
-        if let Some(filters) = &filters {
-            self.request.response_ended = stream.is_complete();
-            // A try that is over may have left some.
-            self.request.response_body = None;
-            let answering = Origin::Upstream(&mut stream, body);
-            if let Some(end) = Box::pin(self.pass_upstream(filters, Some(answering))).await {
-                drop(stream);
-                return self.end_by(end).await;
-            }
+        if self.passage.is_some()
+            && let Some(end) = Box::pin(self.pass_response(&mut stream, body)).await
+        {
+            drop(stream);
+            return self.end_by(end).await;
         }
         let retry = self.judge(&host, watch, is_replaced, body);
         if let Retry::After(backoff) = retry {
@@ -152,6 +146,7 @@ impl Forwarding<'_, '_> {
         }
         if retry == Retry::NotPossible && late::are_waited_for(self.request) {
             self.leave(stream, &host);
+            self.leave_passage();
             return Next::Late;
         }
         late::end_all(self.request, None);
@@ -210,6 +205,7 @@ impl Forwarding<'_, '_> {
         self.log_failed_try(&failure);
         failure::watched(watch, host, &failure);
         if failure == Failure::Overtaken {
+            self.leave_passage();
             return Next::Late;
         }
         host.stats.rq_error.increment();
@@ -220,10 +216,12 @@ impl Forwarding<'_, '_> {
                 // connection: a request that kills its upstream must not visit every connection of a pool.
                 self.resent_stale = true;
                 host.idle.borrow_mut().clear();
+                self.leave_passage();
                 return Next::Again;
             }
             if failure == Failure::NotSent && self.resends < MAX_RESENDS && body.rewind() {
                 self.resends += 1;
+                self.leave_passage();
                 return Next::Again;
             }
             failure::observe(&self.request.connection.worker.process, host, &failure);
@@ -241,15 +239,15 @@ impl Forwarding<'_, '_> {
         &mut self,
         exchange: Box<Unanswered>,
         host: Rc<WorkerHost>,
-        filters: Option<Rc<Filters>>,
         watch: Watch,
         body: &ReplayBody<'_>,
     ) -> Next {
+        let passage = self.set_aside();
         let request = &mut *self.request;
         request.deadlines.set(Limit::PerTry, None);
         request.deadlines.set(Limit::PerTryIdle, None);
         observe::timed_out(&request.connection.worker.process, &host);
-        let mut late = LateTry::new(request, exchange, body, &self.cluster, (Rc::clone(&host), watch, filters));
+        let mut late = LateTry::new(request, exchange, body, &self.cluster, (Rc::clone(&host), watch, passage));
         let retry = match self.policy.clone() {
             None => Retry::NotPossible,
             Some(policy) => {
@@ -268,16 +266,17 @@ impl Forwarding<'_, '_> {
     /// Waits for the end of a try that was late.
     async fn take_late(&mut self, body: &ReplayBody<'_>) -> Next {
         self.request.info.phase.set(Phase::Wait);
-        let (late, ended) = match late::next(self.request).await {
+        let (mut late, ended) = match late::next(self.request).await {
             Ok(Some(settled)) => settled,
             Ok(None) => return self.fail(Failure::Timeout(Limit::PerTry)).await,
             Err(failure) => return self.fail(failure).await,
         };
-        let (host, filters) = (Rc::clone(&late.host), late.filters.clone());
+        let host = Rc::clone(&late.host);
         let (watch, is_replaced) = (late.watch, late.is_replaced);
+        self.passage = late.passage.take();
         self.cluster = Rc::clone(&late.cluster);
         let ended = late.take_up(self.request, ended, body, &self.timeouts);
-        self.settle(Tried { ended, host, filters, watch, is_replaced }, body).await
+        self.settle(Tried { ended, host, watch, is_replaced }, body).await
     }
 
     /// Decides on a retry, and takes what it needs.
@@ -317,7 +316,8 @@ impl Forwarding<'_, '_> {
         if !body.rewind() {
             return Retry::NotPossible;
         }
-        stats.upstream_rq_retry.increment();
+        self.leave_passage();
+        self.cluster.stats.upstream_rq_retry.increment();
         self.request.route_counts.retried();
         self._retrying = Some(permit);
         self.retries += 1;
@@ -352,6 +352,7 @@ impl Forwarding<'_, '_> {
         }
         if failure.is_of_a_try() && late::are_waited_for(self.request) {
             count_local_reply(&self.cluster, failure.reply(self.request).status);
+            self.leave_passage();
             return Next::Late;
         }
         self.give_up(failure).await;
@@ -360,7 +361,8 @@ impl Forwarding<'_, '_> {
 
     async fn end_by(&mut self, turn: Turn) -> Next {
         match turn {
-            Turn::Continue | Turn::LookAgain(_) => {}
+            // Another request takes its place.
+            Turn::Continue | Turn::LookAgain(_) | Turn::Restart => {}
             Turn::Reply(reply) => {
                 late::end_all(self.request, None);
                 // What was read of the other one, and what was to become of it, is of no use to this one.

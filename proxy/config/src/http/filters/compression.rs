@@ -117,6 +117,8 @@ pub struct Compressor {
     pub uncompressible_statuses: Vec<u16>,
     /// Preferred where a client has no preference.
     pub choose_first: bool,
+    /// Responses say in a header what was decided.
+    pub tells_status: bool,
 }
 
 /// What becomes of the entity tag of a response that could be compressed. RFC 9110 section 8.8.3: a strong one is of the bytes.
@@ -135,8 +137,9 @@ pub enum EtagRule {
 pub enum CompressorOverride {
     /// Nothing is compressed.
     Disabled,
-    /// Responses are compressed, if `enabled`, and what upstreams see of `accept-encoding` may be another.
-    Overrides { enabled: bool, remove_accept_encoding: Option<bool> },
+    /// Responses are compressed, if `enabled`; what upstreams see of `accept-encoding` may be another, and so may the
+    /// library that compresses.
+    Overrides { enabled: bool, remove_accept_encoding: Option<bool>, library: Option<Compression> },
 }
 
 /// Which messages of one direction are decompressed. Source: `Decompressor.CommonDirectionConfig`.
@@ -197,9 +200,9 @@ impl Compressor {
         decide!(direction, response_at, pb::compressor::ResponseDirectionConfig
             as "envoy.extensions.filters.http.compressor.v3.Compressor.ResponseDirectionConfig" {
             implemented: common_config, disable_on_etag_header, weaken_etag_on_compress,
-                remove_accept_encoding_header, uncompressible_response_codes;
+                remove_accept_encoding_header, uncompressible_response_codes, status_header_enabled;
             no_effect: ;
-            unsupported: status_header_enabled;
+            unsupported: ;
         });
         let statuses = response_at.field("uncompressible_response_codes");
         Ok(Self {
@@ -223,12 +226,13 @@ impl Compressor {
                 },
             )?,
             choose_first,
+            tells_status: status_header_enabled,
         })
     }
 }
 
 impl CompressorOverride {
-    pub(super) fn parse(at: &FieldPath<'_>, wire: pb::CompressorPerRoute) -> Parsed<Self> {
+    pub(super) fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::CompressorPerRoute) -> Parsed<Self> {
         use pb::compressor_per_route::Override;
         let pb::CompressorPerRoute { r#override } = wire;
         match r#override {
@@ -238,14 +242,23 @@ impl CompressorOverride {
                 let at = at.field("overrides");
                 decide!(wire, at, pb::CompressorOverrides
                     as "envoy.extensions.filters.http.compressor.v3.CompressorOverrides" {
-                    implemented: response_direction_config;
+                    implemented: response_direction_config, compressor_library;
                     no_effect: ;
-                    unsupported: compressor_library;
+                    unsupported: ;
                 });
+                let library_at = at.field("compressor_library");
+                let library = match compressor_library {
+                    None => None,
+                    library => {
+                        let (_, library) = extension(context, &library_at, library)?;
+                        Some(compression(&library_at.field("typed_config"), &library)?)
+                    }
+                };
                 let remove = response_direction_config.as_ref().and_then(|config| config.remove_accept_encoding_header);
                 Ok(Self::Overrides {
                     enabled: response_direction_config.is_some(),
                     remove_accept_encoding: remove.map(|flag| flag.value),
+                    library,
                 })
             }
             None => Err(at.reject("needs one of disabled, overrides")),

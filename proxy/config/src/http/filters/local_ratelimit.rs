@@ -12,6 +12,7 @@ use outrigger_api::pb::envoy::extensions::filters::http::local_ratelimit::v3 as 
 use outrigger_api::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 use outrigger_api::pb::google::protobuf::UInt32Value;
 
+use crate::context::Context;
 use crate::decide::decide;
 use crate::http::HeaderAddition;
 use crate::http::header_mutations::header_addition;
@@ -44,6 +45,8 @@ pub struct LocalRateLimit {
     pub stage: u8,
     /// Each downstream connection has buckets of its own.
     pub per_connection: bool,
+    /// The members of the local cluster share the limits equally.
+    pub shared_by_local_cluster: bool,
     /// `x-ratelimit-*` headers are added to responses.
     pub tells_clients: bool,
     /// Whether rate limits of virtual hosts count besides those of routes.
@@ -92,18 +95,27 @@ pub enum VirtualHostLimits {
 }
 
 impl LocalRateLimit {
-    pub(super) fn parse(at: &FieldPath<'_>, wire: pb::LocalRateLimit) -> Parsed<Self> {
+    pub(super) fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::LocalRateLimit) -> Parsed<Self> {
         decide!(wire, at, pb::LocalRateLimit as "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" {
             implemented: stat_prefix, status, token_bucket, filter_enabled, filter_enforced,
                 request_headers_to_add_when_not_enforced, response_headers_to_add, descriptors, stage,
                 local_rate_limit_per_downstream_connection, enable_x_ratelimit_headers, vh_rate_limits,
                 always_consume_default_token_bucket, rate_limited_as_resource_exhausted, rate_limits,
-                max_dynamic_descriptors, enable_retry_after_header;
+                max_dynamic_descriptors, enable_retry_after_header, local_cluster_rate_limit;
             no_effect: ;
-            unsupported: local_cluster_rate_limit;
+            unsupported: ;
         });
         if stat_prefix.is_empty() {
             return Err(at.field("stat_prefix").reject("must not be empty"));
+        }
+        if local_cluster_rate_limit.is_some() {
+            let at = at.field("local_cluster_rate_limit");
+            if local_rate_limit_per_downstream_connection {
+                return Err(at.reject("must not be set together with local_rate_limit_per_downstream_connection"));
+            }
+            if !context.has_local_cluster() {
+                return Err(at.reject("needs cluster_manager.local_cluster_name in the bootstrap"));
+            }
         }
         let fraction =
             |field, wire: Option<_>| wire.map(|wire| wire::runtime_fraction(&at.field(field), wire)).transpose();
@@ -124,6 +136,7 @@ impl LocalRateLimit {
             descriptors: self::descriptors(&at.field("descriptors"), descriptors)?,
             stage: stage.and_then(|stage| u8::try_from(stage).ok()).unwrap_or(0),
             per_connection: local_rate_limit_per_downstream_connection,
+            shared_by_local_cluster: local_cluster_rate_limit.is_some(),
             tells_clients: match common::XRateLimitHeadersRfcVersion::try_from(enable_x_ratelimit_headers) {
                 Ok(common::XRateLimitHeadersRfcVersion::Off) => false,
                 Ok(common::XRateLimitHeadersRfcVersion::DraftVersion03) => true,
@@ -150,11 +163,11 @@ impl LocalRateLimit {
     }
 
     /// Reads the settings of a route, which must have a bucket.
-    pub(super) fn parse_route(at: &FieldPath<'_>, wire: pb::LocalRateLimit) -> Parsed<Self> {
+    pub(super) fn parse_route(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::LocalRateLimit) -> Parsed<Self> {
         if wire.token_bucket.is_none() {
             return Err(at.field("token_bucket").reject("is required in the settings of a route"));
         }
-        Self::parse(at, wire)
+        Self::parse(context, at, wire)
     }
 }
 
@@ -228,6 +241,7 @@ mod tests {
     use outrigger_api::pb::google::protobuf::Duration as WireDuration;
 
     use super::*;
+    use crate::context::NoEnvironment;
 
     fn bucket(nanos: i32) -> Option<WireBucket> {
         let fill_interval = Some(WireDuration { seconds: 0, nanos });
@@ -239,7 +253,9 @@ mod tests {
     }
 
     fn read(wire: pb::LocalRateLimit) -> Result<LocalRateLimit, String> {
-        LocalRateLimit::parse(&FieldPath::resource("listener", "l"), wire).map_err(|rejection| rejection.to_string())
+        let root = FieldPath::resource("listener", "l");
+        let context = Context::new(&NoEnvironment);
+        LocalRateLimit::parse(&context, &root, wire).map_err(|rejection| rejection.to_string())
     }
 
     fn status(code: i32) -> Result<u16, String> {
@@ -274,7 +290,7 @@ mod tests {
             ),
             (
                 pb::LocalRateLimit { local_cluster_rate_limit: share, ..settings() },
-                "local_cluster_rate_limit: is not supported",
+                "local_cluster_rate_limit: needs cluster_manager.local_cluster_name in the bootstrap",
             ),
             (
                 with(vec![descriptor("a"), descriptor("a")]),
@@ -285,6 +301,6 @@ mod tests {
             assert_eq!(read(wire).unwrap_err(), format!("listener \"l\": {expected}"));
         }
         let root = FieldPath::resource("route configuration", "r");
-        assert!(LocalRateLimit::parse_route(&root, settings()).is_err());
+        assert!(LocalRateLimit::parse_route(&Context::new(&NoEnvironment), &root, settings()).is_err());
     }
 }

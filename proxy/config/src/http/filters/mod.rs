@@ -13,6 +13,8 @@ mod compression;
 mod cors;
 mod credential_injector;
 mod csrf;
+mod custom_response;
+mod delegate;
 mod dynamic_forward;
 mod ext_authz;
 mod ext_proc;
@@ -23,6 +25,7 @@ mod header_mutation;
 mod header_rules;
 mod header_to_metadata;
 mod health_check;
+mod json_to_metadata;
 mod jwt_authn;
 mod local_ratelimit;
 mod oauth2;
@@ -57,6 +60,8 @@ pub use cors::CorsPolicy;
 pub(crate) use cors::deprecated_cors;
 pub use credential_injector::{ClientToken, Credential, CredentialInjector};
 pub use csrf::CsrfPolicy;
+pub use custom_response::{CustomResponse, Details, LocalResponse, RedirectedResponse, Replacement};
+pub use delegate::{Delegate, DelegateAction, DelegateTree, Delegating};
 pub use dynamic_forward::{DynamicForward, DynamicHost};
 pub use ext_authz::{AuthzPath, AuthzRoute, AuthzService, CheckedBody, ExtAuthz, HeaderChoice, HttpAuthz, RouteBody};
 pub use ext_proc::{
@@ -70,6 +75,7 @@ pub use header_mutation::{HeaderMutation, Mutation, Mutations, QueryMutation};
 pub use header_rules::{HeaderChange, HeaderRules, Ruling};
 pub use header_to_metadata::{EntryValue, HeaderToMetadata, MetadataEntry, MetadataRule, MetadataSource, ValueKind};
 pub use health_check::{HealthCheck, HealthCheckMode};
+pub use json_to_metadata::{FixedEntry, JsonEntry, JsonRule, JsonRules, JsonToMetadata, JsonValue, MetadataPlace};
 pub use jwt_authn::{
     AsyncFetch, ClaimHeader, FilterStateRule, HeaderLocation, JwksSource, JwtAuthn, JwtCache, JwtProvider,
     JwtRequirement, JwtRoute, JwtRule, Lifetime, RemoteJwks,
@@ -79,6 +85,7 @@ pub use oauth2::{
     Afterwards, Assertion, AuthorizationEndpoint, ClientAuth, Cookie, Cookies, EndSession, OAuth2, SameSite,
     SigningAlgorithm,
 };
+pub use on_demand::{OnDemand, OnDemandClusters};
 pub use peer_metadata::PeerMetadata;
 pub(crate) use ratelimit::service as rate_limit_service;
 pub use ratelimit::{GlobalRateLimit, GlobalRateLimitRoute, LimitedRequests};
@@ -134,8 +141,12 @@ pub enum HttpFilterConfig {
     CredentialInjector(Arc<CredentialInjector>),
     /// Refuses requests that other sites forge.
     Csrf(Arc<CsrfPolicy>),
+    /// Answers in the place of responses.
+    CustomResponse(Arc<CustomResponse>),
     /// Decompresses bodies.
     Decompressor(Arc<Decompressor>),
+    /// Is what a match tree chooses.
+    Delegating(Arc<Delegating>),
     /// Resolves the host that a request is for.
     DynamicForward(Arc<DynamicForward>),
     /// Asks a service outside who may do what.
@@ -150,8 +161,8 @@ pub enum HttpFilterConfig {
     GrpcStats(Arc<GrpcStats>),
     /// Lets browsers call gRPC services.
     GrpcWeb,
-    /// Waits for routes and virtual hosts that are discovered when requests want them.
-    OnDemand,
+    /// Waits for routes, virtual hosts and clusters that are discovered when requests want them.
+    OnDemand(Arc<OnDemand>),
     /// Changes headers, trailers and query parameters.
     HeaderMutation(Arc<HeaderMutation>),
     /// Asks a rate limit service.
@@ -164,6 +175,8 @@ pub enum HttpFilterConfig {
     IstioAlpn(Arc<AlpnOverride>),
     /// Reports the standard metrics of a mesh.
     IstioStats(Arc<StandardMetrics>),
+    /// Puts values of JSON bodies into dynamic metadata.
+    JsonToMetadata(Arc<JsonToMetadata>),
     /// Limits requests in a time.
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Lets through requests with valid JSON Web Tokens.
@@ -266,6 +279,15 @@ impl HttpFilterConfig {
             "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
                 Self::Csrf(Arc::new(CsrfPolicy::parse(at, wire::decode(at, any)?)?))
             }
+            "envoy.extensions.filters.http.custom_response.v3.CustomResponse" => {
+                Self::CustomResponse(Arc::new(CustomResponse::parse(context, at, wire::decode(at, any)?)?))
+            }
+            delegate::WITH_MATCHER => {
+                Self::Delegating(Arc::new(Delegating::parse(context, at, wire::decode(at, any)?)?))
+            }
+            delegate::COMPOSITE => {
+                Self::Delegating(Arc::new(Delegating::parse_composite(context, at, wire::decode(at, any)?)?))
+            }
             "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig" => {
                 Self::DynamicForward(Arc::new(DynamicForward::parse(context, at, wire::decode(at, any)?)?))
             }
@@ -292,8 +314,7 @@ impl HttpFilterConfig {
                 Self::GrpcWeb
             }
             "envoy.extensions.filters.http.on_demand.v3.OnDemand" => {
-                on_demand::nothing(at, wire::decode(at, any)?)?;
-                Self::OnDemand
+                Self::OnDemand(Arc::new(OnDemand::parse(context, at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation" => {
                 Self::HeaderMutation(Arc::new(HeaderMutation::parse(at, wire::decode(at, any)?)?))
@@ -305,7 +326,10 @@ impl HttpFilterConfig {
                 Self::HealthCheck(Arc::new(HealthCheck::parse(at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
-                Self::LocalRateLimit(Arc::new(LocalRateLimit::parse(at, wire::decode(at, any)?)?))
+                Self::LocalRateLimit(Arc::new(LocalRateLimit::parse(context, at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata" => {
+                Self::JsonToMetadata(Arc::new(JsonToMetadata::parse(at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {
                 Self::JwtAuthn(Arc::new(JwtAuthn::parse(context, at, wire::decode(at, any)?)?))

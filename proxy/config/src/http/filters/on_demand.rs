@@ -1,32 +1,115 @@
 //! Discovery while requests wait (`envoy.extensions.filters.http.on_demand.v3`).
 //!
-//! Owns what is accepted of it: the filter that waits for routes and virtual hosts, without a source of clusters. Never
-//! discovers anything.
+//! Owns the settings of the filter: it waits for routes and virtual hosts, and for clusters where it is told where they come
+//! from. Never discovers anything.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_api::pb::envoy::extensions::filters::http::on_demand::v3 as pb;
 
+use crate::context::Context;
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
+use crate::source::{self, ConfigSource, SourceKind, XdsProtocol};
+use crate::wire;
 
-/// Reads the settings of the filter, which may not ask for clusters.
-pub(super) fn nothing(at: &FieldPath<'_>, wire: pb::OnDemand) -> Parsed<()> {
-    decide!(wire, at, pb::OnDemand as "envoy.extensions.filters.http.on_demand.v3.OnDemand" {
-        implemented: ;
-        no_effect: ;
-        unsupported: odcds;
-    });
-    Ok(())
+/// Source: `envoy.extensions.filters.http.on_demand.v3.OnDemand`.
+#[derive(Clone, Debug, Default)]
+pub struct OnDemand {
+    /// Where clusters come from that are not known; without, nobody waits for them.
+    pub clusters: Option<Arc<OnDemandClusters>>,
 }
+
+/// Source: `OnDemandCds`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OnDemandClusters {
+    /// Of the incremental protocol.
+    pub source: ConfigSource,
+    /// A request waits no longer; 5 s unless given.
+    pub timeout: Duration,
+}
+
+impl OnDemand {
+    pub(super) fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::OnDemand) -> Parsed<Self> {
+        decide!(wire, at, pb::OnDemand as "envoy.extensions.filters.http.on_demand.v3.OnDemand" {
+            implemented: odcds;
+            no_effect: ;
+            unsupported: ;
+        });
+        Ok(Self { clusters: clusters(context, at, odcds)? })
+    }
+
+    pub(super) fn parse_route(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::PerRouteConfig) -> Parsed<Self> {
+        decide!(wire, at, pb::PerRouteConfig as "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig" {
+            implemented: odcds;
+            no_effect: ;
+            unsupported: ;
+        });
+        Ok(Self { clusters: clusters(context, at, odcds)? })
+    }
+}
+
+fn clusters(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Option<pb::OnDemandCds>,
+) -> Parsed<Option<Arc<OnDemandClusters>>> {
+    let Some(wire) = wire else { return Ok(None) };
+    let at = at.field("odcds");
+    decide!(wire, at, pb::OnDemandCds as "envoy.extensions.filters.http.on_demand.v3.OnDemandCds" {
+        implemented: source, timeout;
+        no_effect: ;
+        unsupported: resources_locator;
+    });
+    let source_at = at.field("source");
+    let Some(source) = source else { return Err(source_at.reject("is required")) };
+    let source = source::config_source(context, &source_at, source)?;
+    match &source.kind {
+        SourceKind::Ads => {}
+        SourceKind::Api(api) if api.protocol == XdsProtocol::Delta => {}
+        SourceKind::Api(_) | SourceKind::File(_) => {
+            return Err(source_at.reject("clusters need a source of type DELTA_GRPC, or ads of that type"));
+        }
+    }
+    let timeout = timeout.map(|limit| wire::positive_duration(&at.field("timeout"), limit)).transpose()?;
+    Ok(Some(Arc::new(OnDemandClusters { source, timeout: timeout.unwrap_or(DEFAULT_TIMEOUT) })))
+}
+
+/// Source: the documentation of `OnDemandCds.timeout`.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
+    use outrigger_api::pb::envoy::config::core::v3 as core;
+
+    use crate::context::NoEnvironment;
+
     use super::*;
 
-    #[test]
-    fn only_the_empty_filter_is_accepted() {
+    fn read(odcds: pb::OnDemandCds) -> Result<OnDemand, String> {
         let root = FieldPath::resource("listener", "l");
-        assert!(nothing(&root, pb::OnDemand::default()).is_ok());
-        let wire = pb::OnDemand { odcds: Some(pb::OnDemandCds::default()) };
-        assert_eq!(nothing(&root, wire).unwrap_err().to_string(), "listener \"l\": odcds: is not supported");
+        let wire = pb::OnDemand { odcds: Some(odcds) };
+        OnDemand::parse(&Context::new(&NoEnvironment), &root, wire).map_err(|rejection| rejection.to_string())
+    }
+
+    #[test]
+    fn clusters_come_by_the_incremental_protocol() {
+        use core::config_source::ConfigSourceSpecifier;
+        let of = |specifier| {
+            Some(core::ConfigSource { config_source_specifier: Some(specifier), ..core::ConfigSource::default() })
+        };
+        let ads = of(ConfigSourceSpecifier::Ads(core::AggregatedConfigSource::default()));
+        let read_ads = read(pb::OnDemandCds { source: ads.clone(), ..pb::OnDemandCds::default() }).unwrap();
+        assert_eq!(read_ads.clusters.unwrap().timeout, DEFAULT_TIMEOUT);
+        for (wire, expected) in [
+            (pb::OnDemandCds::default(), "odcds.source: is required"),
+            (
+                pb::OnDemandCds { source: ads, resources_locator: "xdstp://a/b".to_owned(), timeout: None },
+                "odcds.resources_locator: is not supported",
+            ),
+        ] {
+            assert_eq!(read(wire).unwrap_err(), format!("listener \"l\": {expected}"));
+        }
     }
 }

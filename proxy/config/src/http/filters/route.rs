@@ -11,8 +11,9 @@ use outrigger_api::pb::google::protobuf::Any;
 
 use super::{
     ApiKeyAuth, ApiKeyRoute, AuthzRoute, BandwidthLimit, BasicAuth, Buffer, CompressorOverride, CorsPolicy, CsrfPolicy,
-    DynamicHost, ExtAuthz, ExtProc, ExtProcRoute, Fault, GlobalRateLimitRoute, HeaderToMetadata, JwtRoute,
-    LocalRateLimit, Mutations, OAuth2, SetFilterState, SetMetadata, StatefulSession, Users,
+    CustomResponse, DelegateTree, Delegating, DynamicHost, ExtAuthz, ExtProc, ExtProcRoute, Fault,
+    GlobalRateLimitRoute, HeaderToMetadata, JsonToMetadata, JwtRoute, LocalRateLimit, Mutations, OAuth2, OnDemand,
+    SetFilterState, SetMetadata, StatefulSession, Users,
 };
 use crate::context::Context;
 use crate::decide::decide;
@@ -50,6 +51,10 @@ pub enum RouteFilterConfig {
     Cors(Arc<CorsPolicy>),
     /// For [`super::HttpFilterConfig::Csrf`].
     Csrf(Arc<CsrfPolicy>),
+    /// For [`super::HttpFilterConfig::CustomResponse`]; asked before its settings.
+    CustomResponse(Arc<CustomResponse>),
+    /// For [`super::HttpFilterConfig::Delegating`], instead of its tree.
+    Delegating(Option<Arc<DelegateTree>>),
     /// For [`super::HttpFilterConfig::DynamicForward`].
     DynamicForward(Option<Arc<DynamicHost>>),
     /// For [`super::HttpFilterConfig::ExtAuthz`]; `None` switches it off.
@@ -64,12 +69,16 @@ pub enum RouteFilterConfig {
     HeaderMutation(Arc<Mutations>),
     /// For [`super::HttpFilterConfig::HeaderToMetadata`].
     HeaderToMetadata(Arc<HeaderToMetadata>),
+    /// For [`super::HttpFilterConfig::JsonToMetadata`], instead of its settings.
+    JsonToMetadata(Arc<JsonToMetadata>),
     /// For [`super::HttpFilterConfig::LocalRateLimit`], instead of its settings.
     LocalRateLimit(Arc<LocalRateLimit>),
     /// For [`super::HttpFilterConfig::JwtAuthn`].
     JwtAuthn(Arc<JwtRoute>),
     /// For [`super::HttpFilterConfig::OAuth2`], instead of its settings.
     OAuth2(Arc<OAuth2>),
+    /// For [`super::HttpFilterConfig::OnDemand`], instead of its settings.
+    OnDemand(Arc<OnDemand>),
     /// For [`super::HttpFilterConfig::Rbac`]; `None` switches it off.
     Rbac(Option<Arc<HttpRbac>>),
     /// For [`super::HttpFilterConfig::SetFilterState`].
@@ -177,10 +186,19 @@ impl RouteFilterConfig {
                 Self::Buffer(Buffer::parse_route(at, wire::decode(at, any)?)?)
             }
             "envoy.extensions.filters.http.compressor.v3.CompressorPerRoute" => {
-                Self::Compressor(CompressorOverride::parse(at, wire::decode(at, any)?)?)
+                Self::Compressor(CompressorOverride::parse(context, at, wire::decode(at, any)?)?)
             }
             "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
                 Self::Csrf(Arc::new(CsrfPolicy::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.custom_response.v3.CustomResponse" => {
+                Self::CustomResponse(Arc::new(CustomResponse::parse(context, at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.common.matching.v3.ExtensionWithMatcherPerRoute" => {
+                Self::Delegating(Delegating::parse_route(context, at, wire::decode(at, any)?)?)
+            }
+            "envoy.extensions.filters.http.composite.v3.CompositePerRoute" => {
+                Self::Delegating(Delegating::parse_composite_route(context, at, wire::decode(at, any)?)?)
             }
             "envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig" => {
                 Self::DynamicForward(DynamicHost::parse_route(at, wire::decode(at, any)?)?.map(Arc::new))
@@ -204,10 +222,16 @@ impl RouteFilterConfig {
                 Self::HeaderToMetadata(Arc::new(HeaderToMetadata::parse(at, wire::decode(at, any)?, true)?))
             }
             "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
-                Self::LocalRateLimit(Arc::new(LocalRateLimit::parse_route(at, wire::decode(at, any)?)?))
+                Self::LocalRateLimit(Arc::new(LocalRateLimit::parse_route(context, at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata" => {
+                Self::JsonToMetadata(Arc::new(JsonToMetadata::parse(at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig" => {
                 Self::JwtAuthn(Arc::new(JwtRoute::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig" => {
+                Self::OnDemand(Arc::new(OnDemand::parse_route(context, at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
                 Self::SetFilterState(Arc::new(SetFilterState::parse(context, at, wire::decode(at, any)?)?))

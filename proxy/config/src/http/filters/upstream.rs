@@ -56,20 +56,36 @@ pub(crate) fn upstream_filters(
     Ok((!filters.is_empty()).then(|| Arc::new(UpstreamFilters(filters.into()))))
 }
 
+/// The filters that Envoy has for upstreams, as far as they exist here.
 fn check(at: &FieldPath<'_>, filter: &HttpFilter) -> Parsed<()> {
     match &filter.config {
-        HttpFilterConfig::CredentialInjector(_) => Ok(()),
-        HttpFilterConfig::HeaderMutation(settings) if settings.mutations.request_trailers.is_empty() => Ok(()),
-        HttpFilterConfig::HeaderMutation(_) => {
-            let at = at.field("typed_config");
-            let at = at.field("mutations");
-            Err(at.field("request_trailers_mutations").reject("is not supported in front of upstreams"))
+        config if is_for_upstreams(config) => Ok(()),
+        HttpFilterConfig::Delegating(delegating) => {
+            let allowed = delegating.filters().into_iter().all(is_for_upstreams);
+            if allowed {
+                Ok(())
+            } else {
+                Err(at.reject("chooses among filters that cannot stand in front of upstreams"))
+            }
         }
         _ => Err(at.reject(format!(
-            "the HTTP filter {:?} is not supported in front of upstreams, expected a header mutation or a credential injector",
+            "the HTTP filter {:?} cannot stand in front of upstreams, expected one of admission control, buffer, \
+             compressor, credential injector, external processing, header mutation, RBAC",
             filter.name
         ))),
     }
+}
+
+fn is_for_upstreams(config: &HttpFilterConfig) -> bool {
+    matches!(
+        config,
+        HttpFilterConfig::AdmissionControl(_)
+            | HttpFilterConfig::Buffer(_)
+            | HttpFilterConfig::Compressor(_)
+            | HttpFilterConfig::ExtProc(_)
+            | HttpFilterConfig::HeaderMutation(_)
+            | HttpFilterConfig::Rbac(_)
+    )
 }
 
 fn is_codec(context: &Context<'_>, at: &FieldPath<'_>, wire: &pb::HttpFilter) -> Parsed<bool> {

@@ -21,7 +21,7 @@ use outrigger_config::http::filters::{BodyMode, ExtProc as Settings, ExtProcRout
 use self::body::{Passage, Stage, Way, changed};
 use self::changes::{Permissions, Target};
 use self::session::{Answer, Direction, Outcome, Session};
-use super::{Absorb, BodyInput, Exchange, HttpFilter, Maker, Resume, Verdict};
+use super::{Absorb, BodyInput, Exchange, HttpFilter, Maker, Place, Resume, Verdict};
 use crate::http::manager::reply::LocalReply;
 use crate::scope;
 use crate::stats::names;
@@ -57,6 +57,7 @@ pub struct ExtProc(Rc<Processor>);
 struct Processor {
     settings: Arc<Settings>,
     stats: Arc<ExtProcStats>,
+    place: Place,
 }
 
 /// What the filter keeps for a request.
@@ -78,7 +79,7 @@ impl ExtProc {
             "" => "ext_proc".to_owned(),
             prefix => format!("ext_proc.{}", names::sanitize(prefix)),
         };
-        Self(Rc::new(Processor { settings: Arc::clone(settings), stats: maker.stats(&part) }))
+        Self(Rc::new(Processor { settings: Arc::clone(settings), stats: maker.stats(&part), place: maker.place }))
     }
 
     /// The session of the request; begun when either of its messages comes by. `None` if there is nothing to ask.
@@ -293,8 +294,15 @@ fn change_head(
 
 /// Chooses the route anew if the head has changed and somebody wants that.
 fn reroute(session: &Session, direction: Direction, changed: bool, asked: bool, exchange: &mut Exchange<'_, '_, '_>) {
-    let Processor { settings, stats } = &*session.processor;
+    let Processor { settings, stats, place } = &*session.processor;
     if direction == Direction::Response {
+        return;
+    }
+    if *place == Place::Upstream {
+        // The route has been taken.
+        if asked {
+            stats.clear_route_cache_upstream_ignored.increment();
+        }
         return;
     }
     match (changed, settings.route_cache) {

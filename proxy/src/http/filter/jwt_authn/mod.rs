@@ -62,7 +62,7 @@ type Awaited = Vec<(usize, Option<Arc<Jwks>>)>;
 impl JwtAuthn {
     /// A filter with its stats.
     pub fn new(settings: &Arc<Settings>, maker: &Maker<'_>) -> Self {
-        let prefix: Arc<str> = stat_prefix(maker.stat_prefix, settings).into();
+        let prefix: Arc<str> = stat_prefix(&maker.prefix, settings).into();
         let process = &maker.worker.process;
         let providers = settings.providers.iter().map(|provider| Provider {
             keys: match &provider.jwks {

@@ -65,7 +65,7 @@ impl OAuth2 {
         let filter = Self {
             settings: settings.map(Arc::clone),
             active: SettingsStates::default(),
-            prefix: names::prefix("http", maker.stat_prefix),
+            prefix: maker.prefix.clone(),
         };
         // So that its stats are there from the start.
         if let Some(settings) = &filter.settings {
