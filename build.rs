@@ -42,6 +42,10 @@ const OWN_PROTOS: &[&str] = &[
     "outrigger/upstream/v1/concurrency.proto",
     "stats/config.proto",
     "udpa/type/v1/typed_struct.proto",
+    "xds/type/matcher/v3/cel.proto",
+    "xds/type/matcher/v3/domain.proto",
+    "xds/type/matcher/v3/http_inputs.proto",
+    "xds/type/matcher/v3/ip.proto",
     "xds/type/v3/typed_struct.proto",
 ];
 
@@ -76,6 +80,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Packages that `OWN_PROTOS` import from `envoy-types`, and those that the imports name in turn. The Rust types of those
 /// that our messages hold are in that crate; the others are needed for options of fields only.
 const IMPORTED: &[(&str, &str)] = &[
+    (".cel.expr", "::envoy_types::pb::cel::expr"),
+    (".google.api", "::envoy_types::pb::google::api"),
     (".google.protobuf", "::envoy_types::pb::google::protobuf"),
     (".envoy.annotations", "::envoy_types::pb::envoy::annotations"),
     (".envoy.config", "::envoy_types::pb::envoy::config"),
@@ -85,7 +91,14 @@ const IMPORTED: &[(&str, &str)] = &[
     (".validate", "::envoy_types::pb::validate"),
     (".xds.annotations", "::envoy_types::pb::xds::annotations"),
     (".xds.core", "::envoy_types::pb::xds::core"),
-    (".xds.type.matcher", "::envoy_types::pb::xds::r#type::matcher"),
+    // Of these packages, that crate has only some messages.
+    (".xds.type.matcher.v3.ListStringMatcher", "::envoy_types::pb::xds::r#type::matcher::v3::ListStringMatcher"),
+    (".xds.type.matcher.v3.Matcher", "::envoy_types::pb::xds::r#type::matcher::v3::Matcher"),
+    (".xds.type.matcher.v3.Matcher.OnMatch", "::envoy_types::pb::xds::r#type::matcher::v3::matcher::OnMatch"),
+    (".xds.type.matcher.v3.RegexMatcher", "::envoy_types::pb::xds::r#type::matcher::v3::RegexMatcher"),
+    (".xds.type.matcher.v3.StringMatcher", "::envoy_types::pb::xds::r#type::matcher::v3::StringMatcher"),
+    (".xds.type.v3.CelExpression", "::envoy_types::pb::xds::r#type::v3::CelExpression"),
+    (".xds.type.v3.CelExtractString", "::envoy_types::pb::xds::r#type::v3::CelExtractString"),
 ];
 
 /// Generates the Rust types of `OWN_PROTOS`.

@@ -2,10 +2,12 @@
 """What active health checks cost: the CPU time of the thread that makes them, for many endpoints at an interval.
 
 Usage: benches/health_checks.py [--proxy PATH] [--kind http|tcp] [--endpoints N] [--interval SECONDS] [--intervals N]
+                                [--bound PERCENT]
 
 The endpoints are addresses in 127.0.0.0/8 on one nginx with one worker; a check over HTTP keeps its connection, one over
 TCP makes a new one each time. Prints the share of one core within each fifth of each interval, so that checks in bursts
-show, and the mean without the first interval, in which all endpoints are checked for the first time.
+show, and the mean without the first interval, in which all endpoints are checked for the first time. Fails if the mean is above
+the bound, 15 % of one core unless given.
 """
 
 import argparse
@@ -63,7 +65,9 @@ def measure(pid, arguments):
             shares.append(100 * (cpu_seconds(pid) - used) / (time.monotonic() - began))
         print("  ".join(f"{share:5.1f} %" for share in shares), flush=True)
         means.append(sum(shares) / len(shares))
-    print(f"mean of {arguments.intervals} intervals: {sum(means[1:]) / arguments.intervals:.1f} % of one core")
+    mean = sum(means[1:]) / arguments.intervals
+    print(f"mean of {arguments.intervals} intervals: {mean:.1f} % of one core, bound {arguments.bound:g} %")
+    return mean <= arguments.bound
 
 
 def main():
@@ -75,6 +79,7 @@ def main():
     parser.add_argument("--interval", type=float, default=10)
     parser.add_argument("--intervals", type=int, default=3)
     parser.add_argument("--port", type=int, default=18081)
+    parser.add_argument("--bound", type=float, default=15, metavar="PERCENT")
     arguments = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if arguments.kind == "http" and most < arguments.endpoints + 200:
@@ -89,7 +94,7 @@ def main():
         proxy = subprocess.Popen([arguments.proxy, "-c", there / "bootstrap.json", "--concurrency", "1", "-l", "warning",
                                   "--admin-address-path", there / "admin"])
         try:
-            measure(proxy.pid, arguments)
+            kept = measure(proxy.pid, arguments)
             admin = (there / "admin").read_text().strip()
             with urllib.request.urlopen(f"http://{admin}/stats?filter=health_check%5C.(attempt|success|healthy)") as page:
                 print(page.read().decode(), end="")
@@ -97,6 +102,8 @@ def main():
             for process in (proxy, nginx):
                 process.send_signal(signal.SIGTERM)
                 process.wait()
+    if not kept:
+        raise SystemExit("the bound is not kept")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,11 @@ pub mod xds {
     pub mod type_v3 {
         include!(concat!(env!("OUT_DIR"), "/xds.r#type.v3.rs"));
     }
+
+    /// `xds.type.matcher.v3`.
+    pub mod matcher_v3 {
+        include!(concat!(env!("OUT_DIR"), "/xds.r#type.matcher.v3.rs"));
+    }
 }
 
 /// Messages of `udpa.*` that `pb` lacks.

@@ -49,7 +49,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use outrigger_api::pb::google::protobuf::Any;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::AbortHandle;
 use tonic::Code;
 
@@ -153,12 +153,14 @@ impl Builder {
             watched = Some((directory, fingerprint));
         }
         let listen = |what: String| move |source| StartError::Listen { what, source };
+        let held = server::hold(self.endpoints.tcp).map_err(listen(format!("xDS server on {}", self.endpoints.tcp)))?;
+        let taken = held.local_addr();
+        // A restart must come back to the port that clients know.
+        self.endpoints.tcp = taken.map_err(listen(format!("xDS server on {}", self.endpoints.tcp)))?;
         let server = Server::start(&self.endpoints, &shared)
             .await
             .map_err(listen(format!("xDS server on {}", self.endpoints.tcp)))?;
         let address = server.address();
-        // A restart must come back to the port that clients know.
-        self.endpoints.tcp = address;
         let control = match self.control {
             None => None,
             Some(wanted) => Some(TcpListener::bind(wanted).await.map_err(listen(format!("control port on {wanted}")))?),
@@ -168,6 +170,7 @@ impl Builder {
             shared: shared.clone(),
             server: Arc::new(tokio::sync::Mutex::new(Some(server))),
             endpoints: Arc::new(self.endpoints),
+            _held: Arc::new(held),
             address,
             control_address,
             background: Arc::new(Background::default()),
@@ -193,6 +196,8 @@ pub struct MockControlPlane {
     /// `None` while stopped.
     server: Arc<tokio::sync::Mutex<Option<Server>>>,
     endpoints: Arc<Endpoints>,
+    /// Keeps the port while nobody listens.
+    _held: Arc<TcpSocket>,
     address: SocketAddr,
     control_address: Option<SocketAddr>,
     background: Arc<Background>,

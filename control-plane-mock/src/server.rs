@@ -176,11 +176,29 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Connections of the server before may linger in TIME_WAIT: a restart takes the same port.
+    let socket = tcp_socket(address)?;
+    // Connections of the server before may linger in TIME_WAIT, and `hold` has the port: a restart takes the same one.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+fn tcp_socket(address: SocketAddr) -> io::Result<TcpSocket> {
+    if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+}
+
+/// Takes an address without listening there. Servers of ours can listen there as long as this lives, and the system gives
+/// the port to nobody else while none does.
+pub(crate) fn hold(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = tcp_socket(address)?;
+    if address.port() != 0 {
+        // Whoever names a port may have had a server there just now.
+        socket.set_reuseaddr(true)?;
+    }
+    socket.bind(address)?;
+    // For a port of the system's choice not before: it could be one that somebody else holds like this.
+    socket.set_reuseaddr(true)?;
+    Ok(socket)
 }
 
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {

@@ -56,7 +56,7 @@ fn a_generated_directory_is_served_until_sigterm() {
     assert!(before.contains("cluster-2") && before.contains("RouteConfiguration"), "{before}");
 
     generate("5");
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !state(&control).contains("cluster-4") {
         assert!(Instant::now() < deadline, "the new files were not taken up");
         std::thread::sleep(Duration::from_millis(20));

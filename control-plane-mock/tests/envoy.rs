@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use control_plane_mock::{Conduct, Corruption, MockControlPlane, types};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(120);
 
 /// A running Envoy, killed at the end of the test.
 struct Envoy {

@@ -9,7 +9,7 @@ use outrigger_api::pb::envoy::service::auth::v3::attribute_context::{Peer, TlsSe
 use outrigger_api::pb::google::protobuf::Struct;
 
 use crate::accesslog::entry;
-use crate::http::manager::url_pem;
+use crate::http::manager::client_cert::url_pem;
 use crate::stream::ConnectionInfo;
 
 /// The client, and its certificate if that is told.

@@ -12,6 +12,7 @@ pub mod graph;
 pub mod health;
 pub mod http;
 pub mod istio;
+mod jitter;
 pub mod jwks;
 pub mod lifecycle;
 pub mod listener;

@@ -44,6 +44,20 @@ pub struct Moments {
     queued: Cell<u64>,
 }
 
+/// Those that each try has anew.
+const OF_TRY: [Milestone; 6] = [
+    Milestone::PoolReady,
+    Milestone::ConnectBegin,
+    Milestone::Connected,
+    Milestone::HandshakeEnd,
+    Milestone::UpstreamTxBegin,
+    Milestone::UpstreamTxEnd,
+];
+
+/// The moments of one try.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TryMoments([i64; OF_TRY.len()]);
+
 /// Stands for a moment that has not come.
 const NEVER: i64 = i64::MIN;
 
@@ -75,15 +89,18 @@ impl Moments {
 
     /// A new try: what was recorded of the last one is no longer true.
     pub fn begin_try(&self) {
-        for milestone in [
-            Milestone::PoolReady,
-            Milestone::ConnectBegin,
-            Milestone::Connected,
-            Milestone::HandshakeEnd,
-            Milestone::UpstreamTxBegin,
-            Milestone::UpstreamTxEnd,
-        ] {
-            self.offsets[milestone as usize].set(NEVER);
+        self.set_try(TryMoments([NEVER; OF_TRY.len()]));
+    }
+
+    /// What is recorded of the try under way.
+    pub fn of_try(&self) -> TryMoments {
+        TryMoments(OF_TRY.map(|milestone| self.offsets[milestone as usize].get()))
+    }
+
+    /// Makes these the moments of the try under way.
+    pub fn set_try(&self, TryMoments(offsets): TryMoments) {
+        for (milestone, offset) in OF_TRY.into_iter().zip(offsets) {
+            self.offsets[milestone as usize].set(offset);
         }
     }
 

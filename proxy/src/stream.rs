@@ -18,7 +18,7 @@ use crate::explain::Cause;
 use crate::http::message::Version;
 use crate::istio::{Heard, Peers};
 use crate::listener::filters::fingerprint::Fingerprints;
-use crate::moments::{Milestone, Moments};
+use crate::moments::{Milestone, Moments, TryMoments};
 use crate::upstream::host::Host;
 use crate::upstream::proxy_header::Tlv;
 
@@ -218,6 +218,21 @@ pub struct StreamInfo {
     pub kill: Cell<Kill>,
     /// Bytes of the request body that are kept to be sent again.
     pub kept_bytes: Cell<usize>,
+    /// The client that the request was sent for, where it is not the peer of its connection.
+    pub client: OnceCell<Box<Address>>,
+}
+
+/// What a [`StreamInfo`] records of one try.
+#[derive(Clone, Debug)]
+pub struct TryFacts {
+    /// From 1.
+    pub number: u32,
+    host: Option<Arc<Host>>,
+    local: Option<SocketAddr>,
+    version: Option<Version>,
+    connection: u64,
+    tls: Option<Arc<TlsInfo>>,
+    moments: TryMoments,
 }
 
 /// Ending a stream by hand.
@@ -319,6 +334,7 @@ impl StreamInfo {
             phase: Cell::default(),
             kill: Cell::default(),
             kept_bytes: Cell::new(0),
+            client: OnceCell::new(),
         }
     }
 
@@ -335,6 +351,47 @@ impl StreamInfo {
         if let Some(earlier) = earlier.filter(|_| self.attempts.get() > 1) {
             self.earlier_tries.borrow_mut().push((earlier, connection));
         }
+    }
+
+    /// What is recorded of the try under way.
+    pub fn facts_of_try(&self) -> TryFacts {
+        TryFacts {
+            number: self.attempts.get(),
+            host: self.upstream_host.borrow().clone(),
+            local: self.upstream_local.get(),
+            version: self.upstream_version.get(),
+            connection: self.upstream_connection.get(),
+            tls: self.upstream_tls.borrow().clone(),
+            moments: self.moments.of_try(),
+        }
+    }
+
+    /// Makes `facts` what is recorded of the try under way; what was recorded before is given back.
+    pub fn replace_try(&self, facts: &TryFacts) -> TryFacts {
+        let before = self.facts_of_try();
+        *self.upstream_host.borrow_mut() = facts.host.clone();
+        self.upstream_local.set(facts.local);
+        self.upstream_version.set(facts.version);
+        self.upstream_connection.set(facts.connection);
+        *self.upstream_tls.borrow_mut() = facts.tls.clone();
+        self.moments.set_try(facts.moments);
+        before
+    }
+
+    /// An earlier try is the one that counts: the try under way is among the others.
+    pub fn take_up_try(&self, facts: &TryFacts) {
+        let before = self.replace_try(facts);
+        if before.number == facts.number {
+            return;
+        }
+        let mut others = self.earlier_tries.borrow_mut();
+        let is_taken_up = |(host, connection): &(Arc<Host>, u64)| {
+            *connection == facts.connection && facts.host.as_ref().is_some_and(|own| Arc::ptr_eq(own, host))
+        };
+        if let Some(position) = others.iter().position(is_taken_up) {
+            others.remove(position);
+        }
+        others.extend(before.host.map(|host| (host, before.connection)));
     }
 
     /// The cluster that the stream goes to.

@@ -2,16 +2,18 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Much less than the time of a drain, which is ten minutes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn outrigger(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
@@ -87,12 +89,12 @@ impl Running {
         assert!(status.success());
     }
 
-    /// The exit code, and how long it took from now.
-    fn ended(&mut self) -> (Option<i32>, Duration) {
+    /// The exit code.
+    fn ended(&mut self) -> Option<i32> {
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return (status.code(), start.elapsed());
+                return status.code();
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -120,8 +122,15 @@ fn admin(path: &Path, method: &str, target: &str) -> (u16, String) {
 
 const ADMIN: &str = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}\n";
 
+/// A port that a process can listen on, as its socket may share an address (`SO_REUSEADDR`), and that nobody else is given as
+/// long as the tests run.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+    std::mem::forget(socket);
+    port
 }
 
 fn http_listener(port: u16) -> String {
@@ -256,7 +265,7 @@ fn a_fifo_is_enough() {
     let mut running = Running::ready(&["--config-path", fifo.to_str().unwrap(), "--concurrency", "1"]);
     writer.join().unwrap();
     running.signal("INT");
-    assert_eq!(running.ended().0, Some(0));
+    assert_eq!(running.ended(), Some(0));
 }
 
 #[test]
@@ -271,9 +280,7 @@ fn an_idle_connection_does_not_hold_up_the_end() {
     let length = client.read(&mut answer).unwrap();
     assert!(answer[..length].starts_with(b"HTTP/1.1 200"));
     running.signal("TERM");
-    let (code, took) = running.ended();
-    assert_eq!(code, Some(0));
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(running.ended(), Some(0));
     assert_eq!(client.read(&mut answer).unwrap(), 0, "closed");
 }
 
@@ -292,9 +299,7 @@ fn a_second_signal_does_not_wait_for_connections() {
     client.write_all(b"y").unwrap();
     server.read_exact(&mut [0]).unwrap();
     running.signal("TERM");
-    let (code, took) = running.ended();
-    assert_eq!(code, Some(0));
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(running.ended(), Some(0));
 }
 
 #[test]
@@ -313,7 +318,7 @@ fn the_admin_port_knows_the_process() {
     let (_, levels) = admin(&address, "POST", "/logging?upstream=trace");
     assert!(levels.contains("  upstream: trace\n") && levels.contains("  http: info\n"), "{levels}");
     assert_eq!(admin(&address, "POST", "/quitquitquit").0, 200);
-    assert_eq!(running.ended().0, Some(0));
+    assert_eq!(running.ended(), Some(0));
 }
 
 #[test]
@@ -332,9 +337,7 @@ fn a_draining_process_is_not_ready() {
     assert_eq!(admin(&address, "GET", "/ready"), (503, "DRAINING\n".to_owned()));
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "new connections are not taken");
     drop((client, server));
-    let (code, took) = running.ended();
-    assert_eq!(code, Some(0));
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(running.ended(), Some(0));
 }
 
 #[test]
@@ -351,7 +354,7 @@ fn other_signals_do_not_end_it() {
     running.signal("USR1");
     until(&files.path("log.1"), "opening logs again");
     running.signal("TERM");
-    assert_eq!(running.ended().0, Some(0));
+    assert_eq!(running.ended(), Some(0));
     until(&log, "exiting");
 }
 

@@ -10,6 +10,7 @@ import sys
 from playwright.sync_api import expect, sync_playwright
 
 ADMIN = f"http://{sys.argv[1]}/"
+LIMIT = 60_000  # milliseconds that anything may take: far beyond what it takes, so that only what hangs reaches it
 EVIL = "<img src=x onerror=alert(1)>"
 SECTIONS = ["Overview", "Clusters", "Routes", "Failures", "Live requests", "Configuration", "Explain", "Overrides", "Log levels"]
 
@@ -29,8 +30,8 @@ def main():
 
 def open_page(browser, scheme):
     page = browser.new_page(color_scheme=scheme)
-    page.set_default_timeout(20000)
-    expect.set_options(timeout=20000)
+    page.set_default_timeout(LIMIT)
+    expect.set_options(timeout=LIMIT)
     problems = []
     page.on("pageerror", lambda error: problems.append(f"error: {error}"))
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
@@ -98,8 +99,6 @@ def look(browser, scheme):
     page.locator("input[name=path]").fill("nonsense")
     page.locator("input[name=path]").press("Enter")
     expect(page.locator("#said")).to_contain_text("does not begin with a slash")
-    # That answer is an error on purpose.
-    problems[:] = [problem for problem in problems if "400" not in problem]
     page.evaluate("document.activeElement.blur()")
 
     # From an endpoint to its override and back, with tab and enter.
@@ -125,7 +124,9 @@ def look(browser, scheme):
     page.locator("body").press("t")
     after = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert after != background, after
-    assert not problems, problems
+    # The answer to nonsense is an error on purpose, which the browser may tell of later than the page does.
+    others = [problem for problem in problems if "400" not in problem]
+    assert not others and len(problems) <= 1, problems
     assert not foreign, foreign
     page.close()
 

@@ -16,7 +16,7 @@ pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// A certificate with its key, as PEM.
+/// A certificate, with others of its chain behind it, and its key, as PEM.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub certificate: String,
@@ -111,8 +111,8 @@ impl Identity {
     }
 
     fn parse(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        let chain = CertificateDer::from_pem_slice(self.certificate.as_bytes()).expect("PEM");
-        (vec![chain], PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("PEM"))
+        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes()).collect::<Result<_, _>>().expect("PEM");
+        (chain, PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("PEM"))
     }
 }
 

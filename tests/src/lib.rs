@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod collector;
 pub mod config;
 pub mod dns;
+pub mod frames;
 pub mod grpc_server;
 pub mod h1;
 pub mod h2c;
@@ -35,7 +36,7 @@ pub use crate::response::Response;
 pub use crate::upstream::Upstream;
 
 /// The bound of every wait: far beyond what anything here takes, so that only what hangs reaches it.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Pause between two looks at something that gives no notice, such as an admin page.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(10);

@@ -34,6 +34,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::codegen::Service as _;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::eventually;
 use crate::grpc_server::GrpcServer;
 
 /// A running service; it ends when dropped.
@@ -58,6 +59,17 @@ impl ProcessingService {
     /// Its port.
     pub fn port(&self) -> u16 {
         self.server.port()
+    }
+
+    /// Waits until it was told the end of a response, and tells what [`Self::take_told`] does.
+    pub async fn told_to_the_end(&self) -> Vec<String> {
+        eventually("the end of a response is told", async || {
+            let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_end = |line: &String| line.starts_with("rb: body ") && line.ends_with(" end");
+            if told.iter().any(is_end) { Ok(()) } else { Err(format!("{told:?}")) }
+        })
+        .await;
+        self.take_told()
     }
 
     /// What it was told since the last time, without what differs between any two requests.

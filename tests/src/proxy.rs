@@ -197,6 +197,11 @@ impl Proxy {
         .await
     }
 
+    /// Waits until a counter or gauge has this value. An answer may be with its client before all that belongs to it is counted.
+    pub async fn stat_is(&self, name: &str, value: u64) {
+        self.wait_stat(name, |seen| seen == value).await;
+    }
+
     /// Waits until a file of the proxy's directory has `count` lines, and gives them.
     pub async fn lines(&self, file: &str, count: usize) -> Vec<String> {
         eventually("lines in the file", async || {

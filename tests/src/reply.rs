@@ -5,6 +5,8 @@
 //! `delay=50` (answer so many milliseconds later), `hang` (never answer), `reset` (break the connection or stream), `close` (close after the answer),
 //! `half` (break off in the middle of the body), `interim` (a 103 before it), `echo` (HTTP/2: send each piece of the body
 //! back as it comes), `gzip` (the body is compressed, and says so).
+//!
+//! Between ` | ` stand the orders for one try after the other, by `x-envoy-attempt-count`; the last are for all that follow.
 
 use std::time::Duration;
 
@@ -85,7 +87,10 @@ impl Reply {
             echo: false,
             gzip: false,
         };
-        for word in response::find(headers, "x-reply").unwrap_or_default().split_whitespace() {
+        let attempt =
+            response::find(headers, "x-envoy-attempt-count").and_then(|count| count.parse().ok()).unwrap_or(1);
+        let orders = response::find(headers, "x-reply").unwrap_or_default();
+        for word in orders.split(" | ").take(attempt).last().unwrap_or_default().split_whitespace() {
             reply.obey(word);
         }
         reply

@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, all_to, chain};
-use crate::{Proxy, Response, Settings, h1, h2c, proxy};
+use crate::{LOOK_AGAIN, Proxy, Response, Settings, h1, h2c, proxy};
+
+/// Time in which stats settle at the latest.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Differences that are meant, by case and the thing that differs; each with its reason.
 pub type Intended = &'static [(&'static str, &'static str, &'static str)];
@@ -119,21 +122,36 @@ impl Side {
 
     /// Everything observable of one case, as lines that can be compared.
     pub async fn observe(&mut self, case: &Case) -> Vec<String> {
+        let mut seen = if case.grpc { Vec::new() } else { self.observe_h1(case).await };
+        seen.extend(self.observe_h2(case).await);
+        seen
+    }
+
+    /// What one request over HTTP/1.1 gets, and what is logged of it.
+    pub async fn observe_h1(&mut self, case: &Case) -> Vec<String> {
+        let mut seen = Vec::new();
+        let start = Instant::now();
+        let request = h1::Client::connect(self.listeners[case.listener]).await;
+        let response = { request }.request(case.method, case.target, case.headers, case.body).await;
+        self.describe("h1", &response, &mut seen);
+        seen.extend(waited(case, "h1", start.elapsed()));
+        seen.push(format!("h1: logged {}", self.last_line(case.listener).await));
+        seen
+    }
+
+    /// Likewise over HTTP/2.
+    pub async fn observe_h2(&mut self, case: &Case) -> Vec<String> {
         let address = self.listeners[case.listener];
         let mut seen = Vec::new();
-        if !case.grpc {
-            let start = Instant::now();
-            let request = h1::Client::connect(address).await;
-            let response = { request }.request(case.method, case.target, case.headers, case.body).await;
-            self.describe("h1", &response, start.elapsed(), &mut seen);
-            seen.push(format!("h1: logged {}", self.last_line(case.listener).await));
-        }
         let host = case.headers.iter().find(|(name, _)| *name == "host").map_or("example.com", |(_, value)| value);
         let headers: Vec<_> = case.headers.iter().copied().filter(|(name, _)| *name != "host").collect();
         let client = h2c::Client::connect(address).await.authority(host);
         let start = Instant::now();
         match client.try_request(case.method, case.target, &headers, case.body, &[]).await {
-            Ok(response) => self.describe("h2", &response, start.elapsed(), &mut seen),
+            Ok(response) => {
+                self.describe("h2", &response, &mut seen);
+                seen.extend(waited(case, "h2", start.elapsed()));
+            }
             Err(error) => seen.push(format!("h2: no response: {error}")),
         }
         seen.push(format!("h2: logged {}", self.last_line(case.listener).await));
@@ -146,8 +164,8 @@ impl Side {
         self.proxy.lines(&format!("{listener}.log"), *count).await.pop().unwrap_or_default()
     }
 
-    fn describe(&self, how: &str, response: &Response, took: Duration, seen: &mut Vec<String>) {
-        seen.push(format!("{how}: status {}, delayed {}", response.status, took >= Duration::from_millis(90)));
+    fn describe(&self, how: &str, response: &Response, seen: &mut Vec<String>) {
+        seen.push(format!("{how}: status {}", response.status));
         for (name, value) in &response.headers {
             seen.push(format!("{how}: header {name}: {}", self.steady(name, value)));
         }
@@ -176,6 +194,11 @@ impl Side {
             "date" => "<date>".to_owned(),
             "x-request-id" if value.len() == 36 => "<uuid>".to_owned(),
             "x-envoy-upstream-service-time" => "<ms>".to_owned(),
+            // What is left of seconds depends on the machine.
+            "x-envoy-expected-rq-timeout-ms" => match value.parse::<u64>() {
+                Ok(left) if left > 5000 => format!("up to {}", left.next_multiple_of(5000)),
+                _ => value.to_owned(),
+            },
             "x-ratelimit-reset" | "retry-after" if value.len() > 2 => "<seconds>".to_owned(),
             "content-length" if value.len() > 2 => "<length>".to_owned(),
             _ => value.to_owned(),
@@ -188,6 +211,15 @@ impl Side {
         let lines = page.lines().filter(|line| line.starts_with(prefix));
         lines.filter(|line| !line.ends_with(": 0") && !line.contains("upstream_rq_time")).map(str::to_owned).collect()
     }
+}
+
+/// Whether an answer came no earlier than the request has asked for by the header of delays. How long others take is the
+/// machine's doing.
+fn waited(case: &Case, how: &str, took: Duration) -> Option<String> {
+    let (_, delay) = case.headers.iter().find(|(name, _)| *name == "x-envoy-fault-delay-request")?;
+    let delay = Duration::from_millis(delay.parse().ok()?);
+    // Timers of whole milliseconds may be early by one, and clocks of two processes differ.
+    Some(format!("{how}: waited for the delay: {}", took + Duration::from_millis(20) >= delay))
 }
 
 /// Sends all cases to both, and compares what they and the stats of all chains show. `ONLY_CASE` chooses cases by a part of
@@ -204,9 +236,23 @@ pub async fn same(bootstrap: &str, chains: &[Chain], cases: &[Case], intended: I
         compare(&mut report, intended, case.name, envoy.observe(case).await, subject.observe(case).await);
     }
     for chain in chains.iter().filter(|chain| !chain.stats.is_empty() && only.is_empty()) {
-        compare(&mut report, intended, chain.stats, envoy.stats(chain.stats).await, subject.stats(chain.stats).await);
+        compare_stats(&mut report, intended, chain.stats, &envoy, &subject).await;
     }
     assert!(report.is_empty(), "not the same as with Envoy:\n{report}");
+}
+
+/// Compares the stats with a prefix once they have settled: an answer may be with its client before all that belongs to it is
+/// counted. Writes what differs for good into `report`.
+pub async fn compare_stats(report: &mut String, intended: Intended, prefix: &str, envoy: &Side, subject: &Side) {
+    let deadline = Instant::now() + SETTLED;
+    loop {
+        let mut different = String::new();
+        compare(&mut different, intended, prefix, envoy.stats(prefix).await, subject.stats(prefix).await);
+        if different.is_empty() || Instant::now() >= deadline {
+            return report.push_str(&different);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Writes what differs into `report`.

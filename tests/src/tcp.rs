@@ -98,6 +98,37 @@ impl ClosedPort {
     }
 }
 
+/// A port of 127.0.0.1 that stays a scenario's own, whether somebody listens there at the moment or not. Whoever is told of it
+/// can listen there, if its socket may share an address (`SO_REUSEADDR`), as those of all programs here; connecting is
+/// refused while nobody does; and the system gives it to nobody else.
+#[derive(Debug)]
+pub struct HeldPort {
+    address: SocketAddr,
+    _socket: tokio::net::TcpSocket,
+}
+
+impl HeldPort {
+    /// Takes one.
+    pub fn take() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
+        // Not before: it could be given a port then that somebody else holds like this.
+        socket.set_reuseaddr(true).expect("a socket option");
+        let address = socket.local_addr().expect("a bound socket has an address");
+        Self { address, _socket: socket }
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its number.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+}
+
 async fn serve(mut stream: TcpStream, conduct: Conduct) {
     // Errors are the end of the connection, which is what a peer does about them.
     let ended = match conduct {

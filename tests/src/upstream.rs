@@ -17,6 +17,21 @@ use crate::h1::{self, Framing, Reader, Stream};
 use crate::h2c;
 use crate::reply::{Reply, Seen};
 
+/// `one` at 127.0.0.1 and `two` at `other`, both with the same port.
+pub async fn pair(other: &str) -> (Upstream, Upstream) {
+    let other: std::net::IpAddr = other.parse().expect("an address");
+    let mut taken = Vec::new();
+    // A port that is free at the one may be somebody's at the other.
+    for _ in 0..50 {
+        let one = Upstream::start("one").await;
+        match TcpListener::bind((other, one.port())).await {
+            Ok(listener) => return (one, Upstream::over("two", listener, None)),
+            Err(error) => taken.push((one, error)),
+        }
+    }
+    panic!("no port is free at both: {:?}", taken.pop().map(|(_, error)| error));
+}
+
 /// What an upstream has counted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Counts {
@@ -149,6 +164,10 @@ impl Upstream {
     /// Starts on this address.
     pub async fn listen(name: &str, address: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
+        Self::over(name, listener, tls)
+    }
+
+    fn over(name: &str, listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
         let address = listener.local_addr().expect("a bound socket has an address");
         let shared = Arc::new(Shared {
             name: name.to_owned(),

@@ -148,7 +148,7 @@ struct Failing {
 async fn failing(upstream: &Upstream) -> Failing {
     let closed = ClosedPort::take();
     let to = "{ name: dead, match: { prefix: /dead }, route: { cluster: dead } }, \
-              { name: late, match: { prefix: /late }, route: { cluster: a, timeout: 0.05s } }, \
+              { name: late, match: { prefix: /late }, route: { cluster: a, timeout: 0.5s } }, \
               { name: all, match: { prefix: / }, route: { cluster: a, timeout: 0s } }";
     let web = config::listener("web", &[chain(&http("web", &routes(to)), "")], "");
     let raw = config::listener("raw", &[chain(&tcp("dead"), "")], "");

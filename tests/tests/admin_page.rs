@@ -28,7 +28,7 @@ async fn the_page_works_in_a_browser_with_the_keyboard_alone() {
     upstream.wait("a request waits", |counts| counts.waiting == 1).await;
     let script = programs::interop("admin_page.py");
     let admin = proxy.admin_address().to_string();
-    let said = programs::run("python3", &[&script.to_string_lossy(), &admin], &[], Duration::from_secs(240)).await;
+    let said = programs::run("python3", &[&script.to_string_lossy(), &admin], &[], Duration::from_secs(600)).await;
     assert_eq!(said.lines().last(), Some("ok"), "{said}");
     upstream.open_gate();
     assert_eq!(slow.response("GET").await.status, 200);

@@ -6,6 +6,7 @@ use outrigger_tests::config::{
     self, Xds, ads_bootstrap, all_to, chain, dynamic_bootstrap, eds_cluster, endpoints, http, rds, resource, resources,
     route_configuration, stream_source,
 };
+use outrigger_tests::tcp::HeldPort;
 use outrigger_tests::{Proxy, SOON, Settings, Upstream, eventually, h1};
 use tokio::net::TcpStream;
 
@@ -83,7 +84,8 @@ async fn story(mock: &MockControlPlane, bootstrap: &str, rewrite: impl Fn(&str) 
     assert_eq!(who_answers(&proxy, "web").await, "a");
 
     // A second listener comes and goes.
-    set(&[listener("extra")]);
+    let held = HeldPort::take();
+    set(&[listener("extra").replace("port_value: 0", &format!("port_value: {}", held.port()))]);
     answered_by(&proxy, "extra", "a").await;
     let extra = proxy.listener("extra").await;
     mock.remove("lds", "extra");
@@ -401,7 +403,7 @@ async fn endpoints_that_never_come_are_given_up_after_the_fetch_timeout() {
     mock.hold("eds");
     let proxy = Proxy::start(&ads_bootstrap(Xds::AdsDelta, mock.address().port())).await;
     answered_by(&proxy, "web", "503 no healthy upstream").await;
-    assert_eq!(proxy.stat("cluster.first.init_fetch_timeout").await, 1);
+    proxy.stat_is("cluster.first.init_fetch_timeout", 1).await;
     let a = Upstream::start("a").await;
     mock.set_yaml(&resources(&[load("first", &a)])).unwrap();
     mock.release("eds");
@@ -426,5 +428,5 @@ async fn connections_survive_an_update_that_does_not_concern_them() {
         who => Err(who),
     })
     .await;
-    assert_eq!(proxy.stat("http.web.downstream_cx_destroy_local").await, 0);
+    proxy.stat_is("http.web.downstream_cx_destroy_local", 0).await;
 }

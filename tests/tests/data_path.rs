@@ -9,7 +9,7 @@ use outrigger_tests::config::{
     access_log, all_to, bootstrap, chain, cluster, cluster_with, http, listener, routes, tcp,
 };
 use outrigger_tests::tcp::ClosedPort;
-use outrigger_tests::{Proxy, Settings, Upstream, h1, proxy, within};
+use outrigger_tests::{Proxy, Settings, Upstream, eventually, h1, proxy, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixSocket, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -163,7 +163,7 @@ async fn an_idle_connection_with_tls_ends_with_a_goodbye() {
         common_tls_context: { tls_certificates: [{ \
         certificate_chain: { filename: '$dir/server.crt' }, private_key: { filename: '$dir/server.key' } }] } } }";
     let upstream = Upstream::start("up").await;
-    let idle = ", common_http_protocol_options: { idle_timeout: 0.3s }";
+    let idle = ", common_http_protocol_options: { idle_timeout: 3s }";
     let manager = http("web", &format!("{}{idle}", routes(&all_to("up"))));
     let listener = listener("web", &[chain(&manager, tls)], "");
     let text = bootstrap(&[listener], &[cluster("up", &[upstream.port()])]);
@@ -180,7 +180,7 @@ async fn an_idle_connection_with_tls_ends_with_a_goodbye() {
         let end = within("the connection ends", client.stream().read_to_end(&mut rest)).await;
         assert_eq!(end.expect("close_notify"), 0);
     }
-    assert_eq!(proxy.stat("http.web.downstream_cx_idle_timeout").await, 2);
+    proxy.stat_is("http.web.downstream_cx_idle_timeout", 2).await;
 }
 
 #[tokio::test]
@@ -216,7 +216,7 @@ async fn a_client_that_leaves_while_its_body_waits_is_noticed() {
         drop(client);
         proxy.wait_stat("cluster.up.upstream_rq_pending_active", |pending| pending == 0).await;
     }
-    assert_eq!(proxy.stat("cluster.up.upstream_rq_cancelled").await, 2);
+    proxy.stat_is("cluster.up.upstream_rq_cancelled", 2).await;
     upstream.open_gate();
     assert_eq!(first.response("GET").await.status, 200);
 }
@@ -225,7 +225,6 @@ async fn a_client_that_leaves_while_its_body_waits_is_noticed() {
 async fn each_end_of_an_upstream_connection_is_counted_by_who_ended_it() {
     let upstream = Upstream::start("up").await;
     let (proxy, web) = web_to(cluster("up", &[upstream.port()]), "", Settings::default()).await;
-    let stat = |name: &'static str| proxy.stat(name);
     // The client goes.
     let mut client = h1::Client::connect(web).await;
     client.send(gated("GET")).await;
@@ -236,16 +235,19 @@ async fn each_end_of_an_upstream_connection_is_counted_by_who_ended_it() {
     let reset = h1::Client::connect(web).await.request("GET", "/", &[("x-reply", "reset")], b"").await;
     assert_eq!(reset.status, 503);
     proxy.wait_stat("cluster.up.upstream_cx_destroy_remote_with_active_rq", |count| count == 1).await;
-    assert_eq!(stat("cluster.up.upstream_cx_destroy_with_active_rq").await, 2);
+    proxy.stat_is("cluster.up.upstream_cx_destroy_with_active_rq", 2).await;
     // An answer after which the connection closes; which side is quicker is open.
     let last = h1::Client::connect(web).await.request("GET", "/", &[("x-reply", "close")], b"").await;
     assert_eq!(last.status, 200);
     proxy.wait_stat("cluster.up.upstream_cx_destroy", |count| count == 3).await;
-    assert_eq!(stat("cluster.up.upstream_cx_destroy_with_active_rq").await, 2);
-    let (local, remote) =
-        (stat("cluster.up.upstream_cx_destroy_local").await, stat("cluster.up.upstream_cx_destroy_remote").await);
-    assert_eq!(local + remote, 3);
-    assert!(stat("cluster.up.upstream_cx_rx_bytes_total").await > 0);
+    proxy.stat_is("cluster.up.upstream_cx_destroy_with_active_rq", 2).await;
+    eventually("each end is somebody's", async || {
+        let local = proxy.stat("cluster.up.upstream_cx_destroy_local").await;
+        let remote = proxy.stat("cluster.up.upstream_cx_destroy_remote").await;
+        if local + remote == 3 { Ok(()) } else { Err(format!("{local} and {remote}")) }
+    })
+    .await;
+    proxy.wait_stat("cluster.up.upstream_cx_rx_bytes_total", |bytes| bytes > 0).await;
 }
 
 #[tokio::test]
@@ -254,8 +256,8 @@ async fn a_connection_that_is_not_made_is_counted_by_who_refused_it() {
     let (proxy, web) = web_to(cluster("up", &[closed.port()]), "", Settings::default()).await;
     assert_eq!(h1::get(web, "/").await.status, 503);
     proxy.wait_stat("cluster.up.upstream_cx_destroy_remote", |count| count == 1).await;
-    assert_eq!(proxy.stat("cluster.up.upstream_cx_destroy").await, 1);
-    assert_eq!(proxy.stat("cluster.up.upstream_cx_destroy_with_active_rq").await, 0);
+    proxy.stat_is("cluster.up.upstream_cx_destroy", 1).await;
+    proxy.stat_is("cluster.up.upstream_cx_destroy_with_active_rq", 0).await;
     let line = proxy.lines("access.log", 1).await.remove(0);
     assert!(
         line.ends_with("{remote_connection_failure|delayed_connect_error:_Connection_refused} HTTP/1.1 /"),
@@ -293,7 +295,7 @@ async fn waiting_requests_are_told_of_places_that_other_workers_free() {
         while let Some(status) = requests.join_next().await {
             assert_eq!(status.unwrap(), 200, "{limit}");
         }
-        assert_eq!(proxy.stat("cluster.up.upstream_rq_pending_active").await, 0);
+        proxy.stat_is("cluster.up.upstream_rq_pending_active", 0).await;
     }
 }
 
@@ -321,7 +323,7 @@ async fn waiting_requests_are_told_of_connections_that_come_back() {
 #[tokio::test]
 async fn the_age_of_a_connection_ends_it_after_its_request() {
     let upstream = Upstream::start("up").await;
-    let more = ", common_http_protocol_options: { max_connection_duration: 0.5s }";
+    let more = ", common_http_protocol_options: { max_connection_duration: 3s }";
     let (proxy, web) = web_to(cluster("up", &[upstream.port()]), more, Settings::default()).await;
     let mut busy = h1::Client::connect(web).await;
     busy.send(gated("GET")).await;

@@ -1,7 +1,7 @@
 //! Endpoints that fail are left out and come back: by the results of requests, and by active checks.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 
@@ -10,6 +10,7 @@ use outrigger_tests::certificates::Authority;
 use outrigger_tests::config::{
     self, Xds, ads_bootstrap, all_to, bootstrap, chain, cluster_with, endpoints, http, resource, resources, routes,
 };
+use outrigger_tests::tcp::HeldPort;
 use outrigger_tests::{Proxy, Settings, Upstream, eventually, h1, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +21,8 @@ struct Endpoint {
     address: SocketAddr,
     state: Arc<State>,
     task: AbortHandle,
+    /// So that nobody else is there when it is gone.
+    _held: HeldPort,
 }
 
 #[derive(Default)]
@@ -39,8 +42,7 @@ impl Drop for Endpoint {
 
 impl Endpoint {
     async fn start(status: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let (listener, held) = held_listener().await;
         let state = Arc::new(State { status: status.into(), ..State::default() });
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
@@ -48,7 +50,21 @@ impl Endpoint {
                 tokio::spawn(answer(stream, Arc::clone(&shared)));
             }
         });
-        Self { address, state, task: task.abort_handle() }
+        Self::of(held, state, task.abort_handle())
+    }
+
+    fn of(held: HeldPort, state: Arc<State>, task: AbortHandle) -> Self {
+        Self { address: held.address(), state, task, _held: held }
+    }
+
+    /// Nobody listens there from now on.
+    async fn end(&self) {
+        self.task.abort();
+        eventually("the endpoint refuses", async || match TcpStream::connect(self.address).await {
+            Ok(_) => Err("it accepts".to_owned()),
+            Err(_) => Ok(()),
+        })
+        .await;
     }
 
     fn port(&self) -> u16 {
@@ -62,6 +78,11 @@ impl Endpoint {
     fn requests(&self) -> usize {
         self.state.requests.load(Ordering::SeqCst)
     }
+}
+
+async fn held_listener() -> (TcpListener, HeldPort) {
+    let held = HeldPort::take();
+    (TcpListener::bind(held.address()).await.unwrap(), held)
 }
 
 async fn answer(mut stream: TcpStream, state: Arc<State>) -> io::Result<()> {
@@ -128,23 +149,26 @@ fn outlier_stat(name: &str) -> String {
 #[tokio::test]
 async fn an_endpoint_that_answers_5xx_is_ejected_and_comes_back() {
     let (good, other, bad) = (Endpoint::start(200).await, Endpoint::start(200).await, Endpoint::start(500).await);
-    let fields = ", outlier_detection: { consecutive_5xx: 5, interval: 0.1s, base_ejection_time: 1s, \
+    let fields = ", outlier_detection: { consecutive_5xx: 5, interval: 0.1s, base_ejection_time: 8s, \
                   max_ejection_percent: 50 }";
     let (proxy, web) = proxy_to(&[&good, &other, &bad], fields, 4).await;
     while bad.requests() < 5 {
         statuses(web, 1).await;
     }
     wait_flags(&proxy, &bad, "/failed_outlier_check").await;
-    assert_eq!(proxy.stat("cluster.c.membership_healthy").await, 2);
-    assert_eq!(proxy.stat(&outlier_stat("ejections_active")).await, 1);
+    proxy.stat_is("cluster.c.membership_healthy", 2).await;
+    proxy.stat_is(&outlier_stat("ejections_active"), 1).await;
     let requests = bad.requests();
     assert!(statuses(web, 12).await.iter().all(|status| *status == 200));
     assert_eq!(bad.requests(), requests, "an ejected endpoint gets no requests");
     bad.set(200);
     wait_flags(&proxy, &bad, "healthy").await;
-    assert_eq!(proxy.stat("cluster.c.membership_healthy").await, 3);
-    assert!(statuses(web, 12).await.iter().all(|status| *status == 200));
-    assert!(bad.requests() > requests, "it takes part again");
+    proxy.stat_is("cluster.c.membership_healthy", 3).await;
+    eventually("it takes part again", async || {
+        assert_eq!(statuses(web, 1).await, [200]);
+        if bad.requests() > requests { Ok(()) } else { Err(requests.to_string()) }
+    })
+    .await;
     for (stat, value) in [
         ("ejections_active", 0),
         ("ejections_consecutive_5xx", 1),
@@ -153,7 +177,7 @@ async fn an_endpoint_that_answers_5xx_is_ejected_and_comes_back() {
         ("ejections_enforced_total", 1),
         ("ejections_overflow", 0),
     ] {
-        assert_eq!(proxy.stat(&outlier_stat(stat)).await, value, "{stat}");
+        proxy.stat_is(&outlier_stat(stat), value).await;
     }
     proxy.admin_post("/reopen_logs").await;
     let lines = proxy.lines("events.log", 2).await;
@@ -170,7 +194,7 @@ async fn no_more_than_the_allowed_share_is_ejected() {
     statuses(web, 4).await;
     proxy.wait_stat(&outlier_stat("ejections_overflow"), |count| count == 1).await;
     assert_eq!(flags(&proxy, &bad).await, "healthy");
-    assert_eq!(proxy.stat(&outlier_stat("ejections_enforced_total")).await, 0);
+    proxy.stat_is(&outlier_stat("ejections_enforced_total"), 0).await;
     let fields = ", outlier_detection: { consecutive_5xx: 2, interval: 100s, always_eject_one_host: true }";
     let (proxy, web) = proxy_to(&[&good, &bad], fields, 1).await;
     statuses(web, 4).await;
@@ -191,33 +215,28 @@ async fn rows_of_failures_are_counted_over_all_workers() {
     wait_flags(&proxy, &bad, "/failed_outlier_check").await;
     assert!(statuses(web, 20).await.iter().all(|status| *status == 200));
     assert_eq!(bad.requests(), 8);
-    assert_eq!(proxy.stat(&outlier_stat("ejections_detected_consecutive_5xx")).await, 1);
+    proxy.stat_is(&outlier_stat("ejections_detected_consecutive_5xx"), 1).await;
 }
 
 #[tokio::test]
 async fn endpoints_that_cannot_be_reached_are_ejected_for_tcp_too() {
     let good = Endpoint::start(200).await;
     let gone = Endpoint::start(200).await;
-    gone.task.abort();
+    gone.end().await;
     let ports = [good.port(), gone.port()];
     let fields = ", outlier_detection: { consecutive_5xx: 2, interval: 100s, max_ejection_percent: 50 }";
     let clusters = [cluster_with("c", &ports, fields)];
     let listener = config::listener("tcp", &[chain(&config::tcp_with("cluster: c, max_connect_attempts: 2"), "")], "");
     let proxy = Proxy::start(&bootstrap(&[listener], &clusters)).await;
     let address = proxy.listener("tcp").await;
-    eventually("the endpoint refuses", async || match TcpStream::connect(gone.address).await {
-        Ok(_) => Err("it accepts".to_owned()),
-        Err(_) => Ok(()),
-    })
-    .await;
     for _ in 0..4 {
         assert_eq!(h1::Client::connect(address).await.request("GET", "/", &[], b"").await.status, 200);
     }
     wait_flags(&proxy, &gone, "/failed_outlier_check").await;
-    let failed = proxy.stat("cluster.c.upstream_cx_connect_fail").await;
-    assert_eq!(failed, 2);
+    let failed = 2;
+    proxy.stat_is("cluster.c.upstream_cx_connect_fail", failed).await;
     h1::Client::connect(address).await.request("GET", "/", &[], b"").await;
-    assert_eq!(proxy.stat("cluster.c.upstream_cx_connect_fail").await, failed);
+    proxy.stat_is("cluster.c.upstream_cx_connect_fail", failed).await;
 }
 
 #[tokio::test]
@@ -230,21 +249,21 @@ async fn local_origin_failures_are_kept_apart_when_asked_for() {
     // reach.
     statuses(web, 20).await;
     assert_eq!(flags(&proxy, &closes).await, "healthy");
-    closes.task.abort();
+    closes.end().await;
     eventually("out of reach", async || {
         statuses(web, 2).await;
         let seen = flags(&proxy, &closes).await;
         if seen == "/failed_outlier_check" { Ok(()) } else { Err(seen) }
     })
     .await;
-    let found = proxy.stat(&outlier_stat("ejections_enforced_consecutive_local_origin_failure")).await;
-    assert_eq!((found, proxy.stat(&outlier_stat("ejections_detected_consecutive_5xx")).await), (1, 0));
+    proxy.stat_is(&outlier_stat("ejections_enforced_consecutive_local_origin_failure"), 1).await;
+    proxy.stat_is(&outlier_stat("ejections_detected_consecutive_5xx"), 0).await;
 }
 
 /// Checks that follow each other quickly, whatever traffic there is.
 fn checks(kind: &str) -> String {
     format!(
-        ", health_checks: [{{ timeout: 0.5s, interval: 0.1s, no_traffic_interval: 0.1s, unhealthy_threshold: 2, \
+        ", health_checks: [{{ timeout: 10s, interval: 0.1s, no_traffic_interval: 0.1s, unhealthy_threshold: 2, \
          healthy_threshold: 2, event_log_path: '$dir/events.log', {kind} }}], \
          common_lb_config: {{ healthy_panic_threshold: {{ value: 0 }} }}"
     )
@@ -261,10 +280,10 @@ async fn http_checks_keep_requests_away_until_an_endpoint_is_well() {
     // Ready means that everybody was checked.
     assert_eq!((&*flags(&proxy, &good).await, &*flags(&proxy, &bad).await), ("healthy", "/failed_active_hc"));
     assert!(statuses(web, 10).await.iter().all(|status| *status == 200));
-    assert_eq!(proxy.stat("cluster.c.membership_healthy").await, 1);
+    proxy.stat_is("cluster.c.membership_healthy", 1).await;
     bad.set(200);
     wait_flags(&proxy, &bad, "healthy").await;
-    assert_eq!(proxy.stat(&check_stat("healthy")).await, 2);
+    proxy.stat_is(&check_stat("healthy"), 2).await;
     // An answer that is wrong counts at once, for the others there is nobody left.
     good.set(404);
     wait_flags(&proxy, &good, "/failed_active_hc").await;
@@ -279,7 +298,7 @@ async fn http_checks_keep_requests_away_until_an_endpoint_is_well() {
     let (attempts, successes) = (proxy.stat(&check_stat("attempt")).await, proxy.stat(&check_stat("success")).await);
     let failures = proxy.stat(&check_stat("failure")).await;
     assert!(successes > 2 && failures > 2 && attempts >= successes, "{attempts} {successes} {failures}");
-    assert_eq!(proxy.stat(&check_stat("network_failure")).await, 0);
+    proxy.stat_is(&check_stat("network_failure"), 0).await;
     proxy.admin_post("/reopen_logs").await;
     let lines = proxy.lines("events.log", 5).await;
     let count = |event: &str| lines.iter().filter(|line| line.contains(event)).count();
@@ -292,13 +311,10 @@ async fn endpoints_out_of_reach_fail_after_as_many_checks_as_configured() {
     let endpoint = Endpoint::start(200).await;
     let (proxy, _) = proxy_to(&[&endpoint], &checks("tcp_health_check: {}"), 1).await;
     assert_eq!(flags(&proxy, &endpoint).await, "healthy");
-    endpoint.task.abort();
+    endpoint.end().await;
     wait_flags(&proxy, &endpoint, "/failed_active_hc").await;
-    assert!(proxy.stat(&check_stat("network_failure")).await >= 2);
-    let listener = eventually("the port is free", async || {
-        TcpListener::bind(endpoint.address).await.map_err(|error| error.to_string())
-    })
-    .await;
+    proxy.wait_stat(&check_stat("network_failure"), |count| count >= 2).await;
+    let listener = TcpListener::bind(endpoint.address).await.unwrap();
     let accepts = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
     wait_flags(&proxy, &endpoint, "healthy").await;
     accepts.abort();
@@ -306,8 +322,7 @@ async fn endpoints_out_of_reach_fail_after_as_many_checks_as_configured() {
 
 #[tokio::test]
 async fn tcp_checks_compare_what_comes_back() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let (listener, held) = held_listener().await;
     let answers = Arc::new(AtomicUsize::new(1));
     let told = Arc::clone(&answers);
     let task = tokio::spawn(async move {
@@ -324,10 +339,12 @@ async fn tcp_checks_compare_what_comes_back() {
             });
         }
     });
-    let endpoint = Endpoint { address, state: Arc::default(), task: task.abort_handle() };
+    let endpoint = Endpoint::of(held, Arc::default(), task.abort_handle());
     // PING, and P.N anywhere in the answer.
     let kind = "tcp_health_check: { send: { text: '50494E47' }, receive: [{ text: '50' }, { text: '4E' }] }";
-    let (proxy, _) = proxy_to(&[&endpoint], &checks(kind), 1).await;
+    // A wrong answer is waited with, since the right one may follow.
+    let checks = checks(kind).replace("timeout: 10s", "timeout: 3s");
+    let (proxy, _) = proxy_to(&[&endpoint], &checks, 1).await;
     assert_eq!(flags(&proxy, &endpoint).await, "healthy");
     answers.store(0, Ordering::SeqCst);
     wait_flags(&proxy, &endpoint, "/failed_active_hc/active_hc_timeout").await;
@@ -337,8 +354,7 @@ async fn tcp_checks_compare_what_comes_back() {
 
 /// A gRPC server that answers health checks with this status (1 is SERVING).
 async fn grpc_endpoint(serving: Arc<AtomicUsize>) -> Endpoint {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let (listener, held) = held_listener().await;
     let state = Arc::new(State::default());
     let seen = Arc::clone(&state);
     let task = tokio::spawn(async move {
@@ -364,7 +380,7 @@ async fn grpc_endpoint(serving: Arc<AtomicUsize>) -> Endpoint {
             });
         }
     });
-    Endpoint { address, state, task: task.abort_handle() }
+    Endpoint::of(held, state, task.abort_handle())
 }
 
 fn http_response(content_type: &str) -> ::http::Response<()> {
@@ -381,7 +397,7 @@ async fn grpc_checks_ask_for_a_service() {
     assert_eq!(flags(&proxy, &endpoint).await, "healthy");
     serving.store(2, Ordering::SeqCst);
     wait_flags(&proxy, &endpoint, "/failed_active_hc").await;
-    assert_eq!(proxy.stat(&check_stat("network_failure")).await, 0);
+    proxy.stat_is(&check_stat("network_failure"), 0).await;
     serving.store(1, Ordering::SeqCst);
     wait_flags(&proxy, &endpoint, "healthy").await;
     assert!(endpoint.requests() >= 4);
@@ -407,7 +423,7 @@ async fn a_successful_check_ends_an_ejection() {
     .await;
     bad.set(200);
     wait_flags(&proxy, &bad, "healthy").await;
-    assert_eq!(proxy.stat(&outlier_stat("ejections_active")).await, 0);
+    proxy.stat_is(&outlier_stat("ejections_active"), 0).await;
 }
 
 #[tokio::test]
@@ -438,7 +454,7 @@ async fn checks_go_to_another_port_and_skip_who_asks_for_that() {
     assert_eq!((&*flags(&proxy, &traffic).await, &*flags(&proxy, &unchecked).await), ("healthy", "healthy"));
     checked.set(500);
     wait_flags(&proxy, &traffic, "/failed_active_hc").await;
-    assert_eq!(proxy.stat("cluster.c.membership_healthy").await, 1);
+    proxy.stat_is("cluster.c.membership_healthy", 1).await;
 }
 
 #[tokio::test]
@@ -475,7 +491,7 @@ async fn tcp_sessions_end_with_the_health_of_their_endpoint_when_asked_for() {
     assert_eq!(client.request("GET", "/", &[], b"").await.status, 200);
     checked.set(500);
     client.ended().await;
-    assert_eq!(flags(&proxy, &traffic).await, "/failed_active_hc");
+    wait_flags(&proxy, &traffic, "/failed_active_hc").await;
 }
 
 #[tokio::test]
@@ -492,8 +508,9 @@ async fn a_response_can_take_its_endpoint_out_at_once() {
         if seen == flagged { Ok(()) } else { Err(seen) }
     })
     .await;
-    assert_eq!(proxy.stat("cluster.c.membership_excluded").await, 1);
-    assert_eq!(proxy.stat(&check_stat("passive_failure")).await, 1);
+    proxy.stat_is("cluster.c.membership_excluded", 1).await;
+    // More than one if it answered again before that was known.
+    proxy.wait_stat(&check_stat("passive_failure"), |count| count >= 1).await;
     let requests = leaving.requests();
     statuses(web, 10).await;
     assert_eq!(leaving.requests(), requests);
@@ -539,7 +556,7 @@ async fn endpoints_that_discovery_forgot_stay_while_they_are_well() {
     wait_flags(&proxy, &leaving, "/pending_dynamic_removal").await;
     leaving.set(503);
     gone(&proxy, &leaving).await;
-    assert_eq!(proxy.stat("cluster.c.membership_total").await, 1);
+    proxy.stat_is("cluster.c.membership_total", 1).await;
     assert!(statuses(web, 4).await.iter().all(|status| *status == 200));
 
     leaving.set(200);
@@ -554,15 +571,17 @@ async fn a_changed_cluster_serves_once_its_endpoints_were_checked() {
     let (old, new) = (Endpoint::start(200).await, Endpoint::start(0).await);
     let mock = MockControlPlane::start().await;
     let listener = config::listener("web", &[chain(&http("web", &routes(&all_to("c"))), "")], "");
-    let kind = checks("http_health_check: { path: /healthz }").replace("$dir/events.log", "/dev/null");
+    let kind = checks("http_health_check: { path: /healthz }")
+        .replace("$dir/events.log", "/dev/null")
+        .replace("timeout: 10s", "timeout: 5s");
     let cluster = |port: u16| resource("cds", &cluster_with("c", &[port], &kind));
     mock.set_yaml(&resources(&[cluster(old.port()), resource("lds", &listener)])).unwrap();
     let proxy = Proxy::start(&ads_bootstrap(Xds::AdsSotw, mock.address().port())).await;
     let web = proxy.listener("web").await;
     assert_eq!(flags(&proxy, &old).await, "healthy");
     // Nobody answers the first check of the new one, so the old one serves until that is certain.
-    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let slow = Endpoint { address: silent.local_addr().unwrap(), state: Arc::default(), task: new.task.clone() };
+    let (silent, held) = held_listener().await;
+    let slow = Endpoint::of(held, Arc::default(), tokio::spawn(async {}).abort_handle());
     mock.set_yaml(&resources(&[cluster(slow.port())])).unwrap();
     let (_checked, _) = within("the new one is checked", silent.accept()).await.unwrap();
     assert_eq!((&*flags(&proxy, &old).await, statuses(web, 1).await), ("healthy", vec![200]));

@@ -85,7 +85,7 @@ async fn a_discovered_filter_arrives_changes_and_goes() {
         greets(&proxy, "a").await;
         let prefix = "extension_config_discovery.network_filter.filter";
         proxy.wait_stat(&format!("{prefix}.update_success"), |count| count == 3).await;
-        assert_eq!(proxy.stat(&format!("{prefix}.update_rejected")).await, 1);
+        proxy.stat_is(&format!("{prefix}.update_rejected"), 1).await;
     }
 }
 

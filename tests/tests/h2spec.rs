@@ -46,7 +46,7 @@ async fn h2spec(address: SocketAddr, arguments: &[&str]) -> (bool, String) {
     // A case that passes waits for nothing, so a long time limit costs nothing and forgives a busy machine.
     command.args(["--strict", "--insecure", "--timeout", "20", "--host", &host, "--port", &port]).args(arguments);
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let limit = std::time::Duration::from_secs(300);
+    let limit = std::time::Duration::from_secs(900);
     let output = tokio::time::timeout(limit, command.output()).await.expect("h2spec ends").expect("h2spec runs");
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -1,19 +1,20 @@
 //! Kinds of health checks: several for one cluster, the gRPC call that stays open, and agents.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster_with, http, routes};
+use outrigger_tests::tcp::HeldPort;
 use outrigger_tests::{Proxy, Settings, Upstream, eventually, h1, proxy, within};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-const TIMES: &str = "timeout: 1s, interval: 0.1s, no_traffic_interval: 0.1s, unhealthy_threshold: 1, \
+const TIMES: &str = "timeout: 10s, interval: 0.1s, no_traffic_interval: 0.1s, unhealthy_threshold: 1, \
                      healthy_threshold: 2";
 const NO_PANIC: &str = ", common_lb_config: { healthy_panic_threshold: { value: 0 } }";
 
@@ -21,6 +22,19 @@ const NO_PANIC: &str = ", common_lb_config: { healthy_panic_threshold: { value: 
 struct Server {
     address: SocketAddr,
     task: AbortHandle,
+    held: HeldPort,
+}
+
+impl Server {
+    /// Nobody listens there from now on.
+    async fn end(&self) {
+        self.task.abort();
+        eventually("nobody listens any longer", async || match TcpStream::connect(self.held.address()).await {
+            Ok(_) => Err("it accepts".to_owned()),
+            Err(_) => Ok(()),
+        })
+        .await;
+    }
 }
 
 impl Drop for Server {
@@ -33,15 +47,16 @@ async fn serve<F: Future + Send + 'static>(each: impl Fn(tokio::net::TcpStream) 
 where
     F::Output: Send,
 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let held = HeldPort::take();
+    let address = held.address();
+    let listener = TcpListener::bind(address).await.unwrap();
     let task = tokio::spawn(async move {
         let mut connections = tokio::task::JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             connections.spawn(each(stream));
         }
     });
-    Server { address, task: task.abort_handle() }
+    Server { address, task: task.abort_handle(), held }
 }
 
 async fn flags(proxy: &Proxy, port: u16) -> String {
@@ -92,7 +107,11 @@ async fn an_endpoint_is_healthy_that_passes_all_checks() {
         let proxy = Proxy::start_with(&bootstrap(&[], &[cluster_with("c", &[port], &checks)]), settings).await;
         wait_flags(&proxy, port, "healthy").await;
         let stat = async |name: &str| proxy.stat(&format!("cluster.c.health_check.{name}")).await;
-        assert_eq!((stat("healthy").await, stat("name.web.healthy").await, stat("name.port.healthy").await), (1, 1, 1));
+        eventually("the gauges follow", async || {
+            let seen = (stat("healthy").await, stat("name.web.healthy").await, stat("name.port.healthy").await);
+            if seen == (1, 1, 1) { Ok(()) } else { Err(format!("{seen:?}")) }
+        })
+        .await;
         status.send(500).unwrap();
         wait_flags(&proxy, port, "/failed_active_hc").await;
         eventually("the gauges follow", async || {
@@ -100,13 +119,13 @@ async fn an_endpoint_is_healthy_that_passes_all_checks() {
             if seen == (0, 0, 1) { Ok(()) } else { Err(format!("{seen:?}")) }
         })
         .await;
-        assert_eq!(proxy.stat("cluster.c.membership_healthy").await, 0);
+        proxy.stat_is("cluster.c.membership_healthy", 0).await;
         status.send(200).unwrap();
         wait_flags(&proxy, port, "healthy").await;
         assert!(stat("name.web.failure").await > 0 && stat("name.web.success").await > 1);
         assert_eq!((stat("name.port.failure").await, stat("attempt").await, stat("success").await), (0, 0, 0));
         // The endpoint is gone for both.
-        drop(endpoint);
+        endpoint.end().await;
         eventually("both fail", async || {
             let seen = (stat("name.web.network_failure").await, stat("name.port.network_failure").await);
             if seen.0 > 0 && seen.1 > 0 { Ok(()) } else { Err(format!("{seen:?}")) }
@@ -199,7 +218,7 @@ async fn an_endpoint_that_is_watched_tells_by_itself() {
         tell.send(Told::Status(status)).unwrap();
         wait_flags(&proxy, port, wanted).await;
     }
-    assert_eq!(proxy.stat("cluster.c.health_check.attempt").await, 5);
+    proxy.stat_is("cluster.c.health_check.attempt", 5).await;
     assert_eq!((calls.watches.load(Ordering::SeqCst), calls.checks.load(Ordering::SeqCst)), (1, 0));
     tell.send(Told::End).unwrap();
     wait_flags(&proxy, port, "/failed_active_hc").await;
@@ -208,7 +227,7 @@ async fn an_endpoint_that_is_watched_tells_by_itself() {
         count => Err(count.to_string()),
     })
     .await;
-    assert!(proxy.stat("cluster.c.health_check.network_failure").await > 0);
+    proxy.wait_stat("cluster.c.health_check.network_failure", |seen| seen > 0).await;
     tell.send(Told::Status(1)).unwrap();
     wait_flags(&proxy, port, "healthy").await;
 }
@@ -307,7 +326,7 @@ async fn an_agent_says_how_much_its_endpoint_can_take() {
     let failures = proxy.stat("cluster.c.health_check.network_failure").await;
     say("up\n");
     wait_flags(&proxy, one.port(), "healthy").await;
-    drop(agent);
+    agent.end().await;
     proxy.wait_stat("cluster.c.health_check.network_failure", |count| count > failures + 2).await;
     assert_eq!(flags(&proxy, one.port()).await, "healthy");
     within("both serve", share(4)).await;

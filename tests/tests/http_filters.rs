@@ -6,7 +6,9 @@
 use std::time::{Duration, Instant};
 
 use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster, http2_cluster, routes};
-use outrigger_tests::side_by_side::{Case, Chain, Headers, Intended, Side, chain_of, compare, get, post};
+use outrigger_tests::side_by_side::{
+    Case, Chain, Headers, Intended, Side, chain_of, compare, compare_stats, get, post,
+};
 use outrigger_tests::{Proxy, Settings, Upstream, h1, proxy};
 
 /// Differences that are meant, by case and the thing that differs; each with its reason.
@@ -439,7 +441,7 @@ async fn filters_do_what_envoys_do() {
         compare(&mut report, INTENDED, case.name, envoy.observe(case).await, subject.observe(case).await);
     }
     for chain in CHAINS.iter().filter(|chain| !chain.stats.is_empty()) {
-        compare(&mut report, INTENDED, chain.stats, envoy.stats(chain.stats).await, subject.stats(chain.stats).await);
+        compare_stats(&mut report, INTENDED, chain.stats, &envoy, &subject).await;
     }
     for side in [&subject, &envoy] {
         side.proxy.admin_post("/healthcheck/fail").await;
@@ -475,8 +477,8 @@ async fn responses_are_slowed_down() {
     let took = start.elapsed();
     assert_eq!(response.body.len(), 50_000);
     // 50,000 bytes at 102,400 a second, less what is free at the start.
-    assert!((Duration::from_millis(350)..Duration::from_secs(3)).contains(&took), "{took:?}");
-    assert_eq!(proxy.stat("http.web.fault.response_rl_injected").await, 1);
+    assert!(took >= Duration::from_millis(350), "{took:?}");
+    proxy.stat_is("http.web.fault.response_rl_injected", 1).await;
     proxy.wait_stat("http.web.fault.active_faults", |active| active == 0).await;
 }
 
@@ -499,7 +501,7 @@ async fn faults_at_one_time_are_limited_over_all_workers() {
         let response = h1::Client::connect(address).await.request("GET", "/", &slow, b"").await;
         assert_eq!(response.status, 200);
     }
-    assert_eq!(proxy.stat("http.web.fault.faults_overflow").await, 8);
+    proxy.stat_is("http.web.fault.faults_overflow", 8).await;
     // Who waits in vain does not count for ever.
     drop(first);
     proxy.wait_stat("http.web.fault.active_faults", |active| active == 0).await;

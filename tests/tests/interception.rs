@@ -9,7 +9,7 @@ use std::time::Duration;
 use outrigger_tests::config::{bootstrap, chain, http, listener_at, routes, tcp};
 use outrigger_tests::{Proxy, Upstream, programs};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 #[tokio::test]
 async fn redirected_connections_reach_their_original_destination() {
@@ -24,7 +24,7 @@ async fn redirected_connections_reach_their_original_destination() {
 
 /// Fetches a URL from the other namespace.
 async fn curl(url: &str, arguments: &[&str]) -> serde_json::Value {
-    let mut all = vec!["netns", "exec", "client", "curl", "-sSg", "--max-time", "20"];
+    let mut all = vec!["netns", "exec", "client", "curl", "-sSg", "--max-time", "60"];
     all.extend(arguments);
     all.push(url);
     let body = programs::run("ip", &all, &[], LIMIT).await;
@@ -75,10 +75,10 @@ async fn inside_the_namespace() {
     assert_eq!(seen["upstream"], "raw");
     assert!(!seen["headers"].as_array().unwrap().iter().any(|pair| pair[0] == "x-request-id"));
     assert_eq!(raw.counts().requests, 1);
-    assert_eq!(proxy.stat("tcp.tcp.downstream_cx_total").await, 1);
+    proxy.stat_is("tcp.tcp.downstream_cx_total", 1).await;
     // HTTP/2 by prior knowledge finds its way too (downstream; the upstream is asked by HTTP/1.1).
     let seen = curl("http://192.0.2.10:8080/e", &["--http2-prior-knowledge"]).await;
     assert_eq!(seen["upstream"], "ten");
-    assert_eq!(proxy.stat("cluster.original.upstream_cx_connect_fail").await, 0);
-    assert_eq!(proxy.stat("http.out.downstream_rq_2xx").await, 4);
+    proxy.stat_is("cluster.original.upstream_cx_connect_fail", 0).await;
+    proxy.stat_is("http.out.downstream_rq_2xx", 4).await;
 }

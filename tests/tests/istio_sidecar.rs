@@ -191,8 +191,8 @@ async fn requests_reach_the_http_chain_and_tell_who_sent_them() {
     }
     assert!(client.lines("http.log", 1).await[0].contains("server-1"));
     // One connection for each offer, and none of them began with anything but HTTP.
-    assert_eq!(client.stat("cluster.outbound|80||b.upstream_cx_total").await, 2);
-    assert_eq!(client.stat("metadata_exchange.alpn_protocol_found").await, 0);
+    client.stat_is("cluster.outbound|80||b.upstream_cx_total", 2).await;
+    client.stat_is("metadata_exchange.alpn_protocol_found", 0).await;
 }
 
 #[tokio::test]
@@ -206,8 +206,8 @@ async fn a_cluster_may_keep_its_own_offer() {
     // The server takes it for TCP, and who sent it is told before the request instead of in it.
     assert_eq!(answer.served_by(), "app");
     assert_eq!(answer.upstream_header("x-envoy-peer-metadata"), None);
-    assert_eq!(server.stat("metadata_exchange.metadata_added").await, 1);
-    assert_eq!(client.stat("metadata_exchange.metadata_added").await, 1);
+    server.stat_is("metadata_exchange.metadata_added", 1).await;
+    client.stat_is("metadata_exchange.metadata_added", 1).await;
 }
 
 #[tokio::test]
@@ -230,8 +230,8 @@ async fn tcp_carries_nothing_but_the_application_s_bytes() {
         within("the end", stream.read_to_end(&mut rest)).await.unwrap();
         assert_eq!(rest, b"");
         for proxy in [&client, &server] {
-            assert_eq!(proxy.stat("metadata_exchange.alpn_protocol_found").await, 1);
-            assert_eq!(proxy.stat("metadata_exchange.initial_header_not_found").await, 0);
+            proxy.stat_is("metadata_exchange.alpn_protocol_found", 1).await;
+            proxy.stat_is("metadata_exchange.initial_header_not_found", 0).await;
         }
     }
 }

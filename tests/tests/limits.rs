@@ -57,7 +57,7 @@ async fn max_requests_holds_exactly_across_workers() {
             assert!(response.text().contains("overflow"), "{}", response.text());
         }
         upstream.wait("exactly the limit is in flight", |counts| counts.waiting == 10).await;
-        assert_eq!(proxy.stat("cluster.limited.circuit_breakers.default.rq_open").await, 1);
+        proxy.stat_is("cluster.limited.circuit_breakers.default.rq_open", 1).await;
         upstream.open_gate();
         while let Some(response) = requests.join_next().await {
             assert_eq!(response.unwrap().status, 200);
@@ -67,8 +67,7 @@ async fn max_requests_holds_exactly_across_workers() {
         proxy.wait_stat("cluster.limited.circuit_breakers.default.rq_open", |open| open == 0).await;
     }
     assert_eq!(upstream.counts().peak, 10);
-    let stats = proxy.admin("/stats?filter=limited").await.text();
-    assert_eq!(proxy.stat("cluster.limited.upstream_rq_active_overflow").await, 90, "{stats}");
+    proxy.stat_is("cluster.limited.upstream_rq_active_overflow", 90).await;
     let lines = proxy.lines("access.log", 120).await;
     let refused: Vec<_> = lines.iter().filter(|line| line.starts_with("503")).collect();
     assert_eq!(refused.len(), 90);
@@ -99,7 +98,7 @@ async fn max_connections_and_max_pending_requests_hold_exactly_across_workers() 
     let counts = upstream.counts();
     assert_eq!(counts.waiting, 5);
     assert_eq!(counts.connections, 5);
-    assert_eq!(proxy.stat("cluster.limited.upstream_rq_pending_active").await, 3);
+    proxy.stat_is("cluster.limited.upstream_rq_pending_active", 3).await;
     upstream.open_gate();
     while let Some(response) = accepted.join_next().await {
         assert_eq!(response.unwrap().status, 200, "those that waited got their turn");
@@ -124,7 +123,7 @@ async fn workers_give_idle_connections_up_to_those_that_can_have_none() {
         assert_eq!(response.unwrap().status, 200, "each worker gets its turn");
     }
     assert_eq!(upstream.counts().peak, 2);
-    assert_eq!(proxy.stat("cluster.limited.upstream_rq_pending_active").await, 0);
+    proxy.stat_is("cluster.limited.upstream_rq_pending_active", 0).await;
 }
 
 /// As in Envoy: a request that waits for a connection is not one in flight yet.
@@ -139,5 +138,5 @@ async fn requests_that_wait_for_a_connection_do_not_count_as_requests() {
         assert_eq!(response.unwrap().status, 200);
     }
     assert_eq!(upstream.counts().peak, 1);
-    assert_eq!(proxy.stat("cluster.limited.upstream_rq_active_overflow").await, 0);
+    proxy.stat_is("cluster.limited.upstream_rq_active_overflow", 0).await;
 }

@@ -318,8 +318,8 @@ async fn all_workers_take_from_the_same_buckets() {
     assert_eq!(passed, 3);
     let response = h1::Client::connect(address).await.request("GET", "/", &[("x-k", "bob")], b"").await;
     assert_eq!(response.status, 200);
-    assert_eq!(proxy.stat("p.http_local_rate_limit.enforced").await, 17);
-    assert_eq!(proxy.stat("p.http_local_rate_limit.ok").await, 4);
+    proxy.stat_is("p.http_local_rate_limit.enforced", 17).await;
+    proxy.stat_is("p.http_local_rate_limit.ok", 4).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use outrigger_api::pb::envoy::data::accesslog::v3::AccessLogCommon;
 use outrigger_api::pb::envoy::data::accesslog::v3::http_access_log_entry::HttpVersion;
 use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster, http, http2_cluster, routes, tcp_with};
 use outrigger_tests::log_service::{LogEntry, LogService, Received};
-use outrigger_tests::tcp::{Conduct, Peer};
+use outrigger_tests::tcp::{Conduct, HeldPort, Peer};
 use outrigger_tests::{Proxy, Upstream, h1, within};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -46,7 +46,9 @@ fn port(address: &Option<outrigger_api::pb::envoy::config::core::v3::Address>) -
 #[tokio::test]
 async fn http_entries_say_what_was_asked_and_answered() {
     let mut service = LogService::start().await;
-    let upstream = Upstream::start("a").await;
+    // Nobody else is to be there once the upstream is gone.
+    let held = HeldPort::take();
+    let upstream = Upstream::listen("a", held.address(), None).await;
     let headers = ", additional_request_headers_to_log: [x-trace], additional_response_headers_to_log: [x-upstream]";
     let manager = http("web", &format!("{}{}", log("http", "requests", TO_CLUSTER, headers), routes(&all_to("a"))));
     let listener = config::listener("web", &[chain(&manager, "")], "");
@@ -109,8 +111,9 @@ async fn tcp_entries_say_what_went_through() {
 
 #[tokio::test]
 async fn entries_go_on_after_the_service_was_away() {
-    let mut service = LogService::start().await;
-    let address = service.address();
+    let held = HeldPort::take();
+    let address = held.address();
+    let mut service = LogService::listen(address).await;
     let by_metadata = format!("{TO_CLUSTER}, initial_metadata: [{{ key: x-team, value: blue }}]");
     let answer = "{ match: { prefix: / }, direct_response: { status: 204 } }";
     let manager = http("web", &format!("{}{}", log("http", "requests", &by_metadata, ""), routes(answer)));

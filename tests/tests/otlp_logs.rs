@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use outrigger_tests::config::{self, bootstrap, chain, cluster, http, http2_cluster, routes, tcp_with};
 use outrigger_tests::metrics::{Receiver, otlp_logs, otlp_logs_at, otlp_logs_http};
-use outrigger_tests::tcp::{Conduct, Peer};
+use outrigger_tests::tcp::{Conduct, HeldPort, Peer};
 use outrigger_tests::{Proxy, Settings, h1, proxy, within};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -38,7 +38,7 @@ const TAGS: &str = "custom_tags: [{ tag: literal, literal: { value: v } }]";
 
 const TRACING: &str = "tracing: { provider: { name: p, typed_config: { \
     '@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, service_name: shop, \
-    grpc_service: { envoy_grpc: { cluster_name: posts }, timeout: 1s } } } }";
+    grpc_service: { envoy_grpc: { cluster_name: posts }, timeout: 30s } } } }";
 
 const PARENT: (&str, &str) = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
 
@@ -108,7 +108,7 @@ async fn records_and_resources_are_those_of_envoy() {
     for proxy in [&own, &envoy] {
         proxy.wait_stat("access_logs.open_telemetry_access_log.logs_written", |count| count == 2).await;
         proxy.wait_stat("access_logs.open_telemetry_access_log.mine.logs_written", |count| count == 1).await;
-        assert_eq!(proxy.stat("access_logs.open_telemetry_access_log.logs_dropped").await, 0);
+        proxy.stat_is("access_logs.open_telemetry_access_log.logs_dropped", 0).await;
     }
 }
 
@@ -135,8 +135,9 @@ async fn records_of_connections_can_be_posted() {
 
 #[tokio::test]
 async fn records_wait_for_a_collector_that_was_away() {
-    let mut collector = otlp_logs().await;
-    let address = collector.address();
+    let held = HeldPort::take();
+    let address = held.address();
+    let mut collector = otlp_logs_at(address).await;
     let fields = format!("{COMMON}, body: {{ string_value: '%REQ(:PATH)%' }}");
     let proxy = Proxy::start(&text(&[web("web", &fields)], address.port())).await;
     let web = proxy.listener("web").await;

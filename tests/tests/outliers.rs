@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster_with, http, routes};
 use outrigger_tests::{Proxy, Settings, eventually, h1, proxy};
@@ -66,6 +67,16 @@ struct Side {
 
 impl Side {
     async fn start(program: PathBuf, detection: &str, answers: &[&'static str]) -> Self {
+        Self::start_with(program, detection, answers, "").await
+    }
+
+    /// As [`Self::start`]; `events.log` tells of ejections.
+    async fn start_logging(program: PathBuf, detection: &str, answers: &[&'static str]) -> Self {
+        let log = "cluster_manager: { outlier_detection: { event_log_path: '$dir/events.log' } }\n";
+        Self::start_with(program, detection, answers, log).await
+    }
+
+    async fn start_with(program: PathBuf, detection: &str, answers: &[&'static str], more: &str) -> Self {
         let mut endpoints = Vec::new();
         for answer in answers {
             endpoints.push(Endpoint::start(answer).await);
@@ -76,7 +87,8 @@ impl Side {
         );
         let listener = config::listener("web", &[chain(&http("web", &routes(&all_to("c"))), "")], "");
         let settings = Settings { program, ..Settings::default() };
-        let proxy = Proxy::start_with(&bootstrap(&[listener], &[cluster_with("c", &ports, &fields)]), settings).await;
+        let text = bootstrap(&[listener], &[cluster_with("c", &ports, &fields)]) + more;
+        let proxy = Proxy::start_with(&text, settings).await;
         let web = proxy.listener("web").await;
         Self { proxy, web, endpoints }
     }
@@ -124,10 +136,11 @@ async fn same(
     scenario(&ours).await;
     let theirs = Side::start(proxy::envoy(), detection, answers).await;
     scenario(&theirs).await;
-    let expected = theirs.seen().await;
-    let seen = ours.seen().await;
-    assert_eq!(seen, expected, "{detection}");
-    seen
+    eventually("both show the same", async || {
+        let (seen, expected) = (ours.seen().await, theirs.seen().await);
+        if seen == expected { Ok(seen) } else { Err(format!("{detection}: {seen:?}, with Envoy {expected:?}")) }
+    })
+    .await
 }
 
 #[tokio::test]
@@ -178,7 +191,7 @@ async fn a_limit_of_nothing_spares_all_but_one_where_that_is_asked_for() {
 
 #[tokio::test]
 async fn endpoints_that_succeed_less_often_than_others_are_ejected() {
-    let statistics = "consecutive_5xx: 100000, consecutive_gateway_failure: 100000, interval: 1s, \
+    let statistics = "consecutive_5xx: 100000, consecutive_gateway_failure: 100000, interval: 3s, \
                       base_ejection_time: 100s, max_ejection_percent: 50, success_rate_minimum_hosts: 5, \
                       success_rate_request_volume: 5, success_rate_stdev_factor: 1000, \
                       failure_percentage_minimum_hosts: 5, failure_percentage_request_volume: 5";
@@ -221,9 +234,66 @@ async fn endpoints_that_say_so_are_degraded_for_a_while() {
     assert_eq!(flags, ["/degraded_outlier_detection", "healthy"]);
 }
 
+/// Ejections of one endpoint, one after the other.
+#[derive(Debug)]
+struct Ejections {
+    /// Seconds between the return before and this one; whole ones, rounded down. `None` for the first.
+    since: Option<u64>,
+    /// Seconds that it lasted, likewise.
+    lasted: u64,
+}
+
+/// Those that are over, from the event log.
+fn ejections(log: &str) -> Vec<Ejections> {
+    let mut ejections: Vec<Ejections> = Vec::new();
+    let mut since = None;
+    // The last line may not be whole yet.
+    for event in log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
+        let seconds = event["secs_since_last_action"].as_str().and_then(|seconds| seconds.parse().ok());
+        match event["action"].as_str() {
+            Some("UNEJECT") => ejections.push(Ejections { since, lasted: seconds.unwrap() }),
+            _ => since = seconds.filter(|_| !ejections.is_empty()),
+        }
+    }
+    ejections
+}
+
+/// Whether ejections took as long as they must: a second more each time up to the limit of three, and after the fifth in a
+/// row no longer than that. A row is broken where the endpoint was well for an interval, which makes the next one shorter.
+fn grow_up_to_the_limit(ejections: &[Ejections]) -> bool {
+    let mut row = 0;
+    ejections.iter().any(|Ejections { since, lasted }| {
+        row = if since.is_none_or(|seconds| seconds < 2) { row + 1 } else { 0 };
+        assert!(*lasted >= row.min(3), "{ejections:?}");
+        row >= 5 && *lasted < 5
+    })
+}
+
+#[tokio::test]
+async fn ejections_grow_with_each_one_up_to_the_limit_as_with_envoy() {
+    let detection = "consecutive_5xx: 1, interval: 2s, base_ejection_time: 1s, max_ejection_time: 3s, \
+                     max_ejection_percent: 100";
+    let watch = async |program: PathBuf| {
+        let side = Side::start_logging(program, detection, &[ERROR]).await;
+        let log = side.proxy.file("events.log");
+        // Whenever it is back it fails at once. A row may be broken on a slow machine, and the next one begins.
+        let whole = async {
+            loop {
+                side.requests(1).await;
+                if grow_up_to_the_limit(&ejections(&std::fs::read_to_string(&log).unwrap_or_default())) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(300), whole).await.expect("a row of five ejections");
+    };
+    tokio::join!(watch(proxy::program()), watch(proxy::envoy()));
+}
+
 #[tokio::test]
 async fn an_endpoint_that_comes_back_is_tried_before_it_is_trusted() {
-    let probation = "consecutive_5xx: 3, interval: 0.1s, base_ejection_time: 0.2s, max_ejection_percent: 50 }, \
+    let probation = "consecutive_5xx: 3, interval: 0.1s, base_ejection_time: 2s, max_ejection_percent: 50 }, \
                      metadata: { filter_metadata: { outrigger.outlier: { probation_requests: 2 } }";
     let side = Side::start(proxy::program(), probation, &[GOOD, ERROR]).await;
     let flags = async || side.seen().await.1[0].clone();
@@ -242,7 +312,7 @@ async fn an_endpoint_that_comes_back_is_tried_before_it_is_trusted() {
     // One failure is enough now, where it takes three otherwise.
     let found = side.stat("ejections_detected_consecutive_5xx").await;
     until("/failed_outlier_check", 1).await;
-    assert_eq!(side.stat("ejections_detected_consecutive_5xx").await, found + 1);
+    side.wait("ejections_detected_consecutive_5xx", found + 1).await;
     // Two successes are owed.
     side.endpoints[1].answer.send(GOOD).unwrap();
     until("/on_probation", 0).await;

@@ -124,9 +124,9 @@ async fn scopes_come_and_go(bootstrap: impl Fn(u16) -> String, source: &str) {
     let web = proxy.listener("web").await;
     assert_eq!(get(web, &[("x-scope", "id=1")]).await.served_by(), "echo");
     assert_eq!(get(web, &[("x-scope", "id=2")]).await.status, 404);
-    assert_eq!(proxy.stat("http.web.scoped_rds.scopes.update_success").await, 1);
-    assert_eq!(proxy.stat("http.web.scoped_rds.scopes.all_scopes").await, 1);
-    assert_eq!(proxy.stat("http.web.rds.routes-one.update_success").await, 1);
+    proxy.stat_is("http.web.scoped_rds.scopes.update_success", 1).await;
+    proxy.stat_is("http.web.scoped_rds.scopes.all_scopes", 1).await;
+    proxy.stat_is("http.web.rds.routes-one.update_success", 1).await;
 
     mock.set_yaml(&resources(&[
         named_scope("two", "'2'", "routes-two"),
@@ -201,8 +201,8 @@ async fn routes_of_a_scope_are_discovered_when_a_request_wants_them() {
     let web = proxy.listener("web").await;
     assert_eq!(get(web, &[("x-scope", "id=2")]).await.status, 404);
     assert!(mock.requests(0).iter().all(|asked| asked.type_url != types::ROUTE), "nobody has wanted them");
-    assert_eq!(proxy.stat("http.web.scoped_rds.scopes.on_demand_scopes").await, 1);
-    assert_eq!(proxy.stat("http.web.scoped_rds.scopes.active_scopes").await, 0);
+    proxy.stat_is("http.web.scoped_rds.scopes.on_demand_scopes", 1).await;
+    proxy.stat_is("http.web.scoped_rds.scopes.active_scopes", 0).await;
     let body = h1::Client::connect(web).await.request("POST", "/", &[("x-scope", "id=1")], b"0123456789").await;
     assert_eq!(body.status, 201);
     assert_eq!(get(web, &[("x-scope", "id=1")]).await.status, 201);
@@ -238,7 +238,7 @@ async fn all_virtual_hosts_of_a_route_configuration_are_discovered() {
         .await;
     };
     assert_eq!([status("fixed.example").await, status("a.example").await, status("b.example").await], [200, 201, 404]);
-    assert_eq!(proxy.stat("http.web.vhds.routes.update_success").await, 1);
+    proxy.stat_is("http.web.vhds.routes.update_success", 1).await;
 
     mock.set_yaml(&resources(&[virtual_host("routes/b", "b.example", 202)])).unwrap();
     becomes("b.example", 202).await;

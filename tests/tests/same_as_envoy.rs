@@ -112,7 +112,7 @@ const CASES: &[(&str, &str, Sent)] = &[
     (
         "timeout from the client's header",
         "web",
-        Request("GET", "/prefix", &[("x-envoy-upstream-rq-timeout-ms", "100")], ""),
+        Request("GET", "/prefix", &[("x-envoy-upstream-rq-timeout-ms", "10000")], ""),
     ),
     ("no cluster", "web", Request("GET", "/no-cluster", &[], "")),
     ("no endpoint", "web", Request("GET", "/no-endpoint", &[], "")),
@@ -564,7 +564,7 @@ const ROUTES: &str = "{ name: table, validate_clusters: false, \
         { name: one, weight: 0 }, { name: two, weight: 100,
           request_headers_to_add: [{ header: { key: x-weighted, value: two } }] }] } } },
     { match: { prefix: /by-header }, route: { cluster_header: x-to } },
-    { match: { prefix: /timeout }, route: { cluster: one, timeout: 0.1s } },
+    { match: { prefix: /timeout }, route: { cluster: one, timeout: 1s } },
     { match: { prefix: /no-cluster }, route: { cluster: nowhere } },
     { match: { prefix: /no-endpoint }, route: { cluster: empty } },
     { match: { prefix: /by-h2 }, route: { cluster: by-h2 } },

@@ -43,8 +43,8 @@ async fn endpoints_are_gone_when_nobody_confirms_them_as_with_envoy() {
     let stale = async |proxy: &Proxy| proxy.stat("cluster.c.assignment_stale").await;
     for proxy in proxies {
         proxy.wait_stat("cluster.c.assignment_stale", |stale| stale == 1).await;
-        assert_eq!(proxy.stat("cluster.c.membership_total").await, 0);
-        assert_eq!(proxy.stat("cluster.c.assignment_timeout_received").await, 1);
+        proxy.stat_is("cluster.c.membership_total", 0).await;
+        proxy.stat_is("cluster.c.assignment_timeout_received", 1).await;
         wait_status(proxy, 503).await;
     }
     // The same once more brings them back, for as long again.
@@ -58,7 +58,7 @@ async fn endpoints_are_gone_when_nobody_confirms_them_as_with_envoy() {
     push(&[assignment(upstream.port(), "")]);
     for proxy in proxies {
         wait_status(proxy, 200).await;
-        assert_eq!(proxy.stat("cluster.c.assignment_timeout_received").await, 2);
+        proxy.stat_is("cluster.c.assignment_timeout_received", 2).await;
         assert_eq!(stale(proxy).await, 2);
     }
 }

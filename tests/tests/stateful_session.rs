@@ -119,7 +119,7 @@ async fn requests_of_a_session_stay_at_its_endpoint() {
             assert_eq!(next.served_by(), first.served_by());
             assert_eq!((next.header("set-cookie"), next.header("x-session")), (None, None));
         }
-        assert_eq!(proxy.stat("http.web.stateful_session.p.routed").await, 6);
+        proxy.stat_is("http.web.stateful_session.p.routed", 6).await;
     }
 }
 

@@ -227,8 +227,8 @@ async fn swaps_under_load(how: Xds, count: usize) {
     assert_eq!(load.failures(), Vec::<String>::new());
     let expected = u64::try_from(plan.clusters.len()).unwrap() + 1;
     proxy.wait_stat("cluster_manager.active_clusters", |active| active == expected).await;
-    assert_eq!(proxy.stat("cluster_manager.cds.update_rejected").await, 0);
-    assert_eq!(proxy.stat("listener_manager.lds.update_rejected").await, 0);
+    proxy.stat_is("cluster_manager.cds.update_rejected", 0).await;
+    proxy.stat_is("listener_manager.lds.update_rejected", 0).await;
 }
 
 fn swaps() -> usize {

@@ -6,17 +6,18 @@ use outrigger_tests::collector::{Collector, Span};
 use outrigger_tests::config::{
     self, HTTP2, access_log_of, all_to, bootstrap, chain, cluster, cluster_with, http, http2_cluster, routes,
 };
+use outrigger_tests::tcp::{ClosedPort, HeldPort};
 use outrigger_tests::{Proxy, Settings, Upstream, eventually, h1, h2c};
 
 /// A provider that sends OTLP to the cluster `collector`.
 const OTLP: &str = "provider: { name: otlp, typed_config: { \
     '@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, service_name: shop, \
-    grpc_service: { envoy_grpc: { cluster_name: collector }, timeout: 1s } } }";
+    grpc_service: { envoy_grpc: { cluster_name: collector }, timeout: 30s } } }";
 
 /// One that sends it by HTTP.
 const OTLP_HTTP: &str = "provider: { name: otlp, typed_config: { \
     '@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, service_name: shop, max_cache_size: 3, \
-    http_service: { http_uri: { uri: 'http://traces.example/v1/traces', cluster: collector, timeout: 1s }, \
+    http_service: { http_uri: { uri: 'http://traces.example/v1/traces', cluster: collector, timeout: 30s }, \
     request_headers_to_add: [{ header: { key: x-token, value: secret } }] } } }";
 
 fn zipkin(more: &str) -> String {
@@ -203,17 +204,15 @@ async fn zipkin_gets_json_and_b3_goes_on() {
     let unsampled = client.request("GET", "/no", &[("b3", "0")], b"").await.upstream_header("b3").unwrap();
     assert!(unsampled.ends_with("-0"), "{unsampled}");
     proxy.wait_stat("tracing.zipkin.reports_sent", |value| value == 2).await;
-    assert_eq!(proxy.stat("tracing.zipkin.spans_sent").await, 2);
+    proxy.stat_is("tracing.zipkin.spans_sent", 2).await;
 }
 
 #[tokio::test]
 async fn otlp_over_http_survives_a_collector_that_is_away() {
     let upstream = Upstream::start("a").await;
     // A port that nobody listens on, until somebody does.
-    let away = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = away.local_addr().unwrap().port();
-    drop(away);
-    let clusters = [cluster("a", &[upstream.port()]), cluster("collector", &[port])];
+    let away = ClosedPort::take();
+    let clusters = [cluster("a", &[upstream.port()]), cluster("collector", &[away.port()])];
     let (proxy, web) = start("INBOUND", &manager(OTLP_HTTP, "", &all_to("a")), &clusters).await;
     let mut client = h1::Client::connect(web).await;
     for number in 0..20 {
@@ -222,7 +221,7 @@ async fn otlp_over_http_survives_a_collector_that_is_away() {
     // Three may wait, and a batch of three may be under way.
     let dropped = proxy.wait_stat("tracing.opentelemetry.spans_dropped", |value| value >= 14).await;
     assert!(dropped <= 20, "{dropped}");
-    assert_eq!(proxy.stat("tracing.opentelemetry.spans_sent").await, 0);
+    proxy.stat_is("tracing.opentelemetry.spans_sent", 0).await;
     await_failure(&proxy).await;
 }
 
@@ -242,14 +241,13 @@ async fn otlp_over_http_brings_configured_headers() {
     // The connection is kept for the next batch.
     client.get("/path").await;
     collector.next().await;
-    assert_eq!(proxy.stat("cluster.collector.upstream_cx_total").await, 1);
+    proxy.stat_is("cluster.collector.upstream_cx_total", 1).await;
 }
 
 #[tokio::test]
 async fn a_collector_that_comes_back_gets_what_waited() {
-    let collector = Collector::grpc().await;
-    let (address, upstream) = (collector.address(), Upstream::start("a").await);
-    drop(collector);
+    let held = HeldPort::take();
+    let (address, upstream) = (held.address(), Upstream::start("a").await);
     let clusters = [cluster("a", &[upstream.port()]), http2_cluster("collector", &[address.port()])];
     let (proxy, web) = start("INBOUND", &manager(OTLP, "", &all_to("a")), &clusters).await;
     let mut client = h1::Client::connect(web).await;
@@ -257,7 +255,7 @@ async fn a_collector_that_comes_back_gets_what_waited() {
     await_failure(&proxy).await;
     let mut collector = Collector::grpc_at(address).await;
     assert!(collector.next().await.tag("http.url").unwrap().ends_with("/early"));
-    assert_eq!(proxy.stat("tracing.opentelemetry.spans_dropped").await, 0);
+    proxy.stat_is("tracing.opentelemetry.spans_dropped", 0).await;
 }
 
 #[tokio::test]

@@ -26,8 +26,10 @@ const ROUTES: &str = "{ name: table, virtual_hosts: [{ name: all, domains: ['*']
   { match: { prefix: /redirect }, redirect: { path_redirect: /x } },
   { match: { prefix: /refused }, route: { cluster: refused, retry_policy: { retry_on: connect-failure, num_retries: 1 } } },
   { match: { prefix: /retry }, route: { cluster: a, retry_policy: { retry_on: 5xx, num_retries: 1 } } },
-  { match: { prefix: /slow }, route: { cluster: a, timeout: 0.1s } },
-  { match: { prefix: /tries }, route: { cluster: a, retry_policy: { retry_on: 5xx, num_retries: 0, per_try_timeout: 0.1s } } },
+  { match: { prefix: /slow }, route: { cluster: a, timeout: 2s } },
+  { match: { prefix: /tries }, route: { cluster: a, retry_policy: { retry_on: 5xx, num_retries: 0, per_try_timeout: 2s } } },
+  { match: { prefix: /hedged }, route: { cluster: a, timeout: 1s, hedge_policy: { hedge_on_per_try_timeout: true },
+    retry_policy: { retry_on: 5xx, num_retries: 1, per_try_timeout: 0.1s } } },
   { match: { prefix: /tagged }, metadata: { filter_metadata: { ns: { list: [1, { a: true }], text: t, number: 2 } } },
     tracing: { random_sampling: { numerator: 100 }, custom_tags: [
       { tag: literal, literal: { value: route } },
@@ -44,7 +46,7 @@ fn provider(kind: &str) -> &'static str {
     match kind {
         "otlp" => {
             "provider: { name: p, typed_config: { '@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, \
-             service_name: shop, grpc_service: { envoy_grpc: { cluster_name: collector }, timeout: 1s } } }"
+             service_name: shop, grpc_service: { envoy_grpc: { cluster_name: collector }, timeout: 30s } } }"
         }
         _ => {
             "provider: { name: p, typed_config: { '@type': type.googleapis.com/envoy.config.trace.v3.ZipkinConfig, \
@@ -116,6 +118,7 @@ const CASES: &[Case] = &[
     ("hop", "/direct", &[], 1),
     ("hop", "/slow", &[("x-reply", "hang")], 2),
     ("hop", "/tries", &[("x-reply", "hang")], 2),
+    ("hop", "/hedged", &[("x-reply", "hang")], 3),
     ("hop", "/all", &[("x-reply", "reset")], 2),
     ("rare", "/all/of/it", &[FIXED], 0),
     ("rare", "/all/of/it", &[FIXED, PARENT], 0),

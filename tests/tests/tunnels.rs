@@ -249,3 +249,87 @@ async fn what_is_not_enabled_is_refused() {
     }
     assert_eq!(told[1], told[0], "not the same as with Envoy");
 }
+
+#[tokio::test]
+async fn the_body_of_a_post_may_go_on_as_bytes() {
+    let route = "{ match: { prefix: / }, route: { cluster: reverse, \
+                 upgrade_configs: [{ upgrade_type: CONNECT, connect_config: { allow_post: true } }] } }";
+    let peer = Peer::start(Conduct::ReverseAtEnd).await;
+    let mut told = Vec::new();
+    for program in [proxy::envoy(), proxy::program()] {
+        let (proxy, address) = start(program, route, &[cluster("reverse", &[peer.port()])]).await;
+        let mut seen = Vec::new();
+        let response = Client::connect(address).await.request("POST", "/any", &[], b"abcdef").await;
+        let framing = (response.header("content-length"), response.header("transfer-encoding"));
+        seen.push(format!("h1: {} {framing:?} {}", response.status, response.text()));
+        let response = h2c::Client::connect(address).await.request("POST", "/any", &[], b"abcdef").await;
+        seen.push(format!("h2: {} {}", response.status, response.text()));
+        proxy.wait_stat("cluster.reverse.upstream_cx_active", |active| active == 0).await;
+        seen.push(proxy.stat("http.web.downstream_cx_upgrades_total").await.to_string());
+        seen.push(proxy.stat("cluster.reverse.upstream_rq_200").await.to_string());
+        told.push(seen);
+    }
+    assert_eq!(told[1], told[0], "not the same as with Envoy");
+    assert_eq!(told[1][1], "h2: 200 fedcba");
+}
+
+#[tokio::test]
+async fn a_proxy_header_goes_before_what_comes_by_connect() {
+    let route = "{ match: { connect_matcher: {} }, route: { cluster: echo, upgrade_configs: [{ upgrade_type: CONNECT, \
+                 connect_config: { proxy_protocol_config: { version: V1 } } }] } }";
+    let echo = Peer::start(Conduct::Echo).await;
+    for program in [proxy::envoy(), proxy::program()] {
+        let (_proxy, address) = start(program, route, &[cluster("echo", &[echo.port()])]).await;
+        let mut client = Client::connect(address).await;
+        client.send("CONNECT inside:443 HTTP/1.1\r\nhost: inside:443\r\n\r\n").await;
+        assert_eq!(client.head().await.status, 200);
+        client.send("ping").await;
+        let mut all = Vec::new();
+        while !all.ends_with(b"\r\nping") {
+            all.push(within("the echo of all", client.stream().read_u8()).await.expect("more"));
+        }
+        let all = String::from_utf8(all).expect("text");
+        let words: Vec<_> = all.split_whitespace().collect();
+        let ["PROXY", "TCP4", "127.0.0.1", "127.0.0.1", _, port, "ping"] = words[..] else { panic!("{all}") };
+        assert_eq!(port, address.port().to_string());
+    }
+}
+
+#[tokio::test]
+async fn upgrades_pass_through_filters_of_their_own() {
+    let says = |which: &str| {
+        format!(
+            "{{ name: says, typed_config: {{ '@type': \
+             type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation, mutations: {{ \
+             response_mutations: [{{ append: {{ header: {{ key: x-chain, value: {which} }} }} }}] }} }} }}, "
+        )
+    };
+    let router = "{ name: envoy.filters.http.router, typed_config: { '@type': \
+                  type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } }";
+    let server = switching_server().await;
+    let options = format!(
+        "{}, upgrade_configs: [{{ upgrade_type: websocket, filters: [{}{router}] }}, {{ upgrade_type: other }}]",
+        routes("{ match: { prefix: / }, route: { cluster: next } }"),
+        says("upgrade"),
+    );
+    let manager = http("web", &options).replacen("http_filters: [", &format!("http_filters: [{}", says("plain")), 1);
+    let bootstrap = bootstrap(&[listener("web", &[chain(&manager, "")], "")], &[cluster("next", &[server.port()])]);
+    for program in [proxy::envoy(), proxy::program()] {
+        let proxy = Proxy::start_with(&bootstrap, Settings { program, ..Settings::default() }).await;
+        let address = proxy.listener("web").await;
+        for (path, protocol, status, passes) in [
+            ("/chat", "websocket", 101, "upgrade"),
+            ("/chat", "WebSocket", 101, "upgrade"),
+            ("/chat", "other", 400, "plain"),
+        ] {
+            let mut client = Client::connect(address).await;
+            client
+                .send(format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: {protocol}\r\n\r\n"))
+                .await;
+            let head = client.head().await;
+            assert_eq!((head.status, head.header("x-chain")), (status, Some(passes)), "{protocol}");
+        }
+        let plain = Client::connect(address).await.get("/").await;
+        assert_eq!(plain.header("x-chain"), Some("plain"));
+    }
+}

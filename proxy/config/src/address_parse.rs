@@ -237,9 +237,9 @@ fn pipe(at: &FieldPath<'_>, wire: core::Pipe) -> Parsed<Address> {
 
 fn socket_option(at: &FieldPath<'_>, wire: core::SocketOption) -> Parsed<Option<SocketOption>> {
     decide!(wire, at, core::SocketOption as "envoy.config.core.v3.SocketOption" {
-        implemented: level, name, value, state, r#type;
+        implemented: level, name, value, state, r#type, ip_version;
         no_effect: description = "for people";
-        unsupported: ip_version;
+        unsupported: ;
     });
     let number = |field: &'static str, value: i64| {
         i32::try_from(value).map_err(|_| at.field(field).reject(format!("{value} is not a C int")))
@@ -255,7 +255,13 @@ fn socket_option(at: &FieldPath<'_>, wire: core::SocketOption) -> Parsed<Option<
         Ok(core::socket_option::SocketState::StateListening) => SocketState::Listening,
         Err(_) => return Err(wire::unknown_enum(&at.field("state"), state)),
     };
-    let option = SocketOption { level: number("level", level)?, name: number("name", name)?, value, state };
+    let is_ipv6 = match core::socket_option::SocketIpVersion::try_from(ip_version) {
+        Ok(core::socket_option::SocketIpVersion::Unspecified) => None,
+        Ok(core::socket_option::SocketIpVersion::Ipv4) => Some(false),
+        Ok(core::socket_option::SocketIpVersion::Ipv6) => Some(true),
+        Err(_) => return Err(wire::unknown_enum(&at.field("ip_version"), ip_version)),
+    };
+    let option = SocketOption { level: number("level", level)?, name: number("name", name)?, value, state, is_ipv6 };
     let core::socket_option::SocketType { stream, datagram } = r#type.unwrap_or_default();
     Ok((stream.is_some() || datagram.is_none()).then_some(option))
 }
@@ -379,14 +385,28 @@ mod tests {
             ..Default::default()
         };
         let options = socket_options(&ROOT, vec![option(false), option(true)]).unwrap();
-        assert_eq!(
-            options,
-            [SocketOption { level: 1, name: 9, value: SocketOptionValue::Int(1), state: SocketState::PreBind }]
-        );
+        let (value, state) = (SocketOptionValue::Int(1), SocketState::PreBind);
+        assert_eq!(options, [SocketOption { level: 1, name: 9, value, state, is_ipv6: None }]);
         let mut large = option(false);
         large.level = 1 << 40;
         let error = socket_options(&ROOT.field("socket_options"), vec![large]).unwrap_err().to_string();
         assert_eq!(error, "cluster \"billing\": socket_options[0].level: 1099511627776 is not a C int");
+    }
+
+    #[test]
+    fn socket_options_may_be_for_one_version_of_ip() {
+        let takes = |ip_version: core::socket_option::SocketIpVersion| {
+            let option = core::SocketOption {
+                value: Some(core::socket_option::Value::IntValue(1)),
+                ip_version: ip_version.into(),
+                ..Default::default()
+            };
+            let option = socket_options(&ROOT, vec![option]).unwrap().remove(0);
+            let addresses = [Some("10.0.0.1".parse().unwrap()), Some("fd00::1".parse().unwrap()), None];
+            addresses.map(|address| option.is_for(address, SocketState::PreBind))
+        };
+        use core::socket_option::SocketIpVersion::{Ipv4, Ipv6, Unspecified};
+        assert_eq!([Unspecified, Ipv4, Ipv6].map(takes), [[true; 3], [true, false, false], [false, true, false]]);
     }
 
     #[test]

@@ -3,13 +3,17 @@
 //! Owns the checked model. Never moves bytes.
 
 mod parse;
+mod tunneling;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use tunneling::{TunnelRequestId, Tunneling};
+
 use crate::accesslog::AccessLog;
 use crate::cluster::LbMetadata;
 use crate::route::HashPolicy;
+use crate::units::Percent;
 
 /// A TCP proxy, checked.
 #[derive(Debug)]
@@ -28,6 +32,16 @@ pub struct TcpProxy {
     pub max_connect_attempts: u32,
     /// From accept.
     pub max_downstream_connection_duration: Option<Duration>,
+    /// That limit is longer by a random part of it, up to this.
+    pub max_downstream_connection_duration_jitter: Option<Percent>,
+    /// Between tries to connect; none unless given.
+    pub back_off: Option<BackOff>,
+    /// Bytes go to the endpoint inside a request.
+    pub tunneling: Option<Box<Tunneling>>,
+    /// There is no connection to an endpoint before the client has sent something.
+    pub connect_on_data: bool,
+    /// The connection ends as soon as its listener drains and nothing is on its way to the client.
+    pub check_drain_close: bool,
     /// Written when the connection ends.
     pub access_logs: Vec<Arc<AccessLog>>,
     /// Also written at this interval while the connection lasts.
@@ -36,6 +50,15 @@ pub struct TcpProxy {
     pub log_on_connected: bool,
     /// An entry is written when the connection begins.
     pub log_on_start: bool,
+}
+
+/// Time between tries. Source: `BackoffStrategy`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct BackOff {
+    /// The longest time after the first try; doubles with each.
+    pub base: Duration,
+    /// The longest time of all.
+    pub max: Duration,
 }
 
 /// One cluster, or several by weight.

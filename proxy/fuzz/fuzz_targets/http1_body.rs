@@ -3,6 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use outrigger::http::h1::body::{BodyDecoder, BodyError, Step};
+use outrigger::http::h1::encode::chunk_start;
 use outrigger::http::h1::parse::{Framing, Limits};
 use outrigger::http::headers::Headers;
 
@@ -31,7 +32,23 @@ fuzz_target!(|data: &[u8]| {
     if let (Ok(whole), Ok(split)) = (whole, split) {
         assert_eq!(whole, split);
     }
+    written_and_read(input, usize::from(*choice).max(1), usize::from(*piece).max(1));
 });
+
+/// What is written in chunks is read again, however it is cut.
+fn written_and_read(data: &[u8], chunk: usize, piece: usize) {
+    let mut written = Vec::new();
+    for chunk in data.chunks(chunk) {
+        chunk_start(chunk.len(), &mut written);
+        written.extend_from_slice(chunk);
+        written.extend_from_slice(b"\r\n");
+    }
+    written.extend_from_slice(b"0\r\n\r\n");
+    let expected = Body { data: data.to_vec(), trailers: Vec::new(), end: Some(written.len()) };
+    for piece in [piece, written.len()] {
+        assert_eq!(read(Framing::Chunked, &written, piece).as_ref(), Ok(&expected));
+    }
+}
 
 /// Reads `input` as it would arrive: `piece` more bytes whenever the decoder can do nothing with what there is.
 fn read(framing: Framing, input: &[u8], piece: usize) -> Result<Body, BodyError> {

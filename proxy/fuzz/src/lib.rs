@@ -2,6 +2,8 @@
 //!
 //! Owns the promises that more than one parser makes. Never parses anything itself.
 
+pub mod sample;
+
 use std::fmt::Debug;
 use std::io;
 use std::path::Path;

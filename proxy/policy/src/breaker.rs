@@ -3,10 +3,15 @@
 //! Owns the counts that all workers share, one set for each cluster and priority. They never exceed a limit, whatever
 //! happens at the same time. Limits come with each request, because a request keeps the configuration it began with.
 
-use std::sync::Arc;
+mod window;
+
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use outrigger_config::cluster::{RetryBudget, Thresholds};
+
+use window::Window;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -25,6 +30,8 @@ pub enum Resource {
 #[derive(Debug, Default)]
 pub struct Breaker {
     usage: [AtomicU32; 4],
+    /// Where a retry budget goes by the requests of a time.
+    began: OnceLock<Box<Window>>,
 }
 
 impl Breaker {
@@ -36,9 +43,19 @@ impl Breaker {
         Some(Permit { breaker: Arc::clone(self), resource })
     }
 
-    /// As [`Self::try_acquire`], with the limit that `thresholds` give.
+    /// As [`Self::try_acquire`], with the limit that `thresholds` give. Not for retries (see [`Self::try_retry`]).
     pub fn try_acquire_within(self: &Arc<Self>, resource: Resource, thresholds: &Thresholds) -> Option<Permit> {
-        self.try_acquire(resource, self.limit(resource, thresholds))
+        self.try_acquire(resource, self.limit(resource, thresholds, 0))
+    }
+
+    /// Counts one more retry, unless as many as `thresholds` allow at `now` are in flight.
+    pub fn try_retry(self: &Arc<Self>, thresholds: &Thresholds, now: u64) -> Option<Permit> {
+        self.try_acquire(Resource::Retry, self.limit(Resource::Retry, thresholds, now))
+    }
+
+    /// A request has begun at `now`, in milliseconds of any clock; for budgets that go by the requests of a time.
+    pub fn began(&self, interval: Duration, now: u64) {
+        self.began.get_or_init(Box::default).count(interval, now);
     }
 
     /// Counts one more use whatever the limit: for the one connection that a worker may always have, so that a limit
@@ -55,26 +72,30 @@ impl Breaker {
         self.count(resource).load(Ordering::Relaxed)
     }
 
-    /// How many more uses `thresholds` allow (`remaining_*` gauges).
-    pub fn remaining(&self, resource: Resource, thresholds: &Thresholds) -> u32 {
-        self.limit(resource, thresholds).saturating_sub(self.usage(resource))
+    /// How many more uses `thresholds` allow at `now` (`remaining_*` gauges).
+    pub fn remaining(&self, resource: Resource, thresholds: &Thresholds, now: u64) -> u32 {
+        self.limit(resource, thresholds, now).saturating_sub(self.usage(resource))
     }
 
-    /// Whether no further use is allowed (`*_open` gauges).
-    pub fn is_open(&self, resource: Resource, thresholds: &Thresholds) -> bool {
-        self.remaining(resource, thresholds) == 0
+    /// Whether no further use is allowed at `now` (`*_open` gauges).
+    pub fn is_open(&self, resource: Resource, thresholds: &Thresholds, now: u64) -> bool {
+        self.remaining(resource, thresholds, now) == 0
     }
 
-    /// The limit that `thresholds` give. A retry budget is a share of the requests active or pending at this moment.
-    pub fn limit(&self, resource: Resource, thresholds: &Thresholds) -> u32 {
+    /// The limit that `thresholds` give. A retry budget is a share of the requests active or pending at this moment, or of
+    /// those that began within its interval before `now`, which nothing else asks for.
+    pub fn limit(&self, resource: Resource, thresholds: &Thresholds, now: u64) -> u32 {
         match (resource, thresholds.retry_budget) {
             (Resource::Connection, _) => thresholds.max_connections,
             (Resource::PendingRequest, _) => thresholds.max_pending_requests,
             (Resource::Request, _) => thresholds.max_requests,
             (Resource::Retry, None) => thresholds.max_retries,
-            (Resource::Retry, Some(RetryBudget { budget, min_retry_concurrency })) => {
-                let active = self.usage(Resource::Request).saturating_add(self.usage(Resource::PendingRequest));
-                let share = f64::from(active) * budget.value() / 100.0;
+            (Resource::Retry, Some(RetryBudget { budget, min_retry_concurrency, interval })) => {
+                let considered = match interval {
+                    None => self.usage(Resource::Request).saturating_add(self.usage(Resource::PendingRequest)),
+                    Some(interval) => self.began.get().map_or(0, |began| began.sum(interval, now)),
+                };
+                let share = f64::from(considered) * budget.value() / 100.0;
                 min_retry_concurrency.max(share as u32)
             }
         }
@@ -133,10 +154,10 @@ mod tests {
         let breaker = Arc::new(Breaker::default());
         let first = breaker.try_acquire_within(Resource::Connection, &thresholds()).unwrap();
         assert!(breaker.try_acquire_within(Resource::Connection, &thresholds()).is_none());
-        assert!(breaker.is_open(Resource::Connection, &thresholds()));
+        assert!(breaker.is_open(Resource::Connection, &thresholds(), 0));
         let pending: Vec<_> =
             (0..5).filter_map(|_| breaker.try_acquire_within(Resource::PendingRequest, &thresholds())).collect();
-        assert_eq!((pending.len(), breaker.remaining(Resource::PendingRequest, &thresholds())), (2, 0));
+        assert_eq!((pending.len(), breaker.remaining(Resource::PendingRequest, &thresholds(), 0)), (2, 0));
         let beyond = breaker.acquire_beyond_limit(Resource::Connection);
         assert_eq!(breaker.usage(Resource::Connection), 2);
         drop((first, beyond, pending));
@@ -155,18 +176,31 @@ mod tests {
 
     #[test]
     fn a_retry_budget_follows_the_active_requests() {
-        let budget = RetryBudget { budget: Percent::new(20.0).unwrap(), min_retry_concurrency: 3 };
+        let budget = RetryBudget { budget: Percent::new(20.0).unwrap(), min_retry_concurrency: 3, interval: None };
         let thresholds = Thresholds { retry_budget: Some(budget), max_retries: 0, ..thresholds() };
         let breaker = Arc::new(Breaker::default());
-        assert_eq!(breaker.limit(Resource::Retry, &thresholds), 3);
+        assert_eq!(breaker.limit(Resource::Retry, &thresholds, 0), 3);
         let requests: Vec<_> = (0..30).map(|_| breaker.try_acquire(Resource::Request, 100).unwrap()).collect();
         let pending: Vec<_> = (0..19).map(|_| breaker.try_acquire(Resource::PendingRequest, 100).unwrap()).collect();
-        assert_eq!(breaker.limit(Resource::Retry, &thresholds), 9);
-        let retries: Vec<_> =
-            (0..20).filter_map(|_| breaker.try_acquire_within(Resource::Retry, &thresholds)).collect();
+        assert_eq!(breaker.limit(Resource::Retry, &thresholds, 0), 9);
+        let retries: Vec<_> = (0..20).filter_map(|_| breaker.try_retry(&thresholds, 0)).collect();
         assert_eq!(retries.len(), 9);
         drop((requests, pending));
-        assert_eq!(breaker.limit(Resource::Retry, &thresholds), 3);
+        assert_eq!(breaker.limit(Resource::Retry, &thresholds, 0), 3);
+    }
+
+    #[test]
+    fn a_retry_budget_may_consider_requests_that_are_over() {
+        let interval = Duration::from_secs(1);
+        let budget =
+            RetryBudget { budget: Percent::new(20.0).unwrap(), min_retry_concurrency: 0, interval: Some(interval) };
+        let thresholds = Thresholds { retry_budget: Some(budget), ..thresholds() };
+        let breaker = Arc::new(Breaker::default());
+        assert!(breaker.try_retry(&thresholds, 5000).is_none());
+        (0..10).for_each(|_| breaker.began(interval, 5000));
+        assert_eq!([5000, 6000, 7000].map(|now| breaker.limit(Resource::Retry, &thresholds, now)), [2, 2, 0]);
+        let held = [5500, 5600, 5700].map(|now| breaker.try_retry(&thresholds, now));
+        assert_eq!(held.map(|permit| permit.is_some()), [true, true, false]);
     }
 
     #[test]

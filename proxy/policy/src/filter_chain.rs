@@ -1,4 +1,4 @@
-//! Which filter chain a connection gets (`FilterChainMatch`).
+//! Which filter chain a connection gets (`FilterChainMatch`, `filter_chain_matcher`).
 //!
 //! Owns the index over a listener's filter chains. Never reads the connection's bytes.
 //!
@@ -6,13 +6,19 @@
 //! names. What a criterion has decided stays decided: if a later one fails, there is no way back to a less specific
 //! value, and the default filter chain is used.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use outrigger_config::cel::Expression;
 use outrigger_config::listener::{ConnectionFacts, FilterChain, FilterChainMatch, Listener, SourceType};
+use outrigger_config::matcher::Matcher;
+use outrigger_config::rbac::MetadataSource;
+use outrigger_config::tls::SanMatcher;
 
 use crate::hash::ConfigMap;
+use crate::matcher;
+use crate::rbac::{Facts, InputsOf, LookAt, NoRequest, Peer};
 
 /// The filter chains of a listener, indexed by their match criteria.
 #[derive(Debug)]
@@ -22,17 +28,28 @@ pub struct FilterChainIndex {
     nodes: Vec<Node>,
     root: Option<NodeId>,
     overlap: Option<(usize, usize)>,
+    /// Decides alone, if the listener has one.
+    tree: Option<Arc<Matcher<Arc<str>>>>,
 }
 
 impl FilterChainIndex {
     /// Indexes the filter chains of a listener.
     pub fn of_listener(listener: &Listener) -> Self {
-        Self::build(&listener.filter_chains, listener.default_filter_chain.clone())
+        match &listener.filter_chain_matcher {
+            None => Self::build(&listener.filter_chains, listener.default_filter_chain.clone()),
+            Some(tree) => Self {
+                chains: listener.filter_chains.clone(),
+                tree: Some(Arc::clone(tree)),
+                ..Self::build(&[], listener.default_filter_chain.clone())
+            },
+        }
     }
 
     /// Indexes `chains`; `default` is for connections that none of them matches.
     pub fn build(chains: &[Arc<FilterChain>], default: Option<Arc<FilterChain>>) -> Self {
-        let mut index = Self { chains: chains.to_vec(), default, nodes: Vec::new(), root: None, overlap: None };
+        let chains_of_index = chains.to_vec();
+        let mut index =
+            Self { chains: chains_of_index, default, nodes: Vec::new(), root: None, overlap: None, tree: None };
         if !chains.is_empty() {
             index.root = Some(index.add(0, (0..chains.len()).collect()));
         }
@@ -41,11 +58,29 @@ impl FilterChainIndex {
 
     /// The filter chain for a connection, or the default one.
     pub fn find(&self, facts: &ConnectionFacts<'_>) -> Option<&Arc<FilterChain>> {
-        self.find_specific(facts).ok().or(self.default.as_ref())
+        match &self.tree {
+            None => self.find_specific(facts).ok().or(self.default.as_ref()),
+            Some(tree) => self.find_named(tree, facts).unwrap_or(self.default.as_ref()),
+        }
+    }
+
+    /// The chain whose name a tree leads to, which may be none; `None` if it leads nowhere.
+    fn find_named(&self, tree: &Matcher<Arc<str>>, facts: &ConnectionFacts<'_>) -> Option<Option<&Arc<FilterChain>>> {
+        let name = matcher::find(tree, &InputsOf(&Arriving(facts))).ok().flatten()?;
+        Some(self.chains.iter().find(|chain| chain.name == *name))
     }
 
     /// What [`Self::find`] decides, and why no other chain is chosen.
     pub fn explain(&self, facts: &ConnectionFacts<'_>) -> ChainExplained<'_> {
+        if let Some(tree) = &self.tree {
+            let named = self.find_named(tree, facts);
+            return ChainExplained {
+                misses: Vec::new(),
+                is_default: named.is_none(),
+                failed: None,
+                chosen: named.unwrap_or(self.default.as_ref()),
+            };
+        }
         let found = self.find_specific(facts);
         let chosen = found.ok();
         let others =
@@ -443,9 +478,66 @@ impl Sources {
 
 /// Whether the connection comes from this host, as far as its addresses tell.
 fn is_local(facts: &ConnectionFacts<'_>) -> bool {
-    let Some((source, _)) = facts.source else { return true };
-    let source = source.to_canonical();
-    source.is_loopback() || facts.destination.is_some_and(|(destination, _)| destination.to_canonical() == source)
+    crate::rbac::is_local(facts.source.map(|(source, _)| source), facts.destination.map(|(own, _)| own))
+}
+
+/// A connection as a match tree sees it before it has a filter chain.
+struct Arriving<'a, 'f>(&'a ConnectionFacts<'f>);
+
+impl Facts for Arriving<'_, '_> {
+    type Request = NoRequest;
+
+    fn request(&self) -> Option<&NoRequest> {
+        None
+    }
+
+    fn destination(&self) -> Option<SocketAddr> {
+        self.0.destination.map(SocketAddr::from)
+    }
+
+    fn source(&self) -> Option<SocketAddr> {
+        self.0.source.map(SocketAddr::from)
+    }
+
+    fn direct_remote(&self) -> Option<IpAddr> {
+        self.0.direct_source
+    }
+
+    fn remote(&self) -> Option<IpAddr> {
+        self.0.source.map(|(ip, _)| ip)
+    }
+
+    fn server_name(&self) -> &str {
+        self.0.server_name.unwrap_or_default()
+    }
+
+    fn peer(&self) -> Option<Peer<'_>> {
+        None
+    }
+
+    fn has_name(&self, _: &SanMatcher) -> bool {
+        false
+    }
+
+    fn metadata(&self, _: MetadataSource, _: &str, look: &mut LookAt<'_>) -> bool {
+        look(None)
+    }
+
+    fn holds(&self, _: &Expression) -> bool {
+        false
+    }
+
+    fn transport_protocol(&self) -> Option<&str> {
+        Some(self.0.transport_protocol)
+    }
+
+    fn application_protocols(&self) -> &[String] {
+        self.0.application_protocols
+    }
+
+    fn filter_state(&self, _: &str, look: &mut dyn FnMut(Option<&str>) -> bool) -> bool {
+        look(None)
+    }
 }
 
 #[cfg(test)]

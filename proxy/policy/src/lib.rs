@@ -28,3 +28,4 @@ pub mod route;
 pub mod session;
 pub mod token_bucket;
 pub mod trace;
+pub mod transport;

@@ -4,7 +4,8 @@
 
 use std::net::IpAddr;
 
-use outrigger_config::matcher::{Ask, Input, InputMatcher, Matcher, OnMatch, Predicate};
+use outrigger_config::cel::Expression;
+use outrigger_config::matcher::{Ask, Domain, Input, InputMatcher, Matcher, OnMatch, Predicate};
 use serde_json::Value;
 
 /// What an input gives.
@@ -28,6 +29,9 @@ pub enum Given<'a> {
 pub trait Inputs {
     /// Shows `look` the value of an input, once.
     fn look(&self, input: &Input, look: &mut dyn FnMut(Given<'_>));
+
+    /// Whether an expression is true of all there is; one without a value is not.
+    fn holds(&self, expression: &Expression) -> bool;
 }
 
 /// A tree came to an input that cannot be known here, so that it leads nowhere, not even to `on_no_match`.
@@ -71,6 +75,30 @@ pub fn find<'t, A>(tree: &'t Matcher<A>, inputs: &impl Inputs) -> Result<Option<
                 }
             }
         }
+        Some(Ask::Network { input, networks, targets }) => {
+            let mut within = Vec::new();
+            with_address(inputs, input, &mut |address| {
+                within = networks.iter().filter(|rule| rule.network.contains(&address)).collect();
+            })?;
+            for (place, rule) in within.into_iter().enumerate() {
+                if (place == 0 || !rule.exclusive)
+                    && let Some(action) = follow(&targets[rule.target], inputs)?
+                {
+                    return Ok(Some(action));
+                }
+            }
+        }
+        Some(Ask::Domain { input, domains, targets }) => {
+            let mut within = Vec::new();
+            with_text(inputs, input, &mut |text| {
+                within = domains.iter().filter(|(domain, _)| belongs(text, domain)).map(|(_, place)| *place).collect();
+            })?;
+            for place in within {
+                if let Some(action) = follow(&targets[place], inputs)? {
+                    return Ok(Some(action));
+                }
+            }
+        }
     }
     match tree.on_no_match.as_deref() {
         Some(on_match) => follow(on_match, inputs),
@@ -85,8 +113,19 @@ fn follow<'t, A>(on_match: &'t OnMatch<A>, inputs: &impl Inputs) -> Result<Optio
     }
 }
 
+fn belongs(name: &[u8], domain: &Domain) -> bool {
+    match domain {
+        Domain::Name(whole) => name.eq_ignore_ascii_case(whole.as_bytes()),
+        Domain::Below(suffix) => {
+            name.len() > suffix.len() && name[name.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
+        }
+        Domain::All => true,
+    }
+}
+
 fn holds(predicate: &Predicate, inputs: &impl Inputs) -> Result<bool, Unknown> {
     match predicate {
+        Predicate::Single { value: InputMatcher::Expression(expression), .. } => Ok(inputs.holds(expression)),
         Predicate::Single { input, value } => {
             let mut result = Err(Unknown);
             inputs.look(input, &mut |given| {
@@ -132,6 +171,8 @@ fn matches(matcher: &InputMatcher, given: Given<'_>) -> bool {
             Given::Value(given) => value.matches(Some(given)) != *invert,
             _ => *invert,
         },
+        // They look at more than an input.
+        InputMatcher::Expression(_) => false,
     }
 }
 
@@ -141,6 +182,25 @@ fn with_text(inputs: &impl Inputs, input: &Input, look: &mut dyn FnMut(&[u8])) -
         if given != Given::Unknown {
             as_text(given, look);
             result = Ok(());
+        }
+    });
+    result
+}
+
+fn with_address(inputs: &impl Inputs, input: &Input, look: &mut dyn FnMut(IpAddr)) -> Result<(), Unknown> {
+    let mut result = Err(Unknown);
+    inputs.look(input, &mut |given| {
+        if given == Given::Unknown {
+            return;
+        }
+        result = Ok(());
+        match given {
+            Given::Ip(address) => look(address),
+            given => as_text(given, &mut |text| {
+                if let Some(address) = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()) {
+                    look(address);
+                }
+            }),
         }
     });
     result
@@ -162,6 +222,9 @@ fn as_text(given: Given<'_>, look: &mut dyn FnMut(&[u8])) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use outrigger_config::matcher::NetworkRule;
     use outrigger_config::matching::{StringMatcher, ValueMatcher};
     use proptest::prelude::*;
     use serde_json::json;
@@ -181,6 +244,10 @@ mod tests {
                 Input::UriSan => look(Given::Unknown),
                 _ => look(Given::Absent),
             }
+        }
+
+        fn holds(&self, expression: &Expression) -> bool {
+            *expression == Expression::parse("true").unwrap()
         }
     }
 
@@ -292,6 +359,55 @@ mod tests {
         };
         assert_eq!(found(&prefix(&["", "a", "a.b", "a.c", "b"])), Some("a.b"));
         assert_eq!(found(&prefix(&["a.b.c.d", "b"])), None);
+    }
+
+    #[test]
+    fn the_smallest_network_is_asked_first() {
+        let rule =
+            |network: &str, exclusive, target| NetworkRule { network: network.parse().unwrap(), exclusive, target };
+        let nowhere = || OnMatch::Matcher(Box::new(list(vec![(is(Input::SourcePort, "1"), action("never"))], None)));
+        let tree = |networks, first| Matcher {
+            ask: Some(Ask::Network {
+                input: Input::SourceIp,
+                networks,
+                targets: vec![first, action("wide"), action("all")],
+            }),
+            on_no_match: Some(Box::new(action("otherwise"))),
+        };
+        let networks = |exclusive| {
+            vec![rule("10.0.0.5/32", false, 0), rule("10.0.0.0/8", exclusive, 1), rule("0.0.0.0/0", false, 2)]
+        };
+        assert_eq!(found(&tree(networks(false), action("narrow"))), Some("narrow"));
+        assert_eq!(found(&tree(networks(false), nowhere())), Some("wide"));
+        assert_eq!(found(&tree(networks(true), nowhere())), Some("all"));
+        assert_eq!(found(&tree(networks(true)[1..].to_vec(), nowhere())), Some("wide"));
+        assert_eq!(found(&tree(vec![rule("11.0.0.0/8", false, 0)], nowhere())), Some("otherwise"));
+    }
+
+    #[test]
+    fn the_most_specific_domain_is_asked_first() {
+        let below = |suffix: &str| Domain::Below(suffix.into());
+        let tree = |domains| Matcher {
+            ask: Some(Ask::Domain {
+                input: Input::ServerName,
+                domains,
+                targets: vec![action("a"), action("b"), action("c")],
+            }),
+            on_no_match: Some(Box::new(action("otherwise"))),
+        };
+        let name = Domain::Name("A.b.c".into());
+        assert_eq!(found(&tree(vec![(name, 0), (below(".c"), 1), (Domain::All, 2)])), Some("a"));
+        assert_eq!(found(&tree(vec![(below(".b.c"), 1), (Domain::All, 2)])), Some("b"));
+        assert_eq!(found(&tree(vec![(below(".a.b.c"), 1), (Domain::All, 2)])), Some("c"));
+        assert_eq!(found(&tree(vec![(Domain::Name("b.c".into()), 0)])), Some("otherwise"));
+    }
+
+    #[test]
+    fn expressions_are_asked_as_a_whole() {
+        let value = |text| InputMatcher::Expression(Arc::new(Expression::parse(text).unwrap()));
+        let asks = |text| Predicate::Single { input: Input::Attributes, value: value(text) };
+        assert_eq!(holds(&asks("true"), &Sample), Ok(true));
+        assert_eq!(holds(&asks("false"), &Sample), Ok(false));
     }
 
     proptest! {

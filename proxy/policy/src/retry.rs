@@ -116,6 +116,14 @@ pub fn decide(policy: &RetryPolicy, retries: u32, outcome: &Outcome, random: u64
     }
 }
 
+/// Decides on a try beside one that is late, whatever the policy names: it is wanted because the other one goes on.
+pub fn hedge(policy: &RetryPolicy, retries: u32, random: u64) -> Decision {
+    match retries >= policy.num_retries {
+        true => Decision::GiveUp(GiveUp::LimitExceeded),
+        false => Decision::Retry { backoff: backoff(policy, retries, random) },
+    }
+}
+
 /// How long an upstream wants to be left alone, by the headers of its response. `since_1970` is the time now.
 pub fn reset_wait<'v>(
     limits: &RateLimitedBackOff,
@@ -166,11 +174,15 @@ pub fn is_retriable(policy: &RetryPolicy, outcome: &Outcome) -> bool {
     }
 }
 
-/// A random time below the base interval doubled for each retry made, and below the maximum interval.
 fn backoff(policy: &RetryPolicy, retries: u32, random: u64) -> Duration {
+    back_off(policy.base_interval, policy.max_interval, retries, random)
+}
+
+/// A random time below the base interval doubled for each retry made, and below the maximum interval.
+pub fn back_off(base: Duration, max: Duration, retries: u32, random: u64) -> Duration {
     let nanos = |interval: Duration| u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-    let doubled = nanos(policy.base_interval).saturating_mul(1_u64.checked_shl(retries).unwrap_or(u64::MAX));
-    let limit = doubled.min(nanos(policy.max_interval));
+    let doubled = nanos(base).saturating_mul(1_u64.checked_shl(retries).unwrap_or(u64::MAX));
+    let limit = doubled.min(nanos(max));
     Duration::from_nanos(((u128::from(random) * u128::from(limit)) >> 64) as u64)
 }
 
@@ -209,6 +221,14 @@ mod tests {
 
     fn grpc(code: u32) -> Outcome {
         response(200, Some(code))
+    }
+
+    #[test]
+    fn late_tries_are_hedged_as_often_as_the_policy_allows() {
+        let mut policy = policy(RetryOn::default());
+        policy.num_retries = 1;
+        assert_eq!(hedge(&policy, 0, 0), Decision::Retry { backoff: Duration::ZERO });
+        assert_eq!(hedge(&policy, 1, 0), Decision::GiveUp(GiveUp::LimitExceeded));
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl<'a> Facts<'a> {
 
     /// The client: by `x-forwarded-for`, a PROXY protocol header, or the socket.
     pub(super) fn remote(&self) -> &'a Address {
-        self.client.unwrap_or(&self.connection.remote)
+        self.client.or(self.info.client.get().map(|client| &**client)).unwrap_or(&self.connection.remote)
     }
 
     /// Id of the stream, if it has one.

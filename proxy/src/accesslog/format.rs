@@ -21,6 +21,7 @@ use crate::explain::{self, Timer};
 use crate::http::headers::Headers;
 use crate::http::message::ResponseHead;
 use crate::stream::{ResponseFlag, TlsInfo};
+use crate::tcp::tunnel;
 
 /// What an operator gave.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -251,7 +252,14 @@ fn filter_state(key: &str, form: &FilterStateForm, facts: &Facts<'_>, out: &mut 
     let own = facts.info.filter_state.borrow();
     let of_connection = facts.connection.filter_state.borrow();
     let Some(object) = own.get(key).or_else(|| of_connection.get(key)) else { return Given::Absent };
+    let is_message = key == tunnel::RESPONSE_HEADERS || key == tunnel::RESPONSE_TRAILERS;
     match form {
+        // A message has no other text than its JSON.
+        FilterStateForm::Plain if is_message => Given::Absent,
+        FilterStateForm::Typed if is_message => {
+            out.extend_from_slice(object.as_bytes());
+            Given::Json
+        }
         FilterStateForm::Plain => text(Some(object.as_bytes()), out),
         FilterStateForm::Typed => json(object, out),
         FilterStateForm::Field(_) => Given::Absent,

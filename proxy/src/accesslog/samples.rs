@@ -171,6 +171,7 @@ pub fn host(port: u16) -> Arc<Host> {
         health: HealthStatus::Unknown,
         metadata: None,
         transport: 0,
+        preconnect: false,
         health_check: None,
         shared: Arc::new(HostShared::default()),
     })

@@ -100,10 +100,8 @@ fn pipe_address(path: &Path) -> io::Result<SockAddr> {
 }
 
 fn set_options(socket: &Socket, config: &AdminConfig, now: SocketState) -> Result<(), AdminError> {
-    for SocketOption { level, name, value, state } in &config.socket_options {
-        if *state != now {
-            continue;
-        }
+    for option in config.socket_options.iter().filter(|option| option.is_for(config.address.ip(), now)) {
+        let SocketOption { level, name, value, state: _, is_ipv6: _ } = option;
         let value = match value {
             SocketOptionValue::Int(value) => OptionValue::Int(*value),
             SocketOptionValue::Bytes(bytes) => OptionValue::Bytes(bytes),

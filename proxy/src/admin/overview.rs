@@ -13,7 +13,7 @@ use super::explain::{endpoint, path_in_words};
 use super::request::Request;
 use super::response::Response;
 use super::tree::{Tree, tree};
-use crate::graph::{Application, ChainNode, ClusterNode, HttpNode, ListenerNode, Routes};
+use crate::graph::{Application, ChainNode, ClusterNode, HttpNode, ListenerNode, Routes, facts};
 use crate::stats::buckets::{self, Bounds, Values};
 use crate::stats::{Family, FamilyKind};
 use crate::worker::GraphView;
@@ -141,8 +141,8 @@ fn cluster(node: &ClusterNode) -> Tree {
     let fit = |health| hosts.iter().filter(|host| host.shared.flags.health(host.health) == health).count();
     let thresholds = &node.config.circuit_breakers.default;
     let used = |resource| {
-        let (now, limit) = (node.shared.default.usage(resource), node.shared.default.limit(resource, thresholds));
-        tree! { "now": now, "limit": limit }
+        let breaker = &node.shared.default;
+        tree! { "now": breaker.usage(resource), "limit": breaker.limit(resource, thresholds, facts::now()) }
     };
     let gate = node.shared.gate_if_used();
     let endpoints = (0..).map(HostIndex).zip(hosts).take(ENDPOINTS).map(|(index, host)| {

@@ -4,7 +4,7 @@
 //! Details that need numbers or names are spoken of in `reason`.
 
 /// Details, what they mean, and the field that decided; sorted by details.
-const KNOWN: [(&str, &str, &str); 41] = [
+const KNOWN: [(&str, &str, &str); 47] = [
     (
         "absolute_path_rejected",
         "the request names a whole URL",
@@ -18,6 +18,26 @@ const KNOWN: [(&str, &str, &str); 41] = [
         "ApiKeyAuthPerRoute.allowed_clients",
     ),
     ("cluster_not_found", "the route names a cluster that does not exist", "RouteAction.cluster"),
+    (
+        "codec_error:Too_many_PRIORITY_frames",
+        "the client sent too many PRIORITY frames",
+        "Http2ProtocolOptions.max_inbound_priority_frames_per_stream",
+    ),
+    (
+        "codec_error:Too_many_WINDOW_UPDATE_frames",
+        "the client sent too many WINDOW_UPDATE frames",
+        "Http2ProtocolOptions.max_inbound_window_update_frames_per_data_frame_sent",
+    ),
+    (
+        "codec_error:Too_many_control_frames_in_the_outbound_queue.",
+        "the client asked for more answers to control frames than it took",
+        "Http2ProtocolOptions.max_outbound_control_frames",
+    ),
+    (
+        "codec_error:Too_many_frames_in_the_outbound_queue.",
+        "the client does not take the frames that are sent to it",
+        "Http2ProtocolOptions.max_outbound_frames",
+    ),
     (
         "csrf_origin_mismatch",
         "the request's origin is neither its destination nor allowed",
@@ -52,6 +72,16 @@ const KNOWN: [(&str, &str, &str); 41] = [
         "HealthCheck.cluster_min_healthy_percentages",
     ),
     ("http1.codec_error", "the client broke HTTP/1.1", "RFC 9112"),
+    (
+        "http2.header_list_size_too_large",
+        "the request head is too large",
+        "HttpConnectionManager.max_request_headers_kb",
+    ),
+    (
+        "http2.inbound_empty_frames_flood",
+        "the client sent too many frames without content",
+        "Http2ProtocolOptions.max_consecutive_inbound_frames_with_empty_payload",
+    ),
     ("http2.too_many_headers", "the request has too many headers", "HttpProtocolOptions.max_headers_count"),
     ("local_rate_limited", "the token bucket is empty", "LocalRateLimit.token_bucket"),
     ("low_version", "HTTP/1.0 is not accepted", "Http1ProtocolOptions.accept_http_10"),

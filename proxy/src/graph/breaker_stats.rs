@@ -7,6 +7,7 @@ use std::sync::Arc;
 use outrigger_config::cluster::{Cluster, Thresholds};
 use outrigger_policy::breaker::{Breaker, Resource};
 
+use super::facts;
 use super::manager::GraphManager;
 use super::stats::{ClusterControlStats, RemainingStats};
 use crate::stats::{Gauge, Registry, names};
@@ -60,7 +61,7 @@ fn show_open(stats: &ClusterControlStats, [default, high]: [(&Arc<Breaker>, &Thr
         (&stats.high_rq_open, high, Resource::Request),
         (&stats.high_rq_retry_open, high, Resource::Retry),
     ] {
-        let open = i64::from(breaker.is_open(resource, thresholds));
+        let open = i64::from(breaker.is_open(resource, thresholds, facts::now()));
         // A breaker that was never open is not in use as far as `usedonly` is concerned.
         if gauge.value() != open {
             gauge.set(open);
@@ -69,7 +70,7 @@ fn show_open(stats: &ClusterControlStats, [default, high]: [(&Arc<Breaker>, &Thr
 }
 
 fn show_remaining(stats: &RemainingStats, breaker: &Breaker, thresholds: &Thresholds) {
-    let show = |gauge: &Gauge, resource| gauge.set(i64::from(breaker.remaining(resource, thresholds)));
+    let show = |gauge: &Gauge, resource| gauge.set(i64::from(breaker.remaining(resource, thresholds, facts::now())));
     show(&stats.remaining_cx, Resource::Connection);
     show(&stats.remaining_pending, Resource::PendingRequest);
     show(&stats.remaining_rq, Resource::Request);

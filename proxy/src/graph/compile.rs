@@ -322,10 +322,10 @@ impl Chain<'_> {
 
     fn http_discovered(&self, manager: &HttpConnectionManager) -> Vec<Option<Arc<Extension>>> {
         let is_discovered = |config: &HttpFilterConfig| matches!(config, HttpFilterConfig::Discovered(_));
-        if !manager.filters.iter().any(|filter| is_discovered(&filter.config)) {
+        if !manager.all_filters().any(|filter| is_discovered(&filter.config)) {
             return Vec::new();
         }
-        let found = manager.filters.iter().map(|filter| match &filter.config {
+        let found = manager.all_filters().map(|filter| match &filter.config {
             HttpFilterConfig::Discovered(filter) => self.extension(WantedFilter::Http(filter)),
             _ => None,
         });

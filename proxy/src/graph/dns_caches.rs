@@ -124,6 +124,17 @@ async fn keep_resolving(caches: Rc<RefCell<Caches>>, cache: Arc<str>, key: Key) 
     }
 }
 
+/// The answer without addresses that names must not lead to; without any left it is a failure, so that what was known is
+/// kept.
+fn believable(config: &DnsCache, host: &str, mut answer: Answer) -> Result<Answer, (String, bool)> {
+    let Some(refused) = &config.refused else { return Ok(answer) };
+    answer.addresses.retain(|address| !refused.holds(*address));
+    if answer.addresses.is_empty() {
+        return Err((format!("cannot resolve {host:?}: resolved_address_filter takes all of its addresses"), false));
+    }
+    Ok(answer)
+}
+
 impl Caches {
     /// When to ask again; `None` if the name is forgotten.
     fn take_answer(
@@ -138,6 +149,7 @@ impl Caches {
         let entry = cache.names.get_mut(key)?;
         let schedule = schedule.get_or_insert_with(|| RefreshSchedule::new(cache.config.dns.clone()));
         let had = entry.name.resolution();
+        let result = result.and_then(|answer| believable(&cache.config, &key.0, answer));
         let wait = match result {
             Ok(Answer { addresses, ttl }) => {
                 cache.stats.dns_query_success.increment();

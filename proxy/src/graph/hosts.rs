@@ -13,6 +13,7 @@ use outrigger_config::cluster::{
 };
 use outrigger_config::units::Fraction;
 use outrigger_policy::balance::{self, BalanceOptions, Health, HostSet, LevelHealth, Policy};
+use outrigger_policy::transport::{Said, may_preconnect, transport_of};
 
 use super::HostList;
 use super::facts::{HostFacts, reads_metadata};
@@ -50,12 +51,13 @@ impl HostInputs<'_> {
         let checks = !self.cluster.health_checks.is_empty();
         let mut seen = HashSet::new();
         let mut hosts = Vec::new();
-        for LocalityEndpoints { locality, priority, weight, transport, endpoints } in self.localities() {
+        for LocalityEndpoints { locality, priority, weight, transport, metadata, endpoints } in self.localities() {
             // A locality's weight counts only where the policy weighs localities; none here does, but zero takes none.
             if *weight == Some(0) {
                 continue;
             }
             let locality = self.locality(locality);
+            let of_locality = Said { transport: transport.as_deref(), balancing: metadata.as_deref() };
             for endpoint in endpoints {
                 for (address, more) in self.addresses_of(endpoint, logical) {
                     if !seen.insert((address.clone(), *priority)) {
@@ -75,7 +77,11 @@ impl HostInputs<'_> {
                     let mut host = make(endpoint, address, *priority, &locality, shared);
                     host.additional_addresses.extend(more);
                     host.health_check = endpoint.health_check.as_ref().filter(|_| checks).map(Arc::clone);
-                    host.transport = self.cluster.transport_of(endpoint.transport.as_deref(), transport.as_deref());
+                    let said =
+                        Said { transport: endpoint.transport.as_deref(), balancing: endpoint.metadata.as_deref() };
+                    host.transport = transport_of(self.cluster, said, of_locality);
+                    host.preconnect =
+                        self.cluster.preconnect.as_ref().is_some_and(|policy| may_preconnect(policy, said));
                     host.metadata = endpoint.metadata.as_ref().filter(|_| wants_metadata).map(Arc::clone);
                     hosts.push(match old {
                         Some(old) if same(old, &host) => Arc::clone(old),
@@ -221,6 +227,7 @@ fn make(endpoint: &Endpoint, address: Address, priority: u32, at: &Arc<Locality>
         health: *health,
         metadata: None,
         transport: 0,
+        preconnect: false,
         health_check: None,
         shared,
     }
@@ -238,6 +245,7 @@ fn same(a: &Host, b: &Host) -> bool {
         health,
         metadata,
         transport,
+        preconnect,
         health_check,
         shared,
     } = a;
@@ -251,6 +259,7 @@ fn same(a: &Host, b: &Host) -> bool {
         && *health == b.health
         && *metadata == b.metadata
         && *transport == b.transport
+        && *preconnect == b.preconnect
         && *health_check == b.health_check
         && Arc::ptr_eq(shared, &b.shared)
 }
@@ -344,6 +353,7 @@ pub(crate) mod tests {
                 priority: 0,
                 weight: None,
                 transport: None,
+                metadata: None,
                 endpoints: addresses.iter().map(endpoint).collect(),
             }],
             overprovisioning_factor: 140,
@@ -391,6 +401,8 @@ pub(crate) mod tests {
             },
             transport: UpstreamTransport::Raw,
             transport_matches: Vec::new(),
+            transport_matcher: None,
+            requests: None,
             tcp_keepalive: None,
             happy_eyeballs: Default::default(),
             preconnect: None,

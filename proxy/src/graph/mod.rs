@@ -80,6 +80,7 @@ use crate::tls::ServerTls;
 use crate::trace::Tracer;
 use crate::upstream::gate::Gate;
 use crate::upstream::host::Host;
+use crate::upstream::lone_hosts::LoneHosts;
 use crate::upstream::vacancy::Vacancy;
 
 /// Everything that traffic depends on, of one generation.
@@ -167,7 +168,29 @@ pub struct HttpNode {
 impl HttpNode {
     /// The filters in order. One that is missing stays [`HttpFilterConfig::Discovered`].
     pub fn filters(&self) -> impl Iterator<Item = (&HttpFilter, &HttpFilterConfig)> {
-        self.config.filters.iter().enumerate().map(|(position, filter)| {
+        self.known(0, &self.config.filters)
+    }
+
+    /// The protocols of upgrades that have filters of their own, with these.
+    pub fn upgrade_filters(
+        &self,
+    ) -> impl Iterator<Item = (&str, impl Iterator<Item = (&HttpFilter, &HttpFilterConfig)>)> {
+        let mut first = self.config.filters.len();
+        let own = self.config.upgrades.iter().filter(|upgrade| !upgrade.filters.is_empty());
+        own.map(move |upgrade| {
+            let filters = self.known(first, &upgrade.filters);
+            first += upgrade.filters.len();
+            (&*upgrade.protocol, filters)
+        })
+    }
+
+    /// These of all filters, the first of which has the position `first`.
+    fn known<'n>(
+        &'n self,
+        first: usize,
+        filters: &'n [HttpFilter],
+    ) -> impl Iterator<Item = (&'n HttpFilter, &'n HttpFilterConfig)> {
+        filters.iter().zip(first..).map(|(filter, position)| {
             let HttpFilterConfig::Discovered(wanted) = &filter.config else { return (filter, &filter.config) };
             let found = self.discovered.get(position).and_then(Option::as_deref);
             let found = found.and_then(|found| found.http.as_ref()).or(wanted.default.as_ref());
@@ -275,6 +298,7 @@ pub struct ClusterShared {
     /// There was a connection for traffic.
     pub used: AtomicBool,
     gate: OnceLock<Arc<Gate>>,
+    lone_hosts: OnceLock<Box<LoneHosts>>,
 }
 
 impl ClusterShared {
@@ -286,6 +310,11 @@ impl ClusterShared {
     /// As [`Self::gate`], unless no request has come to it.
     pub fn gate_if_used(&self) -> Option<&Arc<Gate>> {
         self.gate.get()
+    }
+
+    /// Endpoints that the graph does not know.
+    pub fn lone_hosts(&self) -> &LoneHosts {
+        self.lone_hosts.get_or_init(Box::default)
     }
 
     /// Who waits for a connection of this priority.

@@ -253,7 +253,7 @@ pub fn discovered_filters<'a>(listener: &'a Listener, find: &FindExtension<'_, '
         match filter {
             NetworkFilterConfig::Discovered(filter) => wanted.push(WantedFilter::Network(filter)),
             NetworkFilterConfig::Http(manager) => {
-                wanted.extend(manager.filters.iter().filter_map(|filter| match &filter.config {
+                wanted.extend(manager.all_filters().filter_map(|filter| match &filter.config {
                     HttpFilterConfig::Discovered(filter) => Some(WantedFilter::Http(filter)),
                     _ => None,
                 }));
@@ -307,11 +307,12 @@ pub fn clusters_of_listener(listener: &Listener) -> BTreeSet<Arc<str>> {
 pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc<str>>) {
     match filter {
         NetworkFilterConfig::TcpProxy(proxy) => {
-            names.extend(proxy.target.clusters.iter().map(|(name, _)| Arc::clone(name)));
+            let named = proxy.target.clusters.iter().filter(|(name, _)| !name.is_empty());
+            names.extend(named.map(|(name, _)| Arc::clone(name)));
         }
         NetworkFilterConfig::Http(manager) => {
             names.extend(inline_routes(manager).flat_map(|routes| clusters_of_routes(routes)));
-            for filter in &manager.filters {
+            for filter in manager.all_filters() {
                 clusters_of_http_filter(&filter.config, names);
             }
         }
@@ -388,7 +389,7 @@ pub fn authentication_filters<'a>(
     let mut filters = Vec::new();
     for filter in network_filters(listener, find) {
         let NetworkFilterConfig::Http(manager) = filter else { continue };
-        for filter in &manager.filters {
+        for filter in manager.all_filters() {
             let config = match &filter.config {
                 HttpFilterConfig::Discovered(filter) => {
                     let found = find(WantedFilter::Http(filter)).and_then(|found| found.http.as_ref());

@@ -231,10 +231,8 @@ fn listen_one(
 }
 
 fn set_options(socket: &Socket, listen: &ListenAddress, now: SocketState) -> Result<(), BindError> {
-    for SocketOption { level, name, value, state } in &listen.socket_options {
-        if *state != now {
-            continue;
-        }
+    for option in listen.socket_options.iter().filter(|option| option.is_for(listen.address.ip(), now)) {
+        let SocketOption { level, name, value, state: _, is_ipv6: _ } = option;
         let value = match value {
             SocketOptionValue::Int(value) => OptionValue::Int(*value),
             SocketOptionValue::Bytes(bytes) => OptionValue::Bytes(bytes),

@@ -129,11 +129,11 @@ impl Sources {
         let Some(cluster) = self.clusters.get(name) else { return };
         source.secure = cluster.transport.tls().is_some();
         source.connect_timeout = cluster.connect_timeout;
-        let keepalive = |&Http2Keepalive { interval, timeout }: &Http2Keepalive| outrigger_xds::Http2Keepalive {
-            interval,
-            timeout,
+        // A stream of a control plane is never sent on a connection that was idle.
+        let keepalive = |Http2Keepalive { interval, timeout, idle_interval: _ }| {
+            Some(outrigger_xds::Http2Keepalive { interval: interval?, timeout })
         };
-        source.http2_keepalive = cluster.http.http2.keepalive.as_ref().map(keepalive);
+        source.http2_keepalive = cluster.http.http2.keepalive.and_then(keepalive);
     }
 }
 

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use outrigger_api::pb::google::protobuf::Duration as WireDuration;
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{OutOfBand, UpstreamTransport};
+use outrigger_policy::transport::{Said, transport_of};
 use prost::Message;
 use tokio::time::timeout;
 
@@ -72,7 +73,9 @@ pub(super) async fn follow(node: &ClusterNode, host: &Host, options: &OutOfBand,
 
 async fn open(node: &ClusterNode, host: &Host, options: &OutOfBand) -> Result<(Http2Connection, Incoming), Ended> {
     let transport = match &options.transport_criteria {
-        Some(criteria) => node.config.transport_of(Some(criteria), None),
+        Some(criteria) => {
+            transport_of(&node.config, Said { transport: Some(criteria), balancing: None }, Said::default())
+        }
         None => host.transport,
     };
     let address = match (&host.address, options.port) {

@@ -11,8 +11,8 @@ use super::flags::HealthFlag;
 use super::reports::{Observation, Report};
 use crate::http::headers::{HeaderId, Headers};
 use crate::process::Process;
-use crate::upstream::clusters::WorkerHost;
 use crate::upstream::connect::ConnectError;
+use crate::upstream::worker_host::WorkerHost;
 
 /// The head of a response to a request. `grpc_status` stands in for the status code of a gRPC response without a body.
 pub fn response(process: &Process, host: &WorkerHost, status: u16, grpc_status: Option<u32>, headers: &Headers) {

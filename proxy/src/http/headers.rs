@@ -3,6 +3,8 @@
 //! Owns lookup and mutation of header lists for every codec. Names are lower case. A message costs two buffers however
 //! many headers it has, and both are reused. Never parses or writes a protocol.
 
+use super::original_names::OriginalNames;
+
 /// Part of a header buffer.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Span {
@@ -37,6 +39,7 @@ const COMMON_LENGTH: usize = 40;
 pub struct Headers {
     text: Vec<u8>,
     entries: Vec<Entry>,
+    original_names: Option<Box<OriginalNames>>,
 }
 
 impl Headers {
@@ -44,6 +47,17 @@ impl Headers {
     pub fn clear(&mut self) {
         self.text.clear();
         self.entries.clear();
+        self.original_names = None;
+    }
+
+    /// How the peer wrote the names, where the configuration wants that kept.
+    pub fn original_names(&self) -> Option<&OriginalNames> {
+        self.original_names.as_deref()
+    }
+
+    /// Keeps how the peer wrote the names.
+    pub(crate) fn set_original_names(&mut self, names: OriginalNames) {
+        self.original_names = Some(Box::new(names));
     }
 
     /// Makes room for so many more headers of common length.

@@ -84,6 +84,14 @@ impl RequestHead {
         (self.method, self.path, self.authority, self.scheme, self.protocol) = (empty, empty, empty, empty, empty);
     }
 
+    /// Bytes of all names and values, pseudo headers included as HTTP/2 names them.
+    pub fn byte_size(&self) -> usize {
+        let pseudo =
+            [(7, self.method()), (5, self.path()), (10, self.authority()), (7, self.scheme()), (9, self.protocol())];
+        let given = pseudo.iter().filter(|(_, value)| !value.is_empty());
+        self.headers.byte_size() + given.map(|(name, value)| name + value.len()).sum::<usize>()
+    }
+
     /// The path as text; paths are checked to be ASCII when they arrive.
     pub fn path_str(&self) -> &str {
         std::str::from_utf8(self.path()).unwrap_or_default()

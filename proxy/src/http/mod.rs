@@ -7,5 +7,6 @@ pub mod h2;
 pub mod headers;
 pub mod manager;
 pub mod message;
+pub mod original_names;
 pub mod router;
 pub mod seam;

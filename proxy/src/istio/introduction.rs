@@ -85,7 +85,7 @@ pub fn hear_nothing(heard: Option<&Heard>) {
 
 impl Introduced {
     /// The socket below.
-    pub fn socket(&self) -> &Socket {
+    pub fn socket(&self) -> Option<&Socket> {
         self.io.socket()
     }
 

@@ -229,7 +229,6 @@ impl State {
                 action.publish(&self.process, &self.workers);
             }
             action.shrink(&self.workers, now);
-            action.weigh(&self.workers);
         }
     }
 }
@@ -294,15 +293,11 @@ impl Acting {
             OverloadActionKind::ResetStreams { smallest_power } => {
                 let from = reset_from(*smallest_power, state).unwrap_or(0);
                 overload.reset_from.store(from, Ordering::Relaxed);
+                if from != 0 {
+                    workers.send_all(|| Command::ResetHeavyRequests);
+                }
             }
             OverloadActionKind::ShrinkHeap { .. } | OverloadActionKind::Nothing => {}
-        }
-    }
-
-    /// Lets requests look at what they hold, also those on which nothing moves.
-    fn weigh(&self, workers: &Workers) {
-        if matches!(self.kind, OverloadActionKind::ResetStreams { .. }) && self.triggered.state() > 0.0 {
-            workers.send_all(|| Command::WeighRequests);
         }
     }
 

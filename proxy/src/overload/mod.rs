@@ -12,17 +12,19 @@ mod monitor;
 mod protection;
 mod stats;
 mod timers;
+mod weighing;
 
 pub use control::{Control, StartError, start};
 pub use limits::ConnectionCounts;
 pub use stats::{CONNECTIONS_PREFIX, RefusedStats};
 pub use timers::{Rescaled, Rescaling, Timers};
+pub use weighing::Weighing;
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use outrigger_config::overload::{OverloadManager, ShedPoint};
-use stats::{ResetStats, ShedStats};
+use stats::ShedStats;
 
 use crate::worker::Worker;
 
@@ -110,11 +112,6 @@ impl Overload {
         self.active.load(Ordering::Relaxed) & hook.bit() != 0
     }
 
-    /// Whether requests that hold much are reset: one relaxed load.
-    pub fn weighs_requests(&self) -> bool {
-        self.reset_from.load(Ordering::Relaxed) != 0
-    }
-
     /// Whether nothing happens anywhere: one relaxed load.
     pub fn is_calm(&self) -> bool {
         self.active.load(Ordering::Relaxed) == 0
@@ -161,17 +158,6 @@ impl Worker {
     #[cold]
     pub fn listener_bypasses(&self, name: &str) -> bool {
         self.graph().listeners.get(name).is_some_and(|node| node.config.bypass_overload_manager)
-    }
-
-    /// Whether a request that holds so many bytes is to be reset, and counts it if so. To be asked once.
-    #[cold]
-    pub fn resets(&self, held: usize, listener: &str) -> bool {
-        let from = self.process.overload.reset_from.load(Ordering::Relaxed);
-        let resets = from != 0 && held as u64 >= from && !self.listener_bypasses(listener);
-        if resets {
-            self.scope::<ResetStats>(stats::RESETS_PREFIX).count.increment();
-        }
-        resets
     }
 
     /// Gives free memory back to the system.

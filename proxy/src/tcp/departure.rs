@@ -22,7 +22,18 @@ pub(super) struct Left;
 pub(super) async fn left(io: &mut Io) -> Left {
     match poll_fn(|cx| poll_look(io, cx)).await {
         Ok(0) | Err(_) => Left,
-        Ok(_) => reset(io.socket()).await,
+        Ok(_) => match io.socket() {
+            Some(socket) => reset(socket).await,
+            None => std::future::pending().await,
+        },
+    }
+}
+
+/// Waits until a downstream has said something, or ended.
+pub(super) async fn heard(io: &mut Io) {
+    // Where nobody can look without taking, there is nothing to wait for.
+    if matches!(io.socket().map(Socket::kind), Some(SocketKind::Tcp(_))) && !matches!(io, Io::Introduced(_)) {
+        let _ = poll_fn(|cx| poll_look(io, cx)).await;
     }
 }
 
@@ -31,8 +42,8 @@ fn poll_look(io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     match io {
         Io::Plain(socket) => poll_peek(socket, cx),
         Io::TlsServer(tls) => Pin::new(&mut **tls).poll_fill_buf(cx).map_ok(<[u8]>::len),
-        // The former are not accepted connections; the latter wait to be introduced to the endpoint.
-        Io::TlsClient(_) | Io::Introduced(_) => Poll::Pending,
+        // Of these, some are not accepted connections; the others wait to be introduced to the endpoint.
+        Io::TlsClient(_) | Io::Tunnel(_) | Io::Introduced(_) => Poll::Pending,
     }
 }
 

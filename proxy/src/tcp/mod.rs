@@ -9,5 +9,6 @@ mod pace;
 mod relay;
 mod session;
 pub mod stats;
+pub(crate) mod tunnel;
 
 pub use session::{record_refused, serve};

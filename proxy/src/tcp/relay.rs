@@ -15,7 +15,7 @@ use tokio::io::AsyncWrite;
 
 use super::direction::{Direction, Fault, Traffic};
 use crate::worker::buffer::BufferPool;
-use crate::worker::socket::{Io, SocketKind};
+use crate::worker::socket::{Io, Socket, SocketKind};
 
 /// One of the two streams.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -62,6 +62,11 @@ impl Relay {
         self.down.traffic()
     }
 
+    /// Whether bytes were read that are not written yet.
+    pub fn is_underway(&self) -> bool {
+        [self.up(), self.down()].iter().any(|traffic| traffic.read > traffic.written)
+    }
+
     /// Moves what can be moved. Ready at the end of all.
     pub fn poll(&mut self, cx: &mut Context<'_>, pool: &BufferPool) -> Poll<End> {
         let mut last = Side::Upstream;
@@ -105,7 +110,7 @@ impl Relay {
             Side::Downstream => &self.upstream,
             Side::Upstream => &self.downstream,
         };
-        if let SocketKind::Tcp(tcp) = survivor.socket().kind() {
+        if let Some(SocketKind::Tcp(tcp)) = survivor.socket().map(Socket::kind) {
             // Should it fail, the connection is closed in the ordinary way.
             let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
         }
@@ -114,7 +119,7 @@ impl Relay {
 
     /// How long the endpoint has acknowledged nothing of what was sent to it; `None` while nothing is on its way.
     pub fn unacknowledged_for(&self) -> Option<Duration> {
-        match self.upstream.socket().kind() {
+        match self.upstream.socket()?.kind() {
             SocketKind::Tcp(tcp) => outrigger_sys::tcp_info::unacknowledged_for(tcp).ok().flatten(),
             SocketKind::Unix(_) => None,
         }

@@ -26,6 +26,6 @@ pub use certificate::{CertificateFacts, CertificateReport, SubjectAltName, certi
 pub use client::{ClientTls, Peer};
 pub use error::{HandshakeError, HandshakeFailure, TlsError};
 pub use key_log::Ends;
-pub use ocsp::Stapling;
+pub use ocsp::{Stapling, staple_holds_until};
 pub use san::peer_has_name;
 pub use server::ServerTls;

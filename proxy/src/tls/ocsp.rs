@@ -81,6 +81,15 @@ impl Staple {
     }
 }
 
+/// Until when a DER-encoded response for the certificate with the given serial number holds, in seconds since 1970;
+/// `None` if it does not say.
+///
+/// # Errors
+/// Why it cannot be stapled to that certificate.
+pub fn staple_holds_until(der: &[u8], serial: &[u8]) -> Result<Option<u64>, String> {
+    Staple::read(der, serial).map(|staple| staple.next_update.map(|time| time.as_secs()))
+}
+
 /// What a policy says; `staple` is the response with whether it still holds.
 pub(super) fn stapling(policy: OcspPolicy, fresh: Option<bool>) -> Stapling {
     match (policy, fresh) {

@@ -13,7 +13,7 @@ use super::request::{evaluate, recorded};
 use super::span::{Kind, Span};
 use super::tags;
 use crate::http::manager::request::Request;
-use crate::http::message::Version;
+use crate::http::message::{ResponseHead, Version};
 use crate::http::router::failure::Failure;
 use crate::stream::ResponseFlag;
 use crate::upstream::host::Host;
@@ -34,6 +34,8 @@ pub(super) struct Attempt {
     /// Set if the response head is the end of a gRPC call.
     pub grpc: Option<GrpcEnd>,
     pub outcome: Outcome,
+    /// It took longer than a try may, and went on.
+    pub is_late: bool,
 }
 
 /// How a gRPC call ended.
@@ -93,6 +95,7 @@ pub fn begin_attempt(request: &mut Request<'_>) {
             version: None,
             grpc: None,
             outcome: Outcome::Open,
+            is_late: false,
         });
     }
 }
@@ -142,13 +145,46 @@ fn outcome(failure: &Failure) -> Outcome {
         Failure::StaleConnection | Failure::NotSent => closed,
         Failure::Reset { reason, flag, .. } => Outcome::Reset(reason, *flag),
         Failure::Timeout(Limit::PerTry) => Outcome::Canceled(Some(ResponseFlag::UpstreamRequestTimeout)),
+        Failure::Timeout(Limit::PerTryIdle) => Outcome::Canceled(Some(ResponseFlag::StreamIdleTimeout)),
         _ => Outcome::Canceled(None),
     }
 }
 
+/// The span of a try that goes on beside the one under way.
+pub struct Aside(Attempt);
+
+/// Takes the span of the try under way, if it has one: another one begins while it goes on.
+pub fn set_aside(request: &mut Request<'_>) -> Option<Aside> {
+    let attempt = recorded(request).and_then(|recorded| recorded.attempt.take())?;
+    Some(Aside(Attempt { is_late: true, ..attempt }))
+}
+
+/// Makes a span that was set aside that of the try under way.
+pub fn take_up(request: &mut Request<'_>, aside: Option<Aside>) {
+    let Some(Aside(attempt)) = aside else { return };
+    end(request, Instant::now());
+    if let Some(recorded) = recorded(request) {
+        recorded.attempt = Some(attempt);
+    }
+}
+
+/// Ends the span of a try that was set aside, and whose end does not count for the request. Its response head may not have
+/// come, in which case the status is 0.
+pub fn end_aside(request: &Request<'_>, Aside(mut attempt): Aside, response: &ResponseHead, failure: Option<&Failure>) {
+    attempt.status = response.status;
+    attempt.version = request.info.upstream_version.get();
+    attempt.outcome = failure.map_or(Outcome::Canceled(None), outcome);
+    send(request, attempt, Instant::now());
+}
+
 /// Ends the span of the try under way, if it has one.
 pub(super) fn end(request: &mut Request<'_>, at: Instant) {
-    let Some(attempt) = recorded(request).and_then(|recorded| recorded.attempt.take()) else { return };
+    if let Some(attempt) = recorded(request).and_then(|recorded| recorded.attempt.take()) {
+        send(request, attempt, at);
+    }
+}
+
+fn send(request: &Request<'_>, attempt: Attempt, at: Instant) {
     let Some(recorded) = request.trace.as_ref().and_then(|trace| trace.recorded.as_ref()) else { return };
     let clock = &request.connection.worker.process.clock;
     let (tags, failed) = tags::of_attempt(request, recorded, &attempt);

@@ -17,7 +17,7 @@ mod stats;
 mod tags;
 mod zipkin;
 
-pub use attempt::{answered, begin_attempt, fail_attempt, retry_attempt};
+pub use attempt::{Aside, answered, begin_attempt, end_aside, fail_attempt, retry_attempt, set_aside, take_up};
 pub use headers::for_copy;
 pub use manager::{Channels, TraceManager, Tracer};
 pub use phases::{Opening, acquired, queued};

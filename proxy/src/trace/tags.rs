@@ -18,6 +18,7 @@ use super::span::{Kind, Name, Tags, Value};
 use crate::accesslog::format::{Given, write_operator};
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::manager::request::Request;
+use crate::stream::ResponseFlag;
 
 /// The tags of a request's span, and whether it failed.
 pub(super) fn of_request(request: &Request<'_>, recorded: &Recorded, kind: Kind) -> (Tags, bool) {
@@ -83,6 +84,7 @@ pub(super) fn of_attempt(request: &Request<'_>, recorded: &Recorded, attempt: &A
             Some(flag)
         }
     };
+    let flag = flag.or(attempt.is_late.then_some(ResponseFlag::UpstreamRequestTimeout));
     let mut grpc = None;
     if let Some(GrpcEnd { status, message }) = &attempt.grpc {
         grpc = grpc_tags(&mut tags, status, message.as_deref());

@@ -18,10 +18,13 @@ use outrigger_policy::balance::{HostIndex, Wanted};
 use outrigger_policy::breaker::Resource;
 use outrigger_policy::queue::{Discipline, Entry, Full, Lane, Load, Order, endpoint_limit};
 
-use super::clusters::{Known, WorkerCluster, WorkerHost};
+use super::choice::Known;
+use super::clusters::WorkerCluster;
+use super::dns_cache::CachedName;
 use super::gate::{Gate, Place, Waiting, lane_of};
 use super::host::Host;
 use super::stats::Queued;
+use super::worker_host::WorkerHost;
 use crate::graph::{ClusterNode, facts};
 use crate::worker::Worker;
 
@@ -99,8 +102,24 @@ pub struct Seeker<'a> {
 pub enum OwnEndpoint {
     /// Where the client wanted to go.
     Destination(SocketAddr),
+    /// The name that the request is for.
+    Name { name: Arc<CachedName>, all_addresses: bool },
     /// Where the session of the request is. Any other will do once this one is gone.
     Session(String),
+}
+
+impl OwnEndpoint {
+    /// The endpoint in a view of its cluster; `None` if it is gone.
+    pub fn of(&self, cluster: &WorkerCluster) -> Option<Rc<WorkerHost>> {
+        match self {
+            Self::Destination(destination) => Some(cluster.destination(*destination, Instant::now())),
+            Self::Name { name, all_addresses } => cluster.forwarded(name, *all_addresses),
+            Self::Session(address) => match cluster.known(address) {
+                Known::Usable(host) => Some(host),
+                Known::Unusable | Known::Absent => None,
+            },
+        }
+    }
 }
 
 /// Why a look found no place.
@@ -187,11 +206,11 @@ impl Seeker<'_> {
     /// The one endpoint that will do, where there is but one.
     fn own_endpoint(&self, node: &ClusterNode) -> Result<Option<Rc<WorkerHost>>, NoPlace> {
         match &self.own {
-            Some(OwnEndpoint::Destination(destination)) => {
-                return Ok(Some(self.cluster.destination(*destination, Instant::now())));
+            Some(own @ (OwnEndpoint::Destination(_) | OwnEndpoint::Name { .. })) => {
+                return own.of(&self.cluster).map(Some).ok_or(NoPlace::NoHost);
             }
-            Some(OwnEndpoint::Session(address)) => {
-                if let Known::Usable(host) = self.cluster.known(address) {
+            Some(own @ OwnEndpoint::Session(_)) => {
+                if let Some(host) = own.of(&self.cluster) {
                     return Ok(Some(host));
                 }
             }

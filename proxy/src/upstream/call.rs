@@ -17,11 +17,12 @@ use outrigger_policy::breaker::Permit;
 use prost::Message;
 
 use super::admission::{Admitted, Refused, Seeker, Wish};
-use super::clusters::{WorkerCluster, WorkerHost};
+use super::clusters::WorkerCluster;
 use super::gate::Place;
 use super::grpc_message;
 use super::pool::{self, PoolError};
 use super::stream::UpstreamStream;
+use super::worker_host::WorkerHost;
 use crate::graph::ClusterNode;
 use crate::health::observe;
 use crate::http::filter::Given;

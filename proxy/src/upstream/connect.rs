@@ -22,11 +22,12 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::clusters::{WorkerCluster, WorkerHost};
+use super::clusters::WorkerCluster;
 use super::host::Host;
 use super::key::{ConnectionKey, Fit};
 use super::proxy_header;
 use super::stats::{ClusterStats, EndedBy};
+use super::worker_host::WorkerHost;
 use crate::graph::ClusterShared;
 use crate::istio;
 use crate::stream::{ConnectionInfo, TlsInfo};
@@ -491,14 +492,14 @@ fn begin_tcp(
             outrigger_sys::sockopt::set_freebind(&raw, true)?;
         }
         let options = bind.options_for(address);
-        for option in options.iter().filter(|option| option.state == SocketState::PreBind) {
+        for option in options.iter().filter(|option| option.is_for(Some(address.ip()), SocketState::PreBind)) {
             crate::listener::socket_options::apply(&raw, option)?;
         }
         // A source of the other family cannot be used for this destination.
         if let Some(source) = bind.source_for(address) {
             raw.bind(&source.into())?;
         }
-        for option in options.iter().filter(|option| option.state == SocketState::Bound) {
+        for option in options.iter().filter(|option| option.is_for(Some(address.ip()), SocketState::Bound)) {
             crate::listener::socket_options::apply(&raw, option)?;
         }
     }
@@ -551,7 +552,8 @@ mod tests {
             SockRef::from(&stream).tcp_user_timeout().unwrap()
         };
         assert_eq!(of(&config), limit);
-        let off = SocketOption { level: 6, name: 18, value: SocketOptionValue::Int(0), state: SocketState::PreBind };
+        let (value, state) = (SocketOptionValue::Int(0), SocketState::PreBind);
+        let off = SocketOption { level: 6, name: 18, value, state, is_ipv6: None };
         config.bind = Some(Box::new(BindConfig {
             source: None,
             extra_sources: Vec::new(),

@@ -410,6 +410,7 @@ mod tests {
             health,
             metadata: None,
             transport: 0,
+            preconnect: false,
             health_check: None,
             shared: Arc::default(),
         })

@@ -15,7 +15,6 @@ use arc_swap::ArcSwap;
 use outrigger_config::cluster::DnsCache;
 use tokio::sync::{Notify, oneshot};
 
-use super::host::HostShared;
 use super::pool::bare_host;
 use crate::graph::facts;
 use crate::scope;
@@ -46,8 +45,6 @@ pub struct CachedName {
     pub host: Arc<str>,
     /// Where it is to be connected to.
     pub port: u16,
-    /// State of the endpoint that it is, for all workers.
-    pub shared: Arc<HostShared>,
     resolution: ArcSwap<Resolution>,
     last_used_ms: AtomicU64,
     gone: AtomicBool,
@@ -70,7 +67,6 @@ impl CachedName {
         Self {
             host,
             port,
-            shared: Arc::default(),
             resolution: ArcSwap::from_pointee(Resolution::Unknown),
             last_used_ms: AtomicU64::new(facts::now()),
             gone: AtomicBool::new(false),

@@ -11,7 +11,7 @@ use outrigger_config::cluster::LoadBalancing;
 use outrigger_policy::balance::Latency;
 use outrigger_policy::balance::load_report::{BINARY_HEADER, HEADER, LoadReport, metrics, metrics_binary};
 
-use super::clusters::WorkerHost;
+use super::worker_host::WorkerHost;
 use crate::graph::facts;
 use crate::http::headers::Headers;
 

@@ -21,6 +21,7 @@ use crate::http::h1::parse::{Framing, HeadError, Limits, LookedAt, ParsedRespons
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{Chunk, StreamError};
+use crate::worker::socket::Socket;
 
 /// A connection that carries one request at a time.
 pub struct Connection {
@@ -44,7 +45,7 @@ impl Connection {
 
     /// Around a new connection for bytes as they are.
     pub fn raw(link: Link, counted: Counted) -> Self {
-        let local = link.io().socket().local_address();
+        let local = link.io().socket().and_then(Socket::local_address);
         Self {
             link,
             idle_since: Cell::new(counted.start()),
@@ -161,6 +162,7 @@ impl Stream {
             max_headers: options.max_headers_count as usize,
             allow_chunked_length: options.http1.allow_chunked_length,
             allow_custom_methods: true,
+            preserve_case: options.http1.preserve_case,
         };
         Self {
             connection,
@@ -226,7 +228,9 @@ impl Stream {
     /// Writes the head to the output buffer.
     pub fn send_head(&self, head: &RequestHead, framing: Framing, options: &UpstreamHttp) {
         if self.raw {
-            let _ = self.writer.set(BodyWriter::new(Framing::None, false));
+            // What a client wants to be connected to begins once it knows that it is.
+            let framing = if head.is_connect() { Framing::None } else { Framing::UntilClose };
+            let _ = self.writer.set(BodyWriter::new(framing, false));
             return;
         }
         self.connect.set(head.is_connect());
@@ -335,7 +339,7 @@ impl Stream {
     /// See [`crate::http::seam::BodySink::poll_finish`].
     pub fn poll_finish(&self, cx: &mut Context<'_>, trailers: Option<&Headers>) -> Poll<Result<(), StreamError>> {
         match self.writer.get() {
-            Some(writer) if self.tunnel => {
+            Some(writer) if self.tunnel || self.raw => {
                 ready!(writer.poll_finish(cx, &self.connection.link, None))?;
                 self.connection.link.poll_shutdown(cx).map_err(StreamError::from)
             }

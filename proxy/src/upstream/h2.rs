@@ -22,14 +22,16 @@ use super::key::Fit;
 use super::pool::Connecting;
 use super::stats::EndedBy;
 use crate::http::h2::body::{ReceiveBody, SendBody, reset_by_peer, stream_error};
+use crate::http::h2::convert;
 use crate::http::h2::cork::{self, Cork, Corked};
+use crate::http::h2::guard::Guard;
+use crate::http::h2::keepalive::{self, Reuse};
 use crate::http::h2::stats::Http2Stats;
-use crate::http::h2::{convert, keepalive};
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{Chunk, StreamError};
 use crate::worker::Worker;
-use crate::worker::socket::Io;
+use crate::worker::socket::{Io, Socket};
 
 /// A connection that carries many requests.
 pub struct Connection {
@@ -42,6 +44,8 @@ pub struct Connection {
     /// Held until then: who finds it waits, instead of crowding in or making a connection of their own.
     settling: RefCell<Option<Connecting>>,
     idle_since: Cell<Instant>,
+    /// Set where the peer is asked before requests after a pause.
+    reuse: Option<Rc<Reuse>>,
     counted: Rc<Counted>,
     codec: Arc<Http2Stats>,
     local: Option<SocketAddr>,
@@ -58,7 +62,7 @@ impl Connection {
         counted: Counted,
         options: &UpstreamHttp,
     ) -> Result<Rc<Self>, ConnectError> {
-        let local = connected.io.socket().local_address();
+        let local = connected.io.socket().and_then(Socket::local_address);
         let settings = &options.http2;
         let mut builder = h2::client::Builder::new();
         builder
@@ -68,12 +72,14 @@ impl Connection {
             .max_header_list_size(options.max_response_headers_bytes)
             .max_concurrent_reset_streams(64)
             .enable_push(false);
-        let (cork, corked) = cork::cork(connected.io);
+        let (cork, corked) = cork::cork(connected.io, Guard::of_client(settings));
         let handshake = builder.handshake::<_, Bytes>(corked).await;
         let (sender, mut driver) = handshake.map_err(|error| ConnectError::Tls(error.to_string()))?;
         counted.cluster().stats.upstream_cx_http2_total.increment();
         let codec = Arc::clone(counted.cluster().http2_stats(worker));
         let counted = Rc::new(counted);
+        let idle_interval = settings.keepalive.and_then(|keepalive| keepalive.idle_interval);
+        let reuse = idle_interval.map(|idle| Rc::new(Reuse::new(idle)));
         let connection = Rc::new(Self {
             sender: RefCell::new(sender),
             active: Cell::new(0),
@@ -82,12 +88,13 @@ impl Connection {
             settled: Cell::new(false),
             settling: RefCell::new(None),
             idle_since: Cell::new(counted.start()),
+            reuse: reuse.clone(),
             counted: Rc::clone(&counted),
             codec: Arc::clone(&codec),
             local,
         });
         let pings = driver.ping_pong().map(|pings| (settings.keepalive, pings));
-        let task = Task { driver, cork, pings, counted, codec, connection: Rc::downgrade(&connection) };
+        let task = Task { driver, cork, pings, reuse, counted, codec, connection: Rc::downgrade(&connection) };
         tokio::task::spawn_local(task.run());
         Ok(connection)
     }
@@ -161,6 +168,7 @@ struct Task {
     cork: Cork<Io>,
     /// Without settings the peer is asked when it has been silent for too long.
     pings: Option<(Option<Http2Keepalive>, PingPong)>,
+    reuse: Option<Rc<Reuse>>,
     counted: Rc<Counted>,
     codec: Arc<Http2Stats>,
     connection: Weak<Connection>,
@@ -168,7 +176,7 @@ struct Task {
 
 impl Task {
     async fn run(self) {
-        let Self { mut driver, cork, pings, counted, codec, connection } = self;
+        let Self { mut driver, cork, pings, reuse, counted, codec, connection } = self;
         let stats = &counted.cluster().stats;
         // Everything that streams have written leaves together when the connection has nothing more to do.
         let heard = Cell::new(0_u64);
@@ -177,6 +185,9 @@ impl Task {
             let sent = cork.poll_send(cx);
             let (received, written) = cork.take_totals();
             if received > 0 {
+                if let Some(reuse) = &reuse {
+                    reuse.heard();
+                }
                 // Settings come first.
                 if heard.replace(heard.get() + received) == 0
                     && let Some(connection) = connection.upgrade()
@@ -196,7 +207,7 @@ impl Task {
             Some((keepalive, pings)) => {
                 let watch = async {
                     match keepalive {
-                        Some(keepalive) => keepalive::watch(pings, keepalive).await,
+                        Some(keepalive) => keepalive::watch(pings, keepalive, reuse.as_deref()).await,
                         None => {
                             let waits = || connection.upgrade().is_some_and(|connection| connection.active.get() > 0);
                             keepalive::watch_silence(pings, || heard.get(), waits).await;
@@ -214,7 +225,15 @@ impl Task {
             }
             None => driven.await,
         };
-        if let Err(error) = ended
+        if let Some(flood) = cork.flood() {
+            stats.upstream_cx_protocol_error.increment();
+            codec.count_flood(flood);
+            if cork.say_goaway() {
+                codec.goaway_sent.increment();
+                // As far as the endpoint takes it now.
+                let _ = poll_fn(|cx| Poll::Ready(cork.poll_send(cx))).await;
+            }
+        } else if let Err(error) = ended
             && error.is_library()
         {
             stats.upstream_cx_protocol_error.increment();
@@ -223,7 +242,7 @@ impl Task {
         let by = if cork.is_lost() { EndedBy::Upstream } else { EndedBy::Us };
         let connection = connection.upgrade();
         // What ends by itself has no streams any more, whether or not they have noticed.
-        let cut = by == EndedBy::Upstream || silent;
+        let cut = by == EndedBy::Upstream || silent || cork.flood().is_some();
         counted.set_end(by, cut && connection.as_ref().is_some_and(|connection| connection.active.get() > 0));
         if let Some(connection) = connection {
             connection.closed.set(true);
@@ -249,6 +268,9 @@ impl Stream {
     /// Takes a place on the connection, so that nobody else does before the head is sent.
     pub fn new(connection: &Rc<Connection>) -> Self {
         connection.active.set(connection.active.get() + 1);
+        if let Some(reuse) = &connection.reuse {
+            reuse.begin();
+        }
         connection.requests.set(connection.requests.get().saturating_add(1));
         Self {
             connection: Rc::clone(connection),

@@ -39,6 +39,8 @@ pub struct Host {
     pub metadata: Option<Arc<LbMetadata>>,
     /// What its connections are: a place among `Cluster::transports`.
     pub transport: usize,
+    /// It may have connections before they are needed, where the cluster has such.
+    pub preconnect: bool,
     /// What it says about its checks, where there are any.
     pub health_check: Option<Arc<EndpointCheck>>,
     /// What survives swaps.

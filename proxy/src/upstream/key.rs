@@ -8,8 +8,8 @@ use std::rc::{Rc, Weak};
 use outrigger_config::address::Address;
 use outrigger_config::http::filters::AlpnOffer;
 
-use super::clusters::WorkerHost;
 use super::proxy_header::Tlv;
+use super::worker_host::WorkerHost;
 use crate::stream::ConnectionInfo;
 
 /// What a request asks of its connection.

@@ -12,11 +12,13 @@ use outrigger_config::route::Priority;
 use outrigger_policy::breaker::{Permit, Resource};
 use tokio::sync::Notify;
 
-use super::clusters::{WorkerCluster, WorkerHost};
+use super::clusters::WorkerCluster;
 use super::connect::{self, ConnectError, Full, Means};
 use super::key::{ConnectionKey, Fit};
+use super::preconnect::spare;
 use super::stream::UpstreamStream;
 use super::vacancy::Starving;
+use super::worker_host::WorkerHost;
 use super::{h1, h2};
 use crate::http::h1::link::Link;
 use crate::http::message::{RequestHead, Version};
@@ -56,7 +58,7 @@ pub struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    fn fit(&self, host: &WorkerHost) -> Fit<'a> {
+    pub(super) fn fit(&self, host: &WorkerHost) -> Fit<'a> {
         Fit::of(host, self.alpn, self.host, self.connection)
     }
 }
@@ -105,7 +107,7 @@ pub fn count(
     }
 }
 
-fn protocol(host: &WorkerHost, wanted: Wanted<'_>) -> UpstreamProtocol {
+pub(super) fn protocol(host: &WorkerHost, wanted: Wanted<'_>) -> UpstreamProtocol {
     match host.node.config.http.protocol {
         // Every server that speaks both can switch protocols in HTTP/1.1, few in HTTP/2.
         UpstreamProtocol::Auto if wanted.upgrade => UpstreamProtocol::Http1,
@@ -142,6 +144,12 @@ pub async fn acquire(
     loop {
         if let Some(stream) = ready_stream(host, protocol, &fit) {
             return Ok(stream);
+        }
+        if protocol == UpstreamProtocol::Http1 && host.has_free_spare() && fit.is_plain() {
+            drop(told);
+            told = Told(None);
+            spare(host).await;
+            continue;
         }
         let made_for_another = host.connecting.get() && !fit.matches(host.connecting_for.borrow().as_deref());
         if protocol != UpstreamProtocol::Http1 && host.connecting.get() && !made_for_another {
@@ -302,43 +310,8 @@ fn ready_stream(host: &Rc<WorkerHost>, protocol: UpstreamProtocol, fit: &Fit<'_>
     None
 }
 
-/// Makes connections that will be needed soon (`Cluster.preconnect_policy`): as many as the requests of `host` are, times
-/// the ratio. For clusters whose connections are all alike; those that are made for somebody cannot be made in advance.
-pub fn preconnect(worker: &Rc<Worker>, cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>, wanted: Wanted<'_>) {
-    let Some(policy) = host.node.config.preconnect else { return };
-    let protocol = protocol(host, wanted);
-    if !wanted.fit(host).is_plain() || host.connecting.get() {
-        return;
-    }
-    let streams = match protocol {
-        UpstreamProtocol::Http2 => host.node.config.http.http2.max_concurrent_streams.max(1),
-        _ => 1,
-    };
-    let busy = f64::from(host.active.get()) * policy.per_upstream / f64::from(streams);
-    // A request that has no connection yet makes its own.
-    let missing = (busy.ceil() as u32).saturating_sub(host.connections.get().max(host.active.get().div_ceil(streams)));
-    for _ in 0..missing.min(MOST_AT_ONCE) {
-        let Ok(counted) = connect::take_place(cluster, host, wanted.priority, false) else { return };
-        let spare = Wanted { host: "", alpn: None, connection: None, ..wanted };
-        let (worker, host) = (Rc::clone(worker), Rc::clone(host));
-        tokio::task::spawn_local(async move {
-            // Whoever needs a connection finds out by itself why there is none.
-            if let Ok(Opened::Http1(connection)) = open(&worker, &host, counted, protocol, spare).await
-                && !host.retired.get()
-                && !connection.is_wanted_elsewhere()
-            {
-                host.idle.borrow_mut().insert(0, *connection);
-                host.released.notify_one();
-            }
-        });
-    }
-}
-
-/// Connections that one request may have made in advance.
-const MOST_AT_ONCE: u32 = 3;
-
 /// A new connection.
-enum Opened {
+pub(super) enum Opened {
     Http1(Box<h1::Connection>),
     /// It is in the pool already.
     Http2(Rc<h2::Connection>),
@@ -355,7 +328,7 @@ impl Opened {
     }
 }
 
-/// A connection of its own to `host`, for bytes as they are.
+/// A connection of its own to `host`, for bytes as they are. `preface` goes before them.
 ///
 /// # Errors
 /// When there is no room for it, or it cannot be made.
@@ -364,6 +337,7 @@ pub async fn open_raw(
     cluster: &Rc<WorkerCluster>,
     host: &Rc<WorkerHost>,
     wanted: Wanted<'_>,
+    preface: Option<&[u8]>,
 ) -> Result<UpstreamStream, PoolError> {
     if worker.is_overloaded(Hook::NewConnection, || false) {
         return Err(PoolError::PendingOverflow);
@@ -380,11 +354,15 @@ pub async fn open_raw(
     };
     let connected = connect::connect(&counted, &means).await?;
     let link = Link::new(Rc::clone(worker), connected.begin(worker, &counted));
+    if let Some(preface) = preface {
+        link.with_output(|output| output.extend_from_slice(preface));
+    }
     let connection = h1::Connection::raw(link, counted);
     Ok(UpstreamStream::H1(Box::new(h1::Stream::raw(connection, options))))
 }
 
-async fn open(
+/// A new connection of a pool.
+pub(super) async fn open(
     worker: &Rc<Worker>,
     host: &Rc<WorkerHost>,
     counted: connect::Counted,

@@ -12,6 +12,12 @@ scope! {
     pub struct ClusterStats {
         bind_errors: Counter,
         lb_healthy_panic: Counter,
+        retry_upstream_rq: StatusCounters = "retry.upstream_rq",
+        retry_upstream_rq_2xx: UsedCounter = "retry.upstream_rq_2xx",
+        retry_upstream_rq_3xx: UsedCounter = "retry.upstream_rq_3xx",
+        retry_upstream_rq_4xx: UsedCounter = "retry.upstream_rq_4xx",
+        retry_upstream_rq_5xx: UsedCounter = "retry.upstream_rq_5xx",
+        retry_upstream_rq_completed: UsedCounter = "retry.upstream_rq_completed",
         ssl_connection_error: UsedCounter = "ssl.connection_error",
         ssl_fail_verify_cert_hash: UsedCounter = "ssl.fail_verify_cert_hash",
         ssl_fail_verify_error: UsedCounter = "ssl.fail_verify_error",
@@ -38,6 +44,7 @@ scope! {
         upstream_cx_max_requests: Counter,
         upstream_cx_none_healthy: Counter,
         upstream_cx_overflow: Counter,
+        upstream_cx_preconnect_skipped: Counter,
         upstream_cx_protocol_error: Counter,
         upstream_cx_rx_bytes_total: Counter,
         upstream_cx_total: Counter,
@@ -61,6 +68,7 @@ scope! {
         upstream_rq_pending_failure_eject: Counter,
         upstream_rq_pending_overflow: Counter,
         upstream_rq_pending_total: Counter,
+        upstream_rq_per_try_idle_timeout: Counter,
         upstream_rq_per_try_timeout: Counter,
         upstream_rq_retry: Counter,
         upstream_rq_retry_limit_exceeded: Counter,
@@ -139,6 +147,19 @@ impl ClusterStats {
                 self.upstream_cx_destroy_remote.increment();
                 self.upstream_cx_destroy_remote_with_active_rq.increment();
             }
+        }
+    }
+
+    /// Counts a response that is no answer to the client, since the request is tried again.
+    pub fn retried_response(&self, status: u16) {
+        self.retry_upstream_rq_completed.increment();
+        self.retry_upstream_rq.increment(status);
+        match status / 100 {
+            2 => self.retry_upstream_rq_2xx.increment(),
+            3 => self.retry_upstream_rq_3xx.increment(),
+            4 => self.retry_upstream_rq_4xx.increment(),
+            5 => self.retry_upstream_rq_5xx.increment(),
+            _ => {}
         }
     }
 

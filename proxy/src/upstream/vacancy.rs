@@ -68,6 +68,6 @@ impl Drop for Starving {
 /// Closes an idle connection if there is not room for all who can have none; whether one was closed.
 pub fn make_room(cluster: &WorkerCluster, priority: Priority) -> bool {
     let (breaker, thresholds) = cluster.limits(priority);
-    let room = breaker.remaining(Resource::Connection, &thresholds);
+    let room = breaker.remaining(Resource::Connection, &thresholds, 0);
     room < cluster.node().shared.vacancy(priority).starving() && cluster.close_idle(priority)
 }

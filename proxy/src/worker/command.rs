@@ -42,8 +42,8 @@ pub enum Command {
     },
     /// Give free memory back to the system.
     ShrinkHeap,
-    /// Requests that hold much memory are to be reset: wake them, so that they look.
-    WeighRequests,
+    /// Reset requests that hold much memory.
+    ResetHeavyRequests,
     /// Tell what you serve at this moment.
     TellRequests(oneshot::Sender<Vec<LiveStream>>),
     /// Tell what failed last, and how many have failed in all.

@@ -28,6 +28,8 @@ pub enum Limit {
     Route,
     /// One try.
     PerTry,
+    /// Nothing moving in a try.
+    PerTryIdle,
     /// The life of a stream.
     StreamDuration,
     /// A connection without streams, or a TCP session without bytes.
@@ -40,12 +42,13 @@ pub enum Limit {
     LogFlush,
 }
 
-const LIMITS: [Limit; 10] = [
+const LIMITS: [Limit; 11] = [
     Limit::RequestHeaders,
     Limit::Request,
     Limit::StreamIdle,
     Limit::Route,
     Limit::PerTry,
+    Limit::PerTryIdle,
     Limit::StreamDuration,
     Limit::Idle,
     Limit::ConnectionDuration,
@@ -97,6 +100,7 @@ impl Deadlines {
             Limit::StreamIdle,
             Limit::Route,
             Limit::PerTry,
+            Limit::PerTryIdle,
             Limit::StreamDuration,
             Limit::LogFlush,
         ] {

@@ -37,7 +37,7 @@ use crate::http::manager::stats::HttpStats;
 use crate::istio::Mesh;
 use crate::listener::stats::{ListenerStats, TlsInspectorStats};
 use crate::network::NetworkStats;
-use crate::overload::{Hook, Rescaling};
+use crate::overload::{Hook, Rescaling, Weighing};
 use crate::process::Process;
 use crate::stats::{Scope, names};
 use crate::tcp::stats::TcpStats;
@@ -117,6 +117,8 @@ pub struct Worker {
     pub connections: Connections,
     /// What is served at this moment.
     pub live: live::LiveList,
+    /// Which requests hold much memory, when that is asked.
+    pub weighing: Weighing,
     /// What failed last.
     pub failures: Recorder,
     /// Stats of network filters.
@@ -157,6 +159,7 @@ impl Worker {
             date: date::Date::default(),
             connections: Connections::default(),
             live: live::LiveList::default(),
+            weighing: Weighing::default(),
             failures: Recorder::default(),
             network: NetworkStats::default(),
             mesh: Mesh::default(),

@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
 use crate::istio::Introduced;
+use crate::tcp::tunnel::Tunnel;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -148,16 +149,19 @@ pub enum Io {
     TlsClient(Box<client::TlsStream<Socket>>),
     /// Both sides say who they are first.
     Introduced(Box<Introduced>),
+    /// The bodies of a request to an endpoint.
+    Tunnel(Box<Tunnel>),
 }
 
 impl Io {
-    /// The socket below.
-    pub fn socket(&self) -> &Socket {
+    /// The socket below, if it is nobody else's.
+    pub fn socket(&self) -> Option<&Socket> {
         match self {
-            Io::Plain(socket) => socket,
-            Io::TlsServer(tls) => tls.get_ref().0,
-            Io::TlsClient(tls) => tls.get_ref().0,
+            Io::Plain(socket) => Some(socket),
+            Io::TlsServer(tls) => Some(tls.get_ref().0),
+            Io::TlsClient(tls) => Some(tls.get_ref().0),
             Io::Introduced(introduced) => introduced.socket(),
+            Io::Tunnel(_) => None,
         }
     }
 }
@@ -169,6 +173,7 @@ macro_rules! each {
             Io::TlsServer($io) => $call,
             Io::TlsClient($io) => $call,
             Io::Introduced($io) => $call,
+            Io::Tunnel($io) => $call,
         }
     };
 }

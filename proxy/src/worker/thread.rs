@@ -71,7 +71,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 Some(Command::RescaleTimers) => worker.deadlines.rescale(),
                 Some(Command::MakeRoom { cluster, priority }) => worker.clusters.make_room(&cluster, priority),
                 Some(Command::ShrinkHeap) => worker.shrink(),
-                Some(Command::WeighRequests) => worker.live.wake_requests(),
+                Some(Command::ResetHeavyRequests) => worker.reset_heavy_requests(),
                 // Nobody may want to know any more.
                 Some(Command::TellRequests(to)) => drop(to.send(worker.live.look(worker.index, Instant::now()))),
                 Some(Command::TellFailures(to)) => drop(to.send(worker.failures.look())),

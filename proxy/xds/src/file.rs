@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     async fn changed_soon(watcher: &mut FileWatcher) -> bool {
-        tokio::time::timeout(Duration::from_secs(5), watcher.changed()).await.is_ok()
+        tokio::time::timeout(Duration::from_secs(60), watcher.changed()).await.is_ok()
     }
 
     async fn stays_quiet(watcher: &mut FileWatcher) -> bool {

@@ -25,7 +25,8 @@ ip -n client link set outside up
 ip -n client route add default via 198.51.100.1
 ip -n client -6 route add default via 2001:db8:1::1
 
-iptables -t nat -A PREROUTING -i inside -p tcp -j REDIRECT --to-ports 15001
-ip6tables -t nat -A PREROUTING -i inside -p tcp -j REDIRECT --to-ports 15001
+# Other namespaces may share the lock of the tables, which is waited for.
+iptables -w 60 -t nat -A PREROUTING -i inside -p tcp -j REDIRECT --to-ports 15001
+ip6tables -w 60 -t nat -A PREROUTING -i inside -p tcp -j REDIRECT --to-ports 15001
 
 exec "$@"

@@ -1,21 +1,23 @@
 //! HAProxy's view of requests: why they failed, in which phase, and whether they can be sent again.
 
 use outrigger_tests::config::{self, bootstrap, chain, cluster, cluster_with, http, routes};
+use outrigger_tests::tcp::ClosedPort;
 use outrigger_tests::{Proxy, Upstream, h1};
 
-use crate::setup::{file, logs, text, unused_port};
+use crate::setup::{file, logs, text};
 
 const FORMAT: &str = "%RESPONSE_CODE% %TERMINATION_STATE% %RETRY_CLASS% %REASON%";
 
 #[tokio::test]
 async fn each_failure_names_who_what_and_which_field() {
     let upstream = Upstream::start("a").await;
-    let gone = unused_port().await;
+    let closed = ClosedPort::take();
+    let gone = closed.port();
     let view = text(FORMAT).replace(
         "log_format: {",
         "log_format: { formatters: [{ name: haproxy, typed_config: { '@type': type.googleapis.com/outrigger.formatter.v1.HaproxyView } }],",
     );
-    let all_routes = "{ match: { prefix: /slow }, route: { cluster: one, timeout: 0.05s } }, \
+    let all_routes = "{ match: { prefix: /slow }, route: { cluster: one, timeout: 0.5s } }, \
          { match: { prefix: /gone }, route: { cluster: gone } }, \
          { match: { prefix: /full }, route: { cluster: full } }, \
          { match: { prefix: /empty }, route: { cluster: empty } }, \
@@ -34,7 +36,7 @@ async fn each_failure_names_who_what_and_which_field() {
         (
             "/slow",
             &[("x-reply", "hang")][..],
-            format!("504 sH-- sent {one} did not answer within 50 ms (RouteAction.timeout)."),
+            format!("504 sH-- sent {one} did not answer within 500 ms (RouteAction.timeout)."),
         ),
         (
             "/gone",

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use outrigger_tests::config::{self, bootstrap, chain, http, routes, tcp_with};
-use outrigger_tests::tcp::{Conduct, Peer};
+use outrigger_tests::tcp::{ClosedPort, Conduct, Peer};
 use outrigger_tests::{Proxy, Settings, Upstream, h1, proxy, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::setup::{clusters, file, logs, text, unused_port};
+use crate::setup::{clusters, file, logs, text};
 
 const LINE: &str = "%ACCESS_LOG_TYPE% %RESPONSE_CODE% %PATH% %UPSTREAM_CLUSTER%";
 
@@ -61,7 +61,7 @@ async fn http_lines(program: PathBuf, bootstrap: &str) -> Vec<(String, Vec<Strin
 #[tokio::test]
 async fn entries_come_when_they_do_with_envoy() {
     let upstream = Upstream::start("a").await;
-    let gone = unused_port().await;
+    let gone = ClosedPort::take();
     let filtered = FILTERS.iter().map(|(name, filter)| file(name, &text(LINE), &format!(", filter: {{ {filter} }}")));
     let all: Vec<String> = std::iter::once(file("all", &text(LINE), "")).chain(filtered).collect();
     let all_routes =
@@ -72,7 +72,7 @@ async fn entries_come_when_they_do_with_envoy() {
     let upstream_log = format!(", upstream_log: [{}] }} }}]", file("upstream", &text(line), ""));
     let manager = manager.replace("router.v3.Router } }]", &format!("router.v3.Router{upstream_log}"));
     let listener = config::listener("web", &[chain(&manager, "")], "");
-    let bootstrap = bootstrap(&[listener], &clusters(upstream.port(), gone));
+    let bootstrap = bootstrap(&[listener], &clusters(upstream.port(), gone.port()));
     let envoy = http_lines(proxy::envoy(), &bootstrap).await;
     assert_eq!(envoy.iter().find(|(name, _)| name == "types").map(|(_, lines)| lines.len()), Some(3), "{envoy:?}");
     assert_eq!(http_lines(proxy::program(), &bootstrap).await, envoy);
@@ -95,7 +95,8 @@ async fn sessions_are_logged_when_they_begin_connect_and_end() {
     let options = "access_log_options: { flush_access_log_on_connected: true, flush_access_log_on_start: true }";
     let log = logs(&[file("tcp", &text(line), "")]);
     let listener = config::listener("tcp", &[chain(&tcp_with(&format!("cluster: one, {options}{log}")), "")], "");
-    let bootstrap = bootstrap(&[listener], &clusters(peer.address().port(), unused_port().await));
+    let gone = ClosedPort::take();
+    let bootstrap = bootstrap(&[listener], &clusters(peer.address().port(), gone.port()));
     assert_eq!(tcp_lines(proxy::program(), &bootstrap).await, tcp_lines(proxy::envoy(), &bootstrap).await);
 }
 
@@ -106,7 +107,8 @@ async fn a_request_that_lasts_is_logged_again_and_again() {
     let log = logs(&[file("lasts", &text("%ACCESS_LOG_TYPE% %RESPONSE_CODE%"), "")]);
     let manager = http("web", &format!("{log}{}{options}", routes(&config::all_to("one"))));
     let listener = config::listener("web", &[chain(&manager, "")], "");
-    let proxy = Proxy::start(&bootstrap(&[listener], &clusters(upstream.port(), unused_port().await))).await;
+    let gone = ClosedPort::take();
+    let proxy = Proxy::start(&bootstrap(&[listener], &clusters(upstream.port(), gone.port()))).await;
     let mut client = h1::Client::connect(proxy.listener("web").await).await;
     upstream.close_gate();
     client.send(h1::request_bytes("GET", "/", &[("x-reply", "gate")], b"")).await;

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use outrigger_tests::config::{self, bootstrap, chain, http, routes};
+use outrigger_tests::tcp::ClosedPort;
 use outrigger_tests::{Proxy, Settings, Upstream, h1, h2c, proxy};
 use serde_json::Value;
 
-use crate::setup::{clusters, file, logs, text, unused_port};
+use crate::setup::{clusters, file, logs, text};
 
 /// Operators whose values are the same on both.
 const SAME: &[&str] = &[
@@ -259,7 +260,8 @@ async fn run(program: PathBuf, bootstrap: &str) -> Logged {
 #[tokio::test]
 async fn operators_print_what_envoy_prints() {
     let upstream = Upstream::start("a").await;
-    let bootstrap = setup(upstream.port(), unused_port().await);
+    let gone = ClosedPort::take();
+    let bootstrap = setup(upstream.port(), gone.port());
     let envoy = run(proxy::envoy(), &bootstrap).await;
     let ours = run(proxy::program(), &bootstrap).await;
     let mut report = Vec::new();

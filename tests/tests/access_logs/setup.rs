@@ -27,9 +27,3 @@ pub fn clusters(port: u16, gone: u16) -> Vec<String> {
         ", alt_stat_name: other, metadata: { filter_metadata: { m: { text: a, number: 3, deep: { flag: true } } } }";
     vec![cluster_with("one", &[port], metadata), cluster("gone", &[gone]), cluster("empty", &[])]
 }
-
-/// A port on which nobody listens.
-pub async fn unused_port() -> u16 {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    listener.local_addr().unwrap().port()
-}

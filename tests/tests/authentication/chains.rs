@@ -119,8 +119,8 @@ fn claims(one: &Issuer) -> Setup {
 
 fn limits(one: &Issuer) -> Setup {
     let providers = [
-        provider("ending", one, ", require_expiration: true, clock_skew_seconds: 5"),
-        provider("short", one, ", max_lifetime: 100s, require_expiration: true"),
+        provider("ending", one, ", require_expiration: true, clock_skew_seconds: 600"),
+        provider("short", one, ", max_lifetime: 10000s, require_expiration: true"),
         provider("subject", one, ", subjects: { prefix: 'spiffe://x/' }"),
     ];
     let rule = |name| format!("{{ match: {{ prefix: /{name} }}, requires: {{ provider_name: {name} }} }}, ");

@@ -34,7 +34,7 @@ async fn discovered_rules_are_enforced_and_replaced() {
         false => Err("still refused".to_owned()),
     })
     .await;
-    assert!(proxy.stat("guard.rbac.denied").await >= 1);
+    proxy.wait_stat("guard.rbac.denied", |denied| denied >= 1).await;
     if !proxy::tests_envoy() {
         assert_eq!(peer.accepted(), 1, "refused connections lead nowhere");
     }

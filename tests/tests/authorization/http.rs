@@ -225,6 +225,40 @@ async fn routes_have_rules_of_their_own() {
     assert_same(&both[0], &both[1]);
 }
 
+/// As in Istio's sidecars, where one filter denies and another of the same name allows.
+#[tokio::test]
+async fn filters_may_share_a_name() {
+    let header = |name: &str| format!("{{ header: {{ name: {name}, present_match: true }} }}");
+    let deny = allow(&header("x-denied"), "{ any: true }").replacen("rules: {", "rules: { action: DENY,", 1);
+    let filters = [rbac(&deny), rbac(&allow(&header("x-allowed"), "{ any: true }"))].join(", ");
+    // What a route says of the name holds for both.
+    let open = format!(", rbac: {{ {} }}", allow(&header("x-open"), "{ any: true }"));
+    let routes = [per_route("/open", &open), per_route("/free", ""), direct("/", "")].join(", ");
+    let text = bootstrap(&[web("web", &filters, &routes, "")], &[]);
+    let workloads = Workloads::new();
+    let mut both = Vec::new();
+    for program in [envoy(), proxy::program()] {
+        let proxy = workloads.start(program, &text).await;
+        let mut seen = Seen::new();
+        let sets: [&[(&str, &str)]; 5] = [
+            &[],
+            &[("x-allowed", "1")],
+            &[("x-denied", "1")],
+            &[("x-allowed", "1"), ("x-denied", "1")],
+            &[("x-open", "1")],
+        ];
+        let paths = ["/", "/open", "/free"];
+        for path in paths {
+            for headers in sets {
+                ask(&proxy, "web", &mut seen, "GET", path, headers).await;
+            }
+        }
+        look_back(&proxy, &mut seen, paths.len() * sets.len()).await;
+        both.push(seen);
+    }
+    assert_same(&both[0], &both[1]);
+}
+
 #[tokio::test]
 async fn a_request_is_judged_by_the_certificate_of_its_connection() {
     let rules = allow(
@@ -249,7 +283,8 @@ async fn a_request_is_judged_by_the_certificate_of_its_connection() {
         let response = h1::Client::over(Box::new(stream)).get(path).await;
         assert_eq!(response.status, status, "{path}");
     }
-    assert_eq!((proxy.stat("http.web.rbac.allowed").await, proxy.stat("http.web.rbac.denied").await), (1, 3));
+    proxy.stat_is("http.web.rbac.allowed", 1).await;
+    proxy.stat_is("http.web.rbac.denied", 3).await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use outrigger_tests::config::{bootstrap, cluster, listener};
+use outrigger_tests::config::{self, bootstrap, cluster, listener};
 use outrigger_tests::tcp::{Conduct, Peer};
 use outrigger_tests::{eventually, proxy, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,11 +37,11 @@ async fn a_limit_on_connections_at_a_time() {
     let proxy = workloads.start(proxy::program(), &text).await;
     let address = proxy.listener("limited").await;
     let (first, second) = (echoing(address).await, echoing(address).await);
-    assert_eq!(proxy.stat("connection_limit.limit.active_connections").await, 2);
+    proxy.stat_is("connection_limit.limit.active_connections", 2).await;
     let began = Instant::now();
     assert!(!workloads.is_echoed(address, Client::Plain).await);
     assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
-    assert_eq!(proxy.stat("connection_limit.limit.limited_connections").await, 1);
+    proxy.stat_is("connection_limit.limit.limited_connections", 1).await;
     drop(first);
     proxy.wait_stat("connection_limit.limit.active_connections", |count| count == 1).await;
     let third = echoing(address).await;
@@ -88,7 +88,7 @@ async fn a_limit_on_connections_in_a_time() {
     {
         assert_eq!(workloads.is_echoed(address, Client::Plain).await, allowed);
     }
-    assert_eq!(proxy.stat("local_rate_limit.rate.rate_limited").await, 3);
+    proxy.stat_is("local_rate_limit.rate.rate_limited", 3).await;
     let refused = proxy.lines("log.txt", 7).await.into_iter().filter(|line| line.contains("URX")).count();
     assert_eq!(refused, 3);
 }
@@ -105,6 +105,37 @@ async fn the_server_name_is_the_cluster() {
     let proxy = workloads.start(proxy::program(), &bootstrap(&[listener], &clusters)).await;
     assert!(workloads.is_echoed(proxy.listener("tls").await, Client::Anonymous).await);
     assert_eq!((server.accepted(), other.accepted()), (1, 0));
+}
+
+/// As in Consul's mesh gateways, which name no cluster.
+async fn only_the_filter_chooses_a_cluster(program: std::path::PathBuf) {
+    let server = Peer::start(Conduct::Echo).await;
+    let workloads = Workloads::new();
+    let sniff = ", listener_filters: [{ name: envoy.filters.listener.tls_inspector, typed_config: { \
+        '@type': type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector } }]";
+    let tcp = config::tcp_with(&format!("cluster: ''{}", config::access_log_of("log.txt", "%RESPONSE_FLAGS%")));
+    let filters = format!("{}, {tcp}", filter("sni_cluster.v3.SniCluster", ""));
+    let with = format!("{{ filters: [{filters}]{} }}", mutual_tls(false));
+    let without = format!("{{ filters: [{tcp}] }}");
+    let listeners = [listener("tls", &[with], sniff), listener("none", &[without], "")];
+    let proxy = workloads.start(program, &bootstrap(&listeners, &[cluster("server", &[server.port()])])).await;
+    assert!(workloads.is_echoed(proxy.listener("tls").await, Client::Anonymous).await);
+    assert!(!workloads.is_echoed(proxy.listener("none").await, Client::Plain).await);
+    assert_eq!(server.accepted(), 1);
+    proxy.wait_stat("tcp.tcp.downstream_cx_no_route", |count| count == 1).await;
+    let mut flags = proxy.lines("log.txt", 2).await;
+    flags.sort_unstable();
+    assert_eq!(flags, ["-", "NC"]);
+}
+
+#[tokio::test]
+async fn a_tcp_proxy_may_leave_the_cluster_to_filters() {
+    only_the_filter_chooses_a_cluster(proxy::program()).await;
+}
+
+#[tokio::test]
+async fn envoy_lets_a_tcp_proxy_leave_the_cluster_to_filters() {
+    only_the_filter_chooses_a_cluster(proxy::envoy()).await;
 }
 
 #[tokio::test]

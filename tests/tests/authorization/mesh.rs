@@ -41,10 +41,10 @@ async fn an_authorization_policy_for_tcp_is_enforced() {
     // The one that passed ends when its client closes, which may be later.
     lines.sort_unstable();
     assert_eq!(lines, ["inbound - -", "inbound - rbac_access_denied_matched_policy[none]"]);
-    assert_eq!(proxy.stat("tcp.rbac.allowed").await, 3, "the deny rules let both pass, the allow rules one");
-    assert_eq!(proxy.stat("tcp.rbac.denied").await, 1);
-    assert_eq!(proxy.stat("tcp.rbac.istio_dry_run_allow_.shadow_allowed").await, 1, "what the dry run would do");
-    assert_eq!(proxy.stat("tcp.rbac.istio_dry_run_allow_.shadow_denied").await, 1);
+    proxy.stat_is("tcp.rbac.allowed", 3).await;
+    proxy.stat_is("tcp.rbac.denied", 1).await;
+    proxy.stat_is("tcp.rbac.istio_dry_run_allow_.shadow_allowed", 1).await;
+    proxy.stat_is("tcp.rbac.istio_dry_run_allow_.shadow_denied", 1).await;
 
     let any_port = text(0).replace("{ destination_port: 0 }", "{ destination_port_range: { start: 0, end: 65536 } }");
     let proxy = workloads.start(proxy::program(), &any_port).await;
@@ -101,8 +101,8 @@ async fn intentions_allow_and_deny_by_identity() {
         assert_eq!(workloads.is_echoed(address, Client::Web).await, of_web, "{name}: web");
         assert_eq!(workloads.is_echoed(address, Client::Batch).await, of_batch, "{name}: batch");
     }
-    assert_eq!(proxy.stat("connect_authz.rbac.allowed").await, 7);
-    assert_eq!(proxy.stat("connect_authz.rbac.denied").await, 7);
+    proxy.stat_is("connect_authz.rbac.allowed", 7).await;
+    proxy.stat_is("connect_authz.rbac.denied", 7).await;
     if !proxy::tests_envoy() {
         assert_eq!(peer.accepted(), 7, "nothing was connected for who may not");
     }
@@ -141,6 +141,7 @@ async fn http_behind_refused_connections_is_never_asked() {
     let mut client = h1::Client::connect(proxy.listener("remote").await).await;
     client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(client.rest().await, b"");
-    assert_eq!(proxy.stat("http.web.downstream_rq_total").await, 1);
-    assert_eq!((proxy.stat("web.rbac.allowed").await, proxy.stat("web.rbac.denied").await), (1, 1));
+    proxy.stat_is("http.web.downstream_rq_total", 1).await;
+    proxy.stat_is("web.rbac.allowed", 1).await;
+    proxy.stat_is("web.rbac.denied", 1).await;
 }

@@ -211,11 +211,11 @@ async fn weights_follow_from_reports_out_of_band_as_with_envoy() {
     let proxies = [("ours", &both.ours), ("envoy", &both.envoy)];
     for (who, proxy) in proxies {
         wait_share(who, proxy, 20).await;
-        assert_eq!(proxy.stat("cluster.c.lb_orca_oob.active_sessions").await, 2, "{who}");
-        assert!(proxy.stat("cluster.c.lb_orca_oob.reports_received").await >= 2, "{who}");
-        assert_eq!(proxy.stat("cluster.c.lb_orca_oob.stream_failures").await, 0, "{who}");
+        proxy.stat_is("cluster.c.lb_orca_oob.active_sessions", 2).await;
+        proxy.wait_stat("cluster.c.lb_orca_oob.reports_received", |seen| seen >= 2).await;
+        proxy.stat_is("cluster.c.lb_orca_oob.stream_failures", 0).await;
         // What is asked is no request of the cluster.
-        assert!(proxy.stat("cluster.c.upstream_rq_total").await % 80 == 0, "{who}");
+        proxy.wait_stat("cluster.c.upstream_rq_total", |seen| seen % 80 == 0).await;
     }
     // Both have asked the same, and in the same words.
     for endpoint in [&first, &second] {
@@ -249,10 +249,10 @@ async fn streams_that_end_begin_again_unless_there_is_no_such_service_as_with_en
     let clusters = [cluster(&[&first, &second, &third], "", "")];
     let both = Both::start(&bootstrap(&web(TO_C), &clusters)).await;
     let proxies = [("ours", &both.ours), ("envoy", &both.envoy)];
-    for (who, proxy) in proxies {
+    for (_, proxy) in proxies {
         proxy.wait_stat("cluster.c.lb_orca_oob.stream_terminated", |terminated| terminated == 2).await;
         proxy.wait_stat("cluster.c.lb_orca_oob.active_sessions", |active| active == 1).await;
-        assert_eq!(proxy.stat("cluster.c.lb_orca_oob.stream_failures").await, 0, "{who}");
+        proxy.stat_is("cluster.c.lb_orca_oob.stream_failures", 0).await;
     }
     // A stream that ends, and a message that is no report.
     for (failures, wrong) in [(1, Tells::Ends("14")), (2, Tells::Reports(vec![0xff]))] {
@@ -264,8 +264,8 @@ async fn streams_that_end_begin_again_unless_there_is_no_such_service_as_with_en
         first.tell.send_replace(Tells::Reports(report(1.0)));
     }
     first.wait_open(|open| open == 2).await;
-    for (who, proxy) in proxies {
-        assert_eq!(proxy.stat("cluster.c.lb_orca_oob.active_sessions").await, 1, "{who}");
+    for (_, proxy) in proxies {
+        proxy.stat_is("cluster.c.lb_orca_oob.active_sessions", 1).await;
     }
     assert_eq!((second.asked().len(), third.asked().len()), (2, 2));
 }

@@ -9,9 +9,9 @@ use super::*;
 /// A case: the cluster's name, its localities, further fields, and the expected part of each upstream.
 type Case = (&'static str, String, String, Vec<f64>);
 
-const REQUESTS: usize = 500;
+const REQUESTS: usize = 1000;
 
-/// Sends requests to each cluster through both, and compares the shares with what is expected. The slack is six
+/// Sends requests to each cluster through both, and compares the shares with what is expected. The slack is seven
 /// standard deviations of a random policy, which in turn ones stay far below.
 async fn compare(cases: &[Case]) -> Both {
     let routes: Vec<String> = cases
@@ -31,7 +31,7 @@ async fn compare(cases: &[Case]) -> Both {
             for (number, part) in expected.iter().enumerate() {
                 let share = part / total;
                 let found = counts.get(&*format!("u{number}")).copied().unwrap_or(0) as f64;
-                let slack = 6.0 * (REQUESTS as f64 * share * (1.0 - share)).sqrt() + 2.0;
+                let slack = 7.0 * (REQUESTS as f64 * share * (1.0 - share)).sqrt() + 4.0;
                 if (found - REQUESTS as f64 * share).abs() > slack || (share == 0.0 && found > 0.0) {
                     let _ = writeln!(wrong, "{name}, {who}, u{number}: {counts:?}, expected {expected:?}");
                 }
@@ -180,8 +180,8 @@ async fn the_overprovisioning_factor_says_what_a_priority_can_take() {
         let (ours, envoys) = both.served_by(&requests).await;
         for (who, names) in [("ours", ours), ("envoy", envoys)] {
             let share = names.iter().filter(|name| *name == "u4").count() as f64 / REQUESTS as f64;
-            // Six standard deviations.
-            let slack = 6.0 * (expected * (1.0 - expected) / REQUESTS as f64).sqrt();
+            // Seven standard deviations.
+            let slack = 7.0 * (expected * (1.0 - expected) / REQUESTS as f64).sqrt();
             assert!((share - expected).abs() <= slack, "{name}, {who}: {share}, expected {expected}");
         }
     }

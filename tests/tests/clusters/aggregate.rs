@@ -104,14 +104,15 @@ async fn settings_limits_and_stats_are_those_of_the_member() {
         aggregate("to_secure", &["secure"], ""),
         aggregate("to_full", &["full", "plain"], ""),
     ];
-    let route = |name: &str| format!("{{ match: {{ prefix: /{name} }}, route: {{ cluster: {name}, timeout: 0.5s }} }}");
-    let all: Vec<String> = ["to_plain", "to_secure", "to_full"].map(route).into();
+    let route = |name: &str| format!("{{ match: {{ prefix: /{name} }}, route: {{ cluster: {name} }} }}");
+    let mut all: Vec<String> = ["to_plain", "to_secure", "to_full"].map(route).into();
+    all.push("{ match: { prefix: /late }, route: { cluster: to_plain, timeout: 0.5s } }".to_owned());
     let proxy = Proxy::start(&bootstrap(&[web(&all.join(", "))], &clusters)).await;
     let mut client = h1::Client::connect(proxy.listener("web").await).await;
     assert_eq!(client.get("/to_plain").await.served_by(), "plain");
     assert_eq!(client.get("/to_secure").await.served_by(), "secure");
     assert_eq!(client.get("/to_full").await.status, 503);
-    assert_eq!(client.request("GET", "/to_plain", &[("x-reply", "hang")], b"").await.status, 504);
+    assert_eq!(client.request("GET", "/late", &[("x-reply", "hang")], b"").await.status, 504);
     for (stat, expected) in [
         ("cluster.plain.upstream_rq_total", 2),
         ("cluster.plain.upstream_rq_timeout", 0),
@@ -126,7 +127,7 @@ async fn settings_limits_and_stats_are_those_of_the_member() {
         ("cluster.full.upstream_rq_pending_overflow", 0),
         ("cluster.to_full.upstream_rq_503", 1),
     ] {
-        assert_eq!(proxy.stat(stat).await, expected, "{stat}");
+        proxy.stat_is(stat, expected).await;
     }
 }
 
@@ -146,9 +147,9 @@ async fn retries_count_for_the_aggregate_and_ejections_fail_over() {
     let address = proxy.listener("web").await;
     assert_eq!(served_by(address, 1).await, BTreeMap::from([("there".to_owned(), 1)]));
     assert_eq!(served_by(address, 5).await, BTreeMap::from([("there".to_owned(), 5)]));
-    assert!(proxy.stat("cluster.failover.upstream_rq_retry").await >= 1);
-    assert_eq!(proxy.stat("cluster.gone.upstream_rq_retry").await, 0);
-    assert_eq!(proxy.stat("cluster.there.upstream_rq_total").await, 6);
+    proxy.wait_stat("cluster.failover.upstream_rq_retry", |seen| seen >= 1).await;
+    proxy.stat_is("cluster.gone.upstream_rq_retry", 0).await;
+    proxy.stat_is("cluster.there.upstream_rq_total", 6).await;
 }
 
 #[tokio::test]
@@ -167,7 +168,7 @@ async fn tcp_goes_through_aggregates_too() {
     let mut answer = [0; 5];
     within("the echo", stream.read_exact(&mut answer)).await.unwrap();
     assert_eq!(&answer, b"hello");
-    assert_eq!(proxy.stat("cluster.echo.upstream_cx_active").await, 1);
+    proxy.stat_is("cluster.echo.upstream_cx_active", 1).await;
 }
 
 #[tokio::test]

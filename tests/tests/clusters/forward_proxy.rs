@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use outrigger_tests::certificates::{self, Authority};
 use outrigger_tests::config::{access_log_of, bootstrap, chain, listener, tcp};
 use outrigger_tests::dns::{DnsServer, Say};
-use outrigger_tests::{Proxy, Upstream, eventually, h1, proxy, within};
+use outrigger_tests::{Proxy, Settings, Upstream, eventually, h1, proxy, upstream, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::resolver;
@@ -86,7 +86,7 @@ async fn requests_go_to_the_host_they_name() {
     assert_eq!(get(address, "/", &[("host", &literal)]).await.served_by(), "one");
     assert_eq!((dns.questions("one.test"), dns.questions("two.test")), (1, 1));
     for (stat, expected) in [("host_added", 3), ("num_hosts", 3), ("dns_query_success", 3), ("dns_query_failure", 0)] {
-        assert_eq!(proxy.stat(&format!("dns_cache.names.{stat}")).await, expected, "{stat}");
+        proxy.stat_is(&format!("dns_cache.names.{stat}"), expected).await;
     }
 }
 
@@ -111,7 +111,7 @@ async fn names_that_do_not_resolve_are_answered_at_once_and_asked_for_again() {
         response => Err(response.text()),
     })
     .await;
-    assert!(proxy.stat("dns_cache.names.dns_query_failure").await >= 1);
+    proxy.wait_stat("dns_cache.names.dns_query_failure", |seen| seen >= 1).await;
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn caches_have_limits() {
     let upstream = Upstream::start("one").await;
     dns.addresses("one.test", &["127.0.0.1"]);
     dns.set("slow.test", Say::Silence);
-    let more = ", max_hosts: 2, dns_cache_circuit_breaker: { max_pending_requests: 1 }, dns_query_timeout: 2s";
+    let more = ", max_hosts: 2, dns_cache_circuit_breaker: { max_pending_requests: 1 }, dns_query_timeout: 5s";
     let (proxy, address) = start(&dns, more, "", ALL).await;
     let host = format!("one.test:{}", upstream.port());
     assert_eq!(get(address, "/", &[("host", &host)]).await.status, 200);
@@ -137,7 +137,7 @@ async fn caches_have_limits() {
     let full = get(address, "/", &[("host", "third.test")]).await;
     assert_eq!((full.status, full.text()), (503, "DNS cache overflow".to_owned()));
     for stat in ["host_overflow", "dns_rq_pending_overflow", "dns_query_timeout"] {
-        assert_eq!(proxy.stat(&format!("dns_cache.names.{stat}")).await, 1, "{stat}");
+        proxy.stat_is(&format!("dns_cache.names.{stat}"), 1).await;
     }
     let lines = proxy.lines("log.txt", 4).await.join("\n");
     for part in ["503 - dynamic_forward_proxy_pending_request_overflow", "503 - dns_cache_overflow"] {
@@ -148,10 +148,9 @@ async fn caches_have_limits() {
 #[tokio::test]
 async fn unused_names_are_forgotten_and_addresses_followed() {
     let dns = DnsServer::start().await;
-    let one = Upstream::start("one").await;
-    let two = Upstream::listen("two", SocketAddr::from(([127, 0, 0, 2], one.port())), None).await;
+    let (one, two) = upstream::pair("127.0.0.2").await;
     dns.set("moving.test", Say::Addresses(vec!["127.0.0.1".parse().unwrap()], 1));
-    let more = ", dns_min_refresh_rate: 1s, host_ttl: 2s, dns_refresh_rate: 1s";
+    let more = ", dns_min_refresh_rate: 1s, host_ttl: 6s, dns_refresh_rate: 1s";
     let (proxy, address) = start(&dns, more, "", ALL).await;
     let host = format!("moving.test:{}", one.port());
     assert_eq!(get(address, "/", &[("host", &host)]).await.served_by(), "one");
@@ -172,7 +171,7 @@ async fn unused_names_are_forgotten_and_addresses_followed() {
     proxy.wait_stat("dns_cache.names.dns_query_failure", |count| count > 0).await;
     assert_eq!(get(address, "/", &[("host", &host)]).await.served_by(), "two");
     proxy.wait_stat("dns_cache.names.host_removed", |count| count == 1).await;
-    assert_eq!(proxy.stat("dns_cache.names.num_hosts").await, 0);
+    proxy.stat_is("dns_cache.names.num_hosts", 0).await;
 }
 
 #[tokio::test]
@@ -193,7 +192,7 @@ async fn certificates_must_be_for_the_host_that_the_request_names() {
     assert_eq!(get(address, "/", &[("host", &at("good.test"))]).await.served_by(), "secure");
     let bad = get(address, "/", &[("host", &at("bad.test"))]).await;
     assert_eq!(bad.status, 503, "{}", bad.text());
-    assert_eq!(proxy.stat("cluster.anywhere.ssl.fail_verify_san").await, 1);
+    proxy.stat_is("cluster.anywhere.ssl.fail_verify_san", 1).await;
     assert_eq!(get(address, "/", &[("host", &at("good.test"))]).await.served_by(), "secure");
 }
 
@@ -223,4 +222,86 @@ async fn connections_go_to_the_host_of_their_server_name() {
     assert_eq!(dns.questions("by-sni.test"), 1);
     let unknown = certificates::connect(address, "unknown.test", authority.client(&[], None)).await;
     assert!(unknown.is_err());
+}
+
+/// Limits on requests in flight at each host, which others wait for.
+fn limits(options: &str) -> String {
+    format!(
+        ", typed_extension_protocol_options: {{ limits: {{ \
+         '@type': type.googleapis.com/outrigger.upstream.v1.ConcurrencyOptions, {options} }} }}"
+    )
+}
+
+#[tokio::test]
+async fn requests_wait_for_a_place_at_the_host_they_name() {
+    let dns = DnsServer::start().await;
+    let (one, two) = (Upstream::start("one").await, Upstream::start("two").await);
+    dns.addresses("one.test", &["127.0.0.1"]);
+    dns.addresses("two.test", &["127.0.0.1"]);
+    let cache = cache(dns.port(), "");
+    let listener = listener("web", &[chain(&manager(&cache, ALL), "")], "");
+    let cluster = cluster(&cache, &limits("max_requests: 1"));
+    // Any worker may serve any of them.
+    let settings = Settings { concurrency: 4, ..Settings::default() };
+    let proxy = Proxy::start_with(&bootstrap(&[listener], &[cluster]), settings).await;
+    let address = proxy.listener("web").await;
+    let host = |name: &str, upstream: &Upstream| format!("{name}:{}", upstream.port());
+    let send =
+        |host: String| tokio::spawn(async move { get(address, "/", &[("host", &host), ("x-reply", "gate")]).await });
+    let mut sent = vec![send(host("one.test", &one))];
+    one.wait("the first at its gate", |counts| counts.waiting == 1).await;
+    for waiting in 1..=6 {
+        sent.push(send(host("one.test", &one)));
+        proxy.wait_stat("cluster.anywhere.queue.active", |active| active == waiting).await;
+    }
+    // Another host has a place of its own.
+    sent.push(send(host("two.test", &two)));
+    two.wait("the other at its gate", |counts| counts.waiting == 1).await;
+    assert_eq!(one.counts().requests, 1);
+    one.open_gate();
+    two.open_gate();
+    for response in sent {
+        assert_eq!(within("a response", response).await.unwrap().status, 200);
+    }
+    assert_eq!((one.counts().peak, one.counts().requests, two.counts().requests), (1, 7, 1));
+    proxy.wait_stat("cluster.anywhere.queue.active", |active| active == 0).await;
+    // The one for the other host was asked to queue, too, and its turn came at once.
+    assert_eq!(proxy.stat("cluster.anywhere.queue.total").await, 7);
+}
+
+#[tokio::test]
+async fn names_do_not_lead_to_addresses_that_are_filtered() {
+    let mut seen = Vec::new();
+    for program in [proxy::program(), proxy::envoy()] {
+        let dns = DnsServer::start().await;
+        let upstream = Upstream::start("inside").await;
+        dns.addresses("inside.test", &["127.0.0.1"]);
+        dns.addresses("mixed.test", &["127.0.0.66", "127.0.0.1"]);
+        let run = async |ranges: &str, host: &str| {
+            let filter = format!(", resolved_address_filter: {{ {ranges} }}");
+            let cache = cache(dns.port(), &filter);
+            let listener = listener("web", &[chain(&manager(&cache, ALL), "")], "");
+            let settings = Settings { program: program.clone(), ..Settings::default() };
+            let proxy = Proxy::start_with(&bootstrap(&[listener], &[cluster(&cache, "")]), settings).await;
+            let host = format!("{host}:{}", upstream.port());
+            let response = get(proxy.listener("web").await, "/", &[("host", &host)]).await;
+            let line = proxy.lines("log.txt", 1).await.remove(0);
+            // What Envoy's details say of the reason is its own.
+            let line: String = line.chars().take_while(|letter| *letter != '{').collect();
+            (response.status, line)
+        };
+        let network =
+            |prefix: &str, length: u8| format!("ranges: [{{ address_prefix: {prefix}, prefix_len: {length} }}]");
+        seen.push([
+            run(&network("127.0.0.0", 8), "inside.test").await,
+            run(&network("10.0.0.0", 8), "inside.test").await,
+            run(&format!("{}, invert_match: true", network("127.0.0.1", 32)), "inside.test").await,
+            run(&network("127.0.0.64", 26), "mixed.test").await,
+            run(&network("127.0.0.0", 8), "127.0.0.1").await,
+        ]);
+    }
+    let failed = (503, "503 DF dns_resolution_failure".to_owned());
+    let good = (200, "200 - via_upstream".to_owned());
+    assert_eq!(seen[0], [failed.clone(), good.clone(), good.clone(), good, failed]);
+    assert_eq!(seen[0], seen[1]);
 }

@@ -4,8 +4,11 @@
 mod aggregate;
 mod connections;
 mod forward_proxy;
+mod instead_of_routes;
 mod names;
+mod preconnect;
 mod proxy_protocol;
+mod transports;
 
 /// The fields of a resolver that asks this server only.
 pub fn resolver(port: u16) -> String {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use outrigger_tests::config::{all_to, bootstrap, chain, http, listener, routes};
 use outrigger_tests::dns::{DnsServer, Say};
-use outrigger_tests::{Proxy, Upstream, eventually, h1, proxy};
+use outrigger_tests::{Proxy, Upstream, eventually, h1, proxy, upstream};
 
 use super::resolver;
 
@@ -52,7 +52,7 @@ async fn a_resolver_that_fails_takes_nothing_away() {
         let before = proxy.stat("cluster.named.update_failure").await;
         proxy.wait_stat("cluster.named.update_failure", |count| count >= before + 2).await;
         assert_eq!(answered_by(address).await, "one");
-        assert_eq!(proxy.stat("cluster.named.membership_total").await, 1);
+        proxy.stat_is("cluster.named.membership_total", 1).await;
     }
     dns.addresses("one.test", &["127.0.0.1", "127.0.0.2"]);
     proxy.wait_stat("cluster.named.membership_total", |count| count == 2).await;
@@ -76,8 +76,7 @@ async fn answers_hold_as_long_as_they_say_where_that_is_wanted() {
 #[tokio::test]
 async fn a_logical_name_that_moves_keeps_its_connections() {
     let dns = DnsServer::start().await;
-    let one = Upstream::start("one").await;
-    let two = Upstream::listen("two", SocketAddr::from(([127, 0, 0, 2], one.port())), None).await;
+    let (one, two) = upstream::pair("127.0.0.2").await;
     dns.addresses("moving.test", &["127.0.0.1"]);
     let more = ", dns_refresh_rate: 0.2s, dns_lookup_family: V4_ONLY";
     let (proxy, address) = start(cluster("LOGICAL_DNS", dns.port(), "moving.test", one.port(), more)).await;
@@ -96,7 +95,7 @@ async fn a_logical_name_that_moves_keeps_its_connections() {
     }
     // What is there serves on, and is the only connection.
     assert_eq!(client.get("/").await.served_by(), "one");
-    assert_eq!(proxy.stat("cluster.named.upstream_cx_total").await, 1);
+    proxy.stat_is("cluster.named.upstream_cx_total", 1).await;
     assert_eq!(answered_by(address).await, "one");
     assert_eq!(client.get("/").await.served_by(), "two");
     assert_eq!(two.counts().connections, 1);
@@ -105,28 +104,26 @@ async fn a_logical_name_that_moves_keeps_its_connections() {
 #[tokio::test]
 async fn each_family_is_asked_for_as_configured() {
     let dns = DnsServer::start().await;
-    let four = Upstream::start("four").await;
-    let six = Upstream::listen("six", SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, four.port())), None).await;
-    assert_eq!(six.port(), four.port());
+    let (four, _six) = upstream::pair("::1").await;
     dns.addresses("both.test", &["127.0.0.1", "::1"]);
     dns.addresses("four.test", &["127.0.0.1"]);
     dns.addresses("six.test", &["::1"]);
     for (family, name, expected) in [
-        ("V4_ONLY", "both.test", "four"),
-        ("V6_ONLY", "both.test", "six"),
-        ("AUTO", "both.test", "six"),
-        ("AUTO", "four.test", "four"),
-        ("V4_PREFERRED", "both.test", "four"),
-        ("V4_PREFERRED", "six.test", "six"),
+        ("V4_ONLY", "both.test", "one"),
+        ("V6_ONLY", "both.test", "two"),
+        ("AUTO", "both.test", "two"),
+        ("AUTO", "four.test", "one"),
+        ("V4_PREFERRED", "both.test", "one"),
+        ("V4_PREFERRED", "six.test", "two"),
     ] {
         let more = format!(", dns_lookup_family: {family}");
         let (proxy, address) = start(cluster("STRICT_DNS", dns.port(), name, four.port(), &more)).await;
         assert_eq!(answered_by(address).await, expected, "{family} {name}");
-        assert_eq!(proxy.stat("cluster.named.membership_total").await, 1, "{family} {name}");
+        proxy.stat_is("cluster.named.membership_total", 1).await;
     }
     let all = ", dns_lookup_family: ALL";
     let (proxy, _) = start(cluster("STRICT_DNS", dns.port(), "both.test", four.port(), all)).await;
-    assert_eq!(proxy.stat("cluster.named.membership_total").await, 2);
+    proxy.stat_is("cluster.named.membership_total", 2).await;
 }
 
 #[tokio::test]

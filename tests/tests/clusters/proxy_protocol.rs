@@ -108,8 +108,8 @@ async fn requests_of_different_clients_never_share_a_connection() {
             assert!(seen.ends_with(&format!("10.0.0.{number}")), "{number}: {seen}");
         }
     }
-    assert_eq!(proxy.stat("cluster.next.upstream_cx_total").await, 3);
-    assert_eq!(proxy.stat("cluster.next.upstream_rq_total").await, 9);
+    proxy.stat_is("cluster.next.upstream_cx_total", 3).await;
+    proxy.stat_is("cluster.next.upstream_rq_total", 9).await;
 }
 
 /// HAProxy on a Unix socket, which answers each request with the client that the PROXY header names.

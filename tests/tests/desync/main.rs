@@ -144,5 +144,5 @@ async fn every_request_has_one_reading() {
     assert!(report.is_empty(), "other verdicts:\n{report}");
     // One connection for all listeners of a worker, unless one was in the middle of a request that was refused.
     assert!(subject.endpoint.connections() < cases.len(), "{} connections", subject.endpoint.connections());
-    assert_eq!(subject.proxy.stat("cluster.endpoint.upstream_cx_protocol_error").await, 0);
+    subject.proxy.stat_is("cluster.endpoint.upstream_cx_protocol_error", 0).await;
 }

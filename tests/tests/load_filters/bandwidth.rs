@@ -73,9 +73,9 @@ async fn bodies_are_limited_as_in_envoy() {
 async fn held_back(proxy: &Proxy, direction: &str, bytes: u64) {
     let stat = |name: &str| format!("p.http_bandwidth_limit.{direction}_{name}");
     proxy.wait_stat(&stat("pending"), |pending| pending == 0).await;
-    assert_eq!(proxy.stat(&stat("incoming_total_size")).await, bytes);
-    assert_eq!(proxy.stat(&stat("allowed_total_size")).await, bytes);
-    assert!(proxy.stat(&stat("enforced")).await > 0);
+    proxy.stat_is(&stat("incoming_total_size"), bytes).await;
+    proxy.stat_is(&stat("allowed_total_size"), bytes).await;
+    proxy.wait_stat(&stat("enforced"), |count| count > 0).await;
 }
 
 #[tokio::test]
@@ -93,7 +93,8 @@ async fn a_body_takes_the_time_of_its_bytes_and_trailers_tell() {
     let response = client.request("POST", "/", &[("x-reply", "bytes=70000")], &body).await;
     // What was saved up is a second's bytes at most; the rest comes at the rate.
     let least = Duration::from_millis((80 * 1024 + 70_000 - 64 * 1024) * 1000 / (64 * 1024));
-    assert!(begin.elapsed() >= least, "{:?}", begin.elapsed());
+    // Clocks round.
+    assert!(begin.elapsed() >= least - Duration::from_millis(50), "{:?}", begin.elapsed());
     assert_eq!((response.status, response.body.len()), (200, 70_000));
     for name in ["request-delay", "request-filter-delay", "response-delay", "response-filter-delay"] {
         let told = response.trailer(&format!("slow-bandwidth-{name}-ms")).and_then(|time| time.parse::<u64>().ok());
@@ -121,7 +122,7 @@ async fn all_workers_take_from_the_same_bytes() {
     let received: usize = all.join_all().await.into_iter().sum();
     assert_eq!(received, 8 * 16384);
     // Twice what a second gives, of which one may have been saved up.
-    assert!(begin.elapsed() >= Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() >= Duration::from_millis(950), "{:?}", begin.elapsed());
     held_back(&proxy, "response", 8 * 16384).await;
 }
 

@@ -101,7 +101,7 @@ async fn requests_above_the_limit_are_refused() {
             let refused = h1::Client::connect(address).await.request("GET", "/", &[], b"").await;
             assert_eq!((refused.status, refused.text().as_str()), (429, "reached concurrency limit"));
         }
-        assert_eq!(proxy.stat(&format!("{STATS}.rq_blocked")).await, 4);
+        proxy.stat_is(&format!("{STATS}.rq_blocked"), 4).await;
         seen.push(proxy.lines("web.log", 4).await);
         // One that is given up makes room, and one that is answered.
         drop(waiting.pop());
@@ -136,13 +136,13 @@ async fn the_limit_grows_with_traffic_and_is_seen_without_it() {
         let response = h1::Client::connect(address).await.request("GET", "/", &[("x-reply", "delay=30")], b"").await;
         assert_eq!(response.status, 200);
         if request == 0 {
-            assert_eq!(proxy.stat(&stat("min_rtt_calculation_active")).await, 1);
-            assert_eq!(proxy.stat(&stat("concurrency_limit")).await, 4);
+            proxy.stat_is(&stat("min_rtt_calculation_active"), 1).await;
+            proxy.stat_is(&stat("concurrency_limit"), 4).await;
         }
     }
     proxy.wait_stat(&stat("min_rtt_calculation_active"), |active| active == 0).await;
-    assert!(proxy.stat(&stat("min_rtt_msecs")).await >= 29);
+    proxy.wait_stat(&stat("min_rtt_msecs"), |seen| seen >= 29).await;
     // Nobody sends anything, and yet the last request moves the limit once its time is over.
     proxy.wait_stat(&stat("sample_rtt_msecs"), |latency| latency >= 29).await;
-    assert!(proxy.stat(&stat("gradient")).await >= 500);
+    proxy.wait_stat(&stat("gradient"), |seen| seen >= 500).await;
 }

@@ -69,7 +69,7 @@ async fn keys_are_shared_and_rotated() {
     })
     .await;
     assert!(resumes(second, &client).await, "a ticket of the old key still counts");
-    assert!(two.stat("listener.l.ssl.session_reused").await >= 2);
+    two.wait_stat("listener.l.ssl.session_reused", |seen| seen >= 2).await;
     let dump = two.admin("/config_dump").await.text();
     assert!(dump.contains("tickets") && !dump.contains("bbbbbbbb"), "keys are not shown");
 }

@@ -1,6 +1,7 @@
 //! Expressions of the Common Expression Language, as far as Envoy evaluates it.
 //!
-//! Owns the syntax tree and how it is read, from text and from `google.api.expr.v1alpha1`. There are no comprehensions
+//! Owns the syntax tree and how it is read, from text, from `google.api.expr.v1alpha1` and from
+//! `cel.expr`. There are no comprehensions
 //! (`all`, `exists`, `map`, ...), which Envoy switches off as well: the time an evaluation takes is bounded by the length of
 //! the expression and of the values that it looks at. Never evaluates (see `outrigger_policy::cel`).
 
@@ -13,7 +14,7 @@ mod tests;
 
 use std::sync::Arc;
 
-pub(crate) use wire::{checked, parsed};
+pub(crate) use wire::{checked, expression, parsed};
 
 /// A compiled expression.
 #[derive(Clone, Debug, PartialEq)]

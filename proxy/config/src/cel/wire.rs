@@ -1,10 +1,12 @@
-//! Trees of `google.api.expr.v1alpha1`, which control planes parse or check themselves.
+//! Trees of `google.api.expr.v1alpha1` and `cel.expr`, which control planes parse or check themselves.
 //!
 //! Owns the translation. Never trusts that a tree was checked.
 
 use outrigger_api::pb::google::api::expr::v1alpha1 as pb;
+use outrigger_api::pb::xds::r#type::v3 as xds;
 use pb::constant::ConstantKind;
 use pb::expr::ExprKind;
+use prost::Message;
 
 use super::{Binary, Expression, Literal, MAX_DEPTH, Node, call};
 use crate::decide::decide;
@@ -27,6 +29,44 @@ pub(crate) fn checked(at: &FieldPath<'_>, wire: pb::CheckedExpr) -> Parsed<Expre
         Some(expr) => parsed(&at.field("expr"), expr),
         None => Err(at.field("expr").reject("is required")),
     }
+}
+
+/// Reads an expression in any of its forms; the newest that is given counts.
+pub(crate) fn expression(at: &FieldPath<'_>, wire: xds::CelExpression) -> Parsed<Expression> {
+    use xds::cel_expression::ExprSpecifier;
+    decide!(wire, at, xds::CelExpression as "xds.type.v3.CelExpression" {
+        implemented: expr_specifier, cel_expr_parsed, cel_expr_checked, cel_expr_string;
+        no_effect: ;
+        unsupported: ;
+    });
+    if !cel_expr_string.is_empty() {
+        return Expression::parse(&cel_expr_string).map_err(|why| at.field("cel_expr_string").reject(why));
+    }
+    if let Some(wire) = cel_expr_checked {
+        return checked(&at.field("cel_expr_checked"), older(&at.field("cel_expr_checked"), &wire)?);
+    }
+    if let Some(wire) = cel_expr_parsed {
+        return tree(&at.field("cel_expr_parsed"), older(&at.field("cel_expr_parsed"), &wire)?);
+    }
+    match expr_specifier {
+        Some(ExprSpecifier::CheckedExpr(wire)) => checked(&at.field("checked_expr"), wire),
+        Some(ExprSpecifier::ParsedExpr(wire)) => tree(&at.field("parsed_expr"), wire),
+        None => Err(at.reject("has no expression")),
+    }
+}
+
+fn tree(at: &FieldPath<'_>, wire: pb::ParsedExpr) -> Parsed<Expression> {
+    // Positions in a text that is not here tell nothing.
+    let pb::ParsedExpr { expr, source_info: _ } = wire;
+    match expr {
+        Some(expr) => parsed(&at.field("expr"), expr),
+        None => Err(at.field("expr").reject("is required")),
+    }
+}
+
+/// The messages of `cel.expr` are those of `google.api.expr.v1alpha1` under another name: their fields have the same numbers.
+fn older<M: Message + Default>(at: &FieldPath<'_>, wire: &impl Message) -> Parsed<M> {
+    M::decode(wire.encode_to_vec().as_slice()).map_err(|error| at.reject(error.to_string()))
 }
 
 fn node(wire: pb::Expr, depth: usize) -> Result<Node, String> {

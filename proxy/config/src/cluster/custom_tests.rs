@@ -42,11 +42,31 @@ fn queues_are_for_clusters_that_have_endpoints_of_their_own() {
         "cluster_type: an aggregate cluster has no endpoints that could have concurrency options: give them to its \
          members, where they hold for requests of both",
     );
-    assert_refused(
-        custom("dynamic_forward_proxy", "dns_cache_config: {name: names}", limit),
-        "cluster_type: a dynamic forward proxy has concurrency options for none of its hosts: requests name them, so \
-         there is nobody else to choose, and only circuit_breakers hold",
-    );
+    // Those of a dynamic forward proxy are the hosts that requests name.
+    let forward = custom("dynamic_forward_proxy", "dns_cache_config: {name: names}", limit).unwrap();
+    assert_eq!(forward.concurrency.unwrap().max_requests, Some(5));
+}
+
+#[test]
+fn names_may_be_kept_from_leading_to_some_addresses() {
+    let filter = |fields: &str| {
+        let cache = format!("dns_cache_config: {{name: names, resolved_address_filter: {{{fields}}}}}");
+        custom("dynamic_forward_proxy", &cache, "").map(|cluster| match cluster.discovery {
+            Discovery::DynamicForward(cache) => cache.refused.clone().unwrap(),
+            other => panic!("{other:?}"),
+        })
+    };
+    let network = "ranges: [{address_prefix: 10.0.0.0, prefix_len: 8}]";
+    let (inside, outside) = ("10.1.2.3".parse().unwrap(), "11.1.2.3".parse().unwrap());
+    let plain = filter(network).unwrap();
+    assert_eq!((plain.holds(inside), plain.holds(outside)), (true, false));
+    let inverted = filter(&format!("{network}, invert_match: true")).unwrap();
+    assert_eq!((inverted.holds(inside), inverted.holds(outside)), (false, true));
+    let none = filter("").unwrap();
+    assert!(!none.holds(inside));
+    let refused = filter("ranges: [{address_prefix: x}]").unwrap_err().to_string();
+    let at = "cluster_type.typed_config.dns_cache_config.resolved_address_filter.ranges[0].address_prefix";
+    assert!(refused.contains(at), "{refused}");
 }
 
 #[test]
@@ -134,7 +154,7 @@ fn connections_are_made_as_configured() {
          socket_options: [{level: 6, name: 18, int_value: 5}]}",
     )
     .unwrap();
-    assert_eq!(cluster.preconnect, Some(Preconnect { per_upstream: 1.5 }));
+    assert_eq!(cluster.preconnect, Some(Box::new(Preconnect { per_upstream: 1.5, predictive: 1.0, only: None })));
     assert!(cluster.pool_per_downstream);
     assert_eq!(cluster.happy_eyeballs, HappyEyeballs { first_is_ipv6: Some(false), first_count: 2 });
     let bind = cluster.bind.unwrap();
@@ -148,8 +168,14 @@ fn connections_are_made_as_configured() {
             "preconnect_policy.per_upstream_preconnect_ratio: 4 is not within 1 to 3",
         ),
         (
-            "preconnect_policy: {predictive_preconnect_ratio: 2}",
-            "preconnect_policy.predictive_preconnect_ratio: is not supported: nothing above 1",
+            "preconnect_policy: {predictive_preconnect_ratio: 0.5}",
+            "preconnect_policy.predictive_preconnect_ratio: 0.5 is not within 1 to 3",
+        ),
+        (
+            "preconnect_policy: {predictive_preconnect_ratio: 2, preconnect_enabled_metadata: {filter: x, \
+             path: [{key: k}], value: {bool_match: true}}}",
+            "preconnect_policy.preconnect_enabled_metadata.filter: \"x\" is not kept of endpoints, expected \"envoy.lb\" \
+             or \"envoy.transport_socket_match\"",
         ),
         (
             "upstream_connection_options: {happy_eyeballs_config: {first_address_family_version: PIPE}}",

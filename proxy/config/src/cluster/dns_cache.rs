@@ -2,16 +2,20 @@
 //!
 //! Owns its defaults. Never resolves a name.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::extensions::common::dynamic_forward_proxy::v3 as pb;
+use outrigger_api::pb::envoy::r#type::matcher::v3::AddressMatcher;
+use outrigger_api::pb::xds::core::v3::CidrRange;
 
 use super::DnsOptions;
 use super::dns::{failure_rate, family, positive};
 use crate::address::EndpointAddress;
-use crate::address_parse::endpoint_socket_address;
+use crate::address_parse::{cidr, endpoint_socket_address};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::dns::{DnsResolver, dns_resolution, dns_resolver};
@@ -36,8 +40,33 @@ pub struct DnsCache {
     pub max_pending_requests: u32,
     /// Limit on a question; 5 s unless given, `None` for the resolver's own.
     pub query_timeout: Option<Duration>,
+    /// Addresses that answers are not believed to have: names must not lead there.
+    pub refused: Option<AddressFilter>,
     /// Resolved at once and never forgotten.
     pub preresolve: Vec<(Arc<str>, u16)>,
+}
+
+/// Addresses by networks. Source: `envoy.type.matcher.v3.AddressMatcher`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AddressFilter {
+    ranges: Box<[IpNet]>,
+    invert: bool,
+}
+
+impl AddressFilter {
+    /// Whether it is an address within one of the networks; outside of all of them if that is what is asked for.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.ranges.iter().any(|range| range.contains(&address)) != self.invert
+    }
+
+    fn parse(at: &FieldPath<'_>, wire: AddressMatcher) -> Parsed<Self> {
+        decide!(wire, at, AddressMatcher as "envoy.type.matcher.v3.AddressMatcher" {
+            implemented: ranges, invert_match;
+            no_effect: ;
+            unsupported: ;
+        });
+        Ok(Self { ranges: wire::each(&at.field("ranges"), ranges, network)?.into(), invert: invert_match })
+    }
 }
 
 impl DnsCache {
@@ -47,9 +76,9 @@ impl DnsCache {
             implemented: name, dns_lookup_family, dns_refresh_rate, dns_min_refresh_rate, host_ttl, max_hosts,
                 disable_dns_refresh_on_failure, dns_failure_refresh_rate, dns_cache_circuit_breaker,
                 use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config, preresolve_hostnames,
-                dns_query_timeout;
+                dns_query_timeout, resolved_address_filter;
             no_effect: ;
-            unsupported: key_value_config, resolved_address_filter;
+            unsupported: key_value_config;
         });
         if name.is_empty() {
             return Err(at.field("name").reject("must not be empty"));
@@ -95,9 +124,18 @@ impl DnsCache {
             forget_failures: disable_dns_refresh_on_failure,
             max_pending_requests: breaker.max_pending_requests.map_or(1024, |limit| limit.value),
             query_timeout: wire::limit(&at.field("dns_query_timeout"), dns_query_timeout, Some(DEFAULT_QUERY_TIMEOUT))?,
+            refused: match resolved_address_filter {
+                None => None,
+                Some(wire) => Some(AddressFilter::parse(&at.field("resolved_address_filter"), wire)?),
+            },
             preresolve: wire::each(&at.field("preresolve_hostnames"), preresolve_hostnames, preresolved)?,
         })
     }
+}
+
+fn network(at: &FieldPath<'_>, wire: CidrRange) -> Parsed<IpNet> {
+    let CidrRange { address_prefix, prefix_len } = wire;
+    cidr(at, core::CidrRange { address_prefix, prefix_len })
 }
 
 fn preresolved(at: &FieldPath<'_>, wire: core::SocketAddress) -> Parsed<(Arc<str>, u16)> {

@@ -185,6 +185,7 @@ fn locality_endpoints(
         priority,
         weight: wire::number_within(&at.field("load_balancing_weight"), load_balancing_weight, 1..=u32::MAX)?,
         transport: transport_metadata(metadata.as_ref()),
+        metadata: lb_metadata(metadata).map(Arc::new),
         endpoints,
     })
 }

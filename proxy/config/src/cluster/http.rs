@@ -14,6 +14,7 @@ use pb::http_protocol_options::{AutoHttpConfig, ExplicitHttpConfig, UpstreamProt
 
 use super::concurrency::{self, Concurrency};
 use super::error_matcher::error_matcher;
+use super::request_policies::{RequestPolicies, WirePolicies};
 use super::{UpstreamHttp, UpstreamProtocol};
 use crate::context::Context;
 use crate::decide::decide;
@@ -38,6 +39,7 @@ pub(super) struct HttpFields {
 /// What was read.
 pub(super) struct ReadHttp {
     pub http: UpstreamHttp,
+    pub requests: Option<RequestPolicies>,
     pub max_requests_per_connection: Option<u32>,
     /// The other options that stand where those of HTTP do.
     pub concurrency: Option<Concurrency>,
@@ -57,25 +59,26 @@ pub(super) fn upstream_http(context: &Context<'_>, at: &FieldPath<'_>, wire: Htt
     let older_limit = max_requests_per_connection.map(|limit| limit.value).filter(|limit| *limit > 0);
     let TypedOptions { http, concurrency } =
         typed_options(context, &at.field("typed_extension_protocol_options"), typed)?;
-    let (common, http) = match http {
+    let ReadOptions { common, http, requests } = match http {
         Some(read) => read,
         None => {
             let common = common_http_options(&at.field("common_http_protocol_options"), common)?;
-            let protocol = older_protocol(at, http1, http2, protocol_selection)?;
+            let protocol = older_protocol(context, at, http1, http2, protocol_selection)?;
             let upstream = upstream_options(&at.field("upstream_http_protocol_options"), upstream)?;
             let http = together(&common, protocol, upstream);
-            (common, http)
+            ReadOptions { common, http, requests: None }
         }
     };
     match (older_limit, common.max_requests_per_connection) {
         (Some(_), Some(_)) => Err(at
             .field("max_requests_per_connection")
             .reject("must not be set both here and in the HTTP protocol options")),
-        (older, newer) => Ok(ReadHttp { http, max_requests_per_connection: newer.or(older), concurrency }),
+        (older, newer) => Ok(ReadHttp { http, requests, max_requests_per_connection: newer.or(older), concurrency }),
     }
 }
 
 fn older_protocol(
+    context: &Context<'_>,
     at: &FieldPath<'_>,
     http1: Option<core::Http1ProtocolOptions>,
     http2: Option<core::Http2ProtocolOptions>,
@@ -94,10 +97,11 @@ fn older_protocol(
         (ClusterProtocolSelection::UseConfiguredProtocol, _, Some(_)) => UpstreamProtocol::Http2,
         (ClusterProtocolSelection::UseConfiguredProtocol, _, None) => UpstreamProtocol::Http1,
     };
-    both(at, protocol, http1, http2)
+    both(context, at, protocol, http1, http2)
 }
 
 fn both(
+    context: &Context<'_>,
     at: &FieldPath<'_>,
     protocol: UpstreamProtocol,
     http1: Option<core::Http1ProtocolOptions>,
@@ -105,7 +109,7 @@ fn both(
 ) -> Parsed<Protocol> {
     Ok(Protocol {
         protocol,
-        http1: http1_options(&at.field("http_protocol_options"), http1.unwrap_or_default())?,
+        http1: http1_options(context, &at.field("http_protocol_options"), http1.unwrap_or_default())?,
         http2: http2_options(&at.field("http2_protocol_options"), http2.unwrap_or_default())?,
     })
 }
@@ -149,9 +153,16 @@ fn together(common: &CommonHttpOptions, protocol: Protocol, names: AutoNames) ->
     }
 }
 
+/// What `HttpProtocolOptions` say.
+struct ReadOptions {
+    common: CommonHttpOptions,
+    http: UpstreamHttp,
+    requests: Option<RequestPolicies>,
+}
+
 #[derive(Default)]
 struct TypedOptions {
-    http: Option<(CommonHttpOptions, UpstreamHttp)>,
+    http: Option<ReadOptions>,
     concurrency: Option<Concurrency>,
 }
 
@@ -186,22 +197,24 @@ fn http_protocol_options(
     context: &Context<'_>,
     at: &FieldPath<'_>,
     wire: pb::HttpProtocolOptions,
-) -> Parsed<(CommonHttpOptions, UpstreamHttp)> {
+) -> Parsed<ReadOptions> {
     decide!(wire, at, pb::HttpProtocolOptions as "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" {
         implemented: common_http_protocol_options, upstream_http_protocol_options, http_filters,
-            upstream_protocol_options, outlier_detection;
-        no_effect: hash_policy = "no consistent-hash policy is supported, and a cluster with one is rejected";
-        unsupported: header_validation_config, request_mirror_policies, retry_policy;
+            upstream_protocol_options, outlier_detection, request_mirror_policies, hash_policy, retry_policy;
+        no_effect: ;
+        unsupported: header_validation_config;
     });
     let filters = upstream_filters(context, &at.field("http_filters"), http_filters)?;
     let common = common_http_options(&at.field("common_http_protocol_options"), common_http_protocol_options)?;
     let names = upstream_options(&at.field("upstream_http_protocol_options"), upstream_http_protocol_options)?;
     let protocol = match upstream_protocol_options {
-        Some(UpstreamProtocolOptions::ExplicitHttpConfig(wire)) => explicit(&at.field("explicit_http_config"), wire)?,
-        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(wire)) => {
-            use_downstream(&at.field("use_downstream_protocol_config"), wire)?
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(wire)) => {
+            explicit(context, &at.field("explicit_http_config"), wire)?
         }
-        Some(UpstreamProtocolOptions::AutoConfig(wire)) => auto(&at.field("auto_config"), wire)?,
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(wire)) => {
+            use_downstream(context, &at.field("use_downstream_protocol_config"), wire)?
+        }
+        Some(UpstreamProtocolOptions::AutoConfig(wire)) => auto(context, &at.field("auto_config"), wire)?,
         None => {
             return Err(at.reject("needs one of explicit_http_config, use_downstream_protocol_config, auto_config"));
         }
@@ -211,37 +224,43 @@ fn http_protocol_options(
     if let Some(wire) = outlier_detection {
         http.error_matcher = Some(error_matcher(&at.field("outlier_detection"), wire)?);
     }
-    Ok((common, http))
+    let requests =
+        RequestPolicies::read(context, at, WirePolicies { request_mirror_policies, hash_policy, retry_policy })?;
+    Ok(ReadOptions { common, http, requests })
 }
 
-fn explicit(at: &FieldPath<'_>, wire: ExplicitHttpConfig) -> Parsed<Protocol> {
+fn explicit(context: &Context<'_>, at: &FieldPath<'_>, wire: ExplicitHttpConfig) -> Parsed<Protocol> {
     use pb::http_protocol_options::explicit_http_config::ProtocolConfig;
     let ExplicitHttpConfig { protocol_config } = wire;
     match protocol_config {
-        Some(ProtocolConfig::HttpProtocolOptions(http1)) => both(at, UpstreamProtocol::Http1, Some(http1), None),
-        Some(ProtocolConfig::Http2ProtocolOptions(http2)) => both(at, UpstreamProtocol::Http2, None, Some(http2)),
+        Some(ProtocolConfig::HttpProtocolOptions(http1)) => {
+            both(context, at, UpstreamProtocol::Http1, Some(http1), None)
+        }
+        Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
+            both(context, at, UpstreamProtocol::Http2, None, Some(http2))
+        }
         Some(ProtocolConfig::Http3ProtocolOptions(_)) => Err(at.field("http3_protocol_options").unsupported()),
         None => Err(at.reject("needs one of http_protocol_options, http2_protocol_options")),
     }
 }
 
-fn use_downstream(at: &FieldPath<'_>, wire: UseDownstreamHttpConfig) -> Parsed<Protocol> {
+fn use_downstream(context: &Context<'_>, at: &FieldPath<'_>, wire: UseDownstreamHttpConfig) -> Parsed<Protocol> {
     decide!(wire, at, UseDownstreamHttpConfig
         as "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig" {
         implemented: http_protocol_options, http2_protocol_options;
         no_effect: ;
         unsupported: http3_protocol_options;
     });
-    both(at, UpstreamProtocol::UseDownstream, http_protocol_options, http2_protocol_options)
+    both(context, at, UpstreamProtocol::UseDownstream, http_protocol_options, http2_protocol_options)
 }
 
-fn auto(at: &FieldPath<'_>, wire: AutoHttpConfig) -> Parsed<Protocol> {
+fn auto(context: &Context<'_>, at: &FieldPath<'_>, wire: AutoHttpConfig) -> Parsed<Protocol> {
     decide!(wire, at, AutoHttpConfig as "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig" {
         implemented: http_protocol_options, http2_protocol_options;
         no_effect: ;
         unsupported: http3_protocol_options, alternate_protocols_cache_options;
     });
-    both(at, UpstreamProtocol::Auto, http_protocol_options, http2_protocol_options)
+    both(context, at, UpstreamProtocol::Auto, http_protocol_options, http2_protocol_options)
 }
 
 const DEFAULT_MAX_HEADERS: u32 = 100;

@@ -71,9 +71,9 @@ fn thresholds(at: &FieldPath<'_>, wire: pb::circuit_breakers::Thresholds) -> Par
 fn retry_budget(at: &FieldPath<'_>, wire: pb::circuit_breakers::thresholds::RetryBudget) -> Parsed<RetryBudget> {
     decide!(wire, at, pb::circuit_breakers::thresholds::RetryBudget
         as "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget" {
-        implemented: budget_percent, min_retry_concurrency;
+        implemented: budget_percent, min_retry_concurrency, budget_interval;
         no_effect: ;
-        unsupported: budget_interval;
+        unsupported: ;
     });
     let percent_at = at.field("budget_percent");
     Ok(RetryBudget {
@@ -82,6 +82,10 @@ fn retry_budget(at: &FieldPath<'_>, wire: pb::circuit_breakers::thresholds::Retr
             None => Percent::new(DEFAULT_BUDGET_PERCENT).ok_or_else(|| percent_at.reject("is required"))?,
         },
         min_retry_concurrency: min_retry_concurrency.map_or(DEFAULT_MIN_RETRIES, |number| number.value),
+        interval: match budget_interval {
+            None => None,
+            Some(wire) => Some(wire::duration(&at.field("budget_interval"), wire)?).filter(|time| !time.is_zero()),
+        },
     })
 }
 

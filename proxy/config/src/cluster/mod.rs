@@ -20,6 +20,9 @@ mod load_reports;
 mod outlier;
 mod parse;
 #[cfg(test)]
+mod policy_tests;
+mod request_policies;
+#[cfg(test)]
 mod tests;
 mod transport;
 
@@ -32,6 +35,7 @@ use crate::http::filters::UpstreamFilters;
 use crate::http::{Http1Options, Http2Options};
 use crate::istio::{ClusterHints, MetadataExchange};
 use crate::listener::{SocketOption, TcpKeepalive};
+use crate::matcher::Matcher;
 use crate::source::ConfigSource;
 use crate::units::{Fraction, Percent};
 
@@ -43,13 +47,14 @@ pub use balancing::{
 };
 pub(crate) use concurrency::queue_hints;
 pub use concurrency::{Caller, Concurrency, MAX_CLASS, MAX_OFFSET_MS, OverLimit, PriorityClass, QueueHints};
-pub use dns_cache::DnsCache;
+pub use dns_cache::{AddressFilter, DnsCache};
 pub use error_matcher::ErrorMatcher;
 pub use health_check::{CheckIntervals, EndpointCheck, HealthCheck};
 pub use health_check_custom::AgentProbe;
 pub use health_check_probe::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProxyProtocolVersion, TcpProbe};
 pub use load_reports::LoadReports;
 pub use outlier::{Consecutive, Ejection, FailurePercentage, OutlierDetection, SuccessRate};
+pub use request_policies::RequestPolicies;
 pub use transport::{Preconnect, ProxiedTransport, ProxyHeaderSettings, TlvFilter, TransportMatch, UpstreamTransport};
 
 /// A cluster, checked.
@@ -77,16 +82,20 @@ pub struct Cluster {
     pub concurrency: Option<Box<Concurrency>>,
     /// HTTP towards its endpoints.
     pub http: UpstreamHttp,
+    /// What it says in place of routes, where it says something.
+    pub requests: Option<Box<RequestPolicies>>,
     /// TLS, or none.
     pub transport: UpstreamTransport,
     /// Transports of endpoints that say they have them, the first that fits; `transport` for the others.
     pub transport_matches: Vec<TransportMatch>,
+    /// Says which of them an endpoint has, in place of what each of them asks for.
+    pub transport_matcher: Option<Box<Matcher<usize>>>,
     /// SO_KEEPALIVE of its connections.
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// In which order the addresses of an endpoint are tried.
     pub happy_eyeballs: HappyEyeballs,
     /// Connections that are made before they are needed.
-    pub preconnect: Option<Preconnect>,
+    pub preconnect: Option<Box<Preconnect>>,
     /// Each downstream connection has upstream connections of its own.
     pub pool_per_downstream: bool,
     /// Source address of its connections.
@@ -255,6 +264,8 @@ pub struct RetryBudget {
     pub budget: Percent,
     /// 3 unless given.
     pub min_retry_concurrency: u32,
+    /// The share is one of the requests that began within this time instead of those that are active or pending.
+    pub interval: Option<Duration>,
 }
 
 /// HTTP towards a cluster. Source: `envoy.extensions.upstreams.http.v3.HttpProtocolOptions` or the older fields.
@@ -368,6 +379,8 @@ pub struct LocalityEndpoints {
     pub weight: Option<u32>,
     /// What they say of their transport unless they say something themselves.
     pub transport: Option<Arc<LbMetadata>>,
+    /// What is said of them for balancing (`envoy.lb`).
+    pub metadata: Option<Arc<LbMetadata>>,
     /// In the order given.
     pub endpoints: Vec<Endpoint>,
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use outrigger_api::pb::envoy::config::cluster::v3 as pb;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::config::core::v3::TypedExtensionConfig;
-use outrigger_api::pb::google::protobuf::{BoolValue, DoubleValue};
+use outrigger_api::pb::google::protobuf::BoolValue;
 use prost::Message as _;
 
 use super::balancing::{BalancingFields, ReadBalancing, balancing, metric};
@@ -19,10 +19,9 @@ use super::http::{HttpFields, ReadHttp, upstream_http};
 use super::limits::circuit_breakers;
 use super::load_reports::load_reports;
 use super::outlier::{outlier_detection, probation_requests};
-use super::transport::transport_matches;
+use super::transport::{preconnect, transport_matcher, transport_matches};
 use super::{
-    Cluster, Concurrency, Discovery, HappyEyeballs, LoadBalancing, Preconnect, Probe, UpstreamProtocol,
-    UpstreamTransport,
+    Cluster, Concurrency, Discovery, HappyEyeballs, LoadBalancing, Probe, UpstreamProtocol, UpstreamTransport,
 };
 use crate::address_parse::{bind_config, tcp_keepalive};
 use crate::context::Context;
@@ -41,7 +40,8 @@ impl Cluster {
     }
 }
 
-fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed<Cluster> {
+fn parse(context: &Context<'_>, at: &FieldPath<'_>, mut wire: pb::Cluster) -> Parsed<Cluster> {
+    wire::drop_zero(&mut wire.per_connection_buffer_high_watermark_timeout);
     decide!(wire, at, pb::Cluster as "envoy.config.cluster.v3.Cluster" {
         implemented: name, alt_stat_name, eds_cluster_config, connect_timeout, per_connection_buffer_limit_bytes,
             lb_policy, load_assignment, max_requests_per_connection, circuit_breakers,
@@ -53,18 +53,19 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
             upstream_connection_options, ignore_health_on_host_removal, load_balancing_policy, upstream_config,
             cluster_discovery_type, lb_config, preconnect_policy, connection_pool_per_downstream_connection,
             lb_subset_config, outlier_detection, health_checks, metadata, filters,
-            close_connections_on_host_health_failure, lrs_server, lrs_report_endpoint_metrics;
+            close_connections_on_host_health_failure, lrs_server, lrs_report_endpoint_metrics,
+            transport_socket_matcher, queuing_policies;
         no_effect: stats_matcher = "the bootstrap's stats matcher holds for all clusters",
             track_timeout_budgets = "these stats are not kept",
             track_cluster_stats = "these stats are not kept";
-        unsupported: transport_socket_matcher, per_connection_buffer_high_watermark_timeout,
-            queuing_policies;
+        unsupported: per_connection_buffer_high_watermark_timeout;
     });
     if name.is_empty() {
         return Err(at.field("name").reject("must not be empty"));
     }
     check_wait_for_warm(&at.field("wait_for_warm_on_init"), wait_for_warm_on_init)?;
     check_upstream_config(context, &at.field("upstream_config"), upstream_config)?;
+    check_queue(context, &at.field("queuing_policies"), queuing_policies)?;
     let fields = BalancingFields {
         policy: lb_policy,
         config: lb_config,
@@ -107,7 +108,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
     let http_defaults =
         core::UpstreamHttpProtocolOptions { auto_sni: true, auto_san_validation: true, ..Default::default() };
     let upstream_http_protocol_options = upstream_http_protocol_options.or_else(|| forwards.then_some(http_defaults));
-    let ReadHttp { http, max_requests_per_connection, concurrency: typed } = upstream_http(
+    let ReadHttp { http, requests, max_requests_per_connection, concurrency: typed } = upstream_http(
         context,
         at,
         HttpFields {
@@ -140,6 +141,15 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
     let ConnectionOptions { tcp_keepalive, happy_eyeballs } =
         connection_options(&at.field("upstream_connection_options"), upstream_connection_options.unwrap_or_default())?;
     let probation = probation_requests(&at.field("metadata"), metadata.as_ref())?;
+    let transport_matches =
+        self::transport_matches(context, &at.field("transport_socket_matches"), transport_socket_matches)?;
+    let transport_matcher = match transport_socket_matcher {
+        None => None,
+        Some(wire) => {
+            let at = at.field("transport_socket_matcher");
+            Some(Box::new(self::transport_matcher(context, &at, &transport_matches, wire)?))
+        }
+    };
     let connect_at = at.field("connect_timeout");
     Ok(Cluster {
         stat_name: if alt_stat_name.is_empty() { name.as_str().into() } else { alt_stat_name.into() },
@@ -156,12 +166,10 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::Cluster) -> Parsed
         circuit_breakers,
         concurrency: concurrency.map(Box::new),
         http,
+        requests: requests.map(Box::new),
         transport,
-        transport_matches: self::transport_matches(
-            context,
-            &at.field("transport_socket_matches"),
-            transport_socket_matches,
-        )?,
+        transport_matches,
+        transport_matcher,
         tcp_keepalive,
         happy_eyeballs,
         preconnect: match preconnect_policy {
@@ -233,18 +241,33 @@ fn check_policy_fits(at: &FieldPath<'_>, discovery: &Discovery, policy: &LoadBal
     }
 }
 
-/// Places are those of endpoints that a cluster has itself, before a request comes.
+/// Places are those of endpoints, which an aggregate cluster does not have.
 fn check_has_places(at: &FieldPath<'_>, discovery: &Discovery) -> Parsed<()> {
     match discovery {
         Discovery::Aggregate(_) => Err(at.reject(
             "an aggregate cluster has no endpoints that could have concurrency options: give them to its members, where \
              they hold for requests of both",
         )),
-        Discovery::DynamicForward(_) => Err(at.reject(
-            "a dynamic forward proxy has concurrency options for none of its hosts: requests name them, so there is \
-             nobody else to choose, and only circuit_breakers hold",
-        )),
         _ => Ok(()),
+    }
+}
+
+/// Who waits first is served first, which is the one order there is.
+fn check_queue(context: &Context<'_>, at: &FieldPath<'_>, wire: Option<pb::cluster::QueuingPolicies>) -> Parsed<()> {
+    let Some(wire) = wire else { return Ok(()) };
+    decide!(wire, at, pb::cluster::QueuingPolicies as "envoy.config.cluster.v3.Cluster.QueuingPolicies" {
+        implemented: pending_rq_policy;
+        no_effect: ;
+        unsupported: ;
+    });
+    let Some(TypedExtensionConfig { name: _, typed_config }) = pending_rq_policy else { return Ok(()) };
+    let at = at.field("pending_rq_policy");
+    let at = at.field("typed_config");
+    let Some(config) = typed_config else { return Err(at.reject("is required")) };
+    let config = wire::extension(context, &at, config)?;
+    match wire::type_name(&config) {
+        "envoy.extensions.queue_policy.fifo.v3.FifoQueuePolicyConfig" => Ok(()),
+        _ => Err(at.reject(format!("{:?} is not supported", config.type_url))),
     }
 }
 
@@ -295,24 +318,6 @@ fn happy_eyeballs(
         },
         first_count: wire::number_within(&count_at, first_address_family_count, 1..=u32::MAX)?.unwrap_or(1),
     })
-}
-
-fn preconnect(at: &FieldPath<'_>, wire: pb::cluster::PreconnectPolicy) -> Parsed<Option<Preconnect>> {
-    decide!(wire, at, pb::cluster::PreconnectPolicy as "envoy.config.cluster.v3.Cluster.PreconnectPolicy" {
-        implemented: per_upstream_preconnect_ratio, predictive_preconnect_ratio;
-        no_effect: ;
-        unsupported: preconnect_enabled_metadata;
-    });
-    let ratio = |field: &'static str, wire: Option<DoubleValue>| match wire {
-        None => Ok(1.0),
-        Some(DoubleValue { value }) if (1.0..=3.0).contains(&value) => Ok(value),
-        Some(DoubleValue { value }) => Err(at.field(field).reject(format!("{value} is not within 1 to 3"))),
-    };
-    let per_upstream = ratio("per_upstream_preconnect_ratio", per_upstream_preconnect_ratio)?;
-    if ratio("predictive_preconnect_ratio", predictive_preconnect_ratio)? > 1.0 {
-        return Err(at.field("predictive_preconnect_ratio").reject("is not supported: nothing above 1"));
-    }
-    Ok((per_upstream > 1.0).then_some(Preconnect { per_upstream }))
 }
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,16 +1,22 @@
-//! Which transport the connections to an endpoint have (`transport_socket`, `transport_socket_matches`).
+//! What connections to endpoints are, and how many there are in advance (`transport_socket`, `transport_socket_matches`,
+//! `transport_socket_matcher`, `preconnect_policy`).
 //!
-//! Owns the choice by what an endpoint, or its locality, says of itself. Never connects.
+//! Owns the checked model. Never chooses a transport (see `outrigger-policy`), and never connects.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use outrigger_api::pb::envoy::config::cluster::v3 as pb;
 use outrigger_api::pb::envoy::config::core::v3 as core;
+use outrigger_api::pb::envoy::extensions::matching::common_inputs::transport_socket::v3::TransportSocketNameAction;
+use outrigger_api::pb::google::protobuf::{Any, DoubleValue};
+use outrigger_api::pb::xds::r#type::matcher::v3 as xds;
 
 use super::{Cluster, LbMetadata, ProxyProtocolVersion};
 use crate::context::Context;
 use crate::decide::decide;
+use crate::matcher::{Kinds, Matcher, Place, check_endpoint_namespace};
+use crate::matching::MetadataMatcher;
 use crate::rejection::{FieldPath, Parsed};
 use crate::tls::{UpstreamTls, upstream_transport_socket};
 use crate::wire;
@@ -89,10 +95,14 @@ impl UpstreamTransport {
 }
 
 /// Source: `Cluster.PreconnectPolicy`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Preconnect {
-    /// Connections to an endpoint for each request that it has; above 1.
+    /// Connections to an endpoint for each request that it has; at least 1.
     pub per_upstream: f64,
+    /// Connections of the cluster for each of its requests, at the endpoints whose turn comes next; at least 1.
+    pub predictive: f64,
+    /// Which endpoints may have connections in advance, by their metadata; all unless given.
+    pub only: Option<MetadataMatcher>,
 }
 
 /// A transport for endpoints that say of themselves what it asks for. Source: `Cluster.TransportSocketMatch`.
@@ -110,19 +120,6 @@ impl Cluster {
     /// All transports of its endpoints: the default first, then those of the matches.
     pub fn transports(&self) -> impl Iterator<Item = &UpstreamTransport> {
         std::iter::once(&self.transport).chain(self.transport_matches.iter().map(|wanted| &wanted.transport))
-    }
-
-    /// The place among [`Cluster::transports`] of an endpoint's transport, by what the endpoint and its locality say: the
-    /// first match for the endpoint, else the first for the locality, else the default.
-    pub fn transport_of(&self, endpoint: Option<&LbMetadata>, locality: Option<&LbMetadata>) -> usize {
-        let first = |said: Option<&LbMetadata>| {
-            let fits = |wanted: &TransportMatch| {
-                let mut criteria = wanted.criteria.iter();
-                criteria.all(|(key, value)| said.and_then(|said| said.get(key)) == Some(value))
-            };
-            self.transport_matches.iter().position(fits)
-        };
-        first(endpoint).or_else(|| locality.and_then(|locality| first(Some(locality)))).map_or(0, |place| place + 1)
     }
 }
 
@@ -157,6 +154,54 @@ pub(super) fn transport_matches(
         }
     }
     Ok(matches)
+}
+
+/// Reads the tree at `at`, which names one of `matches`. Its actions are places among `Cluster::transports`.
+pub(super) fn transport_matcher(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    matches: &[TransportMatch],
+    wire: xds::Matcher,
+) -> Parsed<Matcher<usize>> {
+    let action = |at: &FieldPath<'_>, any: &Any| {
+        if wire::type_name(any) != NAME_ACTION {
+            return Err(at.reject(format!("the action {:?} is not supported", any.type_url)));
+        }
+        let TransportSocketNameAction { name } = wire::decode(at, any)?;
+        let place = matches.iter().position(|wanted| wanted.name == name);
+        place.map(|place| place + 1).ok_or_else(|| {
+            at.field("name").reject(format!("{name:?} is not the name of one of the transport_socket_matches"))
+        })
+    };
+    Matcher::parse(context, at, &Kinds { place: Place::Endpoint, action: &action }, wire)
+}
+
+const NAME_ACTION: &str = "envoy.extensions.matching.common_inputs.transport_socket.v3.TransportSocketNameAction";
+
+/// Reads which connections are made before they are needed; `None` if none are.
+pub(super) fn preconnect(at: &FieldPath<'_>, wire: pb::cluster::PreconnectPolicy) -> Parsed<Option<Box<Preconnect>>> {
+    decide!(wire, at, pb::cluster::PreconnectPolicy as "envoy.config.cluster.v3.Cluster.PreconnectPolicy" {
+        implemented: per_upstream_preconnect_ratio, predictive_preconnect_ratio, preconnect_enabled_metadata;
+        no_effect: ;
+        unsupported: ;
+    });
+    let ratio = |field: &'static str, wire: Option<DoubleValue>| match wire {
+        None => Ok(1.0),
+        Some(DoubleValue { value }) if (1.0..=3.0).contains(&value) => Ok(value),
+        Some(DoubleValue { value }) => Err(at.field(field).reject(format!("{value} is not within 1 to 3"))),
+    };
+    let per_upstream = ratio("per_upstream_preconnect_ratio", per_upstream_preconnect_ratio)?;
+    let predictive = ratio("predictive_preconnect_ratio", predictive_preconnect_ratio)?;
+    let only = match preconnect_enabled_metadata {
+        None => None,
+        Some(wire) => {
+            let at = at.field("preconnect_enabled_metadata");
+            check_endpoint_namespace(&at, &wire.filter)?;
+            Some(MetadataMatcher::parse(&at, wire)?)
+        }
+    };
+    let any = per_upstream > 1.0 || predictive > 1.0;
+    Ok(any.then(|| Box::new(Preconnect { per_upstream, predictive, only })))
 }
 
 /// What an endpoint or locality says of its transport; `None` if it says nothing.

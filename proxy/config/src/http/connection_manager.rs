@@ -8,15 +8,17 @@ use std::time::Duration;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use outrigger_api::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager as parts;
-use outrigger_api::pb::google::protobuf::BoolValue;
+use outrigger_api::pb::google::protobuf::{BoolValue, Duration as WireDuration};
 
+use super::client_address::detections;
+use super::client_cert::client_cert_matcher;
 use super::early_mutations::early_mutations;
 use super::filters::http_filters;
 use super::header_mutations::check_header_value;
 use super::protocol_options::{common_http_options, http1_options, http2_options};
 use super::{
-    AccessLogTimes, ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager,
-    InternalAddresses, LocalReplies, RouteSource, ScopedRoutes, ServerHeader, StripPort, Upgrade,
+    AccessLogTimes, ClientCertForwarding, Codec, EscapedSlashes, ForwardProto, HttpConnectionManager,
+    InternalAddresses, LocalReplies, ProxyStatus, RouteSource, ScopedRoutes, ServerHeader, StripPort, Upgrade,
 };
 use crate::accesslog::access_logs;
 use crate::context::Context;
@@ -40,19 +42,27 @@ impl HttpConnectionManager {
                 normalize_path, merge_slashes, path_with_escaped_slashes_action, request_id_extension,
                 local_reply_config, strip_matching_host_port, strip_port_mode, stream_error_on_invalid_http_message,
                 strip_trailing_host_dot, append_x_forwarded_port, append_local_overload, add_user_agent,
-                early_header_mutation_extensions;
+                early_header_mutation_extensions, original_ip_detection_extensions, forward_client_cert_matcher,
+                proxy_status_config, forward_proto_config, http1_safe_max_connection_duration, drain_timeout_jitter,
+                access_log_flush_interval, flush_access_log_on_new_request;
             no_effect: http3_protocol_options = "HTTP/3 is not served",
-                add_proxy_protocol_connection_state = "there is no filter state";
-            unsupported: http1_safe_max_connection_duration, stream_flush_timeout,
-                drain_timeout_jitter, access_log_flush_interval, flush_access_log_on_new_request,
-                original_ip_detection_extensions,  forward_client_cert_matcher,
-                represent_ipv4_remote_address_as_ipv4_mapped_ipv6, path_normalization_options, proxy_status_config,
-                typed_header_validation_config, forward_proto_config;
+                add_proxy_protocol_connection_state = "there is no filter state",
+                represent_ipv4_remote_address_as_ipv4_mapped_ipv6 = "Envoy has not implemented it";
+            unsupported: path_normalization_options, stream_flush_timeout, typed_header_validation_config;
         });
         if stat_prefix.is_empty() {
             return Err(at.field("stat_prefix").reject("must not be empty"));
         }
-        let access_log_times = access_log_times(&at.field("access_log_options"), access_log_options)?;
+        let older = (access_log_flush_interval, flush_access_log_on_new_request);
+        let access_log_times = access_log_times(at, access_log_options, older)?;
+        let detections_at = at.field("original_ip_detection_extensions");
+        let detections = detections(context, &detections_at, original_ip_detection_extensions)?;
+        let peer_counts = use_remote_address.is_some_and(|flag| flag.value);
+        if !detections.is_empty() && (peer_counts || xff_num_trusted_hops > 0) {
+            return Err(
+                detections_at.reject("must not be set together with use_remote_address or xff_num_trusted_hops")
+            );
+        }
         check_header_value(&at.field("server_name"), &server_name)?;
         check_header_value(&at.field("via"), &via)?;
         let common_at = at.field("common_http_protocol_options");
@@ -71,7 +81,7 @@ impl HttpConnectionManager {
             stat_prefix: stat_prefix.into(),
             routes: routes(context, at, route_specifier)?,
             filters: self::http_filters(context, &at.field("http_filters"), http_filters)?,
-            http1: http1_options(&at.field("http_protocol_options"), http1)?,
+            http1: http1_options(context, &at.field("http_protocol_options"), http1)?,
             http2: http2_options(&at.field("http2_protocol_options"), http2)?,
             server_name: if server_name.is_empty() { DEFAULT_SERVER_NAME.to_owned() } else { server_name },
             server_header: server_header(&at.field("server_header_transformation"), server_header_transformation)?,
@@ -80,6 +90,8 @@ impl HttpConnectionManager {
             max_headers_count: common.max_headers_count.unwrap_or(DEFAULT_HEADERS_COUNT),
             idle_timeout: common.idle_timeout,
             max_connection_duration: common.max_connection_duration,
+            max_connection_duration_jitter: common.max_connection_duration_jitter,
+            http1_safe_max_connection_duration,
             max_stream_duration: common.max_stream_duration,
             max_requests_per_connection: common.max_requests_per_connection,
             underscores: common.underscores,
@@ -90,10 +102,15 @@ impl HttpConnectionManager {
                 Some(wire) => wire::duration(&at.field("drain_timeout"), wire)?,
                 None => DEFAULT_DRAIN_TIMEOUT,
             },
+            drain_timeout_jitter: drain_timeout_jitter
+                .map(|wire| wire::percent(&at.field("drain_timeout_jitter"), wire))
+                .transpose()?,
             delayed_close_timeout: limit("delayed_close_timeout", delayed_close_timeout, Some(DEFAULT_DELAYED_CLOSE))?,
             access_logs: access_logs(context, &at.field("access_log"), access_log)?,
             access_log_times,
-            use_remote_address: use_remote_address.is_some_and(|flag| flag.value),
+            use_remote_address: peer_counts,
+            detections,
+            forward_proto: forward_proto(&at.field("forward_proto_config"), forward_proto_config)?,
             xff_num_trusted_hops,
             skip_xff_append,
             internal_networks: internal_addresses(&at.field("internal_address_config"), internal_address_config)?,
@@ -101,14 +118,13 @@ impl HttpConnectionManager {
             generate_request_id: generate_request_id.is_none_or(|flag| flag.value),
             preserve_external_request_id,
             always_set_request_id_in_response,
-            forward_client_cert: forward_client_cert(
-                &at.field("forward_client_cert_details"),
-                forward_client_cert_details,
+            client_cert: ClientCertForwarding::parse(at, forward_client_cert_details, set_current_client_cert_details)?,
+            client_cert_matcher: client_cert_matcher(
+                context,
+                &at.field("forward_client_cert_matcher"),
+                forward_client_cert_matcher,
             )?,
-            set_current_client_cert: client_cert_details(
-                &at.field("set_current_client_cert_details"),
-                set_current_client_cert_details.unwrap_or_default(),
-            )?,
+            proxy_status: ProxyStatus::parse(&at.field("proxy_status_config"), proxy_status_config)?,
             proxy_100_continue,
             normalize_path: normalize_path.is_some_and(|flag| flag.value),
             merge_slashes,
@@ -120,7 +136,7 @@ impl HttpConnectionManager {
             strip_trailing_host_dot,
             append_x_forwarded_port,
             append_local_overload,
-            upgrades: upgrades(&at.field("upgrade_configs"), upgrade_configs)?,
+            upgrades: upgrades(context, &at.field("upgrade_configs"), upgrade_configs)?,
             tracing: match tracing {
                 Some(wire) => Some(Box::new(http_tracing(context, &at.field("tracing"), wire)?)),
                 None => None,
@@ -240,25 +256,14 @@ fn internal_addresses(at: &FieldPath<'_>, wire: Option<parts::InternalAddressCon
     Ok(InternalAddresses { unix_sockets, networks })
 }
 
-fn forward_client_cert(at: &FieldPath<'_>, value: i32) -> Parsed<ForwardClientCert> {
-    match parts::ForwardClientCertDetails::try_from(value) {
-        Ok(parts::ForwardClientCertDetails::Sanitize) => Ok(ForwardClientCert::Sanitize),
-        Ok(parts::ForwardClientCertDetails::ForwardOnly) => Ok(ForwardClientCert::ForwardOnly),
-        Ok(parts::ForwardClientCertDetails::AppendForward) => Ok(ForwardClientCert::AppendForward),
-        Ok(parts::ForwardClientCertDetails::SanitizeSet) => Ok(ForwardClientCert::SanitizeSet),
-        Ok(parts::ForwardClientCertDetails::AlwaysForwardOnly) => Ok(ForwardClientCert::AlwaysForwardOnly),
-        Err(_) => Err(wire::unknown_enum(at, value)),
-    }
-}
-
-fn client_cert_details(at: &FieldPath<'_>, wire: parts::SetCurrentClientCertDetails) -> Parsed<ClientCertDetails> {
-    use parts::SetCurrentClientCertDetails;
-    decide!(wire, at, SetCurrentClientCertDetails as "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails" {
-        implemented: subject, cert, chain, dns, uri;
+fn forward_proto(_at: &FieldPath<'_>, wire: Option<pb::ForwardProtoConfig>) -> Parsed<Option<Box<ForwardProto>>> {
+    let Some(wire) = wire else { return Ok(None) };
+    decide!(wire, _at, pb::ForwardProtoConfig as "envoy.extensions.filters.network.http_connection_manager.v3.ForwardProtoConfig" {
+        implemented: https_destination_ports, http_destination_ports;
         no_effect: ;
-        unsupported: issuer, format;
+        unsupported: ;
     });
-    Ok(ClientCertDetails { subject: subject.is_some_and(|flag| flag.value), cert, chain, dns, uri })
+    Ok(Some(Box::new(ForwardProto { https: https_destination_ports, http: http_destination_ports })))
 }
 
 fn escaped_slashes(at: &FieldPath<'_>, value: i32) -> Parsed<EscapedSlashes> {
@@ -283,15 +288,15 @@ fn strip_port(at: &FieldPath<'_>, matching: bool, mode: Option<parts::StripPortM
     }
 }
 
-fn upgrades(at: &FieldPath<'_>, wire: Vec<parts::UpgradeConfig>) -> Parsed<Vec<Upgrade>> {
+fn upgrades(context: &Context<'_>, at: &FieldPath<'_>, wire: Vec<parts::UpgradeConfig>) -> Parsed<Vec<Upgrade>> {
     let mut upgrades: Vec<Upgrade> = Vec::with_capacity(wire.len());
     for (index, wire) in wire.into_iter().enumerate() {
         let at = at.item(index);
         use parts::UpgradeConfig;
         decide!(wire, at, UpgradeConfig as "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig" {
-            implemented: upgrade_type, enabled;
+            implemented: upgrade_type, enabled, filters;
             no_effect: ;
-            unsupported: filters;
+            unsupported: ;
         });
         let field = at.field("upgrade_type");
         let protocol = upgrade_type.to_ascii_lowercase();
@@ -301,14 +306,40 @@ fn upgrades(at: &FieldPath<'_>, wire: Vec<parts::UpgradeConfig>) -> Parsed<Vec<U
             _ if upgrades.iter().any(|upgrade| upgrade.protocol == protocol) => {
                 return Err(field.reject(format!("{upgrade_type:?} is configured twice")));
             }
-            _ => upgrades.push(Upgrade { protocol, enabled: enabled.is_none_or(|flag| flag.value) }),
+            _ => upgrades.push(Upgrade {
+                protocol,
+                enabled: enabled.is_none_or(|flag| flag.value),
+                filters: match filters.is_empty() {
+                    true => Vec::new(),
+                    false => http_filters(context, &at.field("filters"), filters)?,
+                },
+            }),
         }
     }
     Ok(upgrades)
 }
 
-fn access_log_times(at: &FieldPath<'_>, wire: Option<parts::HcmAccessLogOptions>) -> Parsed<AccessLogTimes> {
-    let Some(wire) = wire else { return Ok(AccessLogTimes::default()) };
+/// Reads `access_log_options`, or the older fields that it replaces, all of them fields of `at`.
+fn access_log_times(
+    at: &FieldPath<'_>,
+    wire: Option<parts::HcmAccessLogOptions>,
+    (older_interval, older_on_new_request): (Option<WireDuration>, bool),
+) -> Parsed<AccessLogTimes> {
+    let Some(wire) = wire else {
+        return Ok(AccessLogTimes {
+            interval: flush_interval(&at.field("access_log_flush_interval"), older_interval)?,
+            on_new_request: older_on_new_request,
+            on_tunnel: false,
+        });
+    };
+    let together = "must not be set together with access_log_options";
+    if older_interval.is_some() {
+        return Err(at.field("access_log_flush_interval").reject(together));
+    }
+    if older_on_new_request {
+        return Err(at.field("flush_access_log_on_new_request").reject(together));
+    }
+    let at = at.field("access_log_options");
     use parts::HcmAccessLogOptions;
     decide!(wire, at, HcmAccessLogOptions as "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.HcmAccessLogOptions" {
         implemented: access_log_flush_interval, flush_access_log_on_new_request,
@@ -316,19 +347,19 @@ fn access_log_times(at: &FieldPath<'_>, wire: Option<parts::HcmAccessLogOptions>
         no_effect: ;
         unsupported: ;
     });
-    let interval_at = at.field("access_log_flush_interval");
-    let interval = match access_log_flush_interval {
-        Some(wire) => Some(wire::duration(&interval_at, wire)?),
-        None => None,
-    };
-    if interval.is_some_and(|interval| interval < Duration::from_millis(1)) {
-        return Err(interval_at.reject("must be at least 1 ms"));
-    }
     Ok(AccessLogTimes {
-        interval,
+        interval: flush_interval(&at.field("access_log_flush_interval"), access_log_flush_interval)?,
         on_new_request: flush_access_log_on_new_request,
         on_tunnel: flush_log_on_tunnel_successfully_established,
     })
+}
+
+fn flush_interval(at: &FieldPath<'_>, wire: Option<WireDuration>) -> Parsed<Option<Duration>> {
+    let interval = wire.map(|wire| wire::duration(at, wire)).transpose()?;
+    if interval.is_some_and(|interval| interval < Duration::from_millis(1)) {
+        return Err(at.reject("must be at least 1 ms"));
+    }
+    Ok(interval)
 }
 
 /// Source: `HttpConnectionManager.server_name`.

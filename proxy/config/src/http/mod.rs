@@ -2,6 +2,8 @@
 //!
 //! Owns the checked model. Never reads requests.
 
+mod client_address;
+mod client_cert;
 mod connection_manager;
 mod early_mutations;
 pub mod filters;
@@ -9,6 +11,7 @@ pub(crate) mod header_mutations;
 mod local_replies;
 
 pub(crate) mod protocol_options;
+mod proxy_status;
 mod scoped_routes;
 #[cfg(test)]
 mod tests;
@@ -18,7 +21,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use client_address::{Detection, TrustedProxies};
+pub use client_cert::{ClientCertDetails, ClientCertForwarding, ForwardClientCert};
 pub use local_replies::{BodyFormat, LocalReplies, ReplyMapper};
+pub use proxy_status::{ProxyName, ProxyStatus};
 pub use scoped_routes::{KeyElement, KeyFragment, ScopeSource, ScopedRoutes};
 
 pub use filters::{HttpFilter, HttpFilterConfig, RouteFilter, RouteFilterConfig, RouteFilters, Router};
@@ -26,9 +32,12 @@ pub use filters::{HttpFilter, HttpFilterConfig, RouteFilter, RouteFilterConfig, 
 use crate::accesslog::AccessLog;
 use crate::format::Format;
 use crate::http::filters::Mutation;
+use crate::matcher::Matcher;
+use crate::matching::StringMatcher;
 use crate::route::RouteConfiguration;
 use crate::source::ConfigSource;
 use crate::tracing::{HttpTracing, RequestIdTracing};
+use crate::units::Percent;
 
 /// When entries are written besides the end of a request. Source: `HcmAccessLogOptions`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -70,6 +79,10 @@ pub struct HttpConnectionManager {
     pub idle_timeout: Option<Duration>,
     /// Limit on the age of a connection.
     pub max_connection_duration: Option<Duration>,
+    /// The limit is longer by a random part of it, up to this.
+    pub max_connection_duration_jitter: Option<Percent>,
+    /// An HTTP/1 connection of that age ends with its next response, instead of while it is idle.
+    pub http1_safe_max_connection_duration: bool,
     /// Limit on the age of a stream.
     pub max_stream_duration: Option<Duration>,
     /// Requests served on one connection.
@@ -84,6 +97,8 @@ pub struct HttpConnectionManager {
     pub request_headers_timeout: Option<Duration>,
     /// Time between the shutdown notice and the final GOAWAY; 5 s unless given.
     pub drain_timeout: Duration,
+    /// That time is longer by a random part of it, up to this.
+    pub drain_timeout_jitter: Option<Percent>,
     /// Time a connection stays half open after a response that closes it; 1 s unless given.
     pub delayed_close_timeout: Option<Duration>,
     /// Written when a request ends.
@@ -92,6 +107,10 @@ pub struct HttpConnectionManager {
     pub access_log_times: AccessLogTimes,
     /// The peer's address counts as the client's (edge), rather than x-forwarded-for.
     pub use_remote_address: bool,
+    /// How clients are found instead; in order.
+    pub detections: Box<[Detection]>,
+    /// Schemes by ports.
+    pub forward_proto: Option<Box<ForwardProto>>,
     /// Trusted proxies in front, at the right end of x-forwarded-for.
     pub xff_num_trusted_hops: u32,
     /// Do not add the peer to x-forwarded-for.
@@ -106,10 +125,12 @@ pub struct HttpConnectionManager {
     pub preserve_external_request_id: bool,
     /// Send x-request-id back in every response.
     pub always_set_request_id_in_response: bool,
-    /// What happens to x-forwarded-client-cert.
-    pub forward_client_cert: ForwardClientCert,
-    /// What is put into x-forwarded-client-cert of our own.
-    pub set_current_client_cert: ClientCertDetails,
+    /// What happens to x-forwarded-client-cert, unless the tree leads elsewhere.
+    pub client_cert: ClientCertForwarding,
+    /// What happens to it for some requests.
+    pub client_cert_matcher: Option<Box<Matcher<ClientCertForwarding>>>,
+    /// The `proxy-status` header of responses to requests that failed.
+    pub proxy_status: Option<Box<ProxyStatus>>,
     /// Pass `100-continue` upstream instead of answering it here.
     pub proxy_100_continue: bool,
     /// RFC 3986 path normalisation.
@@ -163,12 +184,21 @@ pub enum RouteSource {
 }
 
 /// An upgrade that is let through.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Upgrade {
     /// Lower case, such as `websocket`.
     pub protocol: String,
     /// Enabled unless routes say otherwise.
     pub enabled: bool,
+    /// What its requests pass through instead of the other filters; those, if there are none.
+    pub filters: Vec<HttpFilter>,
+}
+
+impl HttpConnectionManager {
+    /// The filters of all requests, and behind them those of each upgrade that has its own.
+    pub fn all_filters(&self) -> impl Iterator<Item = &HttpFilter> {
+        self.filters.iter().chain(self.upgrades.iter().flat_map(|upgrade| &upgrade.filters))
+    }
 }
 
 /// Source: `Http1ProtocolOptions`.
@@ -180,8 +210,10 @@ pub struct Http1Options {
     pub accept_http_10: bool,
     /// The host of HTTP/1.0 requests without one.
     pub default_host_for_http_10: Option<String>,
-    /// Header names leave as they came (`preserve_case`) or as `Proper-Case`.
+    /// How header names leave, unless the message remembers how its peer wrote them.
     pub header_case: HeaderCase,
+    /// What this side receives remembers how names were written.
+    pub preserve_case: Option<PreserveCase>,
     /// Trailers are passed on instead of dropped.
     pub enable_trailers: bool,
     /// A message with both content-length and chunked loses the former instead of being refused.
@@ -192,6 +224,8 @@ pub struct Http1Options {
     pub allow_custom_methods: bool,
     /// The request line upstream carries the absolute URL.
     pub send_fully_qualified_url: bool,
+    /// Protocols that nobody asks to be upgraded to.
+    pub ignored_upgrades: Vec<StringMatcher>,
 }
 
 impl Default for Http1Options {
@@ -201,11 +235,13 @@ impl Default for Http1Options {
             accept_http_10: false,
             default_host_for_http_10: None,
             header_case: HeaderCase::Lower,
+            preserve_case: None,
             enable_trailers: false,
             allow_chunked_length: false,
             stream_error_on_invalid_message: false,
             allow_custom_methods: false,
             send_fully_qualified_url: false,
+            ignored_upgrades: Vec::new(),
         }
     }
 }
@@ -217,6 +253,15 @@ pub enum HeaderCase {
     Lower,
     /// `Content-Type`.
     Proper,
+}
+
+/// What is kept of the spelling of a received head. Source: `PreserveCaseFormatterConfig`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct PreserveCase {
+    /// The words behind the status are passed on, too.
+    pub reason_phrase: bool,
+    /// How names are written that were not received (`formatter_type_on_envoy_headers`).
+    pub unknown: HeaderCase,
 }
 
 /// Source: `Http2ProtocolOptions`.
@@ -236,8 +281,8 @@ pub struct Http2Options {
     pub keepalive: Option<Http2Keepalive>,
     /// A bad message ends the stream instead of the connection.
     pub stream_error_on_invalid_message: bool,
-    /// Control frames (RST_STREAM, PING, SETTINGS acks) queued for a peer that does not read; 1,000 unless given.
-    pub max_outbound_control_frames: u32,
+    /// What a peer may send, and make us send, before its connection ends.
+    pub floods: FloodLimits,
 }
 
 impl Default for Http2Options {
@@ -250,7 +295,34 @@ impl Default for Http2Options {
             allow_connect: false,
             keepalive: None,
             stream_error_on_invalid_message: false,
-            max_outbound_control_frames: 1000,
+            floods: FloodLimits::default(),
+        }
+    }
+}
+
+/// Limits on frames of which a peer has no honest use. Source: `Http2ProtocolOptions`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FloodLimits {
+    /// Frames of any kind that wait for a peer that does not read; 10,000 unless given.
+    pub outbound_frames: u32,
+    /// Control frames (RST_STREAM, answers to PING and SETTINGS) that wait for it; 1,000 unless given.
+    pub outbound_control_frames: u32,
+    /// HEADERS, CONTINUATION and DATA frames in a row without content; 1 unless given.
+    pub empty_frames_in_a_row: u32,
+    /// PRIORITY frames for each stream that was opened, and one more; 100 unless given.
+    pub priorities_per_stream: u32,
+    /// WINDOW_UPDATE frames for each DATA frame that was sent (twice that, and a few more); 10 unless given.
+    pub window_updates_per_data_frame: u32,
+}
+
+impl Default for FloodLimits {
+    fn default() -> Self {
+        Self {
+            outbound_frames: 10_000,
+            outbound_control_frames: 1000,
+            empty_frames_in_a_row: 1,
+            priorities_per_stream: 100,
+            window_updates_per_data_frame: 10,
         }
     }
 }
@@ -259,7 +331,9 @@ impl Default for Http2Options {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Http2Keepalive {
     /// Between PINGs.
-    pub interval: Duration,
+    pub interval: Option<Duration>,
+    /// A connection to an endpoint that has said nothing for so long is asked when a request is sent on it.
+    pub idle_interval: Option<Duration>,
     /// The connection is closed when an answer takes longer.
     pub timeout: Duration,
 }
@@ -323,35 +397,13 @@ pub struct InternalAddresses {
     pub networks: Vec<IpNet>,
 }
 
-/// Source: `HttpConnectionManager.ForwardClientCertDetails`.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum ForwardClientCert {
-    /// Removed.
-    #[default]
-    Sanitize,
-    /// Kept when the peer is mutually authenticated.
-    ForwardOnly,
-    /// Ours is appended when the peer is mutually authenticated.
-    AppendForward,
-    /// Replaced by ours when the peer is mutually authenticated.
-    SanitizeSet,
-    /// Kept.
-    AlwaysForwardOnly,
-}
-
-/// Source: `HttpConnectionManager.SetCurrentClientCertDetails`.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub struct ClientCertDetails {
-    /// `Subject`.
-    pub subject: bool,
-    /// `Cert`.
-    pub cert: bool,
-    /// `Chain`.
-    pub chain: bool,
-    /// `DNS`.
-    pub dns: bool,
-    /// `URI`.
-    pub uri: bool,
+/// Schemes by the port that a client wanted to reach, where a listener filter restored it. Source: `ForwardProtoConfig`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ForwardProto {
+    /// Ports of `https`; they come first.
+    pub https: Vec<u32>,
+    /// Ports of `http`.
+    pub http: Vec<u32>,
 }
 
 /// Adds, sets or removes headers. Source: `HeaderValueOption` lists and `*_headers_to_remove`.

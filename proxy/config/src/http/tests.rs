@@ -78,10 +78,11 @@ fn a_connection_manager_as_istio_sends_it_inbound() {
     ))
     .unwrap();
     assert_eq!(got.stream_idle_timeout, None);
-    assert_eq!(got.forward_client_cert, ForwardClientCert::AppendForward);
+    assert_eq!(got.client_cert.mode, ForwardClientCert::AppendForward);
     let details = ClientCertDetails { subject: true, dns: true, uri: true, ..ClientCertDetails::default() };
-    assert_eq!(got.set_current_client_cert, details);
-    assert_eq!(got.upgrades, [Upgrade { protocol: "websocket".into(), enabled: true }]);
+    assert_eq!(got.client_cert.details, details);
+    let [Upgrade { protocol, enabled: true, filters }] = got.upgrades.as_slice() else { panic!("{:?}", got.upgrades) };
+    assert!(protocol == "websocket" && filters.is_empty());
     assert_eq!(got.server_header, ServerHeader::PassThrough);
     assert!(got.proxy_100_continue && got.normalize_path);
 }
@@ -190,7 +191,7 @@ fn each_bad_connection_manager_is_refused_by_path() {
         ),
         (
             base(&format!("{ROUTER}, {ROUTER}")),
-            ".http_filters[1].name: \"envoy.filters.http.router\" is the name of another filter too",
+            ".http_filters[1]: stands after the terminal filter \"envoy.filters.http.router\"",
         ),
         (
             base(&format!("{ROUTER}, {}", ROUTER.replacen("envoy.filters.http.router", "second", 1))),
@@ -250,8 +251,10 @@ fn each_bad_connection_manager_is_refused_by_path() {
             ".upgrade_configs[1].upgrade_type: \"WebSocket\" is configured twice",
         ),
         (
-            with(&format!("upgrade_configs: [{{upgrade_type: websocket, filters: [{ROUTER}]}}]")),
-            ".upgrade_configs[0].filters: is not supported",
+            with(&format!(
+                "upgrade_configs: [{{upgrade_type: websocket, filters: [{{name: c, typed_config: {{'@type': {CORS}}}}}]}}]"
+            )),
+            ".upgrade_configs[0].filters: the last filter \"c\" is not terminal, expected a router",
         ),
         (with("tracing: {provider: {name: zipkin}}"), ".tracing.provider.typed_config: is required"),
         (with("local_reply_config: {mappers: [{}]}"), ".local_reply_config.mappers[0].filter: is required"),
@@ -260,14 +263,59 @@ fn each_bad_connection_manager_is_refused_by_path() {
             ".local_reply_config.mappers[0].status_code: 99 is not within 200 to 599",
         ),
         (
-            with("set_current_client_cert_details: {issuer: true}"),
-            ".set_current_client_cert_details.issuer: is not supported",
+            with("set_current_client_cert_details: {format: 7}"),
+            ".set_current_client_cert_details.format: 7 is not a known value",
         ),
         (
             with("early_header_mutation_extensions: [{name: x}]"),
             ".early_header_mutation_extensions[0].typed_config: is required",
         ),
-        (with("original_ip_detection_extensions: [{name: x}]"), ".original_ip_detection_extensions: is not supported"),
+        (
+            with("original_ip_detection_extensions: [{name: x}]"),
+            ".original_ip_detection_extensions[0].typed_config: is required",
+        ),
+        (
+            with(&format!("use_remote_address: true, original_ip_detection_extensions: [{XFF}}}}}]")),
+            ".original_ip_detection_extensions: must not be set together with use_remote_address or xff_num_trusted_hops",
+        ),
+        (
+            with(&format!("xff_num_trusted_hops: 1, original_ip_detection_extensions: [{XFF}}}}}]")),
+            ".original_ip_detection_extensions: must not be set together with use_remote_address or xff_num_trusted_hops",
+        ),
+        (
+            with(&format!(
+                "original_ip_detection_extensions: [{XFF}, xff_num_trusted_hops: 1, xff_trusted_cidrs: {{}}}}}}]"
+            )),
+            ".original_ip_detection_extensions[0].typed_config.xff_trusted_cidrs: must not be set together with \
+             xff_num_trusted_hops",
+        ),
+        (
+            with(&format!("original_ip_detection_extensions: [{CUSTOM_HEADER}, header_name: 'a b'}}}}]")),
+            ".original_ip_detection_extensions[0].typed_config.header_name: \"a b\" is not a valid header name",
+        ),
+        (
+            with("access_log_flush_interval: 1s, access_log_options: {}"),
+            ".access_log_flush_interval: must not be set together with access_log_options",
+        ),
+        (
+            with("flush_access_log_on_new_request: true, access_log_options: {}"),
+            ".flush_access_log_on_new_request: must not be set together with access_log_options",
+        ),
+        (with("access_log_flush_interval: 0.0001s"), ".access_log_flush_interval: must be at least 1 ms"),
+        (with("drain_timeout_jitter: {value: 101}"), ".drain_timeout_jitter.value: 101 is not within 0 to 100"),
+        (with("path_normalization_options: {}"), ".path_normalization_options: is not supported"),
+        (
+            with("proxy_status_config: {literal_proxy_name: \"a\\nb\"}"),
+            ".proxy_status_config.literal_proxy_name: \"a\\nb\" must not contain a line end or a zero byte",
+        ),
+        (
+            with(
+                "forward_client_cert_matcher: {on_no_match: {action: {name: a, typed_config: \
+                  {\"@type\": type.googleapis.com/google.protobuf.Empty}}}}",
+            ),
+            ".forward_client_cert_matcher.on_no_match.action.typed_config: the action \
+             \"type.googleapis.com/google.protobuf.Empty\" is not supported",
+        ),
         (
             with("access_log_options: {access_log_flush_interval: 0.0001s}"),
             ".access_log_options.access_log_flush_interval: must be at least 1 ms",
@@ -407,4 +455,26 @@ fn each_bad_access_log_is_refused_by_path() {
     for (got, expected) in cases {
         assert_eq!(got.err().as_deref(), Some(format!("{AT}.access_log[0]{expected}").as_str()));
     }
+}
+
+const XFF: &str = "{name: x, typed_config: {\"@type\": \
+    type.googleapis.com/envoy.extensions.http.original_ip_detection.xff.v3.XffConfig";
+const CUSTOM_HEADER: &str = "{name: x, typed_config: {\"@type\": \
+    type.googleapis.com/envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig";
+
+#[test]
+fn clients_are_found_by_extensions() {
+    let got = read(&format!(
+        "stat_prefix: s, http_filters: [{ROUTER}], route_config: {{}}, original_ip_detection_extensions: [\
+         {XFF}, xff_num_trusted_hops: 2}}}}, \
+         {XFF}, skip_xff_append: false, xff_trusted_cidrs: {{cidrs: [{{address_prefix: 10.0.0.0, prefix_len: 8}}]}}}}}}, \
+         {CUSTOM_HEADER}, header_name: X-Client, reject_with_status: {{code: 302}}}}}}]"
+    ))
+    .unwrap();
+    let expected = [
+        Detection::Forwarded { trusted: TrustedProxies::Hops(2), append: false },
+        Detection::Forwarded { trusted: TrustedProxies::Networks(vec!["10.0.0.0/8".parse().unwrap()]), append: true },
+        Detection::Header { name: "x-client".into(), may_be_internal: false, reject: Some(403) },
+    ];
+    assert_eq!(*got.detections, expected);
 }

@@ -6,7 +6,9 @@ use std::fmt;
 
 use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
 use base64::Engine as _;
+use base64::alphabet::URL_SAFE;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::{Map, Value};
 use x509_cert::der::{Decode as _, Encode as _};
 
@@ -179,7 +181,7 @@ pub(super) fn symmetric(wire: &Map<String, Value>, algorithm: &str) -> Result<Ke
         return Err(JwksError("[alg] does not start with [HS] for an HMAC key"));
     }
     let secret = text(wire, "k", "[k] field is missing for an HMAC key", "[k] field is not string for an HMAC key")?;
-    match decode(secret) {
+    match LENIENT.decode(secret).ok() {
         Some(secret) if !secret.is_empty() => Ok(KeyMaterial::Symmetric(secret.into())),
         _ => Err(JwksError("Jwks Oct key is an invalid Base64")),
     }
@@ -214,6 +216,15 @@ pub(super) fn certificate(base64: &str) -> Result<KeyMaterial, JwksError> {
     let info = info.to_der().map_err(|_| error)?;
     RsaKey::new(&info, "").map(KeyMaterial::Rsa).ok_or(error)
 }
+
+/// As Envoy reads secrets: padding and bits behind the last byte do not matter. Whoever writes the configuration
+/// vouches for it; in tokens there is but one spelling.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// base64url without padding, in its only spelling. Source: RFC 7515 section 2.
 fn decode(text: &str) -> Option<Vec<u8>> {

@@ -19,12 +19,14 @@ impl FilterChain {
         // Metadata holds a map, which encodes in any order, and it changes nothing: left out of the identity.
         wire.metadata = None;
         let content_hash = content_hash(&wire);
-        wire::drop_false(&mut wire.use_proxy_proto);
         decide!(wire, at, pb::FilterChain as "envoy.config.listener.v3.FilterChain" {
-            implemented: filter_chain_match, filters, transport_socket, transport_socket_connect_timeout, name;
+            implemented: filter_chain_match, filters, transport_socket, transport_socket_connect_timeout, name,
+                use_proxy_proto;
             no_effect: metadata = "nothing reads the metadata of a filter chain";
-            unsupported: use_proxy_proto;
+            unsupported: ;
         });
+        // It concerns all connections of the listener, which reads it.
+        let _ = use_proxy_proto;
         let timeout = at.field("transport_socket_connect_timeout");
         Ok(Self {
             name: name.into(),

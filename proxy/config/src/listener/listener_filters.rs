@@ -47,6 +47,16 @@ impl ListenerFilter {
         Ok(Self { name: name.into(), kind, disabled })
     }
 
+    /// What `use_proxy_proto` of a filter chain implies.
+    pub(super) fn proxy_protocol() -> Parsed<Self> {
+        let at = FieldPath::resource("listener filter", "envoy.filters.listener.proxy_protocol");
+        Ok(Self {
+            name: "envoy.filters.listener.proxy_protocol".into(),
+            kind: ListenerFilterKind::ProxyProtocol(proxy_protocol(&at, proxy_protocol::ProxyProtocol::default())?),
+            disabled: None,
+        })
+    }
+
     /// What `use_original_dst` of a listener implies.
     pub(super) fn original_dst() -> Self {
         Self {

@@ -22,6 +22,7 @@ use crate::cluster::TlvFilter;
 use crate::extension::DiscoveredFilter;
 use crate::http::HttpConnectionManager;
 use crate::istio::{MetadataExchange, StandardMetrics};
+use crate::matcher::Matcher;
 use crate::network::{ConnectionLimit, ExtAuthz, LocalRateLimit, SetFilterState, SniDynamicForward};
 use crate::rbac::NetworkRbac;
 use crate::tcp::TcpProxy;
@@ -64,6 +65,8 @@ pub struct Listener {
     pub continue_on_listener_filters_timeout: bool,
     /// Matched by specificity, see [`FilterChainMatch`].
     pub filter_chains: Vec<Arc<FilterChain>>,
+    /// Leads to the name of one of them, and nothing else decides then.
+    pub filter_chain_matcher: Option<Arc<Matcher<Arc<str>>>>,
     /// Used when none of `filter_chains` matches.
     pub default_filter_chain: Option<Arc<FilterChain>>,
     /// For drains of inbound listeners only.
@@ -105,6 +108,15 @@ pub struct SocketOption {
     pub value: SocketOptionValue,
     /// When to set it.
     pub state: SocketState,
+    /// For sockets of IPv6 only, or of IPv4 only; for all sockets when `None`.
+    pub is_ipv6: Option<bool>,
+}
+
+impl SocketOption {
+    /// Whether it is for a socket of this address, at this moment of its life.
+    pub fn is_for(&self, address: Option<IpAddr>, state: SocketState) -> bool {
+        self.state == state && self.is_ipv6.is_none_or(|is_ipv6| address.is_some_and(|ip| ip.is_ipv6() == is_ipv6))
+    }
 }
 
 /// The value of a [`SocketOption`].

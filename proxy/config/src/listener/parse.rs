@@ -2,12 +2,15 @@
 //!
 //! Owns the fields of `Listener`. Never reads filter chains and filters (see the files beside).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::config::listener::v3 as pb;
 use outrigger_api::pb::envoy::config::listener::v3::listener as parts;
+use outrigger_api::pb::google::protobuf::{Any, StringValue};
+use outrigger_api::pb::xds::r#type::matcher::v3 as xds;
 
 use super::filter_chain_match::check_unique;
 use super::{DrainType, FilterChain, ListenAddress, Listener, ListenerFilter, ListenerFilterKind, TrafficDirection};
@@ -15,6 +18,7 @@ use crate::accesslog::access_logs;
 use crate::address_parse::{listen_address, socket_options as read_socket_options, tcp_keepalive as read_keepalive};
 use crate::context::Context;
 use crate::decide::decide;
+use crate::matcher::{Kinds, Matcher, Place};
 use crate::rejection::{FieldPath, Parsed};
 use crate::tls::retire_within;
 use crate::wire;
@@ -32,10 +36,10 @@ impl Listener {
                 tcp_fast_open_queue_length, traffic_direction, connection_balance_config, enable_reuse_port,
                 access_log, tcp_backlog_size, max_connections_to_accept_per_socket_event, bind_to_port,
                 ignore_global_conn_limit, bypass_overload_manager, tcp_keepalive, listener_specifier,
-                metadata;
+                metadata, filter_chain_matcher;
             no_effect: stats_matcher = "all counters of a listener exist",
                 reuse_port = "enable_reuse_port decides, and is on unless switched off";
-            unsupported: fcds_config, filter_chain_matcher, per_connection_buffer_high_watermark_timeout,
+            unsupported: fcds_config, per_connection_buffer_high_watermark_timeout,
                 udp_listener_config, api_listener, enable_mptcp;
         });
         if let Some(parts::ListenerSpecifier::InternalListener(_)) = listener_specifier {
@@ -46,7 +50,13 @@ impl Listener {
         let use_original_dst = is_on(use_original_dst);
         let timeout = at.field("listener_filters_timeout");
         let max_accepts = at.field("max_connections_to_accept_per_socket_event");
+        let proxied = begins_with_proxy_header(at, &filter_chains)?;
+        let filter_chain_matcher = chain_matcher(context, &at.field("filter_chain_matcher"), filter_chain_matcher)?;
         let (filter_chains, default_filter_chain) = chains(context, at, filter_chains, default_filter_chain)?;
+        match &filter_chain_matcher {
+            None => check_unique(&at.field("filter_chains"), filter_chains.iter().map(Arc::as_ref))?,
+            Some(_) => check_names(&at.field("filter_chains"), &filter_chains)?,
+        }
         Ok(Self {
             name: name.into(),
             stat_prefix: Some(stat_prefix).filter(|prefix| !prefix.is_empty()).map(Arc::from),
@@ -73,10 +83,11 @@ impl Listener {
                 Some(0) => u32::MAX,
                 Some(limit) => limit,
             },
-            listener_filters: self::listener_filters(context, at, listener_filters, use_original_dst)?,
+            listener_filters: self::listener_filters(context, at, listener_filters, use_original_dst, proxied)?,
             listener_filters_timeout: wire::limit(&timeout, listener_filters_timeout, Some(DEFAULT_FILTERS_TIMEOUT))?,
             continue_on_listener_filters_timeout,
             filter_chains,
+            filter_chain_matcher,
             default_filter_chain,
             traffic_direction: direction(&at.field("traffic_direction"), traffic_direction)?,
             drain_type: match parts::DrainType::try_from(drain_type) {
@@ -147,6 +158,7 @@ fn listener_filters(
     at: &FieldPath<'_>,
     wire: Vec<pb::ListenerFilter>,
     use_original_dst: bool,
+    proxied: bool,
 ) -> Parsed<Vec<ListenerFilter>> {
     let list = at.field("listener_filters");
     let mut filters = Vec::with_capacity(wire.len());
@@ -157,7 +169,24 @@ fn listener_filters(
     if use_original_dst && !filters.iter().any(|filter| filter.kind == ListenerFilterKind::OriginalDst) {
         filters.push(ListenerFilter::original_dst());
     }
+    if proxied {
+        filters.push(ListenerFilter::proxy_protocol()?);
+    }
     Ok(filters)
+}
+
+/// Whether connections begin with a PROXY protocol header (`use_proxy_proto`): the first filter chain says so for all.
+fn begins_with_proxy_header(at: &FieldPath<'_>, chains: &[pb::FilterChain]) -> Parsed<bool> {
+    let wants = |chain: &pb::FilterChain| chain.use_proxy_proto.is_some_and(|flag| flag.value);
+    let first = chains.first().is_some_and(wants);
+    match chains.iter().position(wants) {
+        Some(index) if !first => {
+            let at = at.field("filter_chains");
+            let at = at.item(index);
+            Err(at.field("use_proxy_proto").reject("holds for all filter chains and must be set for the first one"))
+        }
+        _ => Ok(first),
+    }
 }
 
 type Chains = (Vec<Arc<FilterChain>>, Option<Arc<FilterChain>>);
@@ -176,7 +205,6 @@ fn chains(
     for (index, wire) in wire.into_iter().enumerate() {
         chains.push(Arc::new(FilterChain::parse(context, &list.item(index), wire)?));
     }
-    check_unique(&list, chains.iter().map(Arc::as_ref))?;
     let default = match default {
         Some(mut wire) => {
             // It takes what no other chain matches; the API says that its own match is ignored.
@@ -186,6 +214,39 @@ fn chains(
         None => None,
     };
     Ok((chains, default))
+}
+
+/// Reads a tree that leads to names of filter chains.
+fn chain_matcher(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Option<xds::Matcher>,
+) -> Parsed<Option<Arc<Matcher<Arc<str>>>>> {
+    let Some(wire) = wire else { return Ok(None) };
+    let action = |at: &FieldPath<'_>, any: &Any| -> Parsed<Arc<str>> {
+        if wire::type_name(any) != "google.protobuf.StringValue" {
+            return Err(at.reject(format!("{:?} is no name of a filter chain", any.type_url)));
+        }
+        let StringValue { value } = wire::decode(at, any)?;
+        Ok(value.into())
+    };
+    let kinds = Kinds { place: Place::Listener, action: &action };
+    Ok(Some(Arc::new(Matcher::parse(context, at, &kinds, wire)?)))
+}
+
+/// Chains that are chosen by name have one of their own.
+fn check_names(at: &FieldPath<'_>, chains: &[Arc<FilterChain>]) -> Parsed<()> {
+    let mut names = HashSet::new();
+    for (index, chain) in chains.iter().enumerate() {
+        let at = at.item(index);
+        if chain.name.is_empty() {
+            return Err(at.field("name").reject("is required with filter_chain_matcher"));
+        }
+        if !names.insert(&chain.name) {
+            return Err(at.field("name").reject(format!("{:?} is the name of another filter chain", &*chain.name)));
+        }
+    }
+    Ok(())
 }
 
 fn direction(at: &FieldPath<'_>, value: i32) -> Parsed<TrafficDirection> {

@@ -10,6 +10,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::context::{Context, NoEnvironment};
+use crate::tcp::{BackOff, TunnelRequestId};
 
 /// Reads a listener given as YAML.
 pub(crate) fn read(yaml: &str) -> Result<Listener, String> {
@@ -212,7 +213,36 @@ fn each_bad_listener_is_refused_by_path() {
         (with("api_listener: {}"), "api_listener: is not supported"),
         (with("internal_listener: {}"), "internal_listener: is not supported"),
         (with("udp_listener_config: {}"), "udp_listener_config: is not supported"),
-        (with("filter_chain_matcher: {}"), "filter_chain_matcher: is not supported"),
+        (with("filter_chain_matcher: {}"), "filter_chains[0].name: is required with filter_chain_matcher"),
+        (
+            with(
+                "filter_chain_matcher: {on_no_match: {action: {name: a, typed_config: \
+                  {\"@type\": type.googleapis.com/google.protobuf.Empty}}}}",
+            ),
+            "filter_chain_matcher.on_no_match.action.typed_config: \"type.googleapis.com/google.protobuf.Empty\" is no name \
+             of a filter chain",
+        ),
+        (
+            with("filter_chain_matcher: {on_no_match: {keep_matching: true}}"),
+            "filter_chain_matcher.on_no_match.keep_matching: is not supported",
+        ),
+        (
+            with(
+                "filter_chain_matcher: {matcher_tree: {input: {name: i, typed_config: {\"@type\": \
+                  type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: a}}}}",
+            ),
+            "filter_chain_matcher.matcher_tree.input: exists in HTTP requests only, and this is a connection",
+        ),
+        (
+            with(
+                "filter_chain_matcher: {matcher_tree: {input: {name: i, typed_config: {\"@type\": \
+                  type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.ServerNameInput}}, \
+                  custom_match: {name: c, typed_config: {\"@type\": \
+                  type.googleapis.com/xds.type.matcher.v3.ServerNameMatcher, domain_matchers: [{domains: ['a.*']}]}}}}",
+            ),
+            "filter_chain_matcher.matcher_tree.custom_match.typed_config.domain_matchers[0].domains[0]: \"a.*\" is neither a \
+             name, nor \"*.\" and a name, nor \"*\"",
+        ),
         (with("enable_mptcp: true"), "enable_mptcp: is not supported"),
         (
             with("per_connection_buffer_high_watermark_timeout: 1s"),
@@ -316,7 +346,6 @@ fn each_bad_filter_chain_is_refused_by_path() {
             one("filter_chain_match: {source_type: 5}"),
             "filter_chains[0].filter_chain_match.source_type: 5 is not a known value",
         ),
-        (one("use_proxy_proto: true"), "filter_chains[0].use_proxy_proto: is not supported"),
         (
             with_chains(&format!("filter_chains: [{{filters: [{TCP}, {TCP}]}}]")),
             "filter_chains[0].filters[0]: the terminal filter \"tcp\" must be the last one of its chain",
@@ -346,8 +375,8 @@ fn each_bad_filter_chain_is_refused_by_path() {
             "filter_chains[0].filters[0].typed_config.max_downstream_connection_duration: 0ns must be at least 1 ms",
         ),
         (
-            with_tcp("stat_prefix: t, cluster: c, tunneling_config: {hostname: h}"),
-            "filter_chains[0].filters[0].typed_config.tunneling_config: is not supported",
+            with_chains("filter_chains: [{name: a, filters: TCP}, {filters: TCP, use_proxy_proto: true}]"),
+            "filter_chains[1].use_proxy_proto: holds for all filter chains and must be set for the first one",
         ),
         (
             with_tcp("stat_prefix: t, cluster: c, access_log_options: {access_log_flush_interval: 0.0001s}"),
@@ -357,6 +386,61 @@ fn each_bad_filter_chain_is_refused_by_path() {
     for (got, expected) in cases {
         assert_eq!(got.err().as_deref(), Some(format!("listener \"l\": {expected}").as_str()));
     }
+}
+
+#[test]
+fn each_bad_tunnel_is_refused_by_path() {
+    let cases = [
+        ("tunneling_config: {}", "tunneling_config.hostname: must not be empty"),
+        ("tunneling_config: {hostname: '%NOPE%'}", "tunneling_config.hostname: the operator NOPE is not supported"),
+        ("tunneling_config: {hostname: h, post_path: /x}", "tunneling_config.post_path: needs use_post"),
+        (
+            "tunneling_config: {hostname: h, use_post: true, post_path: x}",
+            "tunneling_config.post_path: \"x\" does not begin with a slash",
+        ),
+        (
+            "tunneling_config: {hostname: h, headers_to_add: [{header: {key: Host, value: b}}]}",
+            "tunneling_config.headers_to_add[0].header.key: \"host\": \":\"-prefixed or host headers may not be modified",
+        ),
+        ("tunneling_config: {hostname: h, formatters: [{name: f}]}", "tunneling_config.formatters: is not supported"),
+        (
+            "upstream_connect_mode: ON_DOWNSTREAM_DATA",
+            "max_early_data_bytes: is required unless upstream_connect_mode is IMMEDIATE",
+        ),
+        ("max_early_data_bytes: 1048577", "max_early_data_bytes: 1048577 is not within 0 to 1048576"),
+        ("backoff_options: {base_interval: 0s}", "backoff_options.base_interval: 0ns must be at least 1 ms"),
+        (
+            "backoff_options: {base_interval: 1s, max_interval: 0.5s}",
+            "backoff_options.max_interval: 500ms is less than base_interval, 1s",
+        ),
+    ];
+    for (fields, expected) in cases {
+        let got = with_tcp(&format!("stat_prefix: t, cluster: c, {fields}")).err();
+        let expected = format!("listener \"l\": filter_chains[0].filters[0].typed_config.{expected}");
+        assert_eq!(got.as_deref(), Some(&*expected));
+    }
+}
+
+#[test]
+fn connections_through_requests() {
+    let got = with_tcp(
+        "stat_prefix: t, cluster: c, backoff_options: {base_interval: 1s}, tunneling_config: {hostname: h, use_post: true, \
+         request_id_extension: {typed_config: {\"@type\": \
+         type.googleapis.com/envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig}}}",
+    );
+    let got = got.unwrap();
+    let tcp = tcp_proxy(&got);
+    assert_eq!(tcp.back_off, Some(BackOff { base: Duration::from_secs(1), max: Duration::from_secs(10) }));
+    let tunneling = tcp.tunneling.as_deref().unwrap();
+    assert_eq!(tunneling.post_path.as_deref(), Some("/"));
+    let id = TunnelRequestId { header: "x-request-id".into(), metadata_key: "tunnel_request_id".into() };
+    assert_eq!(tunneling.request_id, Some(id));
+}
+
+#[test]
+fn a_chain_may_say_that_connections_begin_with_a_proxy_header() {
+    let got = with_chains("filter_chains: [{filters: TCP, use_proxy_proto: true}]").unwrap();
+    assert!(matches!(&got.listener_filters[..], [ListenerFilter { kind: ListenerFilterKind::ProxyProtocol(_), .. }]));
 }
 
 #[test]

@@ -2,15 +2,20 @@
 //!
 //! Owns which inputs and input matchers exist. Never reads the tree around them.
 
+use std::sync::Arc;
+
 use outrigger_api::pb::envoy::extensions::matching::common_inputs::network::v3 as network;
+use outrigger_api::pb::envoy::extensions::matching::common_inputs::transport_socket::v3 as transport_socket;
 use outrigger_api::pb::envoy::extensions::matching::input_matchers::ip::v3 as ip;
 use outrigger_api::pb::envoy::extensions::matching::input_matchers::metadata::v3 as metadata;
 use outrigger_api::pb::envoy::r#type::matcher::v3 as http;
 use outrigger_api::pb::google::protobuf::Any;
 use outrigger_api::pb::xds::core::v3::TypedExtensionConfig;
+use outrigger_api::xds::matcher_v3::CelMatcher;
 
-use super::{Input, InputMatcher};
+use super::{Input, InputMatcher, Place};
 use crate::address_parse::cidr;
+use crate::cel;
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::header_mutations::header_name;
@@ -47,6 +52,9 @@ impl Input {
             None if name == "envoy.type.matcher.v3.HttpResponseStatusCodeClassMatchInput" => {
                 Some(Self::ResponseStatusClass)
             }
+            Some("network.v3.SourceTypeInput") => Some(Self::SourceType),
+            Some("network.v3.TransportProtocolInput") => Some(Self::TransportProtocol),
+            Some("network.v3.ApplicationProtocolInput") => Some(Self::ApplicationProtocols),
             Some("ssl.v3.UriSanInput") => Some(Self::UriSan),
             Some("ssl.v3.DnsSanInput") => Some(Self::DnsSan),
             Some("ssl.v3.SubjectInput") => Some(Self::Subject),
@@ -91,20 +99,41 @@ impl Input {
                 }
                 Ok(Self::QueryParameter { name: query_param.into() })
             }
+            "envoy.extensions.matching.common_inputs.transport_socket.v3.EndpointMetadataInput" => {
+                use transport_socket::endpoint_metadata_input::{PathSegment, path_segment::Segment};
+                let transport_socket::EndpointMetadataInput { filter, path } = wire::decode(&at, &any)?;
+                let keys = path.into_iter().map(|PathSegment { segment }| segment.map(|Segment::Key(key)| key));
+                let (filter, path) = endpoint_path(&at, filter, keys)?;
+                Ok(Self::EndpointMetadata { filter, path })
+            }
+            "envoy.extensions.matching.common_inputs.transport_socket.v3.LocalityMetadataInput" => {
+                use transport_socket::locality_metadata_input::{PathSegment, path_segment::Segment};
+                let transport_socket::LocalityMetadataInput { filter, path } = wire::decode(&at, &any)?;
+                let keys = path.into_iter().map(|PathSegment { segment }| segment.map(|Segment::Key(key)| key));
+                let (filter, path) = endpoint_path(&at, filter, keys)?;
+                Ok(Self::LocalityMetadata { filter, path })
+            }
+            "xds.type.matcher.v3.HttpAttributesCelMatchInput" => Ok(Self::Attributes),
             _ => Err(at.reject(format!("the input {:?} is not supported", any.type_url))),
         }
     }
 
-    /// It exists in HTTP requests only.
-    pub(super) fn is_http(&self) -> bool {
-        matches!(self, Self::RequestHeader { .. } | Self::QueryParameter { .. }) || self.is_of_response()
+    /// The only place where it exists, if there is but one.
+    pub(super) fn place(&self) -> Option<Place> {
+        match self {
+            Self::RequestHeader { .. } | Self::QueryParameter { .. } | Self::Attributes => Some(Place::Request),
+            Self::ResponseStatus | Self::ResponseStatusClass | Self::ResponseHeader { .. } => Some(Place::Response),
+            Self::TransportProtocol | Self::ApplicationProtocols => Some(Place::Listener),
+            Self::EndpointMetadata { .. } | Self::LocalityMetadata { .. } => Some(Place::Endpoint),
+            _ => None,
+        }
     }
-
-    /// It exists once there is a response.
-    pub(super) fn is_of_response(&self) -> bool {
-        matches!(self, Self::ResponseStatus | Self::ResponseStatusClass | Self::ResponseHeader { .. })
-    }
+    let [first, second] = ENDPOINT_NAMESPACES;
+    Err(at.field("filter").reject(format!("{filter:?} is not kept of endpoints, expected {first:?} or {second:?}")))
 }
+
+/// Namespaces of metadata that are kept of endpoints and their localities.
+const ENDPOINT_NAMESPACES: [&str; 2] = ["envoy.lb", "envoy.transport_socket_match"];
 
 impl InputMatcher {
     /// Reads the extension in `custom_match`.
@@ -133,6 +162,15 @@ impl InputMatcher {
                 let metadata::Metadata { value, invert } = wire::decode(&at, &any)?;
                 let Some(value) = value else { return Err(at.field("value").reject("is required")) };
                 Ok(Self::Value { value: ValueMatcher::parse(&at.field("value"), value)?, invert })
+            }
+            "xds.type.matcher.v3.CelMatcher" => {
+                if *input != Input::Attributes {
+                    return Err(at.reject("needs all attributes as its input"));
+                }
+                let CelMatcher { expr_match, description: _ } = wire::decode(&at, &any)?;
+                let at = at.field("expr_match");
+                let Some(wire) = expr_match else { return Err(at.reject("is required")) };
+                Ok(Self::Expression(Arc::new(cel::expression(&at, wire)?)))
             }
             _ => Err(at.reject(format!("the input matcher {:?} is not supported", any.type_url))),
         }

@@ -3,6 +3,7 @@
 //! Owns the checked model; what the actions are is up to the user of the tree. Never evaluates one (see
 //! `outrigger-policy`).
 
+mod custom;
 mod input;
 mod parse;
 
@@ -10,9 +11,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::cel::Expression;
 use crate::matching::{StringMatcher, ValueMatcher};
 
-pub(crate) use parse::Kinds;
+pub(crate) use input::check_endpoint_namespace;
+pub(crate) use parse::{Kinds, Place};
 
 /// A match tree with actions of type `A`.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +34,9 @@ impl<A> Matcher<A> {
             Some(Ask::List(list)) => list.iter().for_each(|(_, on_match)| on_match.actions(look)),
             Some(Ask::Exact { map, .. } | Ask::Prefix { map, .. }) => {
                 map.iter().for_each(|(_, on_match)| on_match.actions(look));
+            }
+            Some(Ask::Network { targets, .. } | Ask::Domain { targets, .. }) => {
+                targets.iter().for_each(|on_match| on_match.actions(look));
             }
         }
         if let Some(on_match) = &self.on_no_match {
@@ -57,6 +63,32 @@ pub enum Ask<A> {
     Exact { input: Input, map: Vec<(Box<str>, OnMatch<A>)> },
     /// By the longest prefix of the value of an input; sorted by prefix.
     Prefix { input: Input, map: Vec<(Box<str>, OnMatch<A>)> },
+    /// By the smallest network that contains an address; smaller ones come first.
+    Network { input: Input, networks: Vec<NetworkRule>, targets: Vec<OnMatch<A>> },
+    /// By the most specific domain of a name; names come first, then the longest domains.
+    Domain { input: Input, domains: Vec<(Domain, usize)>, targets: Vec<OnMatch<A>> },
+}
+
+/// A network of an `IPMatcher`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NetworkRule {
+    /// The network.
+    pub network: IpNet,
+    /// It counts only if no smaller one contains the address.
+    pub exclusive: bool,
+    /// Place of what it leads to.
+    pub target: usize,
+}
+
+/// A domain of a `ServerNameMatcher`; lower case.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Domain {
+    /// This name.
+    Name(Box<str>),
+    /// All names that end with this, which begins with a dot.
+    Below(Box<str>),
+    /// All names.
+    All,
 }
 
 /// What a match leads to.
@@ -96,6 +128,14 @@ pub enum Input {
     DirectSourceIp,
     /// `ServerNameInput`.
     ServerName,
+    /// `SourceTypeInput`: `local` for clients on this machine.
+    SourceType,
+    /// `TransportProtocolInput`: `tls` or `raw_buffer`.
+    TransportProtocol,
+    /// `ApplicationProtocolInput`: all of them, as in `'h2','http/1.1'`.
+    ApplicationProtocols,
+    /// `HttpAttributesCelMatchInput`: for expressions only.
+    Attributes,
     /// `UriSanInput`: all of them, joined by commas.
     UriSan,
     /// `DnsSanInput`: all of them, joined by commas.
@@ -116,6 +156,10 @@ pub enum Input {
     ResponseStatusClass,
     /// `HttpResponseHeaderMatchInput`: all values, joined by commas; lower-case name.
     ResponseHeader { name: Arc<str> },
+    /// `EndpointMetadataInput`: what the endpoint says of itself, as text; anything but a string as JSON.
+    EndpointMetadata { filter: Arc<str>, path: Vec<Box<str>> },
+    /// `LocalityMetadataInput`: the same of its locality.
+    LocalityMetadata { filter: Arc<str>, path: Vec<Box<str>> },
 }
 
 /// What the value of an input must be.
@@ -127,4 +171,6 @@ pub enum InputMatcher {
     Ip(Vec<IpNet>),
     /// For metadata only.
     Value { value: ValueMatcher, invert: bool },
+    /// Of the whole request: whether this is true.
+    Expression(Arc<Expression>),
 }

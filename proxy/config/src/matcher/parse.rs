@@ -9,7 +9,7 @@ use outrigger_api::pb::xds::r#type::matcher::v3::matcher as parts;
 use outrigger_api::pb::xds::r#type::matcher::v3::matcher::matcher_list as list;
 
 use super::input::typed_config;
-use super::{Ask, Input, InputMatcher, Matcher, OnMatch, Predicate};
+use super::{Ask, Input, InputMatcher, Matcher, OnMatch, Predicate, custom};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::matching::StringMatcher;
@@ -18,12 +18,49 @@ use crate::wire;
 
 /// What may stand in a tree, beside what may stand everywhere.
 pub(crate) struct Kinds<'a, A> {
-    /// Inputs of HTTP requests are allowed.
-    pub http: bool,
-    /// And those of responses.
-    pub responses: bool,
+    /// Where the tree stands.
+    pub place: Place,
     /// Reads an action.
     pub action: &'a dyn Fn(&FieldPath<'_>, &Any) -> Parsed<A>,
+}
+
+/// What a tree decides about, which says what it may ask.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Place {
+    /// A connection that has no filter chain yet.
+    Listener,
+    /// A connection.
+    Connection,
+    /// A request, and the connection that it came on.
+    Request,
+    /// A response, and its request.
+    Response,
+    /// An endpoint.
+    Endpoint,
+}
+
+impl Place {
+    /// Refuses inputs that what is decided about does not have.
+    fn check(self, at: &FieldPath<'_>, input: &Input) -> Parsed<()> {
+        match (input.place(), self) {
+            (Some(Self::Endpoint), Self::Endpoint) => Ok(()),
+            (_, Self::Endpoint) => {
+                Err(at.reject("is not known of endpoints, expected EndpointMetadataInput or LocalityMetadataInput"))
+            }
+            (Some(Self::Endpoint), _) => Err(at.reject("exists where the transport of an endpoint is chosen")),
+            (Some(Self::Request), Self::Listener | Self::Connection) => {
+                Err(at.reject("exists in HTTP requests only, and this is a connection"))
+            }
+            (Some(Self::Request), Self::Response) => Ok(()),
+            (Some(Self::Response), Self::Listener | Self::Connection | Self::Request) => {
+                Err(at.reject("exists in responses only, and this is asked before there is one"))
+            }
+            (Some(Self::Listener), Self::Connection | Self::Request | Self::Response) => {
+                Err(at.reject("exists only where a listener chooses a filter chain"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl<A> Matcher<A> {
@@ -143,12 +180,7 @@ impl<A> Reader<'_, A> {
         wire: Option<outrigger_api::pb::xds::core::v3::TypedExtensionConfig>,
     ) -> Parsed<Input> {
         let input = Input::parse(self.context, at, wire)?;
-        if input.is_http() && !self.kinds.http {
-            return Err(at.reject("exists in HTTP requests only, and this is a network filter"));
-        }
-        if input.is_of_response() && !self.kinds.responses {
-            return Err(at.reject("exists in responses only, and this is asked about requests"));
-        }
+        self.kinds.place.check(at, &input)?;
         Ok(input)
     }
 
@@ -177,8 +209,11 @@ impl<A> Reader<'_, A> {
             Some(TreeType::PrefixMatchMap(wire)) => {
                 Ok(Ask::Prefix { input, map: read(at.field("prefix_match_map"), wire)? })
             }
-            Some(TreeType::CustomMatch(_)) => Err(at.field("custom_match").unsupported()),
-            None => Err(at.reject("needs one of exact_match_map, prefix_match_map")),
+            Some(TreeType::CustomMatch(wire)) => {
+                let on_match = |at: &FieldPath<'_>, wire| self.on_match(at, wire, depth);
+                custom::tree(self.context, &at.field("custom_match"), input, wire, &on_match)
+            }
+            None => Err(at.reject("needs one of exact_match_map, prefix_match_map, custom_match")),
         }
     }
 }

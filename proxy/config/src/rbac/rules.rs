@@ -14,7 +14,7 @@ use super::{Action, Engine, MetadataSource, NamedAction, Permission, Policy, Pri
 use crate::cel;
 use crate::context::Context;
 use crate::decide::decide;
-use crate::matcher::{Ask, Kinds, Matcher, OnMatch};
+use crate::matcher::{Ask, Kinds, Matcher, OnMatch, Place};
 use crate::matching::{MetadataMatcher, StringMatcher};
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
@@ -45,8 +45,7 @@ impl Reader<'_> {
 
     fn tree(&self, at: &FieldPath<'_>, wire: xds::Matcher) -> Parsed<Matcher<NamedAction>> {
         let kinds = Kinds {
-            http: self.http,
-            responses: false,
+            place: if self.http { Place::Request } else { Place::Connection },
             action: &|at, any| {
                 if wire::type_name(any) != "envoy.config.rbac.v3.Action" {
                     return Err(at.reject(format!("the action {:?} is not supported", any.type_url)));
@@ -196,6 +195,7 @@ fn contains_log(tree: &Matcher<NamedAction>) -> bool {
         None => false,
         Some(Ask::List(list)) => list.iter().any(|(_, on_match)| logs(on_match)),
         Some(Ask::Exact { map, .. } | Ask::Prefix { map, .. }) => map.iter().any(|(_, on_match)| logs(on_match)),
+        Some(Ask::Network { targets, .. } | Ask::Domain { targets, .. }) => targets.iter().any(logs),
     };
     asked || tree.on_no_match.as_deref().is_some_and(logs)
 }

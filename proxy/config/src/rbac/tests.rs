@@ -309,7 +309,7 @@ fn bad_match_trees_are_refused() {
     for (result, expected) in [
         (
             network(&list(&header, text)),
-            at("predicate.single_predicate.input: exists in HTTP requests only, and this is a network filter"),
+            at("predicate.single_predicate.input: exists in HTTP requests only, and this is a connection"),
         ),
         (
             network(&list(&unknown, text)),

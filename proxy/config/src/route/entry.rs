@@ -57,7 +57,8 @@ pub(super) fn route(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Ro
             RouteAction::Direct(Box::new(direct_response(scope, &at.field("direct_response"), action)?))
         }
         Some(Action::NonForwardingAction(pb::NonForwardingAction {})) => RouteAction::NonForwarding,
-        Some(Action::FilterAction(_)) => return Err(at.field("filter_action").unsupported()),
+        // No filter reads it, in Envoy as here.
+        Some(Action::FilterAction(pb::FilterAction { action: _ })) => RouteAction::NonForwarding,
         None => return Err(at.reject("needs one of route, redirect, direct_response, non_forwarding_action")),
     };
     Ok(Some(Route {

@@ -12,22 +12,26 @@ use outrigger_api::pb::google::protobuf::Duration as WireDuration;
 
 use super::entry::RouteScope;
 use super::hash_policy::hash_policies;
+use super::hedge::hedge_on_per_try_timeout;
 use super::internal_redirect;
 use super::mirror::mirror_policies;
 use super::parse::optional_plugin;
 use super::retry::retry_policy;
 use super::rewrite::regex_rewrite;
 use super::{
-    ClusterChoice, Forward, HostRewrite, MaxStreamDuration, PathMatch, Priority, WeightChoice, WeightedCluster,
+    ClusterChoice, ConnectEnd, Forward, HostRewrite, MaxStreamDuration, PathMatch, Priority, WeightChoice,
+    WeightedCluster,
 };
 use crate::cluster::{LbMetadata, lb_metadata};
 use crate::decide::decide;
 use crate::format::Format;
 use crate::http::RouteFilters;
+use crate::http::filters::deprecated_cors;
 use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
 use crate::matching::UriRewrite;
 use crate::rate_limit::{RateLimitPlace, rate_limits};
 use crate::rejection::{FieldPath, Parsed};
+use crate::tls::proxy_header;
 use crate::wire;
 
 /// Reads a forwarding action; `None` if its cluster is chosen by a plugin that is missing and may be.
@@ -42,9 +46,10 @@ pub(super) fn forward(
             timeout, idle_timeout, retry_policy, priority, max_grpc_timeout, upgrade_configs, max_stream_duration,
             cluster_specifier, host_rewrite_specifier, hash_policy, metadata_match, request_mirror_policies,
             path_rewrite_policy, rate_limits, include_vh_rate_limits, internal_redirect_policy,
-            internal_redirect_action, max_internal_redirects, grpc_timeout_offset, path_rewrite;
-        no_effect: early_data_policy = "TLS early data is neither taken nor sent";
-        unsupported: flush_timeout, retry_policy_typed_config, cors, hedge_policy;
+            internal_redirect_action, max_internal_redirects, grpc_timeout_offset, path_rewrite, cors, hedge_policy;
+        no_effect: early_data_policy = "TLS early data is neither taken nor sent",
+            retry_policy_typed_config = "Envoy does not implement it: retry_policy counts";
+        unsupported: flush_timeout;
     });
     let metadata = lb_metadata(metadata_match);
     let mut weight_choice = WeightChoice::default();
@@ -92,7 +97,7 @@ pub(super) fn forward(
         }
         None => handles_redirects.then(|| Box::new(internal_redirect::deprecated(max_internal_redirects))),
     };
-    let (upgrades, terminates_connect) = upgrades(&at.field("upgrade_configs"), upgrade_configs)?;
+    let (upgrades, connect) = upgrades(&at.field("upgrade_configs"), upgrade_configs)?;
     Ok(Some(Forward {
         cluster,
         weight_choice,
@@ -120,9 +125,14 @@ pub(super) fn forward(
             None => None,
             Some(policy) => Some(Arc::new(self::retry_policy(scope.context, &at.field("retry_policy"), policy)?)),
         },
+        hedges: match hedge_policy {
+            None => None,
+            Some(wire) => Some(hedge_on_per_try_timeout(&at.field("hedge_policy"), wire)?),
+        },
+        cors: deprecated_cors(&at.field("cors"), cors)?,
         priority: self::priority(&at.field("priority"), priority)?,
         upgrades,
-        terminates_connect,
+        connect,
         hash_policy: hash_policies(&at.field("hash_policy"), hash_policy)?,
         metadata_match: metadata.map(Arc::new),
         template_rewrite,
@@ -302,11 +312,14 @@ fn given(at: &FieldPath<'_>, wire: Option<WireDuration>) -> Parsed<Option<Durati
     wire.map(|wire| wire::duration(at, wire)).transpose()
 }
 
-/// The upgrades, and whether CONNECT ends here.
-fn upgrades(at: &FieldPath<'_>, wire: Vec<pb::route_action::UpgradeConfig>) -> Parsed<(Vec<(String, bool)>, bool)> {
+/// The upgrades, and how CONNECT ends here.
+fn upgrades(
+    at: &FieldPath<'_>,
+    wire: Vec<pb::route_action::UpgradeConfig>,
+) -> Parsed<(Vec<(String, bool)>, Option<Box<ConnectEnd>>)> {
     let mut seen = HashSet::new();
     let mut upgrades = Vec::with_capacity(wire.len());
-    let mut terminates = false;
+    let mut connect = None;
     for (index, wire) in wire.into_iter().enumerate() {
         let at = at.item(index);
         decide!(wire, at, pb::route_action::UpgradeConfig as "envoy.config.route.v3.RouteAction.UpgradeConfig" {
@@ -332,22 +345,27 @@ fn upgrades(at: &FieldPath<'_>, wire: Vec<pb::route_action::UpgradeConfig>) -> P
             if name != "connect" {
                 return Err(at.reject(format!("goes with CONNECT only, not with {upgrade_type:?}")));
             }
-            connect_config_of(&at, wire)?;
-            terminates = true;
+            connect = Some(Box::new(connect_end(&at, wire)?));
         }
         upgrades.push((name, enabled));
     }
-    Ok((upgrades, terminates))
+    Ok((upgrades, connect))
 }
 
-fn connect_config_of(at: &FieldPath<'_>, wire: pb::route_action::upgrade_config::ConnectConfig) -> Parsed<()> {
+fn connect_end(at: &FieldPath<'_>, wire: pb::route_action::upgrade_config::ConnectConfig) -> Parsed<ConnectEnd> {
     use pb::route_action::upgrade_config::ConnectConfig;
     decide!(wire, at, ConnectConfig as "envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig" {
-        implemented: ;
+        implemented: proxy_protocol_config, allow_post;
         no_effect: ;
-        unsupported: proxy_protocol_config, allow_post;
+        unsupported: ;
     });
-    Ok(())
+    Ok(ConnectEnd {
+        takes_post: allow_post,
+        proxy_header: match proxy_protocol_config {
+            None => None,
+            Some(wire) => Some(proxy_header(&at.field("proxy_protocol_config"), wire)?),
+        },
+    })
 }
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);

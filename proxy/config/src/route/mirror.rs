@@ -49,7 +49,7 @@ pub enum MirrorHost {
 }
 
 /// Reads a list of mirror policies.
-pub(super) fn mirror_policies(
+pub(crate) fn mirror_policies(
     at: &FieldPath<'_>,
     wire: Vec<pb::route_action::RequestMirrorPolicy>,
 ) -> Parsed<Vec<MirrorPolicy>> {

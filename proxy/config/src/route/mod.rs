@@ -6,6 +6,7 @@ mod answer;
 mod entry;
 mod forward;
 mod hash_policy;
+mod hedge;
 mod internal_redirect;
 mod matches;
 mod mirror;
@@ -20,8 +21,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::{LbMetadata, QueueHints};
+use crate::cluster::{LbMetadata, ProxyHeaderSettings, QueueHints};
 use crate::format::Format;
+use crate::http::filters::CorsPolicy;
 use crate::http::{HeaderMutations, RouteFilters};
 use crate::matcher::Matcher;
 use crate::matching::{FilterStateMatcher, MetadataMatcher, StringMatcher, UriRewrite, UriTemplate};
@@ -35,8 +37,10 @@ pub(crate) use forward::priority;
 pub(crate) use hash_policy::hash_policies;
 pub use hash_policy::{HashCookie, HashPolicy, HashSource};
 pub(crate) use matches::{header_matcher, query_parameter_matcher, route_match};
+pub(crate) use mirror::mirror_policies;
 pub use mirror::{MirrorCluster, MirrorHost, MirrorPolicy};
 pub use parse::DomainConflict;
+pub(crate) use retry::retry_policy;
 pub(crate) use rewrite::regex_rewrite;
 pub use scope::{ScopeRoutes, ScopedRoute};
 
@@ -100,6 +104,10 @@ pub struct VirtualHost {
     pub include_is_timeout_retry: bool,
     /// For routes that have none of their own.
     pub retry_policy: Option<Arc<RetryPolicy>>,
+    /// Whether a try that is late goes on beside the next one, for routes that do not say. Source: `hedge_policy`.
+    pub hedges: Option<bool>,
+    /// What is allowed other origins where nothing is said of the filter. Source: the deprecated `cors`.
+    pub cors: Option<Arc<CorsPolicy>>,
     /// Clusters that get copies, unless a more specific level has its own.
     pub mirrors: Vec<MirrorPolicy>,
     /// What requests are counted by.
@@ -302,12 +310,16 @@ pub struct Forward {
     pub max_grpc_timeout: Option<Duration>,
     /// When to try again.
     pub retry_policy: Option<Arc<RetryPolicy>>,
+    /// Whether a try that is late goes on beside the next one. Source: `hedge_policy`.
+    pub hedges: Option<bool>,
+    /// What is allowed other origins where nothing is said of the filter. Source: the deprecated `cors`.
+    pub cors: Option<Arc<CorsPolicy>>,
     /// Which circuit breaker thresholds count.
     pub priority: Priority,
     /// Upgrades of this route, lower case, and whether they are enabled.
     pub upgrades: Vec<(String, bool)>,
     /// CONNECT ends here: what comes through it goes to the cluster as it is. Source: `connect_config`.
-    pub terminates_connect: bool,
+    pub connect: Option<Box<ConnectEnd>>,
     /// What consistent policies choose an endpoint by.
     pub hash_policy: Arc<[HashPolicy]>,
     /// The subset of endpoints that is wanted.
@@ -324,6 +336,22 @@ pub struct Forward {
     pub include_virtual_host_rate_limits: bool,
     /// Which redirects of the upstream are followed here; none unless given.
     pub internal_redirect: Option<Box<InternalRedirect>>,
+}
+
+/// How CONNECT ends here. Source: `RouteAction.UpgradeConfig.ConnectConfig`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ConnectEnd {
+    /// So does POST: its body goes to the cluster as it is. Source: `allow_post`.
+    pub takes_post: bool,
+    /// What stands before it on the connection. Source: `proxy_protocol_config`.
+    pub proxy_header: Option<ProxyHeaderSettings>,
+}
+
+impl ConnectEnd {
+    /// Whether it is for requests with this method.
+    pub fn takes(&self, method: &[u8]) -> bool {
+        method == b"CONNECT" || self.takes_post && method == b"POST"
+    }
 }
 
 /// Source: `InternalRedirectPolicy`.

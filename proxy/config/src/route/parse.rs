@@ -11,14 +11,16 @@ use outrigger_api::pb::google::protobuf::{Any, UInt32Value, UInt64Value};
 use outrigger_api::pb::xds::r#type::matcher::v3 as xds;
 
 use super::entry::{RouteScope, route};
+use super::hedge::hedge_on_per_try_timeout;
 use super::mirror::mirror_policies;
 use super::retry::retry_policy;
 use super::{RequireTls, Route, RouteConfiguration, VirtualCluster, VirtualHost, header_matcher};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::RouteFilters;
+use crate::http::filters::deprecated_cors;
 use crate::http::header_mutations::{header_name, request_header_mutations, response_header_mutations};
-use crate::matcher::{Kinds, Matcher};
+use crate::matcher::{Kinds, Matcher, Place};
 use crate::rate_limit::{RateLimitPlace, rate_limits};
 use crate::rejection::{FieldPath, Parsed};
 use crate::source::{self, ConfigSource, SourceKind, XdsProtocol};
@@ -178,9 +180,10 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
             response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
             include_request_attempt_count, include_attempt_count_in_response, retry_policy, request_mirror_policies,
             rate_limits, matcher, per_request_buffer_limit_bytes, request_body_buffer_limit,
-            include_is_timeout_retry_header, virtual_clusters;
-        no_effect: metadata = "no filter reads it";
-        unsupported: cors, retry_policy_typed_config, hedge_policy, route_specifiers;
+            include_is_timeout_retry_header, virtual_clusters, cors, hedge_policy;
+        no_effect: metadata = "no filter reads it",
+            retry_policy_typed_config = "Envoy does not implement it: retry_policy counts";
+        unsupported: route_specifiers;
     });
     if name.is_empty() {
         return Err(at.field("name").reject("must not be empty"));
@@ -214,6 +217,11 @@ fn virtual_host(scope: &RouteScope<'_, '_>, at: &FieldPath<'_>, wire: pb::Virtua
             None => None,
             Some(policy) => Some(Arc::new(self::retry_policy(scope.context, &at.field("retry_policy"), policy)?)),
         },
+        hedges: match hedge_policy {
+            None => None,
+            Some(wire) => Some(hedge_on_per_try_timeout(&at.field("hedge_policy"), wire)?),
+        },
+        cors: deprecated_cors(&at.field("cors"), cors)?,
         mirrors: mirror_policies(&at.field("request_mirror_policies"), request_mirror_policies)?,
         rate_limits: self::rate_limits(&at.field("rate_limits"), rate_limits, RateLimitPlace::Route)?,
         filters: RouteFilters::parse(scope.context, &at.field("typed_per_filter_config"), typed_per_filter_config)?,
@@ -263,7 +271,7 @@ fn route_matcher(
         }
         _ => Err(at.reject(format!("{:?} is neither a route nor a list of routes", any.type_url))),
     };
-    Matcher::parse(scope.context, at, &Kinds { http: true, responses: false, action: &action }, wire)
+    Matcher::parse(scope.context, at, &Kinds { place: Place::Request, action: &action }, wire)
 }
 
 /// How many bytes of request bodies are kept; the newer field wins.

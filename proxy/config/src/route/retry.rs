@@ -54,7 +54,7 @@ impl RetryOn {
 }
 
 /// Reads a retry policy.
-pub(super) fn retry_policy(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::RetryPolicy) -> Parsed<RetryPolicy> {
+pub(crate) fn retry_policy(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::RetryPolicy) -> Parsed<RetryPolicy> {
     decide!(wire, at, pb::RetryPolicy as "envoy.config.route.v3.RetryPolicy" {
         implemented: retry_on, num_retries, per_try_timeout, per_try_idle_timeout, retry_host_predicate,
             host_selection_retry_max_attempts, retriable_status_codes, retry_back_off, retriable_headers,

@@ -344,7 +344,6 @@ fn actions_that_are_refused() {
             "{cluster: c, request_mirror_policies: [{cluster: d, cluster_header: x}]}",
             "route.request_mirror_policies[0].cluster_header: must not be set together with cluster",
         ),
-        ("{cluster: c, cors: {}}", "route.cors: is not supported"),
         ("{cluster: c, host_rewrite: x}", "route.host_rewrite: is not supported"),
         ("{cluster: c, timeout: -1s}", "route.timeout: -1.000000000s must not be negative"),
         (
@@ -376,10 +375,6 @@ fn actions_that_are_refused() {
         (
             "{cluster: c, upgrade_configs: [{upgrade_type: websocket, connect_config: {}}]}",
             "route.upgrade_configs[0].connect_config: goes with CONNECT only, not with \"websocket\"",
-        ),
-        (
-            "{cluster: c, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {allow_post: true}}]}",
-            "route.upgrade_configs[0].connect_config.allow_post: is not supported",
         ),
         (
             "{cluster: c, internal_redirect_policy: {response_headers_to_copy: [host]}}",
@@ -454,13 +449,54 @@ fn answers_that_are_refused() {
             "direct_response: {status: 200, body_format: {json_format: {}}}",
             "direct_response.body_format.json_format: is not supported",
         ),
-        ("filter_action: {}", "filter_action: is not supported"),
         ("name: x", "needs one of route, redirect, direct_response, non_forwarding_action"),
     ] {
         let text = with_route(&format!("{{match: {{prefix: /}}, {answer}}}")).expect_err(reason).to_string();
         let text = text.strip_prefix("route configuration \"r\": virtual_hosts[0].routes[0]").unwrap();
         assert_eq!(text.trim_start_matches(['.', ':', ' ']), reason);
     }
+}
+
+#[test]
+fn late_tries_are_hedged_where_a_policy_says_so() {
+    let configuration = parse(
+        "{name: r, virtual_hosts: [{name: v, domains: ['*'], hedge_policy: {hedge_on_per_try_timeout: true}, routes: [\
+         {match: {prefix: /a}, route: {cluster: c, hedge_policy: {initial_requests: 2}}}, {match: {prefix: /}, route: {cluster: c}}]}]}",
+    )
+    .unwrap();
+    let host = &configuration.virtual_hosts[0];
+    let hedges = |route: &Route| match &route.action {
+        RouteAction::Forward(forward) => forward.hedges,
+        _ => panic!("{:?}", route.action),
+    };
+    assert_eq!((host.hedges, hedges(&host.routes[0]), hedges(&host.routes[1])), (Some(true), Some(false), None));
+}
+
+#[test]
+fn deprecated_policies_of_other_origins_are_read_like_named_ones() {
+    let route = |cors: &str| with_action(&format!("{{cluster: c, cors: {cors}}}"));
+    let configuration =
+        route("{allow_origin_string_match: [{exact: a}], allow_methods: GET, filter_enabled: {default_value: {}}}")
+            .unwrap();
+    let RouteAction::Forward(forward) = &only_route(&configuration).action else { panic!() };
+    let policy = forward.cors.as_ref().unwrap();
+    assert!(policy.allow_origin[0].matches(b"a") && policy.allow_methods == "GET" && policy.enabled.is_some());
+    let error = route("{max_age: \"1\\n\"}").unwrap_err().to_string();
+    assert!(error.contains("routes[0].route.cors.max_age: "), "{error}");
+}
+
+#[test]
+fn connect_ends_here_as_the_route_says() {
+    let end = |config: &str| {
+        let action = format!("{{cluster: c, upgrade_configs: [{{upgrade_type: CONNECT, connect_config: {config}}}]}}");
+        let configuration = with_action(&action).unwrap();
+        let RouteAction::Forward(forward) = &only_route(&configuration).action else { panic!() };
+        forward.connect.as_deref().cloned().unwrap()
+    };
+    let plain = end("{}");
+    assert!(plain.takes(b"CONNECT") && !plain.takes(b"POST") && plain.proxy_header.is_none());
+    let more = end("{allow_post: true, proxy_protocol_config: {version: V2}}");
+    assert!(more.takes(b"POST") && !more.takes(b"PUT") && more.proxy_header.is_some());
 }
 
 #[test]
@@ -483,10 +519,6 @@ fn virtual_hosts_that_are_refused() {
         (
             "{name: r, virtual_hosts: [{domains: ['*']}]}",
             "route configuration \"r\": virtual_hosts[0].name: must not be empty",
-        ),
-        (
-            "{name: r, virtual_hosts: [{name: a, domains: ['*'], cors: {}}]}",
-            "route configuration \"r\": virtual_hosts[0].cors: is not supported",
         ),
         ("{name: r, vhds: {}}", "route configuration \"r\": vhds.config_source: is required"),
         (

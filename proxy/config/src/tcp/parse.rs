@@ -5,12 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use outrigger_api::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy as parts;
 use outrigger_api::pb::envoy::r#type::v3 as types;
 use outrigger_api::pb::google::protobuf;
 
-use super::{TcpProxy, WeightedClusters};
+use super::{BackOff, TcpProxy, Tunneling, WeightedClusters};
 use crate::accesslog::access_logs;
 use crate::cluster::lb_metadata;
 use crate::context::Context;
@@ -21,18 +22,17 @@ use crate::wire;
 
 impl TcpProxy {
     /// Reads the message at `at`.
-    pub(crate) fn parse(context: &Context<'_>, at: &FieldPath<'_>, mut wire: tcp::TcpProxy) -> Parsed<Self> {
-        wire::drop_false(&mut wire.check_drain_close);
+    pub(crate) fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: tcp::TcpProxy) -> Parsed<Self> {
         decide!(wire, at, tcp::TcpProxy as "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" {
             implemented: stat_prefix, cluster_specifier, idle_timeout, access_log, max_connect_attempts,
                 max_downstream_connection_duration, access_log_flush_interval, access_log_options, hash_policy,
-                metadata_match, flush_access_log_on_connected;
+                metadata_match, flush_access_log_on_connected, tunneling_config, backoff_options,
+                max_downstream_connection_duration_jitter_percentage, upstream_connect_mode, max_early_data_bytes,
+                check_drain_close;
             no_effect: downstream_idle_timeout = "Envoy does not implement it either",
                 upstream_idle_timeout = "Envoy does not implement it either",
                 proxy_protocol_tlv_merge_policy = "without proxy_protocol_tlvs there is nothing to merge";
-            unsupported: on_demand, backoff_options, tunneling_config,
-                max_downstream_connection_duration_jitter_percentage,
-                proxy_protocol_tlvs, upstream_connect_mode, max_early_data_bytes, check_drain_close;
+            unsupported: on_demand, proxy_protocol_tlvs;
         });
         if stat_prefix.is_empty() {
             return Err(at.field("stat_prefix").reject("must not be empty"));
@@ -57,11 +57,55 @@ impl TcpProxy {
                 &at.field("max_downstream_connection_duration"),
                 max_downstream_connection_duration,
             )?,
+            max_downstream_connection_duration_jitter: max_downstream_connection_duration_jitter_percentage
+                .map(|wire| wire::percent(&at.field("max_downstream_connection_duration_jitter_percentage"), wire))
+                .transpose()?,
+            back_off: back_off(&at.field("backoff_options"), backoff_options)?,
+            tunneling: match tunneling_config {
+                Some(wire) => Some(Box::new(Tunneling::parse(context, &at.field("tunneling_config"), wire)?)),
+                None => None,
+            },
+            connect_on_data: connect_on_data(at, upstream_connect_mode, max_early_data_bytes)?,
+            check_drain_close: check_drain_close.is_some_and(|flag| flag.value),
             access_logs: access_logs(context, &at.field("access_log"), access_log)?,
             access_log_flush_interval,
             log_on_connected,
             log_on_start,
         })
+    }
+}
+
+fn back_off(at: &FieldPath<'_>, wire: Option<core::BackoffStrategy>) -> Parsed<Option<BackOff>> {
+    let Some(wire) = wire else { return Ok(None) };
+    decide!(wire, at, core::BackoffStrategy as "envoy.config.core.v3.BackoffStrategy" {
+        implemented: base_interval, max_interval;
+        no_effect: ;
+        unsupported: ;
+    });
+    let base_at = at.field("base_interval");
+    let Some(base) = at_least_1_ms(&base_at, base_interval)? else { return Err(base_at.reject("is required")) };
+    let max_at = at.field("max_interval");
+    let max = at_least_1_ms(&max_at, max_interval)?.unwrap_or(base * 10);
+    if max < base {
+        return Err(max_at.reject(format!("{max:?} is less than base_interval, {base:?}")));
+    }
+    Ok(Some(BackOff { base, max }))
+}
+
+/// Whether the endpoint has to wait for the client. What a client sends before there is an endpoint stays in its socket, so
+/// no limit for it is needed here.
+fn connect_on_data(at: &FieldPath<'_>, mode: i32, early_bytes: Option<protobuf::UInt32Value>) -> Parsed<bool> {
+    let early_at = at.field("max_early_data_bytes");
+    let early_bytes = wire::number_within(&early_at, early_bytes, 0..=MAX_EARLY_BYTES)?;
+    let mode_at = at.field("upstream_connect_mode");
+    let mode = tcp::UpstreamConnectMode::try_from(mode).map_err(|_| wire::unknown_enum(&mode_at, mode))?;
+    if mode != tcp::UpstreamConnectMode::Immediate && early_bytes.is_none() {
+        return Err(early_at.reject("is required unless upstream_connect_mode is IMMEDIATE"));
+    }
+    match mode {
+        // The handshake is over before the filter hears of the connection.
+        tcp::UpstreamConnectMode::Immediate | tcp::UpstreamConnectMode::OnDownstreamTlsHandshake => Ok(false),
+        tcp::UpstreamConnectMode::OnDownstreamData => Ok(true),
     }
 }
 
@@ -88,9 +132,7 @@ fn hash_policy(at: &FieldPath<'_>, wire: Vec<types::HashPolicy>) -> Parsed<Arc<[
 
 fn target(at: &FieldPath<'_>, wire: Option<parts::ClusterSpecifier>) -> Parsed<WeightedClusters> {
     match wire {
-        Some(parts::ClusterSpecifier::Cluster(name)) if name.is_empty() => {
-            Err(at.field("cluster").reject("must not be empty"))
-        }
+        // No name is none of a cluster: what an earlier filter chose (`sni_cluster`) is the only one then.
         Some(parts::ClusterSpecifier::Cluster(name)) => Ok(WeightedClusters { clusters: vec![(name.into(), 1)] }),
         Some(parts::ClusterSpecifier::WeightedClusters(parts::WeightedCluster { clusters })) => {
             let list = at.field("weighted_clusters");
@@ -142,5 +184,7 @@ fn at_least_1_ms(at: &FieldPath<'_>, wire: Option<protobuf::Duration>) -> Parsed
     Ok(Some(value))
 }
 
+/// Source: `(validate.rules)` of `max_early_data_bytes`.
+const MAX_EARLY_BYTES: u32 = 1 << 20;
 /// Source: `TcpProxy.idle_timeout`.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);

@@ -24,7 +24,7 @@ mod transport;
 mod validation;
 
 pub(crate) use rotation::retire_within;
-pub(crate) use transport::{downstream_transport_socket, tlv_filter, upstream_transport_socket};
+pub(crate) use transport::{downstream_transport_socket, proxy_header, tlv_filter, upstream_transport_socket};
 pub(crate) use validation::typed_name as typed_san_matcher;
 
 /// Source: `DownstreamTlsContext`.

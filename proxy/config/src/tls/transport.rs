@@ -93,7 +93,8 @@ fn proxied(
     Ok(UpstreamTransport::Proxied(Arc::new(ProxiedTransport { header, inner })))
 }
 
-fn proxy_header(at: &FieldPath<'_>, wire: core::ProxyProtocolConfig) -> Parsed<ProxyHeaderSettings> {
+/// Reads what a PROXY protocol header says.
+pub(crate) fn proxy_header(at: &FieldPath<'_>, wire: core::ProxyProtocolConfig) -> Parsed<ProxyHeaderSettings> {
     decide!(wire, at, core::ProxyProtocolConfig as "envoy.config.core.v3.ProxyProtocolConfig" {
         implemented: version, pass_through_tlvs, added_tlvs;
         no_effect: ;

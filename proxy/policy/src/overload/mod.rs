@@ -65,15 +65,18 @@ pub fn shortened(usual: Duration, minimum: TimerMinimum, state: f64) -> Duration
 /// Streams are sorted by the power of two of what they hold; so many powers are told apart, and the last one takes all above.
 const BUCKETS: u32 = 8;
 
-/// From how many bytes on a stream is reset while the action that does so has `state`: the more it has, the more buckets
-/// are emptied, those with the largest streams first. `None` if none is. Streams below two to the power of
-/// `smallest_power` bytes never are.
+/// So many streams are reset at once on a worker at the most. Source: Envoy.
+pub const MOST_RESETS: usize = 50;
+
+/// From how many bytes on a stream is reset when the action that does so comes to `state`: the more it has, the more buckets
+/// are emptied, those with the largest streams first. `None` if none is. As in Envoy the smallest bucket begins at half of
+/// two to the power of `smallest_power` bytes.
 pub fn reset_from(smallest_power: u32, state: f64) -> Option<u64> {
     if state <= 0.0 {
         return None;
     }
     let emptied = ((state * f64::from(BUCKETS)) as u32 + 1).min(BUCKETS);
-    1u64.checked_shl(smallest_power + (BUCKETS - emptied))
+    1u64.checked_shl((smallest_power + (BUCKETS - emptied)).saturating_sub(1))
 }
 
 #[cfg(test)]
@@ -113,8 +116,8 @@ mod tests {
         let powers = |state| reset_from(20, state).map(u64::ilog2);
         assert_eq!(powers(0.0), None);
         let rising = [0.01, 0.124, 0.125, 0.5, 0.874, 0.875, 1.0].map(|state| powers(state).unwrap());
-        assert_eq!(rising, [27, 27, 26, 23, 21, 20, 20]);
-        assert_eq!(reset_from(56, 0.01), Some(1 << 63));
+        assert_eq!(rising, [26, 26, 25, 22, 20, 19, 19]);
+        assert_eq!(reset_from(56, 0.01), Some(1 << 62));
     }
 
     #[test]

@@ -43,6 +43,14 @@ pub trait Facts {
     fn metadata(&self, source: MetadataSource, namespace: &str, look: &mut LookAt<'_>) -> bool;
     /// Whether an expression is true of it; one without a value is not.
     fn holds(&self, condition: &Expression) -> bool;
+    /// `tls` or `raw_buffer`, where a filter chain is still to be chosen.
+    fn transport_protocol(&self) -> Option<&str> {
+        None
+    }
+    /// What ALPN offered, or a listener filter found, where a filter chain is still to be chosen.
+    fn application_protocols(&self) -> &[String] {
+        &[]
+    }
     /// Asks `look` about an object of the filter state.
     fn filter_state(&self, key: &str, look: &mut dyn FnMut(Option<&str>) -> bool) -> bool;
 }
@@ -101,6 +109,17 @@ impl<F: Facts> Inputs for InputsOf<'_, F> {
             Input::SourcePort => look(port(facts.source())),
             Input::DirectSourceIp => look(ip(facts.direct_remote())),
             Input::ServerName => look(text(facts.server_name())),
+            Input::SourceType => {
+                let ends = (facts.source(), facts.destination());
+                let local = is_local(ends.0.map(|source| source.ip()), ends.1.map(|own| own.ip()));
+                look(if local { Given::Text(b"local") } else { Given::Absent });
+            }
+            Input::TransportProtocol => look(facts.transport_protocol().map_or(Given::Unknown, text)),
+            Input::ApplicationProtocols => match facts.application_protocols() {
+                [] => look(Given::Absent),
+                protocols => look(Given::Text(format!("'{}'", protocols.join("','")).as_bytes())),
+            },
+            Input::Attributes => look(Given::Absent),
             Input::UriSan => look_joined(facts.peer().map(|peer| peer.uri_names), look),
             Input::DnsSan => look_joined(facts.peer().map(|peer| peer.dns_names), look),
             Input::Subject => look(facts.peer().map_or(Given::Unknown, |peer| text(peer.subject))),
@@ -129,8 +148,20 @@ impl<F: Facts> Inputs for InputsOf<'_, F> {
             },
             // Nothing has been answered yet.
             Input::ResponseStatus | Input::ResponseStatusClass | Input::ResponseHeader { .. } => look(Given::Unknown),
+            // There is no endpoint yet.
+            Input::EndpointMetadata { .. } | Input::LocalityMetadata { .. } => look(Given::Unknown),
         }
     }
+
+    fn holds(&self, expression: &Expression) -> bool {
+        self.0.holds(expression)
+    }
+}
+
+/// The client is on this machine. Who comes without an address is.
+pub(crate) fn is_local(source: Option<IpAddr>, destination: Option<IpAddr>) -> bool {
+    let Some(source) = source.map(|source| source.to_canonical()) else { return true };
+    source.is_loopback() || destination.is_some_and(|destination| destination.to_canonical() == source)
 }
 
 fn text(text: &str) -> Given<'_> {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use outrigger_config::rbac::{Action, Engine, Rules};
 
+pub(crate) use facts::is_local;
 pub use facts::{Facts, InputsOf, LookAt, NoRequest, Peer};
 
 use crate::matcher;

@@ -34,7 +34,7 @@ use crate::process::Process;
 use crate::stats::{FamilyKind, Registry};
 use crate::stream::ResponseFlag;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Passes on what it is sent. A stream ends after `limit` messages.
 struct Recorder {

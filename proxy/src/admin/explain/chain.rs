@@ -59,6 +59,9 @@ pub(super) fn find(view: &GraphView, asked: &Asked) -> Result<Found, String> {
     let misses: Vec<Tree> = misses.collect();
     let why_chain = match (explained.chosen, explained.is_default) {
         (None, _) => None,
+        (Some(_), false) if listener.config.filter_chain_matcher.is_some() => {
+            Some("filter_chain_matcher leads to it".to_owned())
+        }
         (Some(_), false) => Some("the most specific match".to_owned()),
         (Some(_), true) => Some("the default filter chain: no other takes the connection".to_owned()),
     };

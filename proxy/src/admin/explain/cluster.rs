@@ -14,7 +14,7 @@ use outrigger_policy::breaker::Resource;
 use super::super::tree::{Tree, tree};
 use super::route::{duration, targets};
 use super::{limit, percent};
-use crate::graph::{ClusterNode, TcpNode};
+use crate::graph::{ClusterNode, TcpNode, facts};
 use crate::upstream::admission::shown_of;
 use crate::upstream::host::Host;
 use crate::worker::GraphView;
@@ -108,7 +108,7 @@ fn account(view: &GraphView, name: &str, share: Option<Tree>, priority: Priority
         Priority::Default => (&node.shared.default, &config.circuit_breakers.default),
         Priority::High => (&node.shared.high, &config.circuit_breakers.high),
     };
-    let used = |resource| limit(breaker.usage(resource), breaker.limit(resource, thresholds));
+    let used = |resource| limit(breaker.usage(resource), breaker.limit(resource, thresholds, facts::now()));
     let limits = tree! {
         "connections": used(Resource::Connection),
         "pending_requests": used(Resource::PendingRequest),

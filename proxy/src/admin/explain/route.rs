@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_config::cluster::RequestPolicies;
 use outrigger_config::route::{
     ClusterChoice, Forward, HostRewrite, RequireTls, RetryOn, RetryPolicy, Route, RouteAction, VirtualHost,
 };
@@ -20,7 +21,7 @@ use crate::http::manager::request::Chosen;
 use crate::http::manager::scopes::routes_of;
 use crate::http::message::RequestHead;
 use crate::http::router::retry_policy;
-use crate::http::router::timeout::Timeouts;
+use crate::http::router::timeout::{Timeouts, hedges};
 use crate::worker::GraphView;
 
 /// Earlier routes that are told of at most.
@@ -110,7 +111,7 @@ fn act(
     way: &str,
 ) -> String {
     match &chosen.route.action {
-        RouteAction::NonForwarding => format!("500 {way}, which forwards nothing"),
+        RouteAction::NonForwarding => format!("503 (cluster_not_found) {way}, which forwards nothing"),
         RouteAction::Direct(direct) => {
             format!("{} with {} bytes {way}, which answers itself", direct.status, direct.body.len())
         }
@@ -121,8 +122,11 @@ fn act(
             format!("{} to {location} {way}", redirect.status)
         }
         RouteAction::Forward(forward) => {
-            members.push(("policies", policies(node, chosen, forward, head)));
-            let (clusters, goes) = cluster::of_request(view, forward, chosen.cluster_name(head));
+            let name = chosen.cluster_name(head);
+            let target = name.as_deref().and_then(|name| view.clusters.get(name));
+            let of_cluster = target.and_then(|node| node.config.requests.as_deref());
+            members.push(("policies", policies(node, chosen, forward, head, of_cluster)));
+            let (clusters, goes) = cluster::of_request(view, forward, name);
             members.push(("clusters", clusters));
             format!("{goes} {way}")
         }
@@ -200,14 +204,23 @@ fn route(route: &Route, position: usize) -> Tree {
     }
 }
 
-fn policies(node: &HttpNode, chosen: &Chosen<'_>, forward: &Forward, head: &RequestHead) -> Tree {
-    let policy = retry_policy(head, chosen.virtual_host, forward);
+fn policies(
+    node: &HttpNode,
+    chosen: &Chosen<'_>,
+    forward: &Forward,
+    head: &RequestHead,
+    of_cluster: Option<&RequestPolicies>,
+) -> Tree {
+    let policy = retry_policy(head, chosen.virtual_host, forward, of_cluster);
+    let hash =
+        of_cluster.map(|policies| &policies.hash).filter(|hash| !hash.is_empty()).unwrap_or(&forward.hash_policy);
     let limits = Timeouts::of_head(head, node.config.max_stream_duration, forward, policy.as_deref());
     let idle = limits.idle.or(node.config.stream_idle_timeout).filter(|limit| !limit.is_zero());
     let timeouts = tree! {
         "route": limits.route.map(duration),
         "per_try": limits.per_try.map(duration),
         "per_try_idle": limits.per_try_idle.map(duration),
+        "late_tries_go_on": hedges(head, chosen.virtual_host, forward).then_some(true),
         "stream_idle": idle.map(duration),
         "max_stream_duration": limits.stream.map(duration),
     };
@@ -226,17 +239,17 @@ fn policies(node: &HttpNode, chosen: &Chosen<'_>, forward: &Forward, head: &Requ
         "path_becomes": (*rewritten != *path).then(|| rewritten.into_owned()),
         "host_becomes": host,
         "priority": if forward.priority == outrigger_config::route::Priority::High { "high" } else { "default" },
-        "endpoint_by_hash_of": (!forward.hash_policy.is_empty()).then(|| format!("{} hash policies", forward.hash_policy.len())),
+        "endpoint_by_hash_of": (!hash.is_empty()).then(|| format!("{} hash policies", hash.len())),
         "subset": forward.metadata_match.is_some().then_some("endpoints with the metadata that the route wants"),
-        "mirrors": mirrors(chosen, forward),
+        "mirrors": mirrors(chosen, forward, of_cluster),
         "rate_limits": (!forward.rate_limits.is_empty()).then_some(forward.rate_limits.len()),
         "follows_redirects": forward.internal_redirect.as_ref().map(|redirect| redirect.max_redirects),
     }
 }
 
-fn mirrors(chosen: &Chosen<'_>, forward: &Forward) -> Option<usize> {
+fn mirrors(chosen: &Chosen<'_>, forward: &Forward, of_cluster: Option<&RequestPolicies>) -> Option<usize> {
     let levels = [&forward.mirrors, &chosen.virtual_host.mirrors, &chosen.table.configuration().mirrors];
-    levels.into_iter().map(Vec::len).find(|count| *count > 0)
+    of_cluster.map(|policies| &policies.mirrors).into_iter().chain(levels).map(Vec::len).find(|count| *count > 0)
 }
 
 fn retries(policy: &RetryPolicy) -> Tree {

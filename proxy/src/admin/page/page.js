@@ -179,7 +179,7 @@ const clusters = {
     view.append(el('h2', {}, 'Clusters and endpoints'), filterBox('Clusters with', filter, (text) => { clusters.filter = text; refresh(); }), el('div', { id: 'body' }));
     clusters.filter = filter;
   },
-  async show() {
+  async show(body) {
     const all = await json(`overview/clusters?${query([['format', 'json'], ['filter', clusters.filter]])}`);
     const parts = all.clusters.map((cluster) => {
       const limit = ({ now, limit: most }) => `${number(now)} of ${most >= 4294967295 ? '∞' : number(most)}`;
@@ -206,13 +206,12 @@ const clusters = {
         cluster.endpoints_in_all > cluster.endpoints.length ? el('p', { class: 'soft' }, `and ${cluster.endpoints_in_all - cluster.endpoints.length} more`) : null);
     });
     if (all.clusters_in_all > all.clusters.length) parts.push(el('p', {}, `${all.clusters_in_all - all.clusters.length} more clusters: use the filter.`));
-    fill(parts.length ? parts : [el('p', { class: 'soft' }, 'No clusters.')]);
+    fill(body, parts.length ? parts : [el('p', { class: 'soft' }, 'No clusters.')]);
   },
 };
 
-/** Replaces what is shown, and keeps the focus where it was. */
-function fill(parts) {
-  const body = byId('body');
+/** Replaces what a section shows, and keeps the focus where it was. `body` is not shown any more if the section was left meanwhile. */
+function fill(body, parts) {
   const places = [...body.querySelectorAll('button,a,summary,input,select')];
   const at = places.indexOf(document.activeElement);
   const open = new Set([...body.querySelectorAll('details[open][data-key]')].map((node) => node.dataset.key));
@@ -224,7 +223,7 @@ function fill(parts) {
 const routes = {
   title: 'Routes', slow: true,
   build() { view.append(el('h2', {}, 'Listeners, filter chains, routes'), el('div', { id: 'body' })); },
-  async show() {
+  async show(body) {
     const { listeners } = await json('overview/routes?format=json');
     const chain = (of, c, index) => {
       const wants = [c.port && `port ${c.port}`, c.ranges && c.ranges.join(' '), c.server_names && c.server_names.join(' '), c.protocols && c.protocols.join(' '), c.transport].filter(Boolean);
@@ -237,7 +236,7 @@ const routes = {
             ['Clusters', (r) => (r.clusters || []).map((name, n) => [n ? ', ' : '', clusterLink(name)]), 'w']], host.routes)))] : [];
       return el('details', { 'data-key': `${of}/${index}`, open: true }, el('summary', {}, el('b', {}, c.name || `filter chain ${index}`), ' ', el('span', { class: 'tag' }, c.does), c.tls ? el('span', { class: 'tag good' }, 'TLS') : null, ' ', el('span', { class: 'soft' }, wants.join(', ') || 'any connection')), to, ...http);
     };
-    fill(listeners.length ? listeners.map((listener) => el('details', { 'data-key': listener.name, open: listeners.length < 6 },
+    fill(body, listeners.length ? listeners.map((listener) => el('details', { 'data-key': listener.name, open: listeners.length < 6 },
       el('summary', {}, el('b', {}, listener.name), ' ', el('span', { class: 'soft' }, listener.addresses.join(', '))),
       listener.filter_chains.map((c, index) => chain(listener.name, c, index)))) : [el('p', { class: 'soft' }, 'No listeners.')]);
   },
@@ -246,7 +245,7 @@ const routes = {
 const failures = {
   title: 'Failures',
   build() { view.append(el('h2', {}, 'What failed last'), el('div', { id: 'body' })); },
-  async show() {
+  async show(body) {
     const all = await json('failures?format=json&limit=100');
     const columns = [
       ['Time', (f) => time(f.time)],
@@ -255,14 +254,14 @@ const failures = {
       ['Code', (f) => f.code || '-', 'n'], ['Flags', (f) => (f.flags === '-' ? '' : el('span', { class: 'tag bad' }, f.flags))],
       ['Cluster', (f) => clusterLink(f.cluster), 'w'], ['Endpoint', (f) => f.endpoint || ''], ['Tries', (f) => f.tries, 'n'], ['Took', (f) => millis(f.duration_ms), 'n'],
     ];
-    fill([el('p', { class: 'soft' }, `${number(all.failed_in_all)} in all since the start. ${all.warning || ''}`), table('failures', columns, all.failures)]);
+    fill(body, [el('p', { class: 'soft' }, `${number(all.failed_in_all)} in all since the start. ${all.warning || ''}`), table('failures', columns, all.failures)]);
   },
 };
 
 const requests = {
   title: 'Live requests',
   build() { view.append(el('h2', {}, 'Live requests and connections'), el('div', { id: 'body' })); },
-  async show() {
+  async show(body) {
     const all = await json('requests?format=json&limit=200');
     const columns = [
       ['Id', (r) => r.id], ['Age', (r) => millis(r.age_ms), 'n'], ['Doing', (r) => el('span', { class: `tag ${r.phase === 'waiting in queue' ? 'warn' : ''}` }, r.phase)],
@@ -270,7 +269,7 @@ const requests = {
       ['Cluster', (r) => clusterLink(r.cluster), 'w'], ['Endpoint', (r) => r.endpoint || ''], ['In', (r) => bytes(r.bytes_received), 'n'], ['Out', (r) => bytes(r.bytes_sent), 'n'], ['Tries', (r) => r.tries, 'n'],
       ['', (r) => el('button', { class: 'small', 'aria-label': `End ${r.id}`, onclick: () => confirm(`End ${r.id}?`) && post(`requests/kill?${query([['id', r.id]])}`, `${r.id} is ended`) }, 'end')],
     ];
-    fill([el('p', { class: 'soft' }, `${number(all.total)} now. ${all.warning || ''}`), table('live requests', columns, all.requests)]);
+    fill(body, [el('p', { class: 'soft' }, `${number(all.total)} now. ${all.warning || ''}`), table('live requests', columns, all.requests)]);
   },
 };
 
@@ -281,11 +280,12 @@ const history = {
     const form = el('form', { class: 'bar', onsubmit: async (event) => {
       event.preventDefault();
       const data = new FormData(form);
-      try { byId('diff').textContent = await (await get(`config_history/diff?${query(data.entries())}`)).text(); say(''); } catch (error) { say(error.message, true); }
+      const diff = byId('diff');
+      try { diff.textContent = await (await get(`config_history/diff?${query(data.entries())}`)).text(); say(''); } catch (error) { say(error.message, true); }
     } }, field('from'), field('to'), el('button', { class: 'main' }, 'Compare'));
     view.append(el('h2', {}, 'What changed the configuration'), form, el('pre', { id: 'diff', 'aria-live': 'polite', 'aria-label': 'differences' }, 'Two generations can be compared.'), el('div', { id: 'body' }), el('div', { id: 'coverage' }));
   },
-  async show() {
+  async show(body) {
     const [all, coverage] = await Promise.all([json('config_history?format=json&limit=100'), json('coverage?format=json')]);
     const names = (label, list) => (list ? el('div', {}, el('span', { class: 'tag' }, label), ' ', list.join(', ')) : null);
     const columns = [
@@ -296,7 +296,7 @@ const history = {
       ['From', (p) => p.source, 'w'],
     ];
     const idle = [['Type', (f) => f.type], ['Resource', (f) => f.name, 'w'], ['Field', (f) => f.field, 'w'], ['Why it has no effect', (f) => f.why_no_effect, 'w']];
-    fill([table('pushes', columns, all.pushes), el('h3', {}, `Fields without effect (${coverage.fields_without_effect})`), table('fields without effect', idle, coverage.fields.slice(0, 500))]);
+    fill(body, [table('pushes', columns, all.pushes), el('h3', {}, `Fields without effect (${coverage.fields_without_effect})`), table('fields without effect', idle, coverage.fields.slice(0, 500))]);
   },
 };
 
@@ -309,7 +309,8 @@ const explain = {
       event.preventDefault();
       const data = [...new FormData(form).entries()].filter(([name]) => name !== 'headers');
       for (const line of headers.value.split('\n')) if (line.trim()) data.push(['header', line]);
-      try { byId('body').replaceChildren(el('pre', { id: 'account', tabindex: 0 }, await (await get(`explain?${query(data)}`)).text())); say(''); } catch (error) { say(error.message, true); }
+      const body = byId('body');
+      try { body.replaceChildren(el('pre', { id: 'account', tabindex: 0 }, await (await get(`explain?${query(data)}`)).text())); say(''); } catch (error) { say(error.message, true); }
     } }, field('method', 'Method', 'GET'), field('host', 'Host', 'a.example'), field('path', 'Path', '/'),
     el('label', {}, 'Listener', el('select', { name: 'listener', id: 'listeners' }, el('option', { value: '' }, 'by destination'))),
     field('destination', 'Destination', '10.0.0.1:80'), field('source', 'Client', '127.0.0.1'), field('sni', 'Server name (TLS)', ''), field('alpn', 'ALPN', 'h2,http/1.1'),
@@ -318,8 +319,9 @@ const explain = {
     view.append(el('h2', {}, 'What would a request get now?'), form, el('div', { id: 'body', 'aria-live': 'polite' }));
   },
   async show() {
+    const select = byId('listeners');
     const { listeners } = await json('overview/routes?format=json');
-    byId('listeners').append(...listeners.map(({ name }) => el('option', {}, name)));
+    select.append(...listeners.map(({ name }) => el('option', {}, name)));
   },
 };
 
@@ -338,11 +340,11 @@ const overrides = {
     el('label', {}, 'Value', el('input', { name: 'value' })), el('label', {}, 'For', el('input', { name: 'for', value: '10m', required: true, pattern: '[0-9]+[smh]' })), el('div', {}, el('button', { class: 'main' }, 'Override')));
     view.append(el('h2', {}, 'Changes for a while'), form, el('div', { id: 'body' }));
   },
-  async show() {
+  async show(body) {
     const all = await json('overrides?format=json');
     const columns = [['Id', (o) => o.id, 'n'], ['What', (o) => o.what, 'w'], ['Since', (o) => time(o.since)], ['Left', (o) => seconds(o.seconds_left), 'n'],
       ['', (o) => el('button', { class: 'small', 'aria-label': `Remove override ${o.id}`, onclick: () => post(`overrides/remove?${query([['id', o.id]])}`, `override ${o.id} is removed`) }, 'remove')]];
-    fill([table('overrides', columns, all.overrides, () => 'warn')]);
+    fill(body, [table('overrides', columns, all.overrides, () => 'warn')]);
   },
 };
 
@@ -350,14 +352,14 @@ const levels = ['trace', 'debug', 'info', 'warning', 'error', 'critical', 'off']
 const logs = {
   title: 'Log levels', still: true,
   build() { view.append(el('h2', {}, 'Levels of the log'), el('div', { id: 'body' })); },
-  async show() {
+  async show(body) {
     const answer = await fetch('logging', { method: 'POST' });
     const known = [...(await answer.text()).matchAll(/^ {2}(\S+): (\S+)$/gm)].map(([, name, level]) => ({ name, level }));
     const pick = (label, level, target) => {
       const select = el('select', { 'aria-label': `level of ${label}`, onchange: () => post(`logging?${target(select.value)}`, `${label}: ${select.value}`) }, level ? null : el('option', { value: '' }, 'choose'), levels.map((name) => el('option', { selected: name === level }, name)));
       return select;
     };
-    fill([el('p', {}, el('label', { class: 'row' }, 'All loggers ', pick('all loggers', '', (level) => query([['level', level]])))),
+    fill(body, [el('p', {}, el('label', { class: 'row' }, 'All loggers ', pick('all loggers', '', (level) => query([['level', level]])))),
       table('loggers', [['Logger', (l) => l.name], ['Level', (l) => pick(l.name, l.level, (level) => query([['paths', `${l.name}:${level}`]]))]], known)]);
   },
 };
@@ -375,7 +377,7 @@ async function refresh(first) {
   const status = byId('status');
   try {
     take(await json('overview?format=json'));
-    if (section === current && (first || !section.still)) await section.show();
+    if (section === current && (first || !section.still)) await section.show(byId('body'));
     status.textContent = '';
     status.className = '';
   } catch (error) {

@@ -266,6 +266,7 @@ fn node(cluster: Cluster) -> ClusterNode {
                     health: endpoint.health,
                     metadata: None,
                     transport: 0,
+                    preconnect: false,
                     health_check: None,
                     shared: Arc::default(),
                 }));

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{Cluster, HealthCheck, UpstreamTransport};
+use outrigger_policy::transport::{Said, transport_of};
 use outrigger_xds::Connector;
 use outrigger_xds::connector::Connection;
 use tokio::io::AsyncWriteExt as _;
@@ -105,7 +106,7 @@ pub(super) async fn open(target: &Target, settings: &HealthCheck, offer: Offer) 
 fn way<'a>(target: &'a Target, settings: &HealthCheck, offer: Offer) -> Way<'a> {
     let cluster = &target.node.config;
     let transport = match &settings.transport_criteria {
-        Some(criteria) => cluster.transport_of(Some(criteria), None),
+        Some(criteria) => transport_of(cluster, Said { transport: Some(criteria), balancing: None }, Said::default()),
         None => target.host.transport,
     };
     let tls = cluster.transports().nth(transport).and_then(UpstreamTransport::tls);

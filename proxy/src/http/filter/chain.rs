@@ -346,8 +346,8 @@ async fn collect(request: &mut Request<'_>, side: &mut Side<'_>, until: Until) -
         if read.is_pending() {
             // A `100 Continue` may be waiting to leave.
             let _ = crate::http::seam::BodySink::poll_flush(request.downstream, cx);
-            if request.is_weighed() && request.is_too_heavy(body.bytes.len()) {
-                return Poll::Ready(Err(Turn::Interrupted(Failure::Drained)));
+            if request.is_weighed() {
+                request.weigh(body.bytes.len(), cx);
             }
             return side.poll_beside(request, cx).map(|failure| Err(Turn::Interrupted(failure)));
         }

@@ -23,8 +23,8 @@ use super::added::Added;
 use super::{Exchange, HttpFilter, Maker, SettingsStates, Verdict};
 use crate::accesslog::format;
 use crate::http::headers::Headers;
+use crate::http::manager::client_address::client_address;
 use crate::http::manager::mutate;
-use crate::http::manager::normalize::client_address;
 use crate::http::manager::reply::LocalReply;
 use crate::http::manager::request::RequestSide;
 use crate::http::message::RequestHead;
@@ -246,7 +246,7 @@ impl DescriptorView for View<'_, '_, '_, '_> {
     }
 
     fn remote(&self) -> Option<IpAddr> {
-        client_address(self.0.connection(), self.0.head())
+        client_address(self.0.connection(), self.0.info())
     }
 
     fn metadata(&self, source: MetadataSource, namespace: &str, look: &mut dyn FnMut(Option<&MetadataMap>)) {

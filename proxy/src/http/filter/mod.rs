@@ -61,6 +61,7 @@ use outrigger_config::listener::TrafficDirection;
 pub use body::{BodyChain, BodyFilter, BodyInput, BodyObserver, BodyPace, BodyStage, Given};
 pub use chain::{BodyFrom, Origin, Turn, ends, requests, responses, whole};
 pub use exchange::{Exchange, FilterStates, RouteChoice};
+pub(crate) use routed::find_in;
 pub use shared::{ConnectionStates, SettingsStates, SharedStates};
 pub use stateful_session::WantedHost;
 
@@ -191,6 +192,8 @@ pub struct Filters {
     pub report: bool,
     /// Some of them may change the bodies of requests.
     pub changes_bodies: bool,
+    /// What stands in their place for upgrades to these protocols.
+    upgrades: Box<[(Box<str>, Rc<Filters>)]>,
 }
 
 impl Filters {
@@ -198,8 +201,23 @@ impl Filters {
     pub fn build(worker: &Rc<Worker>, node: &HttpNode) -> Self {
         let prefix = crate::stats::names::prefix("http", &node.config.stat_prefix);
         let maker = Maker { worker, prefix, direction: node.direction, place: Place::Downstream };
-        let mut filters = Self { slots: Vec::new(), router: Arc::default(), report: false, changes_bodies: false };
-        for (config, settings) in node.filters() {
+        let own = node
+            .upgrade_filters()
+            .map(|(protocol, filters)| (Box::from(protocol), Rc::new(Self::chain(&maker, filters))));
+        Self { upgrades: own.collect(), ..Self::chain(&maker, node.filters()) }
+    }
+
+    /// Nothing before a router with these settings.
+    pub fn none(router: Arc<Router>) -> Self {
+        Self { slots: Vec::new(), router, report: false, changes_bodies: false, upgrades: Box::default() }
+    }
+
+    fn chain<'n>(
+        maker: &Maker<'_>,
+        known: impl Iterator<Item = (&'n HttpFilterSettings, &'n HttpFilterConfig)>,
+    ) -> Self {
+        let mut filters = Self::none(Arc::default());
+        for (config, settings) in known {
             if let HttpFilterConfig::Router(router) = settings {
                 filters.router = Arc::clone(router);
             }
@@ -207,6 +225,11 @@ impl Filters {
         }
         filters.report = filters.slots.iter().any(|slot| slot.filter.reports());
         filters
+    }
+
+    /// What requests for an upgrade to `protocol`, in lower case, pass through instead, if that is something else.
+    pub fn of_upgrade(&self, protocol: &[u8]) -> Option<&Rc<Self>> {
+        self.upgrades.iter().find(|(own, _)| own.as_bytes() == protocol).map(|(_, filters)| filters)
     }
 
     /// Makes filters in front of upstreams for this worker. Their stats have names that begin with `prefix`.
@@ -218,7 +241,7 @@ impl Filters {
             _ => false,
         };
         let changes_bodies = filters.0.iter().any(|filter| changes(&filter.config));
-        Self { slots, router: Arc::default(), report: false, changes_bodies }
+        Self { slots, changes_bodies, ..Self::none(Arc::default()) }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns the facts of a request as rules see them, stats, metadata and the refusal. Never decides (see
 //! `outrigger_policy::rbac`).
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use outrigger_policy::rbac::{Decision, Facts, LookAt, Peer, decide};
 
 use super::{Exchange, HttpFilter, Maker, Verdict};
 use crate::accesslog::attributes;
-use crate::http::manager::normalize::client_address;
+use crate::http::manager::client_address::client_address;
 use crate::http::manager::reply::LocalReply;
 use crate::http::message::RequestHead;
 use crate::network::ConnectionFacts;
@@ -119,13 +119,11 @@ impl HttpFilter for Rbac {
 pub(super) struct RequestFacts<'a, 'b, 'r, 'g> {
     exchange: &'a Exchange<'b, 'r, 'g>,
     connection: ConnectionFacts<'a>,
-    /// Read from x-forwarded-for when it is first asked for.
-    client: OnceCell<Option<IpAddr>>,
 }
 
 impl<'a, 'b, 'r, 'g> RequestFacts<'a, 'b, 'r, 'g> {
     pub(super) fn new(exchange: &'a Exchange<'b, 'r, 'g>) -> Self {
-        Self { exchange, connection: ConnectionFacts(&exchange.connection().info), client: OnceCell::new() }
+        Self { exchange, connection: ConnectionFacts(&exchange.connection().info) }
     }
 }
 
@@ -149,7 +147,7 @@ impl Facts for RequestFacts<'_, '_, '_, '_> {
     }
 
     fn remote(&self) -> Option<IpAddr> {
-        *self.client.get_or_init(|| client_address(self.exchange.connection(), self.exchange.head()))
+        client_address(self.exchange.connection(), self.exchange.info())
     }
 
     fn server_name(&self) -> &str {

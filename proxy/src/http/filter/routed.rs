@@ -14,13 +14,18 @@ use outrigger_policy::rbac::{Facts, InputsOf, LookAt, Peer};
 use outrigger_policy::route::RequestView;
 
 use crate::accesslog::attributes;
-use crate::http::manager::normalize::client_address;
+use crate::http::manager::client_address::client_address;
 use crate::http::manager::request::Request;
 use crate::http::message::RequestHead;
 use crate::network::ConnectionFacts;
 
 /// A request before it has a route.
 pub(super) struct Routed<'a, 'r>(pub &'a Request<'r>);
+
+/// Where a match tree leads for a request, if anywhere.
+pub(crate) fn find_in<'t, A>(request: &Request<'_>, tree: &'t Matcher<A>) -> Option<&'t A> {
+    matcher::find(tree, &InputsOf(&Routed(request))).ok().flatten()
+}
 
 impl RequestView for Routed<'_, '_> {
     fn host(&self) -> &str {
@@ -57,7 +62,7 @@ impl RequestView for Routed<'_, '_> {
     }
 
     fn find<'t, A>(&self, tree: &'t Matcher<A>) -> Option<&'t A> {
-        matcher::find(tree, &InputsOf(self)).ok().flatten()
+        find_in(self.0, tree)
     }
 }
 
@@ -87,7 +92,7 @@ impl Facts for Routed<'_, '_> {
     }
 
     fn remote(&self) -> Option<IpAddr> {
-        client_address(self.0.connection, &self.0.head)
+        client_address(self.0.connection, &self.0.info)
     }
 
     fn server_name(&self) -> &str {

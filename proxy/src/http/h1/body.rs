@@ -216,8 +216,13 @@ impl State {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { max_head_bytes: 1024, max_headers: 4, allow_chunked_length: false, allow_custom_methods: false };
+    const LIMITS: Limits = Limits {
+        max_head_bytes: 1024,
+        max_headers: 4,
+        allow_chunked_length: false,
+        allow_custom_methods: false,
+        preserve_case: None,
+    };
 
     /// Feeds `input` in pieces of `size` and returns (data, bytes consumed, ended).
     fn feed(framing: Framing, input: &[u8], size: usize) -> Result<(Vec<u8>, usize, bool), BodyError> {

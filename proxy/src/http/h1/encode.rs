@@ -2,11 +2,29 @@
 //!
 //! Owns the wire form of request and status lines and header lists. Pure: never writes to a socket.
 
-use crate::http::headers::HeaderId;
+use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{RequestHead, ResponseHead};
+use crate::http::original_names::OriginalNames;
 use outrigger_config::http::HeaderCase;
 
 use super::parse::Framing;
+
+/// How the names of one message are written.
+#[derive(Clone, Copy)]
+struct Spelling<'a> {
+    original: Option<&'a OriginalNames>,
+    case: HeaderCase,
+}
+
+impl<'a> Spelling<'a> {
+    /// What the message remembers of its names wins over what this side would do.
+    fn of(headers: &'a Headers, case: HeaderCase) -> Self {
+        match headers.original_names() {
+            None => Self { original: None, case },
+            Some(names) => Self { original: Some(names), case: names.unknown() },
+        }
+    }
+}
 
 /// Appends a request head. `framing` says which length header to write: any other was removed before.
 pub fn request(head: &RequestHead, framing: Framing, upgrade: bool, case: HeaderCase, out: &mut Vec<u8>) {
@@ -18,6 +36,7 @@ pub fn request(head: &RequestHead, framing: Framing, upgrade: bool, case: Header
         path => out.extend_from_slice(path),
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
+    let case = Spelling::of(&head.headers, case);
     header(b"host", head.authority(), case, out);
     for (id, name, value) in head.headers.iter() {
         if !matches!(id, HeaderId::ContentLength | HeaderId::TransferEncoding) {
@@ -39,7 +58,9 @@ pub fn response(head: &ResponseHead, framing: Option<Framing>, close: bool, case
     out.extend_from_slice(b"HTTP/1.1 ");
     let status = head.status;
     out.extend_from_slice(&[digit(status / 100), digit(status / 10), digit(status), b' ']);
-    out.extend_from_slice(reason(status).as_bytes());
+    let case = Spelling::of(&head.headers, case);
+    let original_reason = case.original.and_then(OriginalNames::reason);
+    out.extend_from_slice(original_reason.unwrap_or_else(|| reason(status).as_bytes()));
     out.extend_from_slice(b"\r\n");
     for (id, name, value) in head.headers.iter() {
         let framed = framing.is_some() && matches!(id, HeaderId::ContentLength | HeaderId::TransferEncoding);
@@ -56,7 +77,7 @@ pub fn response(head: &ResponseHead, framing: Option<Framing>, close: bool, case
     out.extend_from_slice(b"\r\n");
 }
 
-fn length(framing: Framing, zero: bool, case: HeaderCase, out: &mut Vec<u8>) {
+fn length(framing: Framing, zero: bool, case: Spelling<'_>, out: &mut Vec<u8>) {
     match framing {
         Framing::Length(length) => header(b"content-length", decimal(length, &mut [0; 20]), case, out),
         Framing::Chunked => header(b"transfer-encoding", b"chunked", case, out),
@@ -65,10 +86,11 @@ fn length(framing: Framing, zero: bool, case: HeaderCase, out: &mut Vec<u8>) {
     }
 }
 
-fn header(name: &[u8], value: &[u8], case: HeaderCase, out: &mut Vec<u8>) {
-    match case {
-        HeaderCase::Lower => out.extend_from_slice(name),
-        HeaderCase::Proper => {
+fn header(name: &[u8], value: &[u8], spelling: Spelling<'_>, out: &mut Vec<u8>) {
+    match (spelling.original.and_then(|names| names.find(name)), spelling.case) {
+        (Some(name), _) => out.extend_from_slice(name),
+        (None, HeaderCase::Lower) => out.extend_from_slice(name),
+        (None, HeaderCase::Proper) => {
             let mut start = true;
             for byte in name {
                 out.push(if start { byte.to_ascii_uppercase() } else { *byte });

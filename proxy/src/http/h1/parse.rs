@@ -4,8 +4,11 @@
 
 use std::mem::MaybeUninit;
 
+use outrigger_config::http::PreserveCase;
+
 use crate::http::headers::{HeaderId, Headers, Span};
 use crate::http::message::{RequestHead, ResponseHead, Version};
+use crate::http::original_names::OriginalNames;
 
 /// How long a body is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,6 +34,8 @@ pub struct Limits {
     pub allow_chunked_length: bool,
     /// Take methods that nobody registered.
     pub allow_custom_methods: bool,
+    /// Remember how names are written.
+    pub preserve_case: Option<PreserveCase>,
 }
 
 /// Why a head was refused.
@@ -118,6 +123,9 @@ pub fn parse_request(
         let path = request.path.unwrap_or_default();
         let (method, path) = (place(input, method.as_bytes()), place(input, path.as_bytes()));
         copy_headers(input, length, request.headers, &mut head.headers)?;
+        if let Some(options) = limits.preserve_case {
+            head.headers.set_original_names(spelling(request.headers, options));
+        }
         let (method, path) = (span(&head.headers, method), span(&head.headers, path));
         head.set_line(method, path);
         finish_request(head, limits, length).map(Some)
@@ -142,6 +150,13 @@ pub fn parse_response(
         head.status = response.code.unwrap_or_default();
         let http10 = response.version == Some(0);
         copy_headers(input, length, response.headers, &mut head.headers)?;
+        if let Some(options) = limits.preserve_case {
+            let mut names = spelling(response.headers, options);
+            if let Some(reason) = response.reason.filter(|_| options.reason_phrase) {
+                names.remember_reason(reason);
+            }
+            head.headers.set_original_names(names);
+        }
         let framing = response_framing(head, limits, head_request)?;
         let keep_alive = keep_alive(&head.headers, http10) && framing != Framing::UntilClose;
         Ok(Some(ParsedResponse { length, framing, keep_alive }))
@@ -238,6 +253,14 @@ fn span(headers: &Headers, (start, length): (usize, usize)) -> Span {
 }
 
 /// Copies the whole head once, then makes its parts headers.
+fn spelling(found: &[httparse::Header<'_>], options: PreserveCase) -> OriginalNames {
+    let mut names = OriginalNames::new(options);
+    for header in found {
+        names.remember(header.name.as_bytes());
+    }
+    names
+}
+
 fn copy_headers(
     input: &[u8],
     length: usize,
@@ -428,8 +451,13 @@ fn is_registered_method(method: &str) -> bool {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { max_head_bytes: 1024, max_headers: 4, allow_chunked_length: false, allow_custom_methods: false };
+    const LIMITS: Limits = Limits {
+        max_head_bytes: 1024,
+        max_headers: 4,
+        allow_chunked_length: false,
+        allow_custom_methods: false,
+        preserve_case: None,
+    };
 
     fn request(text: &str) -> Result<Option<ParsedRequest>, HeadError> {
         parse_request(text.as_bytes(), &LIMITS, &mut RequestHead::default())

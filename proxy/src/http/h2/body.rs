@@ -4,6 +4,7 @@
 //! body means.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ pub struct ReceiveBody {
     data_ended: Cell<bool>,
     ended: Cell<bool>,
     reset: Cell<Option<h2::Reason>>,
+    connection_lost: Cell<bool>,
 }
 
 impl ReceiveBody {
@@ -34,12 +36,18 @@ impl ReceiveBody {
             data_ended: Cell::new(ended),
             ended: Cell::new(ended),
             reset: Cell::new(None),
+            connection_lost: Cell::new(false),
         }
     }
 
     /// Why the peer has reset the stream, once a body that was cut off has told.
     pub fn reset_by_peer(&self) -> Option<h2::Reason> {
         self.reset.get()
+    }
+
+    /// Whether a body was cut off because its connection has ended.
+    pub fn connection_lost(&self) -> bool {
+        self.connection_lost.get()
     }
 
     /// Bytes that have come and were not taken.
@@ -110,6 +118,7 @@ impl ReceiveBody {
 
     fn failed(&self, error: &h2::Error) -> StreamError {
         self.reset.set(reset_by_peer(error));
+        self.connection_lost.set(error.is_io() || error.is_go_away());
         stream_error(error)
     }
 }
@@ -211,9 +220,14 @@ pub fn stream_error(error: &h2::Error) -> StreamError {
     match error.reason() {
         Some(h2::Reason::REFUSED_STREAM) => StreamError::Refused,
         Some(reason) if error.is_reset() && error.is_remote() => StreamError::Reset(reason),
-        Some(h2::Reason::NO_ERROR) if error.is_go_away() => StreamError::Refused,
-        Some(reason) if error.is_go_away() && error.is_remote() => StreamError::Reset(reason),
+        // The library says so only to streams that the peer has not looked at (RFC 9113 section 6.8), whatever its reason
+        // to leave: those that it may have looked at go on until the connection ends.
+        Some(_) if error.is_go_away() && error.is_remote() => StreamError::Refused,
         Some(_) => StreamError::Protocol(error.to_string()),
+        // What a guard found (see `cork`).
+        None if error.get_io().is_some_and(|error| error.kind() == io::ErrorKind::InvalidData) => {
+            StreamError::Protocol(error.get_io().map(ToString::to_string).unwrap_or_default())
+        }
         None if error.is_io() => StreamError::Closed,
         None => StreamError::Protocol(error.to_string()),
     }

@@ -2,7 +2,8 @@
 //!
 //! Owns when bytes cross into the system: the `h2` crate writes out every larger DATA frame by itself and reads into
 //! whatever room is left in its buffer, often less than a frame. So frames of many streams are gathered here and leave
-//! together when the connection's task has nothing more to do, and input is taken in large pieces. Never interprets them.
+//! together when the connection's task has nothing more to do, and input is taken in large pieces. A guard looks at both on
+//! their way, and the stream fails when it says so. Never interprets them.
 
 use std::cell::RefCell;
 use std::io;
@@ -12,10 +13,14 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::guard::{Farewell, Flood, Guard};
+
 /// More than this is not gathered: the peer or the network has to take some first.
 const MOST_BYTES: usize = 64 * 1024;
 /// Input is taken in pieces of up to this.
 const READ_BYTES: usize = 32 * 1024;
+/// Pieces that are thrown away before others have their turn.
+const MOST_READS: usize = 8;
 /// Vectors kept per thread.
 const KEPT: usize = 32;
 
@@ -32,11 +37,14 @@ pub struct Corked<S>(Rc<RefCell<Gathering<S>>>);
 
 struct Gathering<S> {
     io: S,
+    guard: Guard,
     /// Bytes that came and went since somebody asked.
     received: u64,
     sent: u64,
     /// The peer has ended the stream, or it failed.
     lost: bool,
+    /// The peer was told that nothing follows.
+    shut: bool,
     output: Vec<u8>,
     written: usize,
     /// The stream may hold records back (TLS does) that it was not asked to flush yet.
@@ -46,12 +54,14 @@ struct Gathering<S> {
 }
 
 /// Both sides around a stream.
-pub fn cork<S>(io: S) -> (Cork<S>, Corked<S>) {
+pub fn cork<S>(io: S, guard: Guard) -> (Cork<S>, Corked<S>) {
     let shared = Rc::new(RefCell::new(Gathering {
         io,
+        guard,
         received: 0,
         sent: 0,
         lost: false,
+        shut: false,
         output: Vec::new(),
         written: 0,
         unflushed: false,
@@ -66,6 +76,33 @@ impl<S: AsyncWrite + Unpin> Cork<S> {
     pub fn take_totals(&self) -> (u64, u64) {
         let mut gathering = self.0.borrow_mut();
         (std::mem::take(&mut gathering.received), std::mem::take(&mut gathering.sent))
+    }
+
+    /// The limit that the peer went beyond.
+    pub fn flood(&self) -> Option<Flood> {
+        self.0.borrow().guard.flood()
+    }
+
+    /// Why HTTP/2 ended the connection by itself, as it has told the peer.
+    pub fn farewell(&self) -> Option<Farewell> {
+        self.0.borrow().guard.farewell()
+    }
+
+    /// Streams that were refused since the last time, for stats.
+    pub fn take_refused(&self) -> u32 {
+        self.0.borrow_mut().guard.take_refused()
+    }
+
+    /// Says that the peer goes too far, unless there is no room for a word.
+    pub fn say_goaway(&self) -> bool {
+        let mut gathering = self.0.borrow_mut();
+        match gathering.guard.goaway() {
+            Some(frame) => {
+                gathering.output.extend_from_slice(&frame);
+                true
+            }
+            None => false,
+        }
     }
 
     /// Whether the peer has ended the stream, or it failed.
@@ -95,6 +132,7 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
             self.unflushed = true;
         }
         self.written = 0;
+        self.guard.drained();
         give(std::mem::take(&mut self.output));
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
         self.unflushed = false;
@@ -125,15 +163,18 @@ impl<S: AsyncRead + Unpin> Gathering<S> {
                 let count = buffer.filled().len() - before;
                 self.received += count as u64;
                 self.lost |= read.is_ready() && count == 0;
+                self.guard.receive(&buffer.filled()[before..]).map_err(refused)?;
                 return read;
             }
             let mut input = take();
+            let mut allowed = Ok(());
             let read = SCRATCH.with_borrow_mut(|scratch| {
                 let mut scratch = ReadBuf::new(scratch);
                 let read = Pin::new(&mut self.io).poll_read(cx, &mut scratch);
                 let filled = scratch.filled();
                 self.lost |= read.is_ready() && filled.is_empty();
                 self.received += filled.len() as u64;
+                allowed = self.guard.receive(filled);
                 let now = filled.len().min(buffer.remaining());
                 buffer.put_slice(&filled[..now]);
                 input.extend_from_slice(&filled[now..]);
@@ -144,6 +185,7 @@ impl<S: AsyncRead + Unpin> Gathering<S> {
             } else {
                 self.input = input;
             }
+            allowed.map_err(refused)?;
             return read;
         }
         let rest = &self.input[self.taken..];
@@ -155,6 +197,37 @@ impl<S: AsyncRead + Unpin> Gathering<S> {
             give(std::mem::take(&mut self.input));
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+/// What HTTP/2 is told of a flood, which is the peer's fault.
+fn refused(flood: Flood) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, flood)
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Cork<S> {
+    /// Sends what was gathered and says that nothing follows; ready when the peer has ended its side too. What comes until
+    /// then is not looked at.
+    pub fn poll_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut gathering = self.0.borrow_mut();
+        if !gathering.shut {
+            ready!(gathering.poll_send(cx))?;
+            ready!(Pin::new(&mut gathering.io).poll_shutdown(cx))?;
+            gathering.shut = true;
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            for _ in 0..MOST_READS {
+                let mut scratch = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut gathering.io).poll_read(cx, &mut scratch))?;
+                if scratch.filled().is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                gathering.received += scratch.filled().len() as u64;
+            }
+            // Others want to be served too.
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
     }
 }
 
@@ -175,6 +248,7 @@ impl<S: AsyncWrite + Unpin> Corked<S> {
         }
         let mut taken = 0;
         for slice in slices {
+            gathering.guard.send(slice).map_err(refused)?;
             gathering.output.extend_from_slice(slice);
             taken += slice.len();
         }
@@ -217,7 +291,29 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use outrigger_config::http::Http2Options;
+
     use super::*;
+
+    fn cork<S>(io: S) -> (Cork<S>, Corked<S>) {
+        super::cork(io, Guard::of_client(&Http2Options::default()))
+    }
+
+    #[tokio::test]
+    async fn it_fails_when_the_peer_goes_too_far_and_may_still_say_so() {
+        let (near, mut far) = tokio::io::duplex(4096);
+        let (cork, mut corked) = cork(near);
+        corked.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        far.write_all(&[0; 18]).await.unwrap();
+        let error = corked.read(&mut [0; 64]).await.unwrap_err();
+        assert_eq!((error.kind(), cork.flood()), (io::ErrorKind::InvalidData, Some(Flood::EmptyFrames)));
+        assert!(corked.write_all(b"more").await.is_err());
+        assert!(cork.say_goaway());
+        poll_fn(|cx| cork.poll_send(cx)).await.unwrap();
+        let mut read = [0; 64];
+        let count = far.read(&mut read).await.unwrap();
+        assert_eq!(&read[24..count], [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11]);
+    }
 
     #[tokio::test]
     async fn it_is_lost_when_the_peer_has_ended_it() {

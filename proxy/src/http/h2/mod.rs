@@ -5,6 +5,7 @@
 pub mod body;
 pub mod convert;
 pub mod cork;
+pub mod guard;
 pub mod keepalive;
 mod names;
 pub mod server;

@@ -161,10 +161,12 @@ impl Exchange {
 impl BodySource for Exchange {
     fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
         self.request.poll_data(cx).map_err(|error| {
-            match error {
-                _ if self.request.reset_by_peer().is_some() => self.breaks(Ending::ResetByClient),
-                StreamError::Closed | StreamError::Io(_) => self.breaks(Ending::ConnectionLost),
-                _ => {}
+            if self.request.connection_lost() {
+                self.breaks(Ending::ConnectionLost);
+                return StreamError::Closed;
+            }
+            if self.request.reset_by_peer().is_some() {
+                self.breaks(Ending::ResetByClient);
             }
             error
         })

@@ -3,20 +3,27 @@
 //! Owns a downstream HTTP connection: the requests on it from their heads to their log entries. Never chooses endpoints
 //! (see the router).
 
+mod age;
+mod answer;
+pub mod client_address;
+pub(crate) mod client_cert;
 pub mod downstream;
 mod local_replies;
 pub mod mutate;
 pub mod normalize;
 pub mod overload;
 pub mod path;
+mod proxy_status;
 pub mod reply;
 pub mod request;
 mod resets;
+mod routing;
 pub(crate) mod scopes;
 pub mod serve_h1;
 pub mod serve_h2;
 pub mod stats;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,6 +50,8 @@ pub struct HttpConnection {
     pub stats: Arc<HttpStats>,
     /// Where drains are heard of.
     pub registered: Registered,
+    /// Why it ends in the middle of requests, where that is the client's fault; as in `%RESPONSE_CODE_DETAILS%`.
+    pub broken: Cell<Option<&'static str>>,
     /// What filters keep for all requests of it.
     pub filter_states: ConnectionStates,
     filters: Rc<Filters>,
@@ -56,59 +65,6 @@ impl HttpConnection {
             None => Rc::clone(&self.filters),
         }
     }
-
-    /// The element of x-forwarded-client-cert that describes the peer. Source: `SetCurrentClientCertDetails`.
-    pub fn client_cert_header(&self) -> String {
-        let Some(tls) = &self.info.tls else { return String::new() };
-        let Some(peer) = &tls.peer else { return String::new() };
-        let details = &self.node.config.set_current_client_cert;
-        let mut elements: Vec<String> = tls.local_uri_sans.iter().map(|uri| format!("By={uri}")).collect();
-        elements.push(format!("Hash={}", peer.sha256));
-        if details.cert
-            && let Some(leaf) = peer.chain_der.first()
-        {
-            elements.push(format!("Cert=\"{}\"", url_pem(std::slice::from_ref(leaf))));
-        }
-        if details.chain && !peer.chain_der.is_empty() {
-            elements.push(format!("Chain=\"{}\"", url_pem(&peer.chain_der)));
-        }
-        if details.subject {
-            elements.push(format!("Subject=\"{}\"", peer.subject.replace('"', "\\\"")));
-        }
-        if details.uri {
-            match peer.uri_sans.as_slice() {
-                [] => elements.push("URI=".into()),
-                uris => elements.extend(uris.iter().map(|uri| format!("URI={uri}"))),
-            }
-        }
-        if details.dns {
-            elements.extend(peer.dns_sans.iter().map(|name| format!("DNS={name}")));
-        }
-        // Names in certificates may hold anything; line ends would begin another header.
-        elements.join(";").replace(|character: char| character.is_control(), "_")
-    }
-}
-
-/// PEM with everything escaped that may not stand in a header element.
-pub(crate) fn url_pem(chain: &[Vec<u8>]) -> String {
-    let mut text = String::new();
-    for der in chain {
-        let body = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, der);
-        text.push_str("-----BEGIN%20CERTIFICATE-----%0A");
-        for line in body.as_bytes().chunks(64) {
-            for byte in line.iter().copied() {
-                match byte {
-                    b'+' => text.push_str("%2B"),
-                    b'/' => text.push_str("%2F"),
-                    b'=' => text.push_str("%3D"),
-                    byte => text.push(char::from(byte)),
-                }
-            }
-            text.push_str("%0A");
-        }
-        text.push_str("-----END%20CERTIFICATE-----%0A");
-    }
-    text
 }
 
 /// Serves a connection until it ends.
@@ -130,6 +86,7 @@ pub async fn serve(worker: Rc<Worker>, node: Arc<HttpNode>, io: Io, info: Rc<Con
         info,
         stats,
         registered,
+        broken: Cell::new(None),
         filter_states: ConnectionStates::default(),
         filters,
     });

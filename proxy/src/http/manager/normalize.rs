@@ -3,24 +3,24 @@
 //! Owns the rules for paths, hosts, and the headers by which proxies tell each other about a request: which are trusted,
 //! which are made, which are removed. Never routes.
 
-use std::net::IpAddr;
-
 use outrigger_config::address::Address;
-use outrigger_config::http::{EscapedSlashes, ForwardClientCert, HttpConnectionManager, StripPort, UnderscoreAction};
+use outrigger_config::http::{EscapedSlashes, HttpConnectionManager, StripPort, UnderscoreAction};
+use outrigger_config::matching::StringMatcher;
 
 use super::HttpConnection;
+use super::client_address::{self, Client};
 use super::path;
 use super::reply::{LocalReply, append_via, remove_hop_by_hop};
 use crate::http::h1::parse::Framing;
 use crate::http::headers::HeaderId;
 use crate::http::message::{RequestHead, Version};
-use crate::stream::{ConnectionInfo, ResponseFlag};
+use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo};
 
 /// Makes a request head fit to be routed. `Err` is the answer to one that is not.
-pub fn prepare(connection: &HttpConnection, head: &mut RequestHead) -> Result<(), LocalReply> {
+pub fn prepare(connection: &HttpConnection, head: &mut RequestHead, info: &StreamInfo) -> Result<(), LocalReply> {
     let config = &connection.node.config;
     check(config, head)?;
-    let upgrade = take_upgrade(head);
+    let upgrade = take_upgrade(head, &config.http1.ignored_upgrades);
     if !config.proxy_100_continue {
         // Answered here.
         head.headers.remove(HeaderId::Expect);
@@ -30,7 +30,9 @@ pub fn prepare(connection: &HttpConnection, head: &mut RequestHead) -> Result<()
         head.set_protocol(&protocol);
     }
     for_routing(config, &connection.info, head)?;
-    forwarded(connection, head);
+    let client = client_address::identify(connection, head, info)?;
+    set_scheme(config, &connection.info, head);
+    trust(connection, head, &client);
     request_id(connection, head);
     if config.add_user_agent {
         user_agent(connection, head);
@@ -46,17 +48,15 @@ pub fn prepare(connection: &HttpConnection, head: &mut RequestHead) -> Result<()
     if let Some(via) = &config.via {
         append_via(&mut head.headers, via);
     }
-    client_certificate(connection, head);
     Ok(())
 }
 
-/// The part of it that says what routes see: scheme, path and host.
+/// The part of it that says what routes see: path and host.
 fn for_routing(
     config: &HttpConnectionManager,
     info: &ConnectionInfo,
     head: &mut RequestHead,
 ) -> Result<(), LocalReply> {
-    set_scheme(config, info, head);
     normalize_path(config, head)?;
     strip_host(config, info, head);
     Ok(())
@@ -73,6 +73,7 @@ pub fn described(
     if !head.headers.contains(HeaderId::XForwardedProto) {
         head.headers.append_id(HeaderId::XForwardedProto, if info.tls.is_some() { b"https" } else { b"http" });
     }
+    set_scheme(config, info, head);
     Ok(())
 }
 
@@ -163,8 +164,8 @@ pub fn refuse_upgrade_with_content(head: &RequestHead, framing: Framing) -> Resu
     if asks && framing != Framing::None { Err(bad_request("http1.upgrade_with_content")) } else { Ok(()) }
 }
 
-/// The protocol of an HTTP/1 upgrade, lower case.
-fn take_upgrade(head: &mut RequestHead) -> Option<Vec<u8>> {
+/// The protocol of an HTTP/1 upgrade, lower case. Those that are `ignored` were never asked for.
+fn take_upgrade(head: &mut RequestHead, ignored: &[StringMatcher]) -> Option<Vec<u8>> {
     if head.version == Version::Http2 {
         let protocol = head.protocol().to_ascii_lowercase();
         match protocol.as_slice() {
@@ -180,7 +181,10 @@ fn take_upgrade(head: &mut RequestHead) -> Option<Vec<u8>> {
         head.set_method(b"GET");
         return Some(protocol);
     }
-    let asked = head.headers.get(HeaderId::Upgrade)?.to_ascii_lowercase();
+    let asked = match ignored {
+        [] => head.headers.get(HeaderId::Upgrade)?.to_ascii_lowercase(),
+        ignored => not_ignored(head, ignored)?,
+    };
     let named = head
         .headers
         .get_all(HeaderId::Connection)
@@ -190,15 +194,29 @@ fn take_upgrade(head: &mut RequestHead) -> Option<Vec<u8>> {
     (named && asked != b"h2c").then_some(asked)
 }
 
+/// What is left of the protocols in `upgrade`, lower case.
+fn not_ignored(head: &RequestHead, ignored: &[StringMatcher]) -> Option<Vec<u8>> {
+    let tokens = head.headers.get_all(HeaderId::Upgrade).flat_map(crate::http::h1::parse::tokens);
+    let wanted: Vec<&[u8]> = tokens.filter(|token| !ignored.iter().any(|matcher| matcher.matches(token))).collect();
+    (!wanted.is_empty()).then(|| wanted.join(&b", "[..]).to_ascii_lowercase())
+}
+
+/// Without a scheme of its own, a request has that of the proxy in front, or of its connection.
 fn set_scheme(config: &HttpConnectionManager, info: &ConnectionInfo, head: &mut RequestHead) {
-    let scheme: &[u8] = match &config.scheme {
-        Some(scheme) => scheme.as_bytes(),
-        None if info.tls.is_some() => b"https",
-        None => b"http",
-    };
-    if head.scheme().is_empty() || config.scheme.is_some() {
-        head.set_scheme(scheme);
+    if !head.scheme().is_empty() && config.scheme.is_none() {
+        return;
     }
+    if let Some(scheme) = &config.scheme {
+        head.headers.set(HeaderId::XForwardedProto, scheme.as_bytes());
+    }
+    let scheme: &[u8] = match (&config.scheme, head.headers.get(HeaderId::XForwardedProto)) {
+        (Some(scheme), _) => scheme.as_bytes(),
+        (None, Some(b"https")) => b"https",
+        (None, Some(b"http")) => b"http",
+        (None, _) if info.tls.is_some() => b"https",
+        (None, _) => b"http",
+    };
+    head.set_scheme(scheme);
 }
 
 fn normalize_path(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), LocalReply> {
@@ -260,46 +278,13 @@ fn strip_host(config: &HttpConnectionManager, info: &ConnectionInfo, head: &mut 
     }
 }
 
-/// x-forwarded-for, x-forwarded-proto, x-envoy-external-address, x-envoy-internal, and who may set internal headers.
-fn forwarded(connection: &HttpConnection, head: &mut RequestHead) {
+/// x-envoy-external-address, x-envoy-internal, and who may set internal headers.
+fn trust(connection: &HttpConnection, head: &mut RequestHead, client: &Client) {
     let config = &connection.node.config;
-    let secure = connection.info.tls.is_some();
-    let peer = connection.info.remote.ip();
-    let forwarded_for = head.headers.get_str(HeaderId::XForwardedFor).map(str::to_owned);
-    let (client, single) = if config.use_remote_address {
-        if config.xff_num_trusted_hops == 0 {
-            head.headers.set(HeaderId::XForwardedProto, if secure { b"https" } else { b"http" });
-        }
-        let client = match config.xff_num_trusted_hops {
-            0 => peer,
-            hops => forwarded_for.as_deref().and_then(|list| hop(list, hops - 1)).or(peer),
-        };
-        let single = forwarded_for.is_none();
-        if let Some(peer) = peer.filter(|_| !config.skip_xff_append) {
-            let list = match &forwarded_for {
-                Some(list) => format!("{list},{peer}"),
-                None => peer.to_string(),
-            };
-            head.headers.set(HeaderId::XForwardedFor, list.as_bytes());
-        }
-        (client, single)
-    } else {
-        let client = forwarded_for.as_deref().and_then(|list| hop(list, config.xff_num_trusted_hops)).or(peer);
-        let single = forwarded_for.as_deref().is_some_and(|list| !list.contains(','));
-        (client, single)
-    };
-    if !head.headers.contains(HeaderId::XForwardedProto) {
-        head.headers.append_id(HeaderId::XForwardedProto, if secure { b"https" } else { b"http" });
-    }
-    if config.append_x_forwarded_port
-        && !head.headers.contains(HeaderId::XForwardedPort)
-        && let Some(port) = connection.info.local.port()
-    {
-        head.headers.append_id(HeaderId::XForwardedPort, port.to_string().as_bytes());
-    }
     let pipe = matches!(connection.info.remote, Address::Pipe { .. });
-    let internal = match client {
-        Some(client) => single && config.internal_networks.networks.iter().any(|network| network.contains(&client)),
+    let networks = &config.internal_networks.networks;
+    let internal = match client.address {
+        Some(address) => client.may_be_internal && networks.iter().any(|network| network.contains(&address)),
         None => pipe && config.internal_networks.unix_sockets,
     };
     if internal {
@@ -308,24 +293,9 @@ fn forwarded(connection: &HttpConnection, head: &mut RequestHead) {
     }
     head.headers.remove(HeaderId::XEnvoyInternal);
     remove_internal_headers(connection, head);
-    if let Some(client) = client.filter(|_| config.use_remote_address) {
-        head.headers.set(HeaderId::XEnvoyExternalAddress, client.to_string().as_bytes());
+    if let Some(address) = client.address.filter(|_| config.use_remote_address) {
+        head.headers.set(HeaderId::XEnvoyExternalAddress, address.to_string().as_bytes());
     }
-}
-
-/// The client that x-forwarded-for tells of, or the peer. For heads that [`prepare`] has been through.
-pub fn client_address(connection: &HttpConnection, head: &RequestHead) -> Option<IpAddr> {
-    let config = &connection.node.config;
-    let peer = connection.info.remote.ip();
-    let hops = config.xff_num_trusted_hops;
-    let position = match (config.use_remote_address, config.skip_xff_append) {
-        (true, _) if hops == 0 => return peer,
-        (true, true) => hops - 1,
-        // The peer was appended.
-        (true, false) | (false, _) => hops,
-    };
-    let list = head.headers.get_str(HeaderId::XForwardedFor);
-    list.and_then(|list| hop(list, position)).or(peer)
 }
 
 /// Headers by which internal clients steer the router; external ones must not.
@@ -375,11 +345,6 @@ pub fn prepare_for_routes(connection: &HttpConnection, head: &mut RequestHead) {
     }
 }
 
-/// The address that stands `skip` places from the right.
-fn hop(list: &str, skip: u32) -> Option<IpAddr> {
-    list.rsplit(',').nth(skip as usize)?.trim().parse().ok()
-}
-
 /// Source: `HttpConnectionManager.add_user_agent`.
 fn user_agent(connection: &HttpConnection, head: &mut RequestHead) {
     let process = &connection.worker.process;
@@ -399,31 +364,5 @@ fn request_id(connection: &HttpConnection, head: &mut RequestHead) {
     let present = head.headers.contains(HeaderId::XRequestId);
     if config.generate_request_id && (!present || external && !config.preserve_external_request_id) {
         head.headers.set(HeaderId::XRequestId, &connection.worker.random.uuid());
-    }
-}
-
-fn client_certificate(connection: &HttpConnection, head: &mut RequestHead) {
-    let config = &connection.node.config;
-    let authenticated = connection.info.tls.as_ref().and_then(|tls| tls.peer.as_deref()).filter(|peer| peer.verified);
-    match (config.forward_client_cert, authenticated) {
-        (ForwardClientCert::AlwaysForwardOnly, _) | (ForwardClientCert::ForwardOnly, Some(_)) => {}
-        (ForwardClientCert::AppendForward, Some(_)) => {
-            let own = connection.client_cert_header();
-            let value = match head.headers.get(HeaderId::XForwardedClientCert) {
-                Some(before) if !own.is_empty() => [before, b",", own.as_bytes()].concat(),
-                Some(before) => before.to_vec(),
-                None => own.into_bytes(),
-            };
-            if !value.is_empty() {
-                head.headers.set(HeaderId::XForwardedClientCert, &value);
-            }
-        }
-        (ForwardClientCert::SanitizeSet, Some(_)) => {
-            let own = connection.client_cert_header();
-            head.headers.set(HeaderId::XForwardedClientCert, own.as_bytes());
-        }
-        _ => {
-            head.headers.remove(HeaderId::XForwardedClientCert);
-        }
     }
 }

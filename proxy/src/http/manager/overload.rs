@@ -59,7 +59,7 @@ impl HttpConnection {
 
     /// When the connection is to take no more requests, by its age.
     pub(super) fn ends_at(&self) -> Option<Instant> {
-        let limit = self.node.config.max_connection_duration?;
+        let limit = self.max_duration()?;
         let limit = match self.worker.process.overload.timers() {
             Some(timers) if !self.bypasses() => timers.shortened(TimerKind::ConnectionMax, limit),
             _ => limit,
@@ -78,12 +78,7 @@ pub(super) fn refusal(request: &mut Request<'_>) -> Option<LocalReply> {
         return None;
     }
     connection.stats.downstream_rq_overload_close.increment();
-    request.filters = Rc::new(Filters {
-        slots: Vec::new(),
-        router: Arc::clone(&request.filters.router),
-        report: false,
-        changes_bodies: false,
-    });
+    request.filters = Rc::new(Filters::none(Arc::clone(&request.filters.router)));
     let mut reply = LocalReply::new(503, "overload").body(&b"envoy overloaded"[..]);
     if connection.node.config.append_local_overload {
         reply.header("x-envoy-local-overloaded", "true");
@@ -143,4 +138,4 @@ pub(super) async fn close<S: AsyncRead + AsyncWrite + Unpin>(connection: &HttpCo
 }
 
 /// A client that neither reads nor closes does not deserve more.
-const MAX_DELAY: Duration = Duration::from_secs(30);
+pub(super) const MAX_DELAY: Duration = Duration::from_secs(30);

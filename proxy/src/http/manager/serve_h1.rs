@@ -37,7 +37,7 @@ pub async fn serve_sniffed(connection: Rc<HttpConnection>, io: Io) {
     let deadlines = connection.deadlines();
     let config = &connection.node.config;
     deadlines.begin(Limit::Idle, Instant::now(), config.idle_timeout);
-    deadlines.begin(Limit::ConnectionDuration, connection.info.start, config.max_connection_duration);
+    deadlines.begin(Limit::ConnectionDuration, connection.info.start, connection.max_duration());
     loop {
         let begins = begins_with_preface(&link.input());
         match begins {
@@ -88,10 +88,12 @@ async fn serve_link(connection: Rc<HttpConnection>, link: Link) {
         max_headers: config.max_headers_count as usize,
         allow_chunked_length: config.http1.allow_chunked_length,
         allow_custom_methods: config.http1.allow_custom_methods,
+        preserve_case: config.http1.preserve_case,
     };
     let deadlines = connection.deadlines();
     let accepted = connection.info.start;
-    deadlines.begin(Limit::ConnectionDuration, accepted, config.max_connection_duration);
+    let max_duration = connection.max_idle_duration();
+    deadlines.begin(Limit::ConnectionDuration, accepted, max_duration);
     let mut served = 0u32;
     let mut counted = (0, 0);
     loop {
@@ -111,7 +113,7 @@ async fn serve_link(connection: Rc<HttpConnection>, link: Link) {
         // The request's state is boxed, so that an idle connection does not pay for its size.
         let reusable = Box::pin(serve_request(&connection, &link, &limits, &deadlines, served)).await;
         deadlines.clear_request();
-        deadlines.begin(Limit::ConnectionDuration, accepted, config.max_connection_duration);
+        deadlines.begin(Limit::ConnectionDuration, accepted, max_duration);
         let (read, written) = link.totals();
         connection.stats.downstream_cx_rx_bytes_total.add(read - counted.0);
         connection.stats.downstream_cx_tx_bytes_total.add(written - counted.1);

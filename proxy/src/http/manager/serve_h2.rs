@@ -12,18 +12,20 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{self, SendResponse};
+use outrigger_config::http::HttpConnectionManager;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::downstream::Downstream;
 use super::reply::LocalReply;
 use super::resets::Resets;
-use super::stats::HttpStats;
 use super::{HttpConnection, overload, request};
 use crate::http::h1::parse::{Framing, decimal};
 use crate::http::h2::cork::{self, Cork, Corked};
+use crate::http::h2::guard::{Farewell, Guard};
 use crate::http::h2::server::{Ending, Exchange};
 use crate::http::h2::{convert, keepalive};
 use crate::http::headers::HeaderId;
+use crate::http::message::RequestHead;
 use crate::overload::Hook;
 use crate::stream::StreamInfo;
 use crate::worker::deadlines::Limit;
@@ -68,23 +70,26 @@ async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(connection: Rc<HttpConn
         .initial_window_size(config.http2.initial_stream_window_bytes)
         .initial_connection_window_size(config.http2.initial_connection_window_bytes)
         .max_concurrent_streams(config.http2.max_concurrent_streams)
-        .max_header_list_size(config.max_request_headers_bytes)
+        .max_header_list_size(list_limit(config))
         .max_concurrent_reset_streams(64)
         .max_pending_accept_reset_streams(RESETS_AT_ONCE);
     if config.http2.allow_connect {
         builder.enable_connect_protocol();
     }
-    let (cork, corked) = cork::cork(io);
+    let (cork, corked) = cork::cork(io, Guard::of_server(&config.http2));
     let handshake = tokio::time::timeout(
         config.idle_timeout.unwrap_or(Duration::from_secs(3600)),
         builder.handshake::<_, Bytes>(corked),
     );
     match handshake.await {
         Ok(Ok(driver)) => drive(&connection, driver, &cork).await,
-        Ok(Err(_)) => stats.downstream_cx_protocol_error.increment(),
+        Ok(Err(error)) => count_error(&connection, &error, &cork),
         Err(_) => stats.downstream_cx_idle_timeout.increment(),
     }
-    count_bytes(stats, &cork);
+    if connection.broken.get().is_some() {
+        Box::pin(linger(&connection, &cork)).await;
+    }
+    count_bytes(&connection, &cork);
     stats.downstream_cx_http2_active.decrement();
 }
 
@@ -97,14 +102,16 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     let codec = connection.worker.http2_stats();
     let streams = Rc::new(Streams::default());
     let deadlines = connection.deadlines();
-    deadlines.begin(Limit::ConnectionDuration, connection.info.start, config.max_connection_duration);
+    deadlines.begin(Limit::ConnectionDuration, connection.info.start, connection.max_duration());
     let mut closing = false;
     let mut flooded = false;
     let mut served = 0u32;
-    let pings = config.http2.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
+    // Streams that clients open are no reason to ask them anything.
+    let keepalive = config.http2.keepalive.filter(|keepalive| keepalive.interval.is_some());
+    let pings = keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
     let mut silent = std::pin::pin!(async {
         match pings {
-            Some((keepalive, pings)) => keepalive::watch(pings, keepalive).await,
+            Some((keepalive, pings)) => keepalive::watch(pings, keepalive, None).await,
             None => std::future::pending().await,
         }
     });
@@ -121,7 +128,7 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                 return Poll::Ready(Event::Accepted(accepted.map(|arrived| arrived.map(Box::new))));
             }
             let sent = cork.poll_send(cx);
-            count_bytes(&connection.stats, cork);
+            count_bytes(connection, cork);
             if let Poll::Ready(Err(_)) = sent {
                 return Poll::Ready(Event::Close);
             }
@@ -169,13 +176,19 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                 start_stream(connection, &streams, head, respond);
             }
             Event::Accepted(Some(Err(error))) => {
-                count_error(connection, &error, flooded);
+                if !flooded {
+                    count_error(connection, &error, cork);
+                }
                 return;
             }
             Event::Accepted(None) | Event::Close => return,
             Event::StreamEnded if !flooded && streams.resets.get().are_a_flood() => {
                 flooded = true;
-                count_flood(connection);
+                closing = true;
+                count_resets(connection);
+                // It gets as long to take the news as any other client that is left.
+                let end = Instant::now() + config.delayed_close_timeout.unwrap_or_default();
+                deadlines.set(Limit::ConnectionDuration, Some(end));
                 driver.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
             }
             Event::StreamEnded => {}
@@ -192,7 +205,7 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                     Limit::ConnectionDuration => connection.stats.downstream_cx_max_duration_reached.increment(),
                     _ => connection.stats.downstream_cx_idle_timeout.increment(),
                 }
-                deadlines.set(Limit::ConnectionDuration, Some(Instant::now() + config.drain_timeout));
+                deadlines.set(Limit::ConnectionDuration, Some(Instant::now() + connection.drain_timeout()));
                 closing = true;
                 codec.goaway_sent.increment();
                 driver.graceful_shutdown();
@@ -201,10 +214,17 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-fn count_bytes<S: AsyncWrite + Unpin>(stats: &HttpStats, cork: &Cork<S>) {
+fn count_bytes<S: AsyncWrite + Unpin>(connection: &HttpConnection, cork: &Cork<S>) {
     let (received, written) = cork.take_totals();
-    stats.downstream_cx_rx_bytes_total.add(received);
-    stats.downstream_cx_tx_bytes_total.add(written);
+    connection.stats.downstream_cx_rx_bytes_total.add(received);
+    connection.stats.downstream_cx_tx_bytes_total.add(written);
+    let refused = u64::from(cork.take_refused());
+    if refused > 0 {
+        // The library refuses them by itself.
+        let codec = connection.worker.http2_stats();
+        codec.stream_refused_errors.add(refused);
+        codec.tx_reset.add(refused);
+    }
 }
 
 /// A new stream.
@@ -218,23 +238,52 @@ enum Event {
     Close,
 }
 
-/// Counts why the library ended the connection. What it says after a flood was counted before.
-fn count_error(connection: &HttpConnection, error: &h2::Error, flooded: bool) {
-    if flooded || error.is_remote() {
+/// Counts why the library ended the connection, and tells its requests.
+fn count_error<S: AsyncWrite + Unpin>(connection: &HttpConnection, error: &h2::Error, cork: &Cork<S>) {
+    let codec = connection.worker.http2_stats();
+    if let Some(flood) = cork.flood() {
+        codec.count_flood(flood);
+        connection.broken.set(Some(flood.details()));
         return;
     }
-    if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) {
-        count_flood(connection);
-    } else if error.is_library() || error.is_reset() {
-        connection.stats.downstream_cx_protocol_error.increment();
-        connection.worker.http2_stats().rx_messaging_error.increment();
+    if error.is_remote() || !(error.is_library() || error.is_reset()) {
+        return;
     }
+    match cork.farewell() {
+        Some(Farewell::Resets) => return count_resets(connection),
+        Some(Farewell::LargeHead) => {
+            codec.header_list_size_too_large.increment();
+            connection.broken.set(Some(LIST_TOO_LARGE));
+        }
+        Some(Farewell::Other) | None => {
+            codec.rx_messaging_error.increment();
+            connection.broken.set(Some("codec_error:Protocol_violation"));
+        }
+    }
+    connection.stats.downstream_cx_protocol_error.increment();
 }
 
-fn count_flood(connection: &HttpConnection) {
+const LIST_TOO_LARGE: &str = "http2.header_list_size_too_large";
+
+/// Counts that the client has reset too many streams.
+fn count_resets(connection: &HttpConnection) {
     connection.stats.downstream_cx_protocol_error.increment();
     connection.stats.downstream_rq_too_many_premature_resets.increment();
     connection.worker.http2_stats().goaway_sent.increment();
+    connection.broken.set(Some("too_many_premature_resets"));
+}
+
+/// Lets the client read why the connection ends: closing with unread input would destroy it.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(connection: &HttpConnection, cork: &Cork<S>) {
+    if cork.flood().is_some() && cork.say_goaway() {
+        connection.worker.http2_stats().goaway_sent.increment();
+    }
+    connection.stats.downstream_cx_destroy_local.increment();
+    let delay = connection.node.config.delayed_close_timeout.unwrap_or_default().min(overload::MAX_DELAY);
+    let ended = tokio::time::timeout(delay, poll_fn(|cx| cork.poll_close(cx))).await;
+    if ended.is_err() {
+        connection.stats.downstream_cx_delayed_close_timeout.increment();
+    }
 }
 
 fn start_stream(
@@ -268,11 +317,10 @@ fn start_stream(
         let info = StreamInfo::new(start, Some(head.version));
         info.request_header_bytes.set(head.headers.byte_size() as u64);
         let exchange = Exchange::new(body, respond, wants_continue);
-        let too_many = head.headers.len() > config.max_headers_count as usize;
+        let refusal = refusal(&connection, &head);
         let downstream = Downstream::H2(exchange);
-        if too_many {
-            connection.worker.http2_stats().header_overflow.increment();
-            request::answer(&connection, head, &downstream, info, &deadlines, too_many_headers()).await;
+        if let Some(refusal) = refusal {
+            request::answer(&connection, head, &downstream, info, &deadlines, refusal).await;
         } else {
             request::serve(&connection, head, framing, &downstream, info, &deadlines).await;
         }
@@ -284,8 +332,33 @@ fn start_stream(
     }));
 }
 
-fn too_many_headers() -> LocalReply {
-    LocalReply::new(431, "http2.too_many_headers").body(&b"Request Header Fields Too Large"[..])
+/// What the library is to take of a header list: it counts more for each field than the limit means, and what is not far
+/// beyond that gets its answer here.
+fn list_limit(config: &HttpConnectionManager) -> u32 {
+    config
+        .max_request_headers_bytes
+        .saturating_mul(2)
+        .saturating_add(FIELD_BYTES * config.max_headers_count.min(MOST_FIELDS))
+}
+
+/// RFC 9113 section 6.5.2.
+const FIELD_BYTES: u32 = 32;
+/// A limit on the number of headers above this says that there is none.
+const MOST_FIELDS: u32 = 1000;
+
+/// The answer to a head that is too large.
+fn refusal(connection: &HttpConnection, head: &RequestHead) -> Option<LocalReply> {
+    let config = &connection.node.config;
+    let codec = connection.worker.http2_stats();
+    let (counter, details) = if head.headers.len() > config.max_headers_count as usize {
+        (&codec.header_overflow, "http2.too_many_headers")
+    } else if head.byte_size() > config.max_request_headers_bytes as usize {
+        (&codec.header_list_size_too_large, LIST_TOO_LARGE)
+    } else {
+        return None;
+    };
+    counter.increment();
+    Some(LocalReply::new(431, details).body(&b"Request Header Fields Too Large"[..]))
 }
 
 /// Tells the connection that a stream has ended, however that came.
@@ -306,8 +379,11 @@ impl Ended {
         if resets.are_a_flood() {
             streams.notify.notify_one();
         }
-        let codec = connection.worker.http2_stats();
         connection.stats.downstream_rq_rx_reset.increment();
+        if connection.broken.get().is_some() {
+            return;
+        }
+        let codec = connection.worker.http2_stats();
         match ending {
             Ending::Whole | Ending::ConnectionLost => {}
             Ending::ResetByClient => codec.rx_reset.increment(),

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use outrigger_config::cluster::{Caller, Concurrency, Discovery, MAX_CLASS, MAX_OFFSET_MS};
+use outrigger_config::cluster::{Caller, Concurrency, Discovery, DnsFamily, MAX_CLASS, MAX_OFFSET_MS};
 use outrigger_config::route::{Forward, Priority};
 use outrigger_policy::balance::{Attempted, xx_hash};
 
@@ -15,12 +15,14 @@ use super::failure::Failure;
 use super::{Forwarding, prepare};
 use crate::explain::Cause;
 use crate::graph::ClusterNode;
-use crate::http::manager::normalize;
+use crate::http::manager::client_address::client_address;
 use crate::http::manager::request::Request;
 use crate::trace;
 use crate::upstream::admission::{Admission, Admitted, OwnEndpoint, Refused, Seeker, Waited, Wish};
-use crate::upstream::clusters::{Known, Target, WorkerHost};
+use crate::upstream::choice::Known;
+use crate::upstream::clusters::Target;
 use crate::upstream::gate::Place;
+use crate::upstream::worker_host::WorkerHost;
 
 impl Forwarding<'_, '_> {
     /// Where the next try goes, with its place there if the cluster limits places. Waits for one then.
@@ -44,22 +46,32 @@ impl Forwarding<'_, '_> {
             Discovery::OriginalDst(options) => {
                 Some(prepare::original_destination(self.request, options).ok_or(Failure::NoHost)?)
             }
-            Discovery::DynamicForward(cache) => return Ok((Box::pin(self.resolve(cache)).await?, None)),
             _ => None,
         };
+        let (cluster, node, name) = match &node.config.discovery {
+            Discovery::DynamicForward(cache) => {
+                let (cluster, name) = Box::pin(self.resolve(&cluster, cache)).await?;
+                let all_addresses = cache.dns.family == DnsFamily::All;
+                // The cluster may have changed meanwhile.
+                (Rc::clone(&cluster), cluster.node(), Some((name, all_addresses)))
+            }
+            _ => (cluster, node, None),
+        };
         let session = session.or_else(|| self.affinity.named(&cluster));
+        let lone = match (destination, name) {
+            (Some(destination), _) => Some(OwnEndpoint::Destination(destination)),
+            (None, Some((name, all_addresses))) => Some(OwnEndpoint::Name { name, all_addresses }),
+            (None, None) => None,
+        };
         let Some(options) = node.config.concurrency.as_deref() else {
-            let host = match (session, destination) {
+            let host = match (session, lone) {
                 (Some(host), _) => Some(host),
-                (None, Some(destination)) => Some(cluster.destination(destination, Instant::now())),
+                (None, Some(lone)) => lone.of(&cluster),
                 (None, None) => cluster.pick(worker, wanted, tried),
             };
             return Ok((Target { cluster, host: host.ok_or(Failure::NoHost)? }, None));
         };
-        let own = match (session, destination) {
-            (Some(host), _) => Some(OwnEndpoint::Session(host.host.address.to_string())),
-            (None, destination) => destination.map(OwnEndpoint::Destination),
-        };
+        let own = session.map(|host| OwnEndpoint::Session(host.host.address.to_string())).or(lone);
         let request = &*self.request;
         let mut seeker = Seeker { worker, cluster, wanted, tried, priority: self.action.priority, own };
         let interrupted = |cx: &mut std::task::Context<'_>| attempt::interrupted(request, cx);
@@ -140,7 +152,7 @@ fn caller_of(request: &Request<'_>, caller: &Caller) -> Option<u64> {
     match caller {
         Caller::Header(name) => request.head.headers.get_by_name(name).map(xx_hash),
         Caller::SourceAddress => {
-            let address = normalize::client_address(connection, &request.head)?;
+            let address = client_address(connection, &request.info)?;
             Some(xx_hash(address.to_string().as_bytes()))
         }
         Caller::PeerIdentity => connection.info.peer_name().map(|name| xx_hash(name.as_bytes())),

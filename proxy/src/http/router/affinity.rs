@@ -16,9 +16,10 @@ use outrigger_policy::balance::{HashView, HostSet, Wanted, request_hash, xx_hash
 use outrigger_policy::route::RequestView;
 
 use crate::graph::ClusterNode;
-use crate::http::manager::normalize;
+use crate::http::manager::client_address::client_address;
 use crate::http::manager::request::Request;
-use crate::upstream::clusters::{WorkerCluster, WorkerHost};
+use crate::upstream::clusters::WorkerCluster;
+use crate::upstream::worker_host::WorkerHost;
 
 /// The endpoint that a request wants, the same for all its tries.
 #[derive(Debug, Default)]
@@ -39,8 +40,10 @@ impl Affinity {
         let aggregate = matches!(node.config.discovery, Discovery::Aggregate(_));
         let balance = node.hosts.balance.as_deref();
         if balance.map_or(aggregate, HostSet::wants_hash) {
-            let of_cluster = &node.config.balancing.hash_policy;
-            let policies = if of_cluster.is_empty() { &action.hash_policy } else { of_cluster };
+            let of_policy = &node.config.balancing.hash_policy;
+            let of_cluster = node.config.requests.as_deref().map(|policies| &policies.hash);
+            let levels = [Some(of_policy), of_cluster].into_iter().flatten();
+            let policies = levels.into_iter().find(|policies| !policies.is_empty()).unwrap_or(&action.hash_policy);
             affinity.hash = request_hash(policies, &View(request), |cookie| {
                 let value = cookie_value(request);
                 affinity.cookies.push(set_cookie(cookie, &value));
@@ -222,7 +225,7 @@ impl HashView for View<'_, '_> {
     }
 
     fn source_ip(&self) -> Option<IpAddr> {
-        normalize::client_address(self.0.connection, &self.0.head)
+        client_address(self.0.connection, &self.0.info)
     }
 
     fn filter_state(&self, key: &str) -> Option<Cow<'_, [u8]>> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use outrigger_config::route::Forward;
+use outrigger_config::route::{ConnectEnd, Forward};
 use outrigger_policy::breaker::Permit;
 
 use super::body::ReplayBody;
@@ -25,11 +25,14 @@ use crate::http::seam::{BodySink, Pump, PumpError, StreamError};
 use crate::moments::Milestone;
 use crate::stream::Phase;
 use crate::trace::{self, Mark, Opening};
-use crate::upstream::clusters::{Target, WorkerCluster, WorkerHost};
+use crate::upstream::clusters::{Target, WorkerCluster};
 use crate::upstream::connect::ConnectError;
 use crate::upstream::gate::Place;
 use crate::upstream::pool::{self, PoolError, Wanted};
+use crate::upstream::preconnect::preconnect;
+use crate::upstream::proxy_header;
 use crate::upstream::stream::UpstreamStream;
+use crate::upstream::worker_host::WorkerHost;
 use crate::worker::deadlines::Limit;
 
 /// One try.
@@ -43,6 +46,37 @@ pub struct Attempt<'a, 'r> {
     action: &'a Forward,
     timeouts: &'a Timeouts,
     body: &'a ReplayBody<'a>,
+}
+
+/// How a try ended, as far as it is driven here.
+pub(super) enum Ended {
+    /// Its response head is in the request.
+    Answered(Answered),
+    /// It failed.
+    Failed(Failure),
+    /// It was late, and goes on all the same.
+    Late(Box<Unanswered>),
+}
+
+/// A try that was sent, and has no response yet.
+pub(super) struct Unanswered {
+    pub stream: UpstreamStream,
+    pub upload: Pump,
+    /// The upstream takes no more of the request.
+    pub upload_failed: bool,
+    pub response: ResponseHead,
+    counted: InFlight,
+}
+
+impl Unanswered {
+    /// The response head has come: it goes to `request`.
+    pub fn answered(self, request: &mut Request<'_>, timeouts: &Timeouts) -> Answered {
+        let Self { stream, upload, upload_failed, response, counted } = self;
+        request.response = response;
+        request.info.response_start.set(Some(Instant::now()));
+        request.info.phase.set(Phase::Receive);
+        Answered { stream, upload, timeouts: *timeouts, upload_failed, failed: None, counted }
+    }
 }
 
 /// A try whose response head has come.
@@ -151,9 +185,11 @@ impl<'a, 'r> Attempt<'a, 'r> {
         Self { request, route_cluster, cluster, host, action, timeouts, body }
     }
 
-    /// Drives the try until there is a response head in the request, or a failure. `place` is its place at the endpoint.
-    pub async fn until_head(&mut self, place: Option<Place>) -> Result<Answered, Failure> {
+    /// Drives the try until there is a response head in the request, a failure, or it is late and goes on. `place` is its
+    /// place at the endpoint.
+    pub(super) async fn until_head(&mut self, place: Option<Place>) -> Ended {
         let active = Active::new(self.cluster, self.host);
+        self.cluster.began(self.action.priority);
         let limits = self.request.deadlines;
         let now = Instant::now();
         let info = &self.request.info;
@@ -167,55 +203,79 @@ impl<'a, 'r> Attempt<'a, 'r> {
             limits.begin(Limit::StreamIdle, now, self.request.idle_timeout);
         }
         if self.request.info.request_end.get().is_some() {
-            self.start_response_limits(now);
+            self.start_route_limit(now);
+            if !self.hedges() {
+                self.start_try_limits(now);
+            }
         }
         self.request.info.phase.set(Phase::Connect);
         let counted = self.acquire(now).await.and_then(|stream| self.count(stream, place));
         let (stream, limit) = match counted {
             Ok(counted) => counted,
             Err(failure) => {
-                if matches!(failure, Failure::DownstreamGone(_)) {
+                if matches!(failure, Failure::DownstreamGone(_) | Failure::Overtaken) {
                     self.cluster.stats.upstream_rq_cancelled.increment();
                 }
-                return Err(failure);
+                return Ended::Failed(failure);
             }
         };
         observe::reached(self.host);
         self.request.route_counts.began();
         self.request.info.upstream_local.set(stream.local_address());
         self.request.info.upstream_version.set(Some(stream.version()));
-        let mut upload = Pump::default();
+        let counted = InFlight { _active: active, _limit: limit };
         self.request.info.phase.set(Phase::Send);
-        let result = self.exchange(&stream, &mut upload).await;
-        match result {
-            Ok(()) => {
-                self.request.info.response_start.set(Some(Instant::now()));
-                self.request.info.phase.set(Phase::Receive);
-                let counted = InFlight { _active: active, _limit: limit };
-                let timeouts = *self.timeouts;
-                Ok(Answered { stream, upload, timeouts, upload_failed: false, failed: None, counted })
+        let response = std::mem::take(&mut self.request.response);
+        let (upload, upload_failed) = (Pump::default(), false);
+        let mut exchange = Unanswered { stream, upload, upload_failed, response, counted };
+        match self.exchange(&mut exchange).await {
+            Ok(()) => Ended::Answered(exchange.answered(self.request, self.timeouts)),
+            Err(Failure::Timeout(Limit::PerTry | Limit::PerTryIdle)) if self.goes_on(&exchange) => {
+                Ended::Late(Box::new(exchange))
             }
             Err(failure) => {
                 self.record(&failure);
-                Err(failure)
+                exchange.response.clear();
+                self.request.response = exchange.response;
+                Ended::Failed(failure)
             }
         }
     }
 
-    fn start_response_limits(&self, now: Instant) {
+    fn hedges(&self) -> bool {
+        self.timeouts.hedges
+    }
+
+    /// Whether it goes on although it is late: what is left to be sent of it must not be what the next one needs.
+    fn goes_on(&self, exchange: &Unanswered) -> bool {
+        self.hedges() && (exchange.upload.is_done() || exchange.upload_failed || self.body.is_whole())
+    }
+
+    /// One limit for all tries.
+    fn start_route_limit(&self, now: Instant) {
         let limits = self.request.deadlines;
-        // One limit for all tries.
         if !limits.is_set(Limit::Route) {
             limits.set(Limit::Route, self.timeouts.route.map(|limit| now + limit));
         }
-        let per_try = [self.timeouts.per_try, self.timeouts.per_try_idle].into_iter().flatten().min();
-        limits.set(Limit::PerTry, per_try.map(|limit| now + limit));
+    }
+
+    fn start_try_limits(&self, now: Instant) {
+        let limits = self.request.deadlines;
+        limits.set(Limit::PerTry, self.timeouts.per_try.map(|limit| now + limit));
+        limits.set(Limit::PerTryIdle, self.timeouts.per_try_idle.map(|limit| now + limit));
     }
 
     fn record(&self, failure: &Failure) {
         let stats = &self.route_cluster.stats;
         match failure {
-            Failure::Timeout(Limit::PerTry) => stats.upstream_rq_per_try_timeout.increment(),
+            Failure::Timeout(Limit::PerTry) => {
+                stats.upstream_rq_per_try_timeout.increment();
+                self.host.stats.rq_timeout.increment();
+            }
+            Failure::Timeout(Limit::PerTryIdle) => {
+                stats.upstream_rq_per_try_idle_timeout.increment();
+                self.host.stats.rq_timeout.increment();
+            }
             Failure::Timeout(Limit::Route) => {
                 stats.upstream_rq_timeout.increment();
                 self.request.route_counts.timed_out();
@@ -237,20 +297,25 @@ impl<'a, 'r> Attempt<'a, 'r> {
             alpn: request.alpn.as_ref(),
             connection: Some(&request.connection.info),
         };
-        let terminated = self.action.terminates_connect && request.head.is_connect();
-        if self.host.node.config.preconnect.is_some() && !terminated {
-            pool::preconnect(&request.connection.worker, self.cluster, self.host, wanted);
+        let ends_here = ends_here(self.action, &request.head);
+        let ready = if ends_here.is_some() { None } else { pool::ready(self.host, wanted) };
+        if self.host.node.config.preconnect.is_some() && ends_here.is_none() {
+            preconnect(&request.connection.worker, self.cluster, self.host, wanted, ready.is_some());
         }
-        if !terminated && let Some(stream) = pool::ready(self.host, wanted) {
+        if let Some(stream) = ready {
             acquired(request, &stream, began);
             return Ok(stream);
         }
         // Boxed: the state of connecting is large, and most requests never need it.
         let (worker, cluster, host) = (&request.connection.worker, self.cluster, self.host);
         let mut acquiring = Box::pin(async move {
-            match terminated {
-                true => pool::open_raw(worker, cluster, host, wanted).await,
-                false => pool::acquire(worker, cluster, host, wanted).await,
+            match ends_here {
+                Some(end) => {
+                    let info = &request.connection.info;
+                    let header = end.proxy_header.as_ref().map(|header| proxy_header::on_behalf(header, info));
+                    pool::open_raw(worker, cluster, host, wanted, header.as_deref()).await
+                }
+                None => pool::acquire(worker, cluster, host, wanted).await,
             }
         });
         let result = poll_fn(|cx| {
@@ -303,15 +368,15 @@ impl<'a, 'r> Attempt<'a, 'r> {
         interrupted(self.request, cx)
     }
 
-    async fn exchange(&mut self, stream: &UpstreamStream, upload: &mut Pump) -> Result<(), Failure> {
+    async fn exchange(&mut self, exchange: &mut Unanswered) -> Result<(), Failure> {
+        let Unanswered { stream, upload, upload_failed, response, .. } = exchange;
+        let stream = &*stream;
         let options = &self.host.node.config.http;
         let upgrade = self.request.head.is_tunnel();
         let framing = if upgrade { Framing::None } else { self.request.framing };
-        let mut response = std::mem::take(&mut self.request.response);
         let mut head_sent = false;
         let mut head_waited = false;
-        let mut upload_failed = false;
-        let result = poll_fn(|cx| {
+        poll_fn(|cx| {
             if upgrade && head_sent {
                 let _ = BodySink::poll_flush(stream, cx);
             }
@@ -319,12 +384,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 match stream.poll_send_head(cx, &self.request.head, framing, options) {
                     Poll::Ready(Ok(())) => {
                         head_sent = true;
-                        let info = &self.request.info;
-                        match info.moments.offset(Milestone::PoolReady).filter(|_| !head_waited) {
-                            Some(_) => info.moments.copy(Milestone::PoolReady, Milestone::UpstreamTxBegin),
-                            None => info.reached(Milestone::UpstreamTxBegin, Instant::now()),
-                        }
-                        trace::mark(self.request, Mark::FirstUpstreamTx);
+                        self.head_sent(head_waited);
                     }
                     Poll::Ready(Err(StreamError::Refused)) => return Poll::Ready(Err(Failure::NotSent)),
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, stream.is_reused()))),
@@ -337,47 +397,72 @@ impl<'a, 'r> Attempt<'a, 'r> {
                     let _ = BodySink::poll_flush(stream, cx);
                 }
             }
-            if !upload_failed && !upload.is_done() && !upgrade {
+            if !*upload_failed && !upload.is_done() && !upgrade {
                 match pump_up(self.request, stream, upload, self.body, cx) {
-                    Poll::Ready(Ok(())) => {
-                        let now = Instant::now();
-                        self.request.info.phase.set(Phase::Wait);
-                        trace::mark(self.request, Mark::LastUpstreamTx);
-                        self.request.info.reached(Milestone::UpstreamTxEnd, now);
-                        if self.request.info.request_end.get().is_none() {
-                            self.request.info.request_end.set(Some(now));
-                            self.request.deadlines.set(Limit::Request, None);
-                            self.start_response_limits(now);
-                        }
-                    }
+                    Poll::Ready(Ok(())) => self.request_sent(),
                     Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(downstream_failure(error))),
                     // An upstream may answer and close before it has read everything: its answer counts.
-                    Poll::Ready(Err(PumpError::Sink(_))) => upload_failed = true,
+                    Poll::Ready(Err(PumpError::Sink(_))) => *upload_failed = true,
                     Poll::Pending => {}
                 }
             }
-            match stream.poll_response(cx, &mut response) {
-                Poll::Ready(Ok(())) if response.status == 101 && !upgrade => {
-                    let error = StreamError::Protocol("switching protocols without being asked".into());
-                    return Poll::Ready(Err(reset_of(error, false)));
-                }
-                Poll::Ready(Ok(())) => {
-                    if let UpstreamStream::H2(_) = stream {
-                        switch_protocols(&self.request.head, &mut response);
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(reset_of(error, stream.is_reused()))),
-                Poll::Pending => {}
+            match poll_head(stream, &self.request.head, response, cx) {
+                Poll::Ready(head) => Poll::Ready(head),
+                Poll::Pending => interrupted_holding(self.request, || stream.held(), cx).map(Err),
             }
-            interrupted_holding(self.request, || stream.held(), cx).map(Err)
         })
-        .await;
-        self.request.response = response;
-        if result.is_err() {
-            self.request.response.clear();
+        .await
+    }
+
+    /// The head was handed over, maybe after a wait.
+    fn head_sent(&self, waited: bool) {
+        let info = &self.request.info;
+        match info.moments.offset(Milestone::PoolReady).filter(|_| !waited) {
+            Some(_) => info.moments.copy(Milestone::PoolReady, Milestone::UpstreamTxBegin),
+            None => info.reached(Milestone::UpstreamTxBegin, Instant::now()),
         }
-        result
+        trace::mark(self.request, Mark::FirstUpstreamTx);
+        if self.hedges() && info.request_end.get().is_some() {
+            self.start_try_limits(Instant::now());
+        }
+    }
+
+    /// All of the request was handed over.
+    fn request_sent(&self) {
+        let now = Instant::now();
+        let info = &self.request.info;
+        info.phase.set(Phase::Wait);
+        trace::mark(self.request, Mark::LastUpstreamTx);
+        info.reached(Milestone::UpstreamTxEnd, now);
+        if info.request_end.get().is_none() {
+            info.request_end.set(Some(now));
+            self.request.deadlines.set(Limit::Request, None);
+            self.start_route_limit(now);
+            self.start_try_limits(now);
+        }
+    }
+}
+
+/// Ready with the response head to the request `head`.
+pub(super) fn poll_head(
+    stream: &UpstreamStream,
+    head: &RequestHead,
+    response: &mut ResponseHead,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<Result<(), Failure>> {
+    match stream.poll_response(cx, response) {
+        Poll::Ready(Ok(())) if response.status == 101 && !head.is_tunnel() => {
+            let error = StreamError::Protocol("switching protocols without being asked".into());
+            Poll::Ready(Err(reset_of(error, false)))
+        }
+        Poll::Ready(Ok(())) => {
+            if let UpstreamStream::H2(_) = stream {
+                switch_protocols(head, response);
+            }
+            Poll::Ready(Ok(()))
+        }
+        Poll::Ready(Err(error)) => Poll::Ready(Err(reset_of(error, stream.is_reused()))),
+        Poll::Pending => Poll::Pending,
     }
 }
 
@@ -388,6 +473,13 @@ fn switch_protocols(head: &RequestHead, response: &mut ResponseHead) {
         response.headers.set(HeaderId::Connection, b"upgrade");
         response.headers.set(HeaderId::Upgrade, head.protocol());
     }
+}
+
+/// How the route ends CONNECT, or POST, here: what comes is not a message for the upstream.
+pub(super) fn ends_here<'a>(action: &'a Forward, head: &RequestHead) -> Option<&'a ConnectEnd> {
+    let end = action.connect.as_deref()?;
+    let extended = !head.protocol().is_empty();
+    (!extended && end.takes(head.method())).then_some(end)
 }
 
 /// Records when a try got its connection, and when that was made.
@@ -435,14 +527,19 @@ pub fn interrupted_holding(
     held: impl FnOnce() -> usize,
     cx: &mut std::task::Context<'_>,
 ) -> Poll<Failure> {
-    if request.is_weighed() && request.is_too_heavy(held()) {
-        return Poll::Ready(Failure::Drained);
+    if request.is_weighed() {
+        request.weigh(held(), cx);
     }
     interrupted(request, cx)
 }
 
-/// What ends a request from outside.
+/// What ends a request, or what is done for it at this moment, from outside.
 pub fn interrupted(request: &Request<'_>, cx: &mut std::task::Context<'_>) -> Poll<Failure> {
+    if let Some(tries) = &request.tries
+        && tries.poll(request, cx).is_ready()
+    {
+        return Poll::Ready(Failure::Overtaken);
+    }
     if let Poll::Ready(gone) = request.downstream.poll_closed(cx) {
         return Poll::Ready(Failure::DownstreamGone(gone));
     }
@@ -459,10 +556,9 @@ pub fn pump_up(
     body: &ReplayBody<'_>,
     cx: &mut std::task::Context<'_>,
 ) -> Poll<Result<(), PumpError>> {
-    let mut moved = 0;
-    let result = upload.poll(cx, body, stream, |bytes| moved += bytes.len());
-    if moved > 0 {
-        request.info.bytes_received.set(request.info.bytes_received.get() + moved as u64);
+    let mut moved = false;
+    let result = upload.poll(cx, body, stream, |bytes| moved |= !bytes.is_empty());
+    if moved {
         touch(request);
     }
     result
@@ -472,5 +568,10 @@ pub fn pump_up(
 pub fn touch(request: &Request<'_>) {
     if request.idle_timeout.is_some() {
         request.deadlines.begin(Limit::StreamIdle, Instant::now(), request.idle_timeout);
+    }
+    if let Some(limit) = request.tries.as_ref().and_then(|tries| tries.idle())
+        && request.deadlines.is_set(Limit::PerTryIdle)
+    {
+        request.deadlines.set(Limit::PerTryIdle, Some(Instant::now() + limit));
     }
 }

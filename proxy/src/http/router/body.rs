@@ -32,7 +32,7 @@ struct KeptBody<'a> {
     /// Bytes that are kept at most.
     limit: usize,
     trailers: RefCell<Option<Option<Headers>>>,
-    /// Is told how much is kept.
+    /// Is told how much has come, and how much is kept.
     info: Rc<StreamInfo>,
 }
 
@@ -76,6 +76,23 @@ impl<'a> ReplayBody<'a> {
         *self.tried.borrow_mut() = Some(chain);
     }
 
+    /// All of it has come, and is kept, and this try sends it as it is.
+    pub fn is_whole(&self) -> bool {
+        self.kept.keeping.get() && self.kept.trailers.borrow().is_some() && self.tried.borrow().is_none()
+    }
+
+    /// A copy of what the try under way has not taken yet of a body that is kept whole.
+    pub fn rest(&self) -> Rest {
+        let bytes = self.kept.kept.borrow()[self.kept.position.get()..].to_vec();
+        Rest { bytes, position: Cell::new(0), trailers: self.kept.trailers.borrow().clone().flatten() }
+    }
+
+    /// Goes on where `rest` has come to.
+    pub fn go_on(&self, rest: &Rest) {
+        let left = rest.bytes.len() - rest.position.get();
+        self.kept.position.set(self.kept.kept.borrow().len().saturating_sub(left));
+    }
+
     fn tried(&self) -> Option<Rc<BodyChain>> {
         self.tried.borrow().clone()
     }
@@ -84,6 +101,38 @@ impl<'a> ReplayBody<'a> {
 impl KeptBody<'_> {
     fn replaying(&self) -> bool {
         self.position.get() < self.kept.borrow().len()
+    }
+}
+
+/// What is left to be sent of a body, for a try that goes on beside others.
+pub struct Rest {
+    bytes: Vec<u8>,
+    position: Cell<usize>,
+    trailers: Option<Headers>,
+}
+
+impl Rest {
+    /// Bytes that are held here.
+    pub fn held(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
+impl BodySource for Rest {
+    fn poll_data(&self, _cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        Poll::Ready(Ok(self.position.get() < self.bytes.len()))
+    }
+
+    fn with_data<R>(&self, look: impl FnOnce(Chunk<'_>) -> R) -> R {
+        look(Chunk::Slice(&self.bytes[self.position.get()..]))
+    }
+
+    fn consume(&self, count: usize) {
+        self.position.set(self.position.get() + count);
+    }
+
+    fn take_trailers(&self) -> Option<Headers> {
+        self.trailers.clone()
     }
 }
 
@@ -143,6 +192,8 @@ impl BodySource for KeptBody<'_> {
             self.position.set(self.position.get() + count);
             return;
         }
+        // What is sent again was received once.
+        self.info.bytes_received.set(self.info.bytes_received.get() + count as u64);
         if self.keeping.get() {
             let mut kept = self.kept.borrow_mut();
             if kept.len() + count > self.limit {

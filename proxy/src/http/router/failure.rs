@@ -15,9 +15,9 @@ use crate::http::manager::request::Request;
 use crate::http::seam::StreamError;
 use crate::process::Process;
 use crate::stream::{Kill, ResponseFlag};
-use crate::upstream::clusters::WorkerHost;
 use crate::upstream::dns_cache::NoAddress;
 use crate::upstream::feedback::{Unanswered, Watch};
+use crate::upstream::worker_host::WorkerHost;
 use crate::worker::deadlines::Limit;
 
 /// How a try failed.
@@ -51,6 +51,8 @@ pub enum Failure {
     DownstreamError(String),
     /// The drain's time is up.
     Drained,
+    /// A try that was late came to an end that counts, and this one was given up.
+    Overtaken,
     /// A filter that the body passes through has an answer of its own.
     Answered(Box<LocalReply>),
 }
@@ -65,7 +67,7 @@ impl Failure {
             Failure::NotSent => Some(Outcome::Reset { request_sent: false }),
             Failure::Reset { refused: true, .. } => Some(Outcome::RefusedStream),
             Failure::Reset { .. } => Some(Outcome::Reset { request_sent: true }),
-            Failure::Timeout(Limit::PerTry) => Some(Outcome::PerTryTimeout { request_sent: true }),
+            Failure::Timeout(Limit::PerTry | Limit::PerTryIdle) => Some(Outcome::PerTryTimeout { request_sent: true }),
             Failure::NoHost
             | Failure::NoWantedHost(_)
             | Failure::NoAddress(_)
@@ -75,7 +77,30 @@ impl Failure {
             | Failure::DownstreamGone(_)
             | Failure::DownstreamError(_)
             | Failure::Drained
+            | Failure::Overtaken
             | Failure::Answered(_) => None,
+        }
+    }
+
+    /// Whether it says nothing of other tries that may be under way.
+    pub fn is_of_a_try(&self) -> bool {
+        match self {
+            Failure::NoHost
+            | Failure::NoWantedHost(_)
+            | Failure::NoAddress(_)
+            | Failure::Overflow
+            | Failure::QueueFull
+            | Failure::QueueTimeout
+            | Failure::Connect { .. }
+            | Failure::StaleConnection
+            | Failure::NotSent
+            | Failure::Reset { .. } => true,
+            Failure::Timeout(limit) => matches!(limit, Limit::PerTry | Limit::PerTryIdle),
+            Failure::DownstreamGone(_)
+            | Failure::DownstreamError(_)
+            | Failure::Drained
+            | Failure::Overtaken
+            | Failure::Answered(_) => false,
         }
     }
 
@@ -107,7 +132,14 @@ impl Failure {
                 reset_reply(request, "connection termination", None, ResponseFlag::UpstreamConnectionTermination)
             }
             Failure::Reset { reason, flag, protocol, .. } => reset_reply(request, reason, protocol.as_deref(), *flag),
+            Failure::Timeout(limit @ (Limit::PerTry | Limit::PerTryIdle | Limit::Route))
+                if request.no_content_when_late =>
+            {
+                LocalReply { status: 204, body: Cow::Borrowed(b""), ..timeout_reply(*limit) }
+            }
             Failure::Timeout(limit) => timeout_reply(*limit),
+            // Nobody is told: the client gets the response of another try.
+            Failure::Overtaken => LocalReply::new(503, "overtaken"),
             Failure::DownstreamGone(_) => LocalReply::new(499, "downstream_remote_disconnect"),
             Failure::DownstreamError(_) => LocalReply::new(400, "http1.codec_error")
                 .flag(ResponseFlag::DownstreamProtocolError)
@@ -134,6 +166,9 @@ pub fn timeout_reply(limit: Limit) -> LocalReply {
     match limit {
         Limit::PerTry => {
             LocalReply::new(504, "upstream_per_try_timeout").flag(ResponseFlag::UpstreamRequestTimeout).body(late)
+        }
+        Limit::PerTryIdle => {
+            LocalReply::new(504, "upstream_per_try_idle_timeout").flag(ResponseFlag::UpstreamRequestTimeout).body(late)
         }
         Limit::Route => LocalReply::new(504, "response_timeout").flag(ResponseFlag::UpstreamRequestTimeout).body(late),
         Limit::StreamDuration => {
@@ -216,7 +251,7 @@ pub fn observe(process: &Process, host: &WorkerHost, failure: &Failure) {
         Failure::Connect { .. } | Failure::StaleConnection | Failure::NotSent | Failure::Reset { .. } => {
             observe::unreachable(process, host);
         }
-        Failure::Timeout(Limit::PerTry | Limit::Route) => observe::timed_out(process, host),
+        Failure::Timeout(Limit::PerTry | Limit::PerTryIdle | Limit::Route) => observe::timed_out(process, host),
         // The client's doing, or ours.
         Failure::NoHost
         | Failure::NoWantedHost(_)
@@ -228,6 +263,7 @@ pub fn observe(process: &Process, host: &WorkerHost, failure: &Failure) {
         | Failure::DownstreamGone(_)
         | Failure::DownstreamError(_)
         | Failure::Drained
+        | Failure::Overtaken
         | Failure::Answered(_) => {}
     }
 }
@@ -238,8 +274,10 @@ pub fn watched(watch: Watch, host: &WorkerHost, failure: &Failure) {
         host,
         match failure {
             Failure::Connect { .. } => Unanswered::Unreachable,
-            Failure::Reset { .. } | Failure::Timeout(Limit::PerTry | Limit::Route) => Unanswered::Failed,
-            Failure::DownstreamGone(_) | Failure::Timeout(_) => Unanswered::GivenUp,
+            Failure::Reset { .. } | Failure::Timeout(Limit::PerTry | Limit::PerTryIdle | Limit::Route) => {
+                Unanswered::Failed
+            }
+            Failure::DownstreamGone(_) | Failure::Overtaken | Failure::Timeout(_) => Unanswered::GivenUp,
             // Says nothing of the endpoint.
             Failure::NoHost
             | Failure::NoWantedHost(_)

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use outrigger_config::cluster::{Discovery, UpstreamHttp};
+use outrigger_config::cluster::{Discovery, RequestPolicies, UpstreamHttp};
 use outrigger_config::format::Format;
 use outrigger_config::http::HttpFilterConfig;
 use outrigger_config::http::filters::UpstreamFilters;
@@ -40,10 +40,11 @@ const WAITING_BYTES: usize = 1 << 20;
 /// Limit for a copy whose route has none.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// Begins the copies that the most specific level with mirror policies asks for.
-pub fn begin(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward) {
+/// Begins the copies that the cluster asks for, or else the most specific level of the routes with mirror policies.
+pub fn begin(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward, of_cluster: Option<&RequestPolicies>) {
     let levels = [&action.mirrors, &chosen.virtual_host.mirrors, &chosen.table.configuration().mirrors];
-    let Some(policies) = levels.into_iter().find(|policies| !policies.is_empty()) else { return };
+    let mut levels = of_cluster.map(|policies| &policies.mirrors).into_iter().chain(levels);
+    let Some(policies) = levels.find(|policies| !policies.is_empty()) else { return };
     if request.head.is_tunnel() {
         // A copy of an upgraded connection would be spoken to by nobody.
         return;

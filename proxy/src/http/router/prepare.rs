@@ -18,13 +18,14 @@ use outrigger_config::route::{
 use outrigger_policy::route::{rewrite_path, rewrite_path_by_regex};
 
 use super::mutate_for_cluster;
-use super::timeout::Timeouts;
+use super::timeout::{Timeouts, to_grpc_timeout};
 use crate::accesslog::format;
 use crate::http::h1::encode::decimal;
 use crate::http::headers::HeaderId;
 use crate::http::manager::request::{Chosen, Request};
-use crate::upstream::clusters::{WorkerCluster, WorkerHost};
+use crate::upstream::clusters::WorkerCluster;
 use crate::upstream::dns_cache::{DYNAMIC_HOST, DYNAMIC_PORT, Lookup, host_and_port};
+use crate::upstream::worker_host::WorkerHost;
 
 /// Whether the router filter was told to add no `x-envoy-*` headers.
 pub fn suppresses_envoy_headers(request: &Request<'_>) -> bool {
@@ -48,15 +49,13 @@ pub fn request_head(
         HeaderId::XEnvoyRetriableStatusCodes,
         HeaderId::XEnvoyRetriableHeaderNames,
         HeaderId::XEnvoyExpectedRqTimeoutMs,
+        HeaderId::XEnvoyHedgeOnPerTryTimeout,
+        HeaderId::XEnvoyUpstreamRqTimeoutAltResponse,
     ] {
         request.head.headers.remove(steering);
     }
     let suppress = suppresses_envoy_headers(request);
-    if let Some(limit) = timeouts.per_try.or(timeouts.route).filter(|_| !suppress) {
-        let mut text = [0; 20];
-        let text = decimal(limit.as_millis() as u64, &mut text);
-        request.head.headers.append_id(HeaderId::XEnvoyExpectedRqTimeoutMs, text);
-    }
+    tell_timeout(request, action, timeouts, Duration::ZERO);
     if let Some(weighted) = weighted {
         mutate_for_cluster(request, weighted);
     }
@@ -82,6 +81,21 @@ pub fn request_head(
     };
     if let Some(host) = host.filter(|host| !host.is_empty()) {
         set_host(request, action, &host);
+    }
+}
+
+/// Tells the upstream how long the next try may take, when so much time has passed since all of the request came.
+pub fn tell_timeout(request: &mut Request<'_>, action: &Forward, timeouts: &Timeouts, elapsed: Duration) {
+    // Counted in whole milliseconds, as everybody does who reads it.
+    let elapsed = Duration::from_millis(elapsed.as_millis() as u64);
+    let Some(limit) = timeouts.expected(elapsed) else { return };
+    if !suppresses_envoy_headers(request) {
+        let mut text = [0; 20];
+        let text = decimal(limit.as_millis() as u64, &mut text);
+        request.head.headers.set(HeaderId::XEnvoyExpectedRqTimeoutMs, text);
+    }
+    if action.max_grpc_timeout.is_some() && action.max_stream_duration.is_none() && request.head.is_grpc() {
+        request.head.headers.set(HeaderId::GrpcTimeout, to_grpc_timeout(limit).as_bytes());
     }
 }
 

@@ -14,15 +14,16 @@ use crate::accesslog::LogType;
 use crate::http::filter::BodyChain;
 use crate::http::headers::HeaderId;
 use crate::http::manager::downstream::Gone;
-use crate::http::manager::request::Request;
+use crate::http::manager::request::{Request, finish_response};
 use crate::http::manager::{overload, reply};
 use crate::http::seam::{Pump, PumpError};
 use crate::moments::Milestone;
 use crate::stream::{Kill, Phase, ResponseFlag};
 use crate::trace::{self, Mark};
-use crate::upstream::clusters::{WorkerCluster, WorkerHost};
+use crate::upstream::clusters::WorkerCluster;
 use crate::upstream::feedback;
 use crate::upstream::stream::UpstreamStream;
+use crate::upstream::worker_host::WorkerHost;
 use crate::worker::deadlines::Limit;
 
 /// Sends the response head downstream and drives both directions to their ends.
@@ -37,6 +38,8 @@ pub async fn relay(
     let now = Instant::now();
     let connection = Rc::clone(request.connection);
     request.deadlines.set(Limit::PerTry, None);
+    let idle = request.tries.as_ref().and_then(|tries| tries.idle());
+    request.deadlines.set(Limit::PerTryIdle, idle.map(|limit| now + limit));
     let took = now.saturating_duration_since(request.info.start).as_millis() as u64;
     cluster.stats.upstream_rq_time.record(took);
     request.route_counts.took(took);
@@ -47,12 +50,13 @@ pub async fn relay(
         request.response.headers.remove(HeaderId::ContentLength);
         request.response.headers.remove(HeaderId::TransferEncoding);
     }
+    request.info.set_details("via_upstream");
+    finish_response(request);
     trace::response_head(request);
     reply::finish_head(&connection, &mut request.response, true, now);
     let end =
         !upgraded && stream.response_is_done() && !request.response_body.as_ref().is_some_and(BodyChain::changes_bytes);
     request.info.response_code.set(request.response.status);
-    request.info.set_details("via_upstream");
     request.info.response_header_bytes.set(request.response.headers.byte_size() as u64);
     if connection.registered.is_asked_to_end() && !upgraded {
         request.downstream.set_close();
@@ -164,9 +168,10 @@ fn pump_down(
 
 /// Records how the client went away.
 pub fn record_gone(request: &Request<'_>, gone: Gone) {
-    let (flag, details) = match gone {
-        Gone::Connection => (ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect"),
-        Gone::Stream => (ResponseFlag::DownstreamRemoteReset, "http2.remote_reset"),
+    let (flag, details) = match (request.connection.broken.get(), gone) {
+        (Some(details), _) => (ResponseFlag::DownstreamProtocolError, details),
+        (None, Gone::Connection) => (ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect"),
+        (None, Gone::Stream) => (ResponseFlag::DownstreamRemoteReset, "http2.remote_reset"),
     };
     request.info.flag(flag);
     request.info.set_details(details);
@@ -191,10 +196,17 @@ fn broken(request: &mut Request<'_>, cluster: &WorkerCluster, host: &WorkerHost,
             if let Some(flag) = reply.flag {
                 request.info.flag(flag);
             }
-            if *limit == Limit::Route {
-                stats.upstream_rq_timeout.increment();
-                request.route_counts.timed_out();
-                host.stats.rq_timeout.increment();
+            match limit {
+                Limit::Route => {
+                    stats.upstream_rq_timeout.increment();
+                    request.route_counts.timed_out();
+                    host.stats.rq_timeout.increment();
+                }
+                Limit::PerTryIdle => {
+                    stats.upstream_rq_per_try_idle_timeout.increment();
+                    host.stats.rq_timeout.increment();
+                }
+                _ => {}
             }
             request.info.set_details(reply.details);
             h2::Reason::CANCEL

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use outrigger_config::route::{Forward, RetryPolicy};
+use outrigger_config::route::{Forward, RetryPolicy, VirtualHost};
 
 use crate::explain::Cause;
 use crate::http::headers::HeaderId;
@@ -25,6 +25,8 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// The whole stream, from its start.
     pub stream: Option<Duration>,
+    /// A try that is late goes on beside the next one.
+    pub hedges: bool,
     /// The fields or headers that set them.
     set_by: SetBy,
 }
@@ -96,7 +98,19 @@ impl Timeouts {
                 }
             },
         };
-        Self { route, per_try, per_try_idle, idle: action.idle_timeout, stream, set_by }
+        Self { route, per_try, per_try_idle, idle: action.idle_timeout, stream, hedges: false, set_by }
+    }
+
+    /// How long the upstream of a try may take, as it is told, when so much time has passed since the request came.
+    pub fn expected(&self, elapsed: Duration) -> Option<Duration> {
+        // A try that is late goes on for as long as the request.
+        let own = self.per_try.filter(|_| !self.hedges).or(self.route)?;
+        match self.route {
+            None => Some(own),
+            // None would stand for any time.
+            Some(route) if elapsed >= route => Some(Duration::from_millis(1)),
+            Some(route) => Some(own.min(route - elapsed)),
+        }
     }
 
     /// What ended a request when `limit` was reached, if it is one of these.
@@ -104,16 +118,36 @@ impl Timeouts {
         let SetBy { route, per_try, stream } = self.set_by;
         let (limit, field) = match limit {
             Limit::Route => (self.route, route),
-            Limit::PerTry => match (self.per_try, self.per_try_idle) {
-                (Some(whole), silence) if silence.is_none_or(|silence| whole <= silence) => (self.per_try, per_try),
-                _ => (self.per_try_idle, "RetryPolicy.per_try_idle_timeout"),
-            },
+            Limit::PerTry => (self.per_try, per_try),
+            Limit::PerTryIdle => (self.per_try_idle, "RetryPolicy.per_try_idle_timeout"),
             Limit::StreamDuration => (self.stream, stream),
             Limit::StreamIdle => (self.idle.filter(|limit| !limit.is_zero()), "RouteAction.idle_timeout"),
             _ => return None,
         };
         limit.map(|limit| Cause::Time { limit: Some(limit), field })
     }
+}
+
+/// Whether a try that is late goes on beside the next one: by header, route or virtual host.
+pub fn hedges(head: &RequestHead, virtual_host: &VirtualHost, action: &Forward) -> bool {
+    match head.headers.get(HeaderId::XEnvoyHedgeOnPerTryTimeout) {
+        Some(b"true") => true,
+        Some(b"false") => false,
+        _ => action.hedges.or(virtual_host.hedges).unwrap_or(false),
+    }
+}
+
+/// A time as `grpc-timeout` says it: in the smallest unit, from milliseconds on, of which eight digits are enough.
+pub fn to_grpc_timeout(time: Duration) -> String {
+    let mut value = time.as_millis();
+    let mut units = [(1000, 'S'), (60, 'M'), (60, 'H')].into_iter();
+    let mut unit = 'm';
+    while value > 99_999_999
+        && let Some((factor, larger)) = units.next()
+    {
+        (value, unit) = (value / factor, larger);
+    }
+    format!("{value}{unit}")
 }
 
 /// gRPC over HTTP/2: up to eight digits and a unit.
@@ -137,6 +171,25 @@ pub fn grpc_timeout(text: &[u8]) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn upstreams_are_told_what_is_left() {
+        let ms = Duration::from_millis;
+        let limits = |route, per_try, hedges| Timeouts { route, per_try, hedges, ..Timeouts::default() };
+        assert_eq!(limits(Some(ms(500)), Some(ms(100)), false).expected(ms(0)), Some(ms(100)));
+        assert_eq!(limits(Some(ms(500)), Some(ms(100)), false).expected(ms(450)), Some(ms(50)));
+        assert_eq!(limits(Some(ms(500)), Some(ms(100)), true).expected(ms(50)), Some(ms(450)));
+        assert_eq!(limits(Some(ms(500)), None, false).expected(ms(500)), Some(ms(1)), "0 would be no limit");
+        assert_eq!(limits(None, Some(ms(100)), false).expected(ms(500)), Some(ms(100)));
+        assert_eq!(limits(None, None, false).expected(ms(0)), None);
+    }
+
+    #[test]
+    fn grpc_timeouts_are_written() {
+        assert_eq!(to_grpc_timeout(Duration::from_millis(250)), "250m");
+        assert_eq!(to_grpc_timeout(Duration::from_secs(100_000)), "100000S");
+        assert_eq!(to_grpc_timeout(Duration::from_secs(6_000_000_000)), "1666666H");
+    }
 
     #[test]
     fn grpc_timeouts_are_read() {

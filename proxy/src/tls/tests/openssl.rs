@@ -4,13 +4,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use outrigger_config::tls::{CommonTls, DownstreamTls};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use super::pki::*;
 use crate::tls::{ClientTls, ServerTls};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Ends with the test, whatever happens.
 struct Process(Child);
@@ -66,8 +66,12 @@ async fn we_connect_to_openssl() {
     let client = ClientTls::build(&upstream(common), &[leaf.secret()], Some(&ca.validation())).unwrap();
     for (version, expected) in [("-tls1_3", "TLSv1.3"), ("-tls1_2", "TLSv1.2")] {
         let Some(mut command) = openssl() else { return };
-        // The port is free again once the probe is dropped; openssl itself does not tell which one it took.
-        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        // openssl itself does not tell which port it took. It can listen on one that is held like this, and nobody else is
+        // given it.
+        let held = TcpSocket::new_v4().unwrap();
+        held.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        held.set_reuseaddr(true).unwrap();
+        let port = held.local_addr().unwrap().port();
         command.args(["s_server", "-quiet", version, "-alpn", "h2", "-Verify", "1", "-verify_return_error", "-accept"]);
         command.arg(port.to_string()).arg("-cert").arg(&certificate).arg("-key").arg(&key);
         command.arg("-CAfile").arg(&authority);

@@ -80,7 +80,7 @@ impl Stream {
                 Answering::Delta(replies) => replies.closed().await,
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), closed).await.expect("still open");
+        tokio::time::timeout(Duration::from_secs(60), closed).await.expect("still open");
     }
 }
 
@@ -147,7 +147,7 @@ impl ControlPlane {
     }
 
     pub async fn next(&mut self) -> Seen {
-        tokio::time::timeout(Duration::from_secs(20), self.seen.recv()).await.expect("nothing seen").unwrap()
+        tokio::time::timeout(Duration::from_secs(60), self.seen.recv()).await.expect("nothing seen").unwrap()
     }
 
     pub async fn stream(&mut self) -> Stream {

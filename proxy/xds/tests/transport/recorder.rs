@@ -46,7 +46,7 @@ impl<F: FnMut(&XdsClient, &Update)> Handler for Recording<F> {
 
 impl Recorder {
     pub async fn next(&mut self) -> Heard {
-        tokio::time::timeout(Duration::from_secs(20), self.0.recv()).await.expect("nothing heard").expect("client gone")
+        tokio::time::timeout(Duration::from_secs(60), self.0.recv()).await.expect("nothing heard").expect("client gone")
     }
 
     pub async fn update(&mut self) -> Update {

@@ -14,7 +14,7 @@ use crate::decide::decide;
 use crate::http::HeaderMutations;
 use crate::http::header_mutations::header_mutations;
 use crate::http::local_replies::{BodyFormat, body_format};
-use crate::matcher::{Kinds, Matcher};
+use crate::matcher::{Kinds, Matcher, Place};
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
@@ -94,7 +94,7 @@ impl CustomResponse {
                     .map(|read| Replacement::Redirect(Arc::new(read))),
                 _ => Err(at.reject(format!("the action {:?} is not supported", any.type_url))),
             };
-        let kinds = Kinds { http: true, responses: true, action: &action };
+        let kinds = Kinds { place: Place::Response, action: &action };
         let at = at.field("custom_response_matcher");
         let matcher = custom_response_matcher.map(|wire| Matcher::parse(context, &at, &kinds, wire)).transpose()?;
         Ok(Self { matcher })

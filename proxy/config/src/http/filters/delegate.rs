@@ -16,7 +16,7 @@ use outrigger_api::pb::xds::r#type::matcher::v3 as xds;
 use super::HttpFilterConfig;
 use crate::context::Context;
 use crate::decide::decide;
-use crate::matcher::{Kinds, Matcher};
+use crate::matcher::{Kinds, Matcher, Place};
 use crate::rejection::{FieldPath, Parsed};
 use crate::units::RuntimeFraction;
 use crate::wire;
@@ -141,7 +141,7 @@ fn tree(context: &Context<'_>, at: &FieldPath<'_>, wire: Option<xds::Matcher>) -
         EXECUTE => Ok(DelegateAction::Run(Arc::new(delegate(context, at, wire::decode(at, any)?)?))),
         _ => Err(at.reject(format!("the action {:?} is not supported", any.type_url))),
     };
-    let kinds = Kinds { http: true, responses: true, action: &action };
+    let kinds = Kinds { place: Place::Response, action: &action };
     wire.map(|wire| Matcher::parse(context, at, &kinds, wire).map(Arc::new)).transpose()
 }
 

@@ -37,7 +37,6 @@ mod set_metadata;
 mod stateful_session;
 mod upstream;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use outrigger_api::pb::envoy::extensions::filters::http::grpc_web::v3 as grpc_web;
@@ -56,6 +55,7 @@ pub use compression::{
     EtagRule,
 };
 pub use cors::CorsPolicy;
+pub(crate) use cors::deprecated_cors;
 pub use csrf::CsrfPolicy;
 pub use custom_response::{CustomResponse, Details, LocalResponse, RedirectedResponse, Replacement};
 pub use delegate::{Delegate, DelegateAction, DelegateTree, Delegating};
@@ -187,19 +187,16 @@ pub enum HttpFilterConfig {
     Router(Arc<Router>),
 }
 
-/// Reads a chain: names are unique, and the last filter is the only terminal one.
+/// Reads a chain: the last filter is the only terminal one. Names need not be unique (Istio has two of
+/// `envoy.filters.http.rbac` where policies allow and deny); what a route says of a name holds for all of that name.
 pub(super) fn http_filters(
     context: &Context<'_>,
     at: &FieldPath<'_>,
     wire: Vec<pb::HttpFilter>,
 ) -> Parsed<Vec<HttpFilter>> {
-    let mut names = HashSet::new();
     let mut filters: Vec<HttpFilter> = Vec::with_capacity(wire.len());
     for (index, wire) in wire.into_iter().enumerate() {
         let at = at.item(index);
-        if !wire.name.is_empty() && !names.insert(wire.name.clone()) {
-            return Err(at.field("name").reject(format!("{:?} is the name of another filter too", wire.name)));
-        }
         let Some(filter) = http_filter(context, &at, wire)? else { continue };
         if let Some(terminal) = filters.iter().find(|filter| filter.config.is_terminal()) {
             return Err(at.reject(format!("stands after the terminal filter {:?}", terminal.name)));

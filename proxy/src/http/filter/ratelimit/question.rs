@@ -22,7 +22,7 @@ use outrigger_policy::route::fraction_holds;
 
 use crate::accesslog::format;
 use crate::http::filter::Exchange;
-use crate::http::manager::normalize::client_address;
+use crate::http::manager::client_address::client_address;
 use crate::http::message::RequestHead;
 use outrigger_config::units::{Fraction, RuntimeFraction};
 
@@ -58,7 +58,7 @@ impl DescriptorView for View<'_, '_, '_, '_> {
     }
 
     fn remote(&self) -> Option<IpAddr> {
-        client_address(self.exchange.connection(), self.exchange.head())
+        client_address(self.exchange.connection(), self.exchange.info())
     }
 
     fn metadata(&self, source: MetadataSource, namespace: &str, look: &mut dyn FnMut(Option<&MetadataMap>)) {
