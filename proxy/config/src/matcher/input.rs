@@ -128,6 +128,24 @@ impl Input {
             _ => None,
         }
     }
+}
+
+/// Where an endpoint's metadata leads: a namespace that is kept of endpoints, `envoy.lb` unless given, and keys.
+fn endpoint_path(
+    at: &FieldPath<'_>,
+    filter: String,
+    keys: impl Iterator<Item = Option<String>>,
+) -> Parsed<(Arc<str>, Vec<Box<str>>)> {
+    let filter = if filter.is_empty() { ENDPOINT_NAMESPACES[0].to_owned() } else { filter };
+    check_endpoint_namespace(at, &filter)?;
+    namespace_path(at, filter, keys)
+}
+
+/// Refuses namespaces of metadata that endpoints do not keep.
+pub(crate) fn check_endpoint_namespace(at: &FieldPath<'_>, filter: &str) -> Parsed<()> {
+    if ENDPOINT_NAMESPACES.contains(&filter) {
+        return Ok(());
+    }
     let [first, second] = ENDPOINT_NAMESPACES;
     Err(at.field("filter").reject(format!("{filter:?} is not kept of endpoints, expected {first:?} or {second:?}")))
 }

@@ -27,8 +27,8 @@ use crate::http::seam::{BodySink, PumpError};
 use crate::stream::TryFacts;
 use crate::trace;
 use crate::upstream::clusters::WorkerCluster;
-use crate::upstream::worker_host::WorkerHost;
 use crate::upstream::feedback::{self, Watch};
+use crate::upstream::worker_host::WorkerHost;
 use crate::worker::deadlines::Limit;
 
 /// What a request keeps for tries with limits of their own that outlast a wait: there only where a policy sets some.

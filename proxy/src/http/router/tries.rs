@@ -17,16 +17,16 @@ use super::failure::{self, Failure};
 use super::late::{self, LateTry};
 use super::passage::Passage;
 use super::{Forwarding, count_local_reply, count_response, end, grpc_status, outcome, prepare, redirect, relay};
-use crate::graph::facts;
 use crate::accesslog::LogType;
+use crate::graph::facts;
 use crate::health::observe;
 use crate::http::filter::Turn;
 use crate::http::headers::HeaderId;
 use crate::http::manager::request::{Request, send_local};
 use crate::stream::{Phase, ResponseFlag};
 use crate::trace;
-use crate::upstream::worker_host::WorkerHost;
 use crate::upstream::feedback::Watch;
+use crate::upstream::worker_host::WorkerHost;
 use crate::worker::deadlines::Limit;
 
 /// A request that could not leave on a connection that was closing is given another one, so many times.
