@@ -405,7 +405,7 @@ mod tests {
             let addresses = [Some("10.0.0.1".parse().unwrap()), Some("fd00::1".parse().unwrap()), None];
             addresses.map(|address| option.is_for(address, SocketState::PreBind))
         };
-        use core::socket_option::SocketIpVersion::{Ipv4, Ipv6, Unspecified};
+        use outrigger_api::pb::envoy::config::core::v3::socket_option::SocketIpVersion::{Ipv4, Ipv6, Unspecified};
         assert_eq!([Unspecified, Ipv4, Ipv6].map(takes), [[true; 3], [true, false, false], [false, true, false]]);
     }
 

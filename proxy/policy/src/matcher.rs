@@ -30,8 +30,12 @@ pub trait Inputs {
     /// Shows `look` the value of an input, once.
     fn look(&self, input: &Input, look: &mut dyn FnMut(Given<'_>));
 
-    /// Whether an expression is true of all there is; one without a value is not.
-    fn holds(&self, expression: &Expression) -> bool;
+    /// Whether an expression is true of all there is; one without a value is not, and none is where there are no
+    /// attributes.
+    fn holds(&self, expression: &Expression) -> bool {
+        let _ = expression;
+        false
+    }
 }
 
 /// A tree came to an input that cannot be known here, so that it leads nowhere, not even to `on_no_match`.

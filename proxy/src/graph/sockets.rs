@@ -270,6 +270,7 @@ pub(super) mod tests {
             listener_filters: Vec::new(),
             listener_filters_timeout: None,
             continue_on_listener_filters_timeout: false,
+            filter_chain_matcher: None,
             filter_chains: Vec::new(),
             default_filter_chain: None,
             traffic_direction: TrafficDirection::Unspecified,

@@ -118,3 +118,24 @@ impl WorkerCluster {
         WorkerHost::new(Arc::new(host), self.node())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_an_endpoint_as_long_as_one_of_them_has_it() {
+        let hosts = LoneHosts::default();
+        let name = |port| LoneHost::Name("one.test".into(), port);
+        let first = hosts.shared(name(80));
+        assert!(Arc::ptr_eq(&first, &hosts.shared(name(80))));
+        assert!(!Arc::ptr_eq(&first, &hosts.shared(name(443))));
+        let weak = Arc::downgrade(&first);
+        drop(first);
+        assert!(weak.upgrade().is_none(), "nobody has it any more");
+        // What is gone does not stay in the map for good.
+        let destinations = (0..1000).map(|port| LoneHost::Destination(([127, 0, 0, 1], port).into()));
+        destinations.for_each(|destination| drop(hosts.shared(destination)));
+        assert!(hosts.0.lock().unwrap().len() < 100);
+    }
+}

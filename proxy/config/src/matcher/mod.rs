@@ -35,6 +35,9 @@ impl<A> Matcher<A> {
             Some(Ask::Exact { map, .. } | Ask::Prefix { map, .. }) => {
                 map.iter().for_each(|(_, on_match)| on_match.actions(look));
             }
+            Some(Ask::Network { targets, .. } | Ask::Domain { targets, .. }) => {
+                targets.iter().for_each(|on_match| on_match.actions(look));
+            }
         }
         if let Some(on_match) = &self.on_no_match {
             on_match.actions(look);

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use outrigger_config::cel::Expression;
 use outrigger_config::http::RouteFilterConfig;
 use outrigger_config::http::filters::{CustomResponse as Settings, Details, LocalResponse, Replacement};
 use outrigger_config::matcher::Input;
@@ -133,5 +134,9 @@ impl<I: Inputs> Inputs for ExchangeInputs<'_, I> {
             },
             _ => self.request.look(input, look),
         }
+    }
+
+    fn holds(&self, expression: &Expression) -> bool {
+        self.request.holds(expression)
     }
 }

@@ -47,8 +47,8 @@ pub(super) fn forward(request: &mut Request<'_>) {
     }
 }
 
-/// A header with one element.
-fn element(tls: &TlsInfo, peer: &PeerCertificate, details: &ClientCertDetails) -> Vec<u8> {
+/// A header with one element, which tells of `peer` as far as `details` want it.
+pub fn element(tls: &TlsInfo, peer: &PeerCertificate, details: &ClientCertDetails) -> Vec<u8> {
     match details.json {
         true => format!("[{}]", json(tls, peer, details)).into_bytes(),
         false => text(tls, peer, details).into_bytes(),
@@ -120,7 +120,8 @@ fn json(tls: &TlsInfo, peer: &PeerCertificate, details: &ClientCertDetails) -> S
     add(details.issuer, "issuer", Value::from(&*peer.issuer));
     // In this order, which an object of the library would not keep.
     let members: Vec<String> = members.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
-    format!("{{{}}}", members.join(","))
+    // JSON leaves this one control character as it is, and no header may hold it.
+    format!("{{{}}}", members.join(",")).replace('\x7f', "\\u007f")
 }
 
 fn pem(der: &[u8]) -> String {
@@ -162,6 +163,16 @@ mod tests {
             subject: "CN=a\\, \\\"b\\\"".into(),
             sha256: "ab".into(),
             ..PeerCertificate::default()
+        }
+    }
+
+    #[test]
+    fn names_with_control_characters_stay_within_their_header() {
+        let peer = PeerCertificate { uri_sans: vec!["a\r\nb\x7f".into()], ..PeerCertificate::default() };
+        for (json, expected) in [(false, "Hash=;URI=a__b_"), (true, r#"[{"hash":"","uri":["a\r\nb\u007f"]}]"#)] {
+            let details = ClientCertDetails { json, uri: true, ..ClientCertDetails::default() };
+            let value = element(&TlsInfo::default(), &peer, &details);
+            assert_eq!(String::from_utf8(value).unwrap(), expected);
         }
     }
 

@@ -6,7 +6,7 @@
 mod age;
 mod answer;
 pub mod client_address;
-pub(crate) mod client_cert;
+pub mod client_cert;
 pub mod downstream;
 mod local_replies;
 pub mod mutate;

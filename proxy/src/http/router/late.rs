@@ -17,6 +17,7 @@ use outrigger_policy::retry;
 use super::attempt::{Answered, Unanswered, interrupted, poll_head};
 use super::body::{ReplayBody, Rest};
 use super::failure::Failure;
+use super::passage::Passage;
 use super::timeout::Timeouts;
 use super::{grpc_status, outcome};
 use crate::accesslog::LogType;

@@ -29,7 +29,6 @@ use super::{Exchange, HttpFilter, Maker, Verdict};
 use crate::accesslog::format;
 use crate::http::manager::reply::LocalReply;
 use crate::scope;
-use crate::stats::names;
 use crate::worker::Worker;
 
 scope! {
