@@ -71,9 +71,14 @@ impl<'a> ReplayBody<'a> {
         self.kept.keeping.get().then(|| self.kept.kept.take())
     }
 
-    /// All of it has come, and is kept as it is sent.
+    /// Lets the body pass through `chain` until it begins again.
+    pub fn pass_through(&self, chain: Rc<BodyChain>) {
+        *self.tried.borrow_mut() = Some(chain);
+    }
+
+    /// All of it has come, and is kept, and this try sends it as it is.
     pub fn is_whole(&self) -> bool {
-        self.kept.keeping.get() && self.tried.borrow().is_none() && self.kept.trailers.borrow().is_some()
+        self.kept.keeping.get() && self.kept.trailers.borrow().is_some() && self.tried.borrow().is_none()
     }
 
     /// A copy of what the try under way has not taken yet of a body that is kept whole.
@@ -86,11 +91,6 @@ impl<'a> ReplayBody<'a> {
     pub fn go_on(&self, rest: &Rest) {
         let left = rest.bytes.len() - rest.position.get();
         self.kept.position.set(self.kept.kept.borrow().len().saturating_sub(left));
-    }
-
-    /// Lets the body pass through `chain` until it begins again.
-    pub fn pass_through(&self, chain: Rc<BodyChain>) {
-        *self.tried.borrow_mut() = Some(chain);
     }
 
     fn tried(&self) -> Option<Rc<BodyChain>> {

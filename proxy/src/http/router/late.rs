@@ -57,8 +57,7 @@ pub(super) struct LateTry {
     pub cluster: Rc<WorkerCluster>,
     pub host: Rc<WorkerHost>,
     pub watch: Watch,
-    /// What stands in front of its endpoint, with what that keeps.
-    pub passage: Option<Passage>,
+    passage: Option<Passage>,
     /// Another try has begun in its place, so that it leads to no further one.
     pub is_replaced: bool,
     exchange: Unanswered,
@@ -236,13 +235,13 @@ impl LateTry {
         ended: Result<(), Failure>,
         body: &ReplayBody<'_>,
         timeouts: &Timeouts,
-    ) -> Result<Answered, Failure> {
+    ) -> (Result<Answered, Failure>, Option<Passage>) {
         request.info.take_up_try(&self.facts);
         trace::take_up(request, self.span);
         if let Some(rest) = &self.rest {
             body.go_on(rest);
         }
-        ended.map(|()| self.exchange.answered(request, timeouts))
+        (ended.map(|()| self.exchange.answered(request, timeouts)), self.passage)
     }
 
     /// Its end does not count: others are under way.

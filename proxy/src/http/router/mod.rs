@@ -51,7 +51,7 @@ use attempt::Answered;
 pub use body::ReplayBody;
 use failure::Failure;
 pub use late::Tries;
-use passage::Passage;
+use passage::Before;
 pub use route_stats::RouteCounts;
 use timeout::Timeouts;
 
@@ -98,13 +98,12 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
         tried: Vec::new(),
         tried_priorities: Vec::new(),
         retries: 0,
+        before: None,
         resends: 0,
         resent_stale: false,
-        passage: None,
         _retrying: None,
     };
     forwarding.begin().await;
-    forwarding.end_passage();
 }
 
 /// The policy of the cluster, or else of the route or virtual host, as `x-envoy-*` headers change it.
@@ -157,12 +156,12 @@ struct Forwarding<'a, 'r> {
     /// Of the tries, where the retry policy goes by them.
     tried_priorities: Vec<u32>,
     retries: u32,
+    /// Kept for what comes after the last try.
+    before: Option<Before>,
     /// Because nothing of the request had left.
     resends: u32,
     /// Because a used connection had ended.
     resent_stale: bool,
-    /// What the try at hand passes through.
-    passage: Option<Passage>,
     /// Counts against the retry limit while a retry is under way.
     _retrying: Option<Permit>,
 }

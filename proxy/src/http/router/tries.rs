@@ -15,6 +15,7 @@ use super::attempt::{self, Answered, Attempt, Ended, Unanswered};
 use super::body::ReplayBody;
 use super::failure::{self, Failure};
 use super::late::{self, LateTry};
+use super::passage::Passage;
 use super::{Forwarding, count_local_reply, count_response, end, grpc_status, outcome, prepare, redirect, relay};
 use crate::accesslog::LogType;
 use crate::graph::facts;
@@ -45,6 +46,7 @@ enum Next {
 struct Tried {
     ended: Result<Answered, Failure>,
     host: Rc<WorkerHost>,
+    passage: Option<Passage>,
     watch: Watch,
     /// Another one has taken its place already, so that none follows from its end.
     is_replaced: bool,
@@ -99,10 +101,12 @@ impl Forwarding<'_, '_> {
             prepare::tell_timeout(self.request, self.action, &self.timeouts, elapsed);
         }
         prepare::host_name(self.request, self.action, &host);
-        if self.has_upstream_filters(&target.cluster)
-            && let Some(end) = Box::pin(self.pass_request(&target.cluster, body)).await
-        {
-            return self.end_by(end).await;
+        let mut passage = None;
+        if self.has_upstream_filters(&target.cluster) {
+            passage = match Box::pin(self.pass_request(&target.cluster, body)).await {
+                Ok(passage) => passage,
+                Err(end) => return self.end_by(end).await,
+            };
         }
         trace::begin_attempt(self.request);
         target.cluster.stats.upstream_rq_total.increment();
@@ -112,26 +116,31 @@ impl Forwarding<'_, '_> {
         let ended = match attempt.until_head(place).await {
             Ended::Answered(answered) => Ok(answered),
             Ended::Failed(failure) => Err(failure),
-            Ended::Late(exchange) => return Box::pin(self.is_late(exchange, host, watch, body)).await,
+            Ended::Late(exchange) => return Box::pin(self.is_late(exchange, host, passage, watch, body)).await,
         };
-        self.settle(Tried { ended, host, watch, is_replaced: false }, body).await
+        self.settle(Tried { ended, host, passage, watch, is_replaced: false }, body).await
     }
 
     async fn settle(&mut self, tried: Tried, body: &ReplayBody<'_>) -> Next {
-        let Tried { ended, host, watch, is_replaced } = tried;
+        let Tried { ended, host, mut passage, watch, is_replaced } = tried;
         let mut stream = match ended {
             Ok(stream) => stream,
-            Err(failure) => return self.failed(failure, &host, watch, is_replaced, body).await,
+            Err(failure) => {
+                self.end_passage(passage);
+                return self.failed(failure, &host, watch, is_replaced, body).await;
+            }
         };
         trace::answered(self.request);
-        if self.passage.is_some()
-            && let Some(end) = Box::pin(self.pass_response(&mut stream, body)).await
+        if let Some(passing) = &mut passage
+            && let Some(end) = Box::pin(self.pass_response(passing, &mut stream, body)).await
         {
             drop(stream);
+            self.end_passage(passage);
             return self.end_by(end).await;
         }
         let retry = self.judge(&host, watch, is_replaced, body);
         if let Retry::After(backoff) = retry {
+            self.end_passage(passage);
             self.leave(stream, &host);
             self.cluster.stats.retried_response(self.request.response.status);
             return self.back_off(backoff).await;
@@ -142,11 +151,12 @@ impl Forwarding<'_, '_> {
         {
             late::end_all(self.request, None);
             stream.leave();
+            self.end_passage(passage);
             return Next::Over;
         }
         if retry == Retry::NotPossible && late::are_waited_for(self.request) {
+            self.end_passage(passage);
             self.leave(stream, &host);
-            self.leave_passage();
             return Next::Late;
         }
         late::end_all(self.request, None);
@@ -162,10 +172,12 @@ impl Forwarding<'_, '_> {
             && let Some(end) = self.filter_response(&mut stream, body).await
         {
             drop(stream);
+            self.end_passage(passage);
             return self.end_by(end).await;
         }
         relay::relay(self.request, &self.cluster, &host, stream, body).await;
         self.request.log_try(LogType::UpstreamEnd);
+        self.end_passage(passage);
         Next::Over
     }
 
@@ -205,7 +217,6 @@ impl Forwarding<'_, '_> {
         self.log_failed_try(&failure);
         failure::watched(watch, host, &failure);
         if failure == Failure::Overtaken {
-            self.leave_passage();
             return Next::Late;
         }
         host.stats.rq_error.increment();
@@ -216,12 +227,12 @@ impl Forwarding<'_, '_> {
                 // connection: a request that kills its upstream must not visit every connection of a pool.
                 self.resent_stale = true;
                 host.idle.borrow_mut().clear();
-                self.leave_passage();
+                self.restore();
                 return Next::Again;
             }
             if failure == Failure::NotSent && self.resends < MAX_RESENDS && body.rewind() {
                 self.resends += 1;
-                self.leave_passage();
+                self.restore();
                 return Next::Again;
             }
             failure::observe(&self.request.connection.worker.process, host, &failure);
@@ -239,10 +250,10 @@ impl Forwarding<'_, '_> {
         &mut self,
         exchange: Box<Unanswered>,
         host: Rc<WorkerHost>,
+        passage: Option<Passage>,
         watch: Watch,
         body: &ReplayBody<'_>,
     ) -> Next {
-        let passage = self.set_aside();
         let request = &mut *self.request;
         request.deadlines.set(Limit::PerTry, None);
         request.deadlines.set(Limit::PerTryIdle, None);
@@ -266,17 +277,16 @@ impl Forwarding<'_, '_> {
     /// Waits for the end of a try that was late.
     async fn take_late(&mut self, body: &ReplayBody<'_>) -> Next {
         self.request.info.phase.set(Phase::Wait);
-        let (mut late, ended) = match late::next(self.request).await {
+        let (late, ended) = match late::next(self.request).await {
             Ok(Some(settled)) => settled,
             Ok(None) => return self.fail(Failure::Timeout(Limit::PerTry)).await,
             Err(failure) => return self.fail(failure).await,
         };
         let host = Rc::clone(&late.host);
         let (watch, is_replaced) = (late.watch, late.is_replaced);
-        self.passage = late.passage.take();
         self.cluster = Rc::clone(&late.cluster);
-        let ended = late.take_up(self.request, ended, body, &self.timeouts);
-        self.settle(Tried { ended, host, watch, is_replaced }, body).await
+        let (ended, passage) = late.take_up(self.request, ended, body, &self.timeouts);
+        self.settle(Tried { ended, host, passage, watch, is_replaced }, body).await
     }
 
     /// Decides on a retry, and takes what it needs.
@@ -316,8 +326,9 @@ impl Forwarding<'_, '_> {
         if !body.rewind() {
             return Retry::NotPossible;
         }
-        self.leave_passage();
-        self.cluster.stats.upstream_rq_retry.increment();
+        self.restore();
+        let stats = &self.cluster.stats;
+        stats.upstream_rq_retry.increment();
         self.request.route_counts.retried();
         self._retrying = Some(permit);
         self.retries += 1;
@@ -352,7 +363,6 @@ impl Forwarding<'_, '_> {
         }
         if failure.is_of_a_try() && late::are_waited_for(self.request) {
             count_local_reply(&self.cluster, failure.reply(self.request).status);
-            self.leave_passage();
             return Next::Late;
         }
         self.give_up(failure).await;
@@ -362,7 +372,8 @@ impl Forwarding<'_, '_> {
     async fn end_by(&mut self, turn: Turn) -> Next {
         match turn {
             // Another request takes its place.
-            Turn::Continue | Turn::LookAgain(_) | Turn::Restart => {}
+            Turn::Restart => drop(late::end_all(self.request, None)),
+            Turn::Continue | Turn::LookAgain(_) => {}
             Turn::Reply(reply) => {
                 late::end_all(self.request, None);
                 // What was read of the other one, and what was to become of it, is of no use to this one.
