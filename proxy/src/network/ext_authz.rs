@@ -11,6 +11,7 @@ use outrigger_api::pb::envoy::service::auth::v3::attribute_context::TlsSession;
 use outrigger_api::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
 use outrigger_config::metadata::{self, MetadataMap};
 use outrigger_config::network::ExtAuthz as Settings;
+use outrigger_config::source::GrpcCall;
 
 use super::Refusal;
 use super::stats::AuthzStats;
@@ -18,6 +19,7 @@ use crate::accesslog::entry;
 use crate::authz;
 use crate::stats::names;
 use crate::stream::{ConnectionInfo, ResponseFlag};
+use crate::upstream::repeated_call::call_repeatedly;
 use crate::upstream::{call, grpc_message};
 use crate::worker::Worker;
 
@@ -57,7 +59,8 @@ impl AuthzFilter {
         let open = Open(Arc::clone(&stats));
         let began = Instant::now();
         let call = call::unary(&settings.service, CHECK, &self.question(connection), true);
-        let answer = call::call(worker, &settings.service.cluster, call).await.map_err(|error| error.to_string());
+        let GrpcCall { cluster, retries, .. } = &settings.service;
+        let answer = call_repeatedly(worker, cluster, call, *retries).await.map_err(|error| error.to_string());
         let answer = answer.and_then(|call::Answer { head, body, trailers }| {
             let read = grpc_message::message::<CheckResponse>(&head, &body, trailers.as_ref());
             read.map_err(|error| error.to_string())

@@ -10,6 +10,8 @@ use outrigger_config::http_uri::CallRetries;
 use outrigger_config::route::RetryOn;
 
 use super::call::{self, Answer, Call, CallError};
+use crate::http::headers::HeaderId;
+use crate::http::message::ResponseHead;
 use crate::http::seam::StreamError;
 use crate::worker::Worker;
 
@@ -53,6 +55,8 @@ fn is_named(on: &RetryOn, result: &Result<Answer, CallError>) -> bool {
     // An end without an answer is an error 5xx to clients.
     let any = on.server_error || on.gateway_error;
     match result {
+        // A status behind the body comes too late, as in Envoy.
+        Ok(answer) if has_grpc_status(&answer.head, on.grpc_codes) => true,
         Ok(answer) => match answer.head.status {
             502..=504 => any,
             500.. => on.server_error,
@@ -73,12 +77,17 @@ fn is_named(on: &RetryOn, result: &Result<Answer, CallError>) -> bool {
     }
 }
 
+/// Whether the head holds one of the gRPC statuses whose bits are set.
+fn has_grpc_status(head: &ResponseHead, codes: u32) -> bool {
+    let status = head.headers.get_str(HeaderId::GrpcStatus).and_then(|status| status.parse().ok());
+    status.and_then(|status: u32| codes.checked_shr(status)).is_some_and(|bits| bits & 1 == 1)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::http::message::ResponseHead;
 
     #[test]
     fn only_named_cases_are_tried_again() {
@@ -94,6 +103,12 @@ mod tests {
             is_named("reset", Err(StreamError::Closed.into()))
                 && !is_named("connect-failure", Err(StreamError::Closed.into()))
         );
+        let unavailable = || {
+            let mut head = ResponseHead { status: 200, ..ResponseHead::default() };
+            head.headers.append_id(HeaderId::GrpcStatus, b"14");
+            Ok(Answer { head, body: Vec::new(), trailers: None })
+        };
+        assert!(is_named("unavailable", unavailable()) && !is_named("internal,5xx", unavailable()));
         assert!(!is_named("5xx", Err(CallError::Timeout(Duration::from_secs(1)))) && !is_named("", answer(503)));
     }
 }

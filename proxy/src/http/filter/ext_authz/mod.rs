@@ -185,7 +185,7 @@ impl Authorizer {
         Verdict::wait(
             async move {
                 let retries = match &*service {
-                    AuthzService::Grpc(_) => None,
+                    AuthzService::Grpc(grpc) => grpc.retries,
                     AuthzService::Http(http) => http.retries,
                 };
                 let result = call_repeatedly(&worker, service.cluster(), call, retries).await;
