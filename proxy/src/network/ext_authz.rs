@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outrigger_api::pb::envoy::service::auth::v3::attribute_context::TlsSession;
+use outrigger_api::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use outrigger_api::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
 use outrigger_config::metadata::{self, MetadataMap};
 use outrigger_config::network::ExtAuthz as Settings;
@@ -67,21 +68,30 @@ impl AuthzFilter {
         });
         drop(open);
         match answer {
-            Ok(CheckResponse { status, dynamic_metadata, http_response: _ }) => {
+            Ok(CheckResponse { status, dynamic_metadata, http_response }) => {
                 let consents = status.unwrap_or_default().code == 0;
                 let told = dynamic_metadata.map(metadata::object).unwrap_or_default();
                 tell(connection, told, consents.then_some(began));
                 if consents {
                     stats.ok.increment();
+                    self.tell_shadow("OK", None, connection);
                     return Ok(());
                 }
                 stats.denied.increment();
+                if settings.shadow {
+                    self.tell_shadow("DENIED", Some(status_of(http_response)), connection);
+                    return Ok(());
+                }
                 stats.cx_closed.increment();
                 Err(refusal("ext_authz_denied"))
             }
             Err(error) => {
                 tracing::debug!(cluster = &*settings.service.cluster, "external authorization: {error}");
                 stats.error.increment();
+                if settings.shadow {
+                    self.tell_shadow("ERROR", None, connection);
+                    return Ok(());
+                }
                 if settings.failure_mode_allow {
                     stats.failure_mode_allowed.increment();
                     return Ok(());
@@ -90,6 +100,16 @@ impl AuthzFilter {
                 Err(refusal("ext_authz_error"))
             }
         }
+    }
+
+    /// Leaves the decision where logs and later filters find it, in the JSON form of `ShadowDecision`.
+    fn tell_shadow(&self, result: &str, status: Option<i32>, connection: &ConnectionInfo) {
+        if !self.settings.shadow {
+            return;
+        }
+        let status = status.map(|status| format!(",\"status_code\":{status}")).unwrap_or_default();
+        let decision = format!("{{\"check_result\":\"{result}\"{status}}}");
+        connection.filter_state.borrow_mut().insert(NAMESPACE.to_owned(), decision);
     }
 
     fn question(&self, connection: &ConnectionInfo) -> CheckRequest {
@@ -125,6 +145,12 @@ fn tell(connection: &ConnectionInfo, mut told: MetadataMap, began: Option<Instan
     metadata::merge(known.entry(NAMESPACE.to_owned()).or_default(), &told);
 }
 
+/// The status that the service would have a request refused with.
+fn status_of(answer: Option<HttpResponse>) -> i32 {
+    let Some(HttpResponse::DeniedResponse(denied)) = answer else { return FORBIDDEN };
+    denied.status.map(|status| status.code).filter(|code| *code != 0).unwrap_or(FORBIDDEN)
+}
+
 fn refusal(details: &'static str) -> Refusal {
     Refusal {
         reason: Some(details),
@@ -135,6 +161,7 @@ fn refusal(details: &'static str) -> Refusal {
     }
 }
 
-/// Where metadata of the service goes, as in Envoy whatever the filter's name is.
+const FORBIDDEN: i32 = 403;
+/// Where metadata and decisions of the service go, as in Envoy whatever the filter's name is.
 const NAMESPACE: &str = "envoy.filters.network.ext_authz";
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
