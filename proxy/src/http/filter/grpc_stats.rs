@@ -127,13 +127,13 @@ impl GrpcStats {
             prefix.push_str(&names::prefix(&names::sanitize(&service), method));
         }
         let worker = exchange.worker();
-        // Calls that are not told apart have the stats of the cluster, which are always there.
-        let (stats, kept) = match path {
-            "" => {
+        // Calls that are not told apart have the stats of the cluster. These stay, as those do that the configuration lists.
+        let (stats, kept) = match (path, &self.settings.methods) {
+            ("", _) | (_, GrpcMethods::Listed(_)) => {
                 let stats = worker.scope::<CallStats>(&prefix);
                 (Arc::clone(&stats), Kept::for_good(&stats))
             }
-            _ => match worker.scope_on_use::<CallStats>(Wanting::GrpcStats, &prefix) {
+            (_, GrpcMethods::All) => match worker.scope_on_use::<CallStats>(Wanting::GrpcStats, &prefix) {
                 Some(found) => found,
                 None => return Some(worker.scope::<CallStats>(&together)),
             },
