@@ -37,7 +37,7 @@ const ROUTES: &str = "{ name: table, virtual_hosts: [{ name: all, domains: ['*']
       { tag: text, metadata: { kind: { route: {} }, metadata_key: { key: ns, path: [{ key: text }] } } },
       { tag: number, metadata: { kind: { route: {} }, metadata_key: { key: ns, path: [{ key: number }] } } },
       { tag: cluster, metadata: { kind: { cluster: {} }, metadata_key: { key: ns, path: [{ key: inner }, { key: k }] } } },
-      { tag: clusters, metadata: { kind: { cluster: {} }, metadata_key: { key: ns } } },
+      { tag: clusters, metadata: { kind: { cluster: {} }, metadata_key: { key: ns, path: [{ key: inner }] } } },
       { tag: absent, metadata: { kind: { route: {} }, metadata_key: { key: ns, path: [{ key: nothing }] }, default_value: x } }] },
     route: { cluster: a } },
   { match: { prefix: /rewritten }, route: { cluster: a, prefix_rewrite: /w, host_rewrite_literal: other.example } },

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::buckets::{self, Values};
@@ -16,6 +16,7 @@ use super::{Histogram, Metric, Scope};
 #[derive(Default)]
 pub struct Registry {
     scopes: Mutex<Scopes>,
+    evictions: AtomicU64,
 }
 
 #[derive(Default)]
@@ -172,7 +173,15 @@ impl Registry {
         for prefix in &idle {
             scopes.remove(prefix);
         }
+        if !idle.is_empty() {
+            self.evictions.fetch_add(1, Ordering::Relaxed);
+        }
         idle.len()
+    }
+
+    /// How often [`Registry::evict`] has let something go: who keeps scopes may have some that are gone if it has changed.
+    pub fn evictions(&self) -> u64 {
+        self.evictions.load(Ordering::Relaxed)
     }
 
     /// All stats whose full name passes `wanted`, sorted by name.

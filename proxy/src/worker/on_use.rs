@@ -6,8 +6,8 @@
 use std::any::{Any, TypeId};
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use super::Worker;
 use crate::scope;
@@ -27,6 +27,25 @@ pub enum Wanting {
     Fault,
     /// `istio.stats`, of the labels of a metric.
     IstioStats,
+}
+
+/// Stats that are kept for longer than a request: found as long as they are shown.
+#[derive(Debug)]
+pub struct Kept<S> {
+    scope: Weak<S>,
+    gone: Arc<AtomicBool>,
+}
+
+impl<S> Kept<S> {
+    /// Of stats that stay for as long as the worker.
+    pub fn for_good(scope: &Arc<S>) -> Self {
+        Self { scope: Arc::downgrade(scope), gone: Arc::default() }
+    }
+
+    /// The stats, unless they are shown no more. Whoever counts in them holds them meanwhile, so that they stay.
+    pub fn get(&self) -> Option<Arc<S>> {
+        if self.gone.load(Ordering::Relaxed) { None } else { self.scope.upgrade() }
+    }
 }
 
 /// This worker's instances.
@@ -59,22 +78,25 @@ impl OnUse {
 }
 
 impl Worker {
-    /// This worker's stats under `prefix`, which ends with a dot; `None` if there are too many of that kind. Whoever keeps
-    /// them for longer than a request holds no more than a weak reference.
-    pub fn scope_on_use<S: Scope + Default>(&self, wanting: Wanting, prefix: &str) -> Option<Arc<S>> {
+    /// This worker's stats under `prefix`, which ends with a dot, and the form in which they may be kept; `None` if there are
+    /// too many of that kind.
+    pub fn scope_on_use<S: Scope + Default>(&self, wanting: Wanting, prefix: &str) -> Option<(Arc<S>, Kept<S>)> {
         let key = (TypeId::of::<S>(), Box::from(prefix));
         let mut made = self.on_use.made.borrow_mut();
         let known = made.get(&key).filter(|made| !made.gone.load(Ordering::Relaxed));
         if let Some(known) = known {
-            return Arc::clone(&known.scope).downcast().ok();
+            let scope: Arc<S> = Arc::clone(&known.scope).downcast().ok()?;
+            let kept = Kept { scope: Arc::downgrade(&scope), gone: Arc::clone(&known.gone) };
+            return Some((scope, kept));
         }
         let registry = &self.process.stats;
         let Some(MadeOnUse { scope, gone }) = registry.scope_on_use::<S>(prefix, self.most_on_use()) else {
             self.on_use.count_dropped(registry, wanting);
             return None;
         };
+        let kept = Kept { scope: Arc::downgrade(&scope), gone: Arc::clone(&gone) };
         made.insert(key, Made { scope: Arc::clone(&scope) as Arc<dyn Any + Send + Sync>, gone });
-        Some(scope)
+        Some((scope, kept))
     }
 
     /// How many names there may be in the process.
@@ -101,14 +123,14 @@ mod tests {
     #[test]
     fn an_instance_is_found_again_until_it_is_gone() {
         let worker = Worker::new(0, Arc::new(Process::default()));
-        let find = || worker.scope_on_use::<Sample>(Wanting::Fault, "a.").unwrap();
-        let weak = Arc::downgrade(&find());
-        assert!(Arc::ptr_eq(&find(), &weak.upgrade().unwrap()));
+        let find = || worker.scope_on_use::<Sample>(Wanting::Fault, "a.").unwrap().0;
+        let (_, kept) = worker.scope_on_use::<Sample>(Wanting::Fault, "a.").unwrap();
+        assert!(Arc::ptr_eq(&find(), &kept.get().unwrap()));
         worker.process.stats.evict();
         assert_eq!(worker.process.stats.evict(), 1);
-        // A new one takes its place even before the sweep.
+        // Nobody counts there any more, and a new one takes its place even before the sweep.
+        assert!(kept.get().is_none());
         let new = find();
-        assert!(weak.upgrade().is_none());
         new.requests.increment();
         worker.on_use.sweep();
         assert!(Arc::ptr_eq(&find(), &new));

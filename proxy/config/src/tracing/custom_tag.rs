@@ -95,10 +95,14 @@ fn metadata_value(at: &FieldPath<'_>, wire: parts::Metadata) -> Parsed<CustomTag
             Some(Segment::Index(_)) => Err(at.field("index").unsupported()),
         }
     };
+    let path_at = at.field("path");
+    if path.is_empty() {
+        return Err(path_at.reject("must not be empty"));
+    }
     Ok(CustomTagValue::Metadata {
         of,
         namespace: key.into(),
-        path: wire::each(&at.field("path"), path, segment)?,
+        path: wire::each(&path_at, path, segment)?,
         default: default_value.into(),
     })
 }

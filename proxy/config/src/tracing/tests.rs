@@ -83,7 +83,7 @@ fn custom_tags_of_all_kinds() {
          {tag: c, environment: {name: BAD, default_value: d}}, {tag: d, request_header: {name: X-Y, default_value: z}}, \
          {tag: e, metadata: {kind: {host: {}}, metadata_key: {key: envoy.lb, path: [{key: k}]}}}, \
          {tag: f, value: '%REQ(:METHOD)%'}, \
-         {tag: g, metadata: {kind: {cluster: {}}, metadata_key: {key: ns}}}, {tag: a, literal: {value: later}}]",
+         {tag: g, metadata: {kind: {cluster: {}}, metadata_key: {key: ns, path: [{key: k}]}}}, {tag: a, literal: {value: later}}]",
     )
     .unwrap()
     .custom_tags;
@@ -91,7 +91,7 @@ fn custom_tags_of_all_kinds() {
     let of_cluster = CustomTagValue::Metadata {
         of: TagMetadata::Cluster,
         namespace: "ns".into(),
-        path: Vec::new(),
+        path: vec!["k".into()],
         default: "".into(),
     };
     assert_eq!(tags[6].value, of_cluster);
@@ -111,6 +111,10 @@ fn custom_tags_of_all_kinds() {
         ("{tag: a}", "custom_tags[0]: needs one of"),
         ("{tag: a, literal: {value: ''}}", "custom_tags[0].literal.value"),
         ("{tag: a, metadata: {kind: {route: {}}}}", "custom_tags[0].metadata.metadata_key: is required"),
+        (
+            "{tag: a, metadata: {kind: {route: {}}, metadata_key: {key: a}}}",
+            "custom_tags[0].metadata.metadata_key.path: must not be empty",
+        ),
         (
             "{tag: a, metadata: {kind: {host: {}}, metadata_key: {key: a}}}",
             "metadata_key.key: \"a\": endpoints keep \"envoy.lb\" only",

@@ -2,11 +2,11 @@
 //!
 //! Owns the choice of faults for a request and their limit. What may happen how often stands in the settings.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use outrigger_config::http::RouteFilterConfig;
@@ -22,7 +22,7 @@ use crate::scope;
 use crate::stats::names;
 use crate::stream::ResponseFlag;
 use crate::worker::Worker;
-use crate::worker::on_use::Wanting;
+use crate::worker::on_use::{Kept, Wanting};
 
 scope! {
     /// Stats of the filter (`http.<prefix>.fault.*`).
@@ -56,7 +56,9 @@ struct Injector {
     active: Arc<Active>,
     prefix: String,
     /// The names come from clients, so there is a limit to them.
-    downstreams: RefCell<HashMap<Box<str>, Weak<DownstreamFaultStats>>>,
+    downstreams: RefCell<HashMap<Box<str>, Kept<DownstreamFaultStats>>>,
+    /// When those that are gone were last looked for.
+    evictions: Cell<u64>,
 }
 
 #[derive(Default)]
@@ -100,6 +102,7 @@ impl Fault {
             active: maker.worker.process.shared.get(&prefix, Active::default),
             prefix,
             downstreams: RefCell::default(),
+            evictions: Cell::default(),
         };
         Self { settings: Arc::clone(settings), injector: Rc::new(injector) }
     }
@@ -254,20 +257,21 @@ impl Injector {
     ) -> Option<Arc<DownstreamFaultStats>> {
         let name = downstream.name.as_deref().filter(|_| !settings.disable_downstream_cluster_stats)?;
         let mut known = self.downstreams.borrow_mut();
-        if let Some(stats) = known.get(name).and_then(Weak::upgrade) {
+        if let Some(stats) = known.get(name).and_then(Kept::get) {
             return Some(stats);
         }
         let worker: &Worker = exchange.worker();
+        let evictions = worker.process.stats.evictions();
+        if self.evictions.replace(evictions) != evictions {
+            known.retain(|_, stats| stats.get().is_some());
+        }
         if known.len() >= MAX_DOWNSTREAMS {
-            known.retain(|_, stats| stats.strong_count() > 0);
-            if known.len() >= MAX_DOWNSTREAMS {
-                worker.on_use.count_dropped(&worker.process.stats, Wanting::Fault);
-                return None;
-            }
+            worker.on_use.count_dropped(&worker.process.stats, Wanting::Fault);
+            return None;
         }
         let prefix = names::prefix(self.prefix.trim_end_matches('.'), name);
-        let stats = worker.scope_on_use::<DownstreamFaultStats>(Wanting::Fault, &prefix)?;
-        known.insert(name.into(), Arc::downgrade(&stats));
+        let (stats, kept) = worker.scope_on_use::<DownstreamFaultStats>(Wanting::Fault, &prefix)?;
+        known.insert(name.into(), kept);
         Some(stats)
     }
 }

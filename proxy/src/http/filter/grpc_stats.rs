@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Instant;
 
 use outrigger_config::http::filters::{GrpcMethods, GrpcStats as Settings};
@@ -16,7 +16,7 @@ use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::is_grpc_content_type;
 use crate::scope;
 use crate::stats::{Counter, Histogram, Metric, Scope, names};
-use crate::worker::on_use::Wanting;
+use crate::worker::on_use::{Kept, Wanting};
 
 /// Stats of the calls of one kind: `cluster.<name>.grpc.*`, or `cluster.<name>.grpc.<service>.<method>.*`.
 #[derive(Debug, Default)]
@@ -67,10 +67,12 @@ pub struct GrpcStats {
     settings: Arc<Settings>,
     /// By the cluster's stat name.
     known: RefCell<HashMap<Arc<str>, ByPath>>,
+    /// When those that are gone were last looked for.
+    evictions: Cell<u64>,
 }
 
 /// The stats of a cluster's calls; the empty path stands for calls that are not told apart.
-type ByPath = HashMap<Box<str>, Weak<CallStats>>;
+type ByPath = HashMap<Box<str>, Kept<CallStats>>;
 
 /// Methods of a cluster with stats of their own: paths come from clients, so there is a limit to them.
 const MAX_METHODS: usize = 4096;
@@ -88,20 +90,21 @@ struct Call {
 impl GrpcStats {
     /// A filter.
     pub fn new(settings: &Arc<Settings>) -> Self {
-        Self { settings: Arc::clone(settings), known: RefCell::default() }
+        Self { settings: Arc::clone(settings), known: RefCell::default(), evictions: Cell::default() }
     }
 
     /// The stats that a call to `path` counts in; `None` if the path is not that of a call.
     fn stats(&self, cluster: &Arc<str>, path: &str, exchange: &Exchange<'_, '_, '_>) -> Option<Arc<CallStats>> {
         let path = path.split('?').next().unwrap_or_default();
         let mut known = self.known.borrow_mut();
+        let evictions = exchange.worker().process.stats.evictions();
+        if self.evictions.replace(evictions) != evictions {
+            known.values_mut().for_each(|of_cluster| of_cluster.retain(|_, stats| stats.get().is_some()));
+        }
         if !known.contains_key(cluster) {
             known.insert(Arc::clone(cluster), HashMap::new());
         }
         let of_cluster = known.get_mut(cluster)?;
-        if of_cluster.len() >= MAX_METHODS {
-            of_cluster.retain(|_, stats| stats.strong_count() > 0);
-        }
         let path = match &self.settings.methods {
             GrpcMethods::All if of_cluster.len() < MAX_METHODS || of_cluster.contains_key(path) => path,
             GrpcMethods::All => {
@@ -111,7 +114,7 @@ impl GrpcStats {
             GrpcMethods::Listed(list) if list.iter().any(|listed| listed == path) => path,
             GrpcMethods::Listed(_) => "",
         };
-        if let Some(stats) = of_cluster.get(path).and_then(Weak::upgrade) {
+        if let Some(stats) = of_cluster.get(path).and_then(Kept::get) {
             return Some(stats);
         }
         let mut prefix = names::prefix("cluster", cluster);
@@ -124,15 +127,18 @@ impl GrpcStats {
             prefix.push_str(&names::prefix(&names::sanitize(&service), method));
         }
         let worker = exchange.worker();
-        // Calls that are not told apart have the stats of the cluster, which are always there.
-        let stats = match path {
-            "" => worker.scope::<CallStats>(&prefix),
-            _ => match worker.scope_on_use::<CallStats>(Wanting::GrpcStats, &prefix) {
-                Some(stats) => stats,
+        // Calls that are not told apart have the stats of the cluster. These stay, as those do that the configuration lists.
+        let (stats, kept) = match (path, &self.settings.methods) {
+            ("", _) | (_, GrpcMethods::Listed(_)) => {
+                let stats = worker.scope::<CallStats>(&prefix);
+                (Arc::clone(&stats), Kept::for_good(&stats))
+            }
+            (_, GrpcMethods::All) => match worker.scope_on_use::<CallStats>(Wanting::GrpcStats, &prefix) {
+                Some(found) => found,
                 None => return Some(worker.scope::<CallStats>(&together)),
             },
         };
-        of_cluster.insert(path.into(), Arc::downgrade(&stats));
+        of_cluster.insert(path.into(), kept);
         Some(stats)
     }
 }
