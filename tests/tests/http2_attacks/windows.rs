@@ -64,7 +64,8 @@ async fn one_stuck_reader_does_not_block_others() {
             side.expect_others_are_served().await;
         }
         let seen = side.upstream.seen();
-        assert!(seen.iter().all(|seen| seen.connection == 1), "all on one connection");
+        let shared = seen.iter().filter(|seen| seen.connection == 1).count();
+        assert!(shared > 1, "others came over the same connection");
         side.expect(&[("http.web.downstream_rq_active", 1)]).await;
     }
 }
