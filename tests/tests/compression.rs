@@ -21,6 +21,7 @@ const INTENDED: Intended = &[
         "total_uncompressed_bytes",
         "reports tell the client's address, which may be longer by a character",
     ),
+    ("http.tells.", "content_length_too_small", "Envoy counts a response that is too short twice where it tells of it"),
     ("library of the route: request", "upstream sees body", "two libraries make different bytes of the same content"),
     ("direct response", "header transfer-encoding: chunked", "the whole answer is there, so its length is told"),
     ("direct response", "header content-length: ", "the whole answer is there, so its length is told"),

@@ -19,7 +19,8 @@ const INTENDED: Intended =
 fn asking(name: &str, cluster: &str, more: &str, tls: &str) -> String {
     let log = config::access_log_of(
         &format!("{name}.log"),
-        "%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %DYNAMIC_METADATA(envoy.filters.network.ext_authz:k)%",
+        "%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %DYNAMIC_METADATA(envoy.filters.network.ext_authz:k)% \
+         %FILTER_STATE(envoy.filters.network.ext_authz:PLAIN)%",
     );
     let filters = format!(
         "{{ name: authz, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.network.ext_authz.v3.ExtAuthz, \
@@ -64,6 +65,8 @@ async fn observed(program: PathBuf) -> Vec<(&'static str, Vec<String>)> {
         asking("dead", "dead", "", ""),
         asking("allow", "dead", ", failure_mode_allow: true", ""),
         asking("never", "asked", never, ""),
+        asking("shadow", "asked", ", shadow_mode: true", ""),
+        asking("shadow-dead", "dead", ", shadow_mode: true, failure_mode_allow: true", ""),
     ];
     let clusters = [
         cluster("peer", &[peer.port()]),
@@ -82,6 +85,11 @@ async fn observed(program: PathBuf) -> Vec<(&'static str, Vec<String>)> {
         ("no service", "dead", ""),
         ("no service, and let through", "allow", ""),
         ("not asked", "never", "deny"),
+        ("consent in the shadow", "shadow", "meta=k:v"),
+        ("refusal in the shadow", "shadow", "deny"),
+        ("refusal in the shadow, with a status", "shadow", "deny=401 header=x-a:b meta=k:v"),
+        ("failure in the shadow", "shadow", "fail"),
+        ("no service in the shadow", "shadow-dead", ""),
     ] {
         service.set_script(script);
         let mut stream = TcpStream::connect(proxy.listener(listener).await).await.unwrap();
@@ -103,7 +111,8 @@ async fn observed(program: PathBuf) -> Vec<(&'static str, Vec<String>)> {
         }));
         all.push((name, seen));
     }
-    for (listener, count) in [("plain", 5), ("dead", 1), ("allow", 1), ("never", 1)] {
+    for (listener, count) in [("plain", 5), ("dead", 1), ("allow", 1), ("never", 1), ("shadow", 4), ("shadow-dead", 1)]
+    {
         all.push((listener, proxy.lines(&format!("{listener}.log"), count).await));
     }
     let page = proxy.admin("/stats").await.text();

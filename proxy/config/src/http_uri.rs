@@ -11,6 +11,7 @@ use outrigger_api::pb::google::protobuf::UInt32Value;
 
 use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
+use crate::route::RetryOn;
 use crate::wire;
 
 /// Source: `HttpUri`.
@@ -37,6 +38,25 @@ pub struct FetchRetries {
     pub base_interval: Duration,
     /// No pause is longer.
     pub max_interval: Duration,
+}
+
+/// The same for requests that are made again in some cases only.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CallRetries {
+    /// In which cases.
+    pub on: RetryOn,
+    /// When and how often.
+    pub times: FetchRetries,
+}
+
+impl CallRetries {
+    /// `None` if no case is named: then nothing is made again.
+    pub(crate) fn parse(at: &FieldPath<'_>, wire: core::RetryPolicy) -> Parsed<Option<Self>> {
+        let on = RetryOn::from_names(&wire.retry_on);
+        // What it says is decided here.
+        let times = FetchRetries::parse(at, core::RetryPolicy { retry_on: String::new(), ..wire })?;
+        Ok((on != RetryOn::default()).then_some(Self { on, times }))
+    }
 }
 
 impl HttpTarget {
@@ -74,7 +94,7 @@ impl FetchRetries {
     pub(crate) fn parse(at: &FieldPath<'_>, wire: core::RetryPolicy) -> Parsed<Self> {
         decide!(wire, at, core::RetryPolicy as "envoy.config.core.v3.RetryPolicy" {
             implemented: retry_back_off, num_retries;
-            no_effect: retry_on = "errors 5xx, resets and failures to connect make a request be sent again, whatever it says",
+            no_effect: retry_on = "for key sets, which are fetched again after errors 5xx, resets and failures to connect",
                 host_selection_retry_max_attempts = "each attempt takes the next endpoint";
             unsupported: retry_priority, retry_host_predicate;
         });
@@ -128,3 +148,47 @@ pub fn percent_encoded(text: &str) -> String {
 
 const DEFAULT_BASE: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use outrigger_api::pb::google::protobuf::Duration as WireDuration;
+
+    use super::*;
+
+    fn uri(text: &str) -> Result<HttpTarget, String> {
+        let wire = core::HttpUri {
+            uri: text.into(),
+            timeout: Some(WireDuration { seconds: 1, nanos: 0 }),
+            http_upstream_type: Some(core::http_uri::HttpUpstreamType::Cluster("c".into())),
+        };
+        HttpTarget::parse(&FieldPath::resource("listener", "l"), Some(wire)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_uri_says_whom_and_what_to_ask() {
+        for (text, authority, path) in [
+            ("https://idp:8443/token?x=1", "idp:8443", "/token?x=1"),
+            ("http://idp", "idp", "/"),
+            ("http://idp?x", "idp", "/?x"),
+            ("idp/token#there", "idp", "/token"),
+        ] {
+            let target = uri(text).unwrap();
+            assert_eq!((&*target.authority, &*target.path), (authority, path), "{text}");
+        }
+        for text in ["", "http://", "http:///path", "http://a b/"] {
+            assert!(uri(text).unwrap_err().ends_with("is not a URI, expected scheme://host/path"), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_made_again_unless_a_case_is_named() {
+        let read = |retry_on: &str| {
+            let wire = core::RetryPolicy { retry_on: retry_on.into(), ..Default::default() };
+            CallRetries::parse(&FieldPath::resource("listener", "l"), wire).unwrap()
+        };
+        assert_eq!(read(""), None);
+        let retries = read("5xx,reset").unwrap();
+        assert!(retries.on.server_error && retries.on.reset && !retries.on.gateway_error);
+        assert_eq!((retries.times.count, retries.times.base_interval), (1, DEFAULT_BASE));
+    }
+}

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::http_uri::CallRetries;
+
 mod grpc;
 mod parse;
 
@@ -96,6 +98,8 @@ pub struct GrpcCall {
     pub metadata: Vec<(String, String)>,
     /// Longer answers are refused.
     pub max_answer_bytes: Option<u32>,
+    /// In which cases it is called again, within the limit.
+    pub retries: Option<CallRetries>,
 }
 
 impl GrpcService {

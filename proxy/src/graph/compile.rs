@@ -317,7 +317,7 @@ impl Chain<'_> {
         let Some(Some(NetworkFilterConfig::Http(manager))) = self.resolved(&inputs.discovered).pop() else {
             return Ok(());
         };
-        for (position, filter) in manager.filters.iter().enumerate() {
+        for (position, filter) in manager.all_filters().enumerate() {
             let discovered = inputs.http_discovered.get(position).and_then(Option::as_ref);
             let config = discovered.and_then(|found| found.http.as_ref()).unwrap_or(&filter.config);
             for secret in need::secrets_of_filters([config]) {

@@ -425,6 +425,9 @@ fn secrets_of_filter<'a>(filter: &'a HttpFilterConfig, secrets: &mut Vec<&'a Sec
     match filter {
         HttpFilterConfig::CredentialInjector(settings) => secrets.push(settings.secret()),
         HttpFilterConfig::OAuth2(Some(settings)) => secrets.extend(settings.secrets()),
+        HttpFilterConfig::Delegating(delegating) => {
+            delegating.filters().into_iter().for_each(|filter| secrets_of_filter(filter, secrets));
+        }
         HttpFilterConfig::Router(router) => {
             let filters = router.upstream_filters.iter().flat_map(|filters| filters.0.iter());
             filters.for_each(|filter| secrets_of_filter(&filter.config, secrets));
@@ -444,8 +447,10 @@ pub fn secrets_of_routes(routes: &RouteConfiguration) -> Vec<&SecretRef> {
     let mut secrets = Vec::new();
     each_level(routes, |filters| {
         for config in filters.configs() {
-            if let RouteFilterConfig::OAuth2(settings) = config {
-                secrets.extend(settings.secrets());
+            match config {
+                RouteFilterConfig::OAuth2(settings) => secrets.extend(settings.secrets()),
+                RouteFilterConfig::Delegating(Some(tree)) => secrets.extend(secrets_of_filters(tree.filters())),
+                _ => {}
             }
         }
     });

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outrigger_api::pb::envoy::service::auth::v3::attribute_context::TlsSession;
+use outrigger_api::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use outrigger_api::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
 use outrigger_config::metadata::{self, MetadataMap};
 use outrigger_config::network::ExtAuthz as Settings;
+use outrigger_config::source::GrpcCall;
 
 use super::Refusal;
 use super::stats::AuthzStats;
@@ -18,6 +20,7 @@ use crate::accesslog::entry;
 use crate::authz;
 use crate::stats::names;
 use crate::stream::{ConnectionInfo, ResponseFlag};
+use crate::upstream::repeated_call::call_repeatedly;
 use crate::upstream::{call, grpc_message};
 use crate::worker::Worker;
 
@@ -57,28 +60,38 @@ impl AuthzFilter {
         let open = Open(Arc::clone(&stats));
         let began = Instant::now();
         let call = call::unary(&settings.service, CHECK, &self.question(connection), true);
-        let answer = call::call(worker, &settings.service.cluster, call).await.map_err(|error| error.to_string());
+        let GrpcCall { cluster, retries, .. } = &settings.service;
+        let answer = call_repeatedly(worker, cluster, call, *retries).await.map_err(|error| error.to_string());
         let answer = answer.and_then(|call::Answer { head, body, trailers }| {
             let read = grpc_message::message::<CheckResponse>(&head, &body, trailers.as_ref());
             read.map_err(|error| error.to_string())
         });
         drop(open);
         match answer {
-            Ok(CheckResponse { status, dynamic_metadata, http_response: _ }) => {
+            Ok(CheckResponse { status, dynamic_metadata, http_response }) => {
                 let consents = status.unwrap_or_default().code == 0;
                 let told = dynamic_metadata.map(metadata::object).unwrap_or_default();
                 tell(connection, told, consents.then_some(began));
                 if consents {
                     stats.ok.increment();
+                    self.tell_shadow("OK", None, connection);
                     return Ok(());
                 }
                 stats.denied.increment();
+                if settings.shadow {
+                    self.tell_shadow("DENIED", Some(status_of(http_response)), connection);
+                    return Ok(());
+                }
                 stats.cx_closed.increment();
                 Err(refusal("ext_authz_denied"))
             }
             Err(error) => {
                 tracing::debug!(cluster = &*settings.service.cluster, "external authorization: {error}");
                 stats.error.increment();
+                if settings.shadow {
+                    self.tell_shadow("ERROR", None, connection);
+                    return Ok(());
+                }
                 if settings.failure_mode_allow {
                     stats.failure_mode_allowed.increment();
                     return Ok(());
@@ -87,6 +100,16 @@ impl AuthzFilter {
                 Err(refusal("ext_authz_error"))
             }
         }
+    }
+
+    /// Leaves the decision where logs and later filters find it, in the JSON form of `ShadowDecision`.
+    fn tell_shadow(&self, result: &str, status: Option<i32>, connection: &ConnectionInfo) {
+        if !self.settings.shadow {
+            return;
+        }
+        let status = status.map(|status| format!(",\"status_code\":{status}")).unwrap_or_default();
+        let decision = format!("{{\"check_result\":\"{result}\"{status}}}");
+        connection.filter_state.borrow_mut().insert(NAMESPACE.to_owned(), decision);
     }
 
     fn question(&self, connection: &ConnectionInfo) -> CheckRequest {
@@ -122,6 +145,12 @@ fn tell(connection: &ConnectionInfo, mut told: MetadataMap, began: Option<Instan
     metadata::merge(known.entry(NAMESPACE.to_owned()).or_default(), &told);
 }
 
+/// The status that the service would have a request refused with.
+fn status_of(answer: Option<HttpResponse>) -> i32 {
+    let Some(HttpResponse::DeniedResponse(denied)) = answer else { return FORBIDDEN };
+    denied.status.map(|status| status.code).filter(|code| *code != 0).unwrap_or(FORBIDDEN)
+}
+
 fn refusal(details: &'static str) -> Refusal {
     Refusal {
         reason: Some(details),
@@ -132,6 +161,7 @@ fn refusal(details: &'static str) -> Refusal {
     }
 }
 
-/// Where metadata of the service goes, as in Envoy whatever the filter's name is.
+const FORBIDDEN: i32 = 403;
+/// Where metadata and decisions of the service go, as in Envoy whatever the filter's name is.
 const NAMESPACE: &str = "envoy.filters.network.ext_authz";
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";

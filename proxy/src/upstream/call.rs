@@ -52,7 +52,7 @@ pub struct Call {
 
 /// A call of gRPC; `path` is `/<service>/<method>`.
 pub fn unary(service: &GrpcCall, path: &str, message: &impl Message, repeatable: bool) -> Call {
-    let GrpcCall { cluster: _, authority, timeout, metadata, max_answer_bytes } = service;
+    let GrpcCall { cluster: _, authority, timeout, metadata, max_answer_bytes, retries: _ } = service;
     let mut head = grpc_message::request_head(path, authority, *timeout);
     for (name, value) in metadata {
         head.headers.append(name.as_bytes(), value.as_bytes());

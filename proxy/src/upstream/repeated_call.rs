@@ -6,12 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::http_uri::FetchRetries;
+use outrigger_config::http_uri::CallRetries;
+use outrigger_config::route::RetryOn;
 
 use super::call::{self, Answer, Call, CallError};
+use crate::http::headers::HeaderId;
+use crate::http::message::ResponseHead;
+use crate::http::seam::StreamError;
 use crate::worker::Worker;
 
-/// As [`call::call`], and again after errors 5xx and failures as far as `retries` allow, all within the call's time limit.
+/// As [`call::call`], and again in the cases that `retries` name, all within the call's time limit.
 ///
 /// # Errors
 /// When the last attempt has no whole answer, whatever its status.
@@ -19,7 +23,7 @@ pub async fn call_repeatedly(
     worker: &Rc<Worker>,
     name: &Arc<str>,
     call: Call,
-    retries: Option<FetchRetries>,
+    retries: Option<CallRetries>,
 ) -> Result<Answer, CallError> {
     let Some(retries) = retries else { return call::call(worker, name, call).await };
     let limit = call.timeout;
@@ -33,28 +37,78 @@ pub async fn call_repeatedly(
     }
 }
 
-async fn attempts(
-    worker: &Rc<Worker>,
-    name: &Arc<str>,
-    call: Call,
-    retries: FetchRetries,
-) -> Result<Answer, CallError> {
-    for tried in 0..retries.count {
+async fn attempts(worker: &Rc<Worker>, name: &Arc<str>, call: Call, retries: CallRetries) -> Result<Answer, CallError> {
+    let CallRetries { on, times } = retries;
+    for tried in 0..times.count {
         let result = call::call(worker, name, call.clone()).await;
-        if is_final(&result) {
+        if !is_named(&on, &result) {
             return result;
         }
-        let pause: Duration = retries.pause(tried, worker.random.next());
+        let pause: Duration = times.pause(tried, worker.random.next());
         tokio::time::sleep(pause).await;
     }
     call::call(worker, name, call).await
 }
 
-/// Another attempt would not help, or is not allowed.
-fn is_final(result: &Result<Answer, CallError>) -> bool {
+/// Whether another attempt is wanted after this one; what could not be tried at all is not tried again.
+fn is_named(on: &RetryOn, result: &Result<Answer, CallError>) -> bool {
+    // An end without an answer is an error 5xx to clients.
+    let any = on.server_error || on.gateway_error;
     match result {
-        Ok(answer) => answer.head.status < 500,
-        Err(CallError::NoCluster(_) | CallError::TooLong(_) | CallError::Timeout(_)) => true,
-        Err(CallError::NoHost | CallError::Overflow | CallError::Connect(_) | CallError::Stream(_)) => false,
+        // A status behind the body comes too late, as in Envoy.
+        Ok(answer) if has_grpc_status(&answer.head, on.grpc_codes) => true,
+        Ok(answer) => match answer.head.status {
+            502..=504 => any,
+            500.. => on.server_error,
+            409 => on.retriable_4xx,
+            _ => false,
+        },
+        Err(CallError::Connect(_)) => any || on.connect_failure,
+        Err(CallError::Stream(StreamError::Refused)) => any || on.reset || on.refused_stream,
+        Err(
+            CallError::Stream(StreamError::Answered(_))
+            | CallError::NoCluster(_)
+            | CallError::NoHost
+            | CallError::Overflow
+            | CallError::Timeout(_)
+            | CallError::TooLong(_),
+        ) => false,
+        Err(CallError::Stream(_)) => any || on.reset,
+    }
+}
+
+/// Whether the head holds one of the gRPC statuses whose bits are set.
+fn has_grpc_status(head: &ResponseHead, codes: u32) -> bool {
+    let status = head.headers.get_str(HeaderId::GrpcStatus).and_then(|status| status.parse().ok());
+    status.and_then(|status: u32| codes.checked_shr(status)).is_some_and(|bits| bits & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_named_cases_are_tried_again() {
+        let answer = |status| {
+            let head = ResponseHead { status, ..ResponseHead::default() };
+            Ok(Answer { head, body: Vec::new(), trailers: None })
+        };
+        let is_named = |names: &str, result: Result<Answer, CallError>| is_named(&RetryOn::from_names(names), &result);
+        assert!(is_named("5xx", answer(500)) && is_named("5xx", answer(503)) && !is_named("5xx", answer(403)));
+        assert!(!is_named("gateway-error", answer(500)) && is_named("gateway-error", answer(503)));
+        assert!(is_named("retriable-4xx", answer(409)) && !is_named("reset", answer(503)));
+        assert!(
+            is_named("reset", Err(StreamError::Closed.into()))
+                && !is_named("connect-failure", Err(StreamError::Closed.into()))
+        );
+        let unavailable = || {
+            let mut head = ResponseHead { status: 200, ..ResponseHead::default() };
+            head.headers.append_id(HeaderId::GrpcStatus, b"14");
+            Ok(Answer { head, body: Vec::new(), trailers: None })
+        };
+        assert!(is_named("unavailable", unavailable()) && !is_named("internal,5xx", unavailable()));
+        assert!(!is_named("5xx", Err(CallError::Timeout(Duration::from_secs(1)))) && !is_named("", answer(503)));
     }
 }

@@ -256,7 +256,7 @@ async fn fetches_are_tried_again() {
     let issuer = Issuer::new();
     let (server, upstream) = (KeyServer::start(keys_of(&issuer)).await, Upstream::start("one").await);
     server.first(vec![Answer::Status(500), Answer::Status(503)]);
-    let retries = "retry_policy: { num_retries: 2, retry_back_off: { base_interval: 0.01s } }";
+    let retries = "retry_policy: { num_retries: 2, retry_back_off: { base_interval: 0.01s, max_interval: 60s } }";
     let proxy = start(&setup(retries, ""), &server, &upstream, true).await;
     assert_eq!(get(proxy.listener("web").await, &token_of(&issuer)).await.0, 200);
     assert_eq!(server.seen().len(), 3);

@@ -67,7 +67,8 @@ const BOUNDED: &str = ", allowed_redirect_domains: ['*.example.com', other.org],
     original_request_uri: 'https://%REQ(x-forwarded-host?:authority)%', \
     auth_scopes: [openid], end_session_endpoint: 'https://idp.example.com/end', \
     post_logout_redirect_uri: { uri: 'https://%REQ(:authority)%/bye' }";
-const PATIENT: &str = ", retry_policy: { retry_on: 5xx, num_retries: 2, retry_back_off: { base_interval: 0.001s } }";
+const PATIENT: &str = ", retry_policy: { retry_on: 5xx, num_retries: 2, retry_back_off: { base_interval: 0.001s, \
+     max_interval: 60s } }";
 
 /// Everything on one proxy.
 pub fn configuration(

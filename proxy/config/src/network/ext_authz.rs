@@ -31,6 +31,8 @@ pub struct ExtAuthz {
     pub enabled_metadata: Option<MetadataMatcher>,
     /// Namespaces of dynamic metadata that the service is told.
     pub metadata_namespaces: Vec<String>,
+    /// What the service says is only told; every connection goes on.
+    pub shadow: bool,
 }
 
 impl ExtAuthz {
@@ -38,9 +40,10 @@ impl ExtAuthz {
     pub(crate) fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::ExtAuthz) -> Parsed<Self> {
         decide!(wire, at, pb::ExtAuthz as "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz" {
             implemented: stat_prefix, grpc_service, failure_mode_allow, include_peer_certificate,
-                transport_api_version, filter_enabled_metadata, include_tls_session, metadata_context_namespaces;
+                transport_api_version, filter_enabled_metadata, include_tls_session, metadata_context_namespaces,
+                shadow_mode;
             no_effect: typed_metadata_context_namespaces = "no filter sets typed metadata";
-            unsupported: bootstrap_metadata_labels_key, send_tls_alert_on_denial, shadow_mode;
+            unsupported: bootstrap_metadata_labels_key, send_tls_alert_on_denial;
         });
         source::api_version(&at.field("transport_api_version"), transport_api_version)?;
         let service_at = at.field("grpc_service");
@@ -61,6 +64,7 @@ impl ExtAuthz {
             tells_tls_session: include_tls_session,
             enabled_metadata,
             metadata_namespaces: metadata_context_namespaces,
+            shadow: shadow_mode,
         })
     }
 }

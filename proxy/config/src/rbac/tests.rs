@@ -301,7 +301,7 @@ fn bad_match_trees_are_refused() {
     let text = "value_match: {exact: v}";
     let source = input("envoy.extensions.matching.common_inputs.network.v3.SourceIPInput");
     let header = input("envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: X-A");
-    let unknown = input("envoy.extensions.matching.common_inputs.network.v3.SourceTypeInput");
+    let unknown = input("envoy.extensions.matching.common_inputs.network.v3.NetworkNamespaceInput");
     let metadata = "custom_match: {name: m, typed_config: {'@type': \
         type.googleapis.com/envoy.extensions.matching.input_matchers.metadata.v3.Metadata, value: {null_match: {}}}}";
     let place = "matcher.matcher_list.matchers[0]";
@@ -314,7 +314,7 @@ fn bad_match_trees_are_refused() {
         (
             network(&list(&unknown, text)),
             at("predicate.single_predicate.input.typed_config: the input \
-                \"type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.SourceTypeInput\" is not supported"),
+                \"type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.NetworkNamespaceInput\" is not supported"),
         ),
         (network(&list(&source, "")), at("predicate.single_predicate: needs one of value_match, custom_match")),
         (

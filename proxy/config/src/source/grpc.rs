@@ -13,16 +13,20 @@ use outrigger_api::pb::envoy::config::grpc_credential::v3 as credential;
 use super::{GoogleTls, GrpcCall, GrpcService, GrpcTarget};
 use crate::context::Context;
 use crate::decide::decide;
+use crate::http_uri::CallRetries;
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
 /// Whom to call and how.
 pub(crate) fn grpc_service(context: &Context<'_>, at: &FieldPath<'_>, wire: core::GrpcService) -> Parsed<GrpcService> {
     decide!(wire, at, core::GrpcService as "envoy.config.core.v3.GrpcService" {
-        implemented: target_specifier, timeout, initial_metadata;
+        implemented: target_specifier, timeout, initial_metadata, retry_policy;
         no_effect: ;
-        unsupported: retry_policy;
+        unsupported: ;
     });
+    if retry_policy.is_some() {
+        return Err(at.field("retry_policy").unsupported());
+    }
     let metadata_at = at.field("initial_metadata");
     let mut metadata = Vec::with_capacity(initial_metadata.len());
     for (index, wire) in initial_metadata.into_iter().enumerate() {
@@ -44,10 +48,14 @@ pub(crate) fn grpc_service(context: &Context<'_>, at: &FieldPath<'_>, wire: core
 pub(crate) fn grpc_call(
     context: &Context<'_>,
     at: &FieldPath<'_>,
-    wire: core::GrpcService,
+    mut wire: core::GrpcService,
     default_timeout: Duration,
 ) -> Parsed<GrpcCall> {
     let given = wire.timeout.is_some();
+    let retries = match wire.retry_policy.take() {
+        None => None,
+        Some(wire) => CallRetries::parse(&at.field("retry_policy"), wire)?,
+    };
     let service = grpc_service(context, at, wire)?;
     let authority = service.authority();
     let GrpcService { target, timeout, initial_metadata } = service;
@@ -58,6 +66,7 @@ pub(crate) fn grpc_call(
             timeout: if given { timeout } else { Some(default_timeout) },
             metadata: initial_metadata,
             max_answer_bytes: max_receive_message_bytes,
+            retries,
         }),
         GrpcTarget::Uri { .. } => Err(at.field("google_grpc").reject("is not supported here, expected envoy_grpc")),
     }

@@ -530,15 +530,10 @@ mod tests {
     #[test]
     fn what_no_library_does_is_refused() {
         let window = gzip::Gzip { window_bits: Some(UInt32Value { value: 16 }), ..Default::default() };
-        let status = pb::compressor::ResponseDirectionConfig { status_header_enabled: true, ..Default::default() };
         let dictionary = zstd::Zstd { dictionary: Some(core::DataSource::default()), ..Default::default() };
         for (wire, expected) in [
             (pb::Compressor::default(), "compressor_library: is required"),
             (gzip_with(window), "compressor_library.typed_config.window_bits: 16 is not within 9 to 15"),
-            (
-                pb::Compressor { response_direction_config: Some(status), ..gzip_with(gzip::Gzip::default()) },
-                "response_direction_config.status_header_enabled: is not supported",
-            ),
             (
                 pb::Compressor {
                     compressor_library: library("zstd.compressor.v3.Zstd", dictionary.encode_to_vec()),

@@ -120,14 +120,20 @@ impl Delegating {
 
     /// All filters that may run.
     pub fn filters(&self) -> Vec<&HttpFilterConfig> {
-        let mut filters: Vec<&HttpFilterConfig> = self.own.iter().collect();
-        if let Some(tree) = &self.tree {
-            tree.actions(&mut |action| {
-                if let DelegateAction::Run(delegate) = action {
-                    filters.push(&delegate.config);
-                }
-            });
-        }
+        let of_tree = self.tree.iter().flat_map(|tree| tree.filters());
+        self.own.iter().chain(of_tree).collect()
+    }
+}
+
+impl DelegateTree {
+    /// All filters that it may choose.
+    pub fn filters(&self) -> Vec<&HttpFilterConfig> {
+        let mut filters = Vec::new();
+        self.actions(&mut |action| {
+            if let DelegateAction::Run(delegate) = action {
+                filters.push(&delegate.config);
+            }
+        });
         filters
     }
 }

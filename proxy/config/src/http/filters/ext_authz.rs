@@ -14,6 +14,7 @@ use crate::context::Context;
 use crate::decide::decide;
 use crate::http::HeaderAddition;
 use crate::http::header_mutations::header_addition;
+use crate::http_uri::CallRetries;
 use crate::matching::{MetadataMatcher, StringMatcher};
 use crate::network::RuntimeFlag;
 use crate::rejection::{FieldPath, Parsed};
@@ -96,6 +97,8 @@ pub struct HttpAuthz {
     pub cluster: Arc<str>,
     /// Limit of a question; none if `None`.
     pub timeout: Option<Duration>,
+    /// In which cases it is asked again, within that time.
+    pub retries: Option<CallRetries>,
     /// The path that is asked for.
     pub path: AuthzPath,
     /// Headers besides those that are always told.
@@ -296,9 +299,10 @@ fn grpc(context: &Context<'_>, at: &FieldPath<'_>, wire: core::GrpcService) -> P
 
 fn http(at: &FieldPath<'_>, wire: pb::HttpService) -> Parsed<AuthzService> {
     decide!(wire, at, pb::HttpService as "envoy.extensions.filters.http.ext_authz.v3.HttpService" {
-        implemented: server_uri, path_prefix, path_override, authorization_request, authorization_response;
+        implemented: server_uri, path_prefix, path_override, authorization_request, authorization_response,
+            retry_policy;
         no_effect: ;
-        unsupported: retry_policy;
+        unsupported: ;
     });
     let uri_at = at.field("server_uri");
     let Some(core::HttpUri { uri, timeout, http_upstream_type }) = server_uri else {
@@ -339,6 +343,10 @@ fn http(at: &FieldPath<'_>, wire: pb::HttpService) -> Parsed<AuthzService> {
     Ok(AuthzService::Http(Box::new(HttpAuthz {
         cluster: cluster.into(),
         timeout: wire::limit(&uri_at.field("timeout"), Some(timeout), None)?,
+        retries: match retry_policy {
+            None => None,
+            Some(wire) => CallRetries::parse(&at.field("retry_policy"), wire)?,
+        },
         path,
         allowed_headers: list(request_at.field("allowed_headers"), allowed_headers)?,
         headers_to_add: wire::each(&request_at.field("headers_to_add"), headers_to_add, set_header)?,

@@ -461,6 +461,10 @@ fn forwarding(at: &FieldPath<'_>, wire: pb::HeaderForwardingRules) -> Parsed<Hea
 }
 
 fn service(context: &Context<'_>, at: &FieldPath<'_>, wire: core::GrpcService) -> Parsed<Arc<GrpcCall>> {
+    // What the service has been told cannot be told again to another one.
+    if wire.retry_policy.is_some() {
+        return Err(at.field("retry_policy").unsupported());
+    }
     // As in Envoy, a limit for calls is none for a stream.
     let wire = core::GrpcService { timeout: None, ..wire };
     let call = source::grpc_call(context, at, wire, Duration::ZERO)?;

@@ -82,6 +82,7 @@ fn is_for_upstreams(config: &HttpFilterConfig) -> bool {
         HttpFilterConfig::AdmissionControl(_)
             | HttpFilterConfig::Buffer(_)
             | HttpFilterConfig::Compressor(_)
+            | HttpFilterConfig::CredentialInjector(_)
             | HttpFilterConfig::ExtProc(_)
             | HttpFilterConfig::HeaderMutation(_)
             | HttpFilterConfig::Rbac(_)

@@ -287,6 +287,7 @@ mod tests {
         HttpAuthz {
             cluster: "c".into(),
             timeout: None,
+            retries: None,
             path: AuthzPath::Prefix(String::new()),
             allowed_headers: Vec::new(),
             headers_to_add: Vec::new(),

@@ -141,6 +141,7 @@ mod tests {
                 timeout: None,
                 metadata: Vec::new(),
                 max_answer_bytes: None,
+                retries: None,
             })),
             failure_mode_allow: false,
             failure_mode_allow_header: false,

@@ -28,6 +28,7 @@ use crate::stats::names;
 use crate::stream::ResponseFlag;
 use crate::upstream::call::{self, CallError};
 use crate::upstream::grpc_message;
+use crate::upstream::repeated_call::call_repeatedly;
 
 scope! {
     /// Stats of the filter (`http.<prefix>.ext_authz.*`).
@@ -183,7 +184,11 @@ impl Authorizer {
         let (worker, authorizer, began) = (Rc::clone(exchange.worker()), Rc::clone(self), Instant::now());
         Verdict::wait(
             async move {
-                let result = call::call(&worker, service.cluster(), call).await;
+                let retries = match &*service {
+                    AuthzService::Grpc(grpc) => grpc.retries,
+                    AuthzService::Http(http) => http.retries,
+                };
+                let result = call_repeatedly(&worker, service.cluster(), call, retries).await;
                 read(&service, result)
             },
             move |answer, exchange| authorizer.follow(answer, began, exchange),

@@ -21,6 +21,7 @@ use outrigger_config::http::filters::{
 use outrigger_config::metadata;
 use outrigger_config::rate_limit::RateLimit;
 use outrigger_config::route::{Route, RouteAction, VirtualHost};
+use outrigger_config::source::GrpcCall;
 use outrigger_config::units::{Fraction, RuntimeFraction};
 
 use self::question::{Place, View};
@@ -34,6 +35,7 @@ use crate::stats::names;
 use crate::stream::ResponseFlag;
 use crate::upstream::call::{self, CallError};
 use crate::upstream::grpc_message;
+use crate::upstream::repeated_call::call_repeatedly;
 
 scope! {
     /// Stats by the cluster that requests are routed to (`cluster.<name>.ratelimit.*`).
@@ -127,9 +129,10 @@ impl HttpFilter for GlobalRateLimit {
         let Some(request) = request else { return Verdict::Continue };
         let call = call::unary(&limiter.settings.service, SHOULD_RATE_LIMIT, &request, false);
         let (worker, limiter) = (Rc::clone(exchange.worker()), Rc::clone(limiter));
-        let cluster = Arc::clone(&limiter.settings.service.cluster);
+        let GrpcCall { cluster, retries, .. } = &limiter.settings.service;
+        let (cluster, retries) = (Arc::clone(cluster), *retries);
         Verdict::wait(
-            async move { read(call::call(&worker, &cluster, call).await, &cluster) },
+            async move { read(call_repeatedly(&worker, &cluster, call, retries).await, &cluster) },
             move |response, exchange| match response {
                 Some(response) => limiter.follow(response, exchange),
                 None => limiter.fail(exchange),
@@ -160,9 +163,12 @@ impl HttpFilter for GlobalRateLimit {
         };
         let Some(request) = self.0.question(&View { exchange, place }, true) else { return };
         let call = call::unary(&self.0.settings.service, SHOULD_RATE_LIMIT, &request, false);
-        let (worker, name) = (Rc::clone(exchange.worker()), Arc::clone(&self.0.settings.service.cluster));
+        let GrpcCall { cluster, retries, .. } = &self.0.settings.service;
+        let (worker, cluster, retries) = (Rc::clone(exchange.worker()), Arc::clone(cluster), *retries);
         // Nobody waits for the answer, which could not change anything.
-        tokio::task::spawn_local(async move { read(call::call(&worker, &name, call).await, &name) });
+        tokio::task::spawn_local(
+            async move { read(call_repeatedly(&worker, &cluster, call, retries).await, &cluster) },
+        );
     }
 }
 

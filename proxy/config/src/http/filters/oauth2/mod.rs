@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub use cookies::{Cookie, Cookies, SameSite};
 
 use crate::format::Format;
-use crate::http_uri::{FetchRetries, HttpTarget};
+use crate::http_uri::{CallRetries, HttpTarget};
 use crate::matching::StringMatcher;
 use crate::route::HeaderMatcher;
 use crate::tls::SecretRef;
@@ -25,7 +25,7 @@ pub struct OAuth2 {
     /// Gives tokens for codes and for older tokens.
     pub token_endpoint: HttpTarget,
     /// What follows a failure of it.
-    pub retries: Option<FetchRetries>,
+    pub retries: Option<CallRetries>,
     /// Where users sign in.
     pub authorization: AuthorizationEndpoint,
     /// Where users sign out; only here if `None`.

@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::decide::decide;
 use crate::format::Format;
 use crate::http::filters::basic_auth::plain_header;
-use crate::http_uri::{FetchRetries, HttpTarget, percent_encoded};
+use crate::http_uri::{CallRetries, HttpTarget, percent_encoded};
 use crate::matching::StringMatcher;
 use crate::rbac::url_path;
 use crate::rejection::{FieldPath, Parsed};
@@ -106,7 +106,10 @@ impl OAuth2 {
         }
         wire::header_value(&end_at, &end_session_endpoint)?;
         Ok(Self {
-            retries: retry_policy.map(|wire| FetchRetries::parse(&at.field("retry_policy"), wire)).transpose()?,
+            retries: match retry_policy {
+                None => None,
+                Some(wire) => CallRetries::parse(&at.field("retry_policy"), wire)?,
+            },
             authorization: authorization(
                 &at.field("authorization_endpoint"),
                 &authorization_endpoint,
