@@ -377,8 +377,8 @@ async fn bodies_are_compressed_as_by_envoy() {
 fn with_filters(filters: &str, cluster: &str) -> String {
     // Large bodies take as long as they take.
     let route = format!("{{ match: {{ prefix: / }}, route: {{ cluster: {cluster}, timeout: 0s }} }}");
-    let manager = config::http("web", &routes(&route))
-        .replace("http_filters: [", &format!("http_filters: [{filters}, "));
+    let manager =
+        config::http("web", &routes(&route)).replace("http_filters: [", &format!("http_filters: [{filters}, "));
     config::listener("web", &[chain(&manager, "")], "")
 }
 
