@@ -59,6 +59,9 @@ def look(browser, scheme):
 
     expect(page.locator("#state")).to_have_text("LIVE")
     expect(page.locator("canvas")).to_have_count(4)
+    # Some points of the charts, for the picture.
+    for _ in range(3):
+        expect(page.locator("#who")).not_to_have_text(page.locator("#who").inner_text())
     picture()
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 384) == (scheme == "dark"), background

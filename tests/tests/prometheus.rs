@@ -134,10 +134,13 @@ async fn it_shows_traces_as_examples_of_latencies() {
          grpc_service: { envoy_grpc: { cluster_name: collector }, timeout: 1s } } } }";
     let web = config::listener("web", &[chain(&http("web", &format!("{tracing}{}", routes(&all_to("a")))), "")], "");
     let clusters = [cluster("a", &[upstream.port()]), http2_cluster("collector", &[collector.port()])];
-    let proxy = Proxy::start(&bootstrap(&[web], &clusters)).await;
+    let quick = "layered_runtime: { layers: [{ name: quick, static_layer: { \
+                 tracing.opentelemetry.min_flush_spans: 1 } }] }\n";
+    let proxy = Proxy::start(&(bootstrap(&[web], &clusters) + quick)).await;
     let web = proxy.listener("web").await;
-    // Nothing is kept before somebody asks for the form that has examples.
+    // Nothing is kept before somebody asks for the form that has examples. The span comes when all of it is over.
     h1::get(web, "/").await;
+    collector.next().await;
     assert!(!proxy.admin("/stats?format=openmetrics").await.text().contains("trace_id"));
     let prometheus = Prometheus::start(proxy.admin_address(), ", params: { format: [openmetrics] }").await;
     let trace = "0af7651916cd43dd8448eb211c80319c";

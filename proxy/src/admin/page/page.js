@@ -132,7 +132,7 @@ function chart(box, lines, unit) {
   const plot = new uPlot({
     width: Math.max(box.clientWidth - 16, 200), height: 170,
     scales: { y: { range: (_, low, high) => [0, Math.max(high, 1) * 1.05] } },
-    axes: [{ ...axis, space: 80, values: (_, all) => all.map((at) => (at === Math.round(at) ? clock(at) : '')) }, { ...axis, size: 60, values: (_, all) => all.map(unit || number) }],
+    axes: [{ ...axis, space: 80, values: (_, all) => all.map((at) => (at === Math.round(at) ? clock(at) : '')) }, { ...axis, size: 72, values: (_, all) => all.map(unit || number) }],
     series: [{ value: (_, at) => (at ? clock(at) : '') },
       ...lines.map(([label, , name]) => ({ label, stroke: colour(name), width: 2, spanGaps: true, value: (_, value) => (value === null || value === undefined ? '-' : (unit || ((x) => number(Math.round(x * 10) / 10)))(value)) }))],
   }, [series.at, ...lines.map(([, list]) => series[list])], box);
