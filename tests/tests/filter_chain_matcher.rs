@@ -155,9 +155,12 @@ async fn answer(address: SocketAddr, first: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.expect("a listener");
     // A connection that no chain takes may be closed before all was sent.
     let _ = stream.write_all(first).await;
-    let _ = stream.shutdown().await;
     let mut heard = Vec::new();
-    let _ = within("the end", stream.read_to_end(&mut heard)).await;
+    // Envoy forgets a client that ends its half before there is a peer.
+    if matches!(within("a greeting", stream.read_buf(&mut heard)).await, Ok(1..)) {
+        let _ = stream.shutdown().await;
+        let _ = within("the end", stream.read_to_end(&mut heard)).await;
+    }
     String::from_utf8_lossy(&heard).into_owned()
 }
 

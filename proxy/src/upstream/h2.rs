@@ -341,6 +341,8 @@ impl Stream {
             Err(error) => {
                 if !error.is_reset() {
                     self.connection.closed.set(true);
+                } else if error.is_library() {
+                    self.connection.counted.cluster().stats.upstream_cx_protocol_error.increment();
                 }
                 if let Some(reason) = reset_by_peer(&error) {
                     self.count_reset(reason);

@@ -6,12 +6,12 @@ use super::Side;
 use super::heads::resident;
 
 /// Bodies of these are far beyond what may wait for anybody.
-const LARGE: &str = "bytes=50000000";
+const LARGE: &str = "bytes=6000000";
 
 /// Windows of the upstream connection in these scenarios: they bound what is held of one response, and of all.
 const WINDOWS: &str = "initial_stream_window_size: 65535, initial_connection_window_size: 1048576";
 
-/// Ten responses that nobody takes, each of 50 MB: the proxy holds no more of them than its windows.
+/// Ten responses that nobody takes, each of 6 MB: the proxy holds no more of them than its windows.
 #[tokio::test]
 async fn what_is_held_for_those_who_do_not_read_is_bounded() {
     for side in Side::both("", "", WINDOWS).await {

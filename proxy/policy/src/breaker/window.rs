@@ -28,7 +28,7 @@ impl Window {
         let slice = slice_of(interval, now);
         let counted = |known: u64| {
             let began = if known >> 32 == slice { (known as u32).saturating_add(1) } else { 1 };
-            Some(slice << 32 | u64::from(began))
+            Some((slice << 32) | u64::from(began))
         };
         // Never fails: there is always a next value.
         let _ = self.place(slice).fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted);

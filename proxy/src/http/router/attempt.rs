@@ -20,7 +20,7 @@ use crate::health::observe;
 use crate::http::h1::parse::Framing;
 use crate::http::headers::HeaderId;
 use crate::http::manager::request::Request;
-use crate::http::message::{RequestHead, ResponseHead};
+use crate::http::message::{RequestHead, ResponseHead, Version};
 use crate::http::seam::{BodySink, Pump, PumpError, StreamError};
 use crate::moments::Milestone;
 use crate::stream::Phase;
@@ -282,7 +282,12 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 self.host.stats.rq_timeout.increment();
             }
             Failure::Timeout(Limit::StreamDuration) => stats.upstream_rq_max_duration_reached.increment(),
-            Failure::Reset { protocol: Some(_), .. } => self.cluster.stats.upstream_cx_protocol_error.increment(),
+            // A connection that carries several streams counts for itself, once for all of them.
+            Failure::Reset { protocol: Some(_), .. }
+                if self.request.info.upstream_version.get() != Some(Version::Http2) =>
+            {
+                self.cluster.stats.upstream_cx_protocol_error.increment();
+            }
             _ => {}
         }
     }
