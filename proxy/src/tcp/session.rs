@@ -164,10 +164,10 @@ impl Session {
 
     /// Moves bytes until one side or an interrupt ends it.
     async fn relay(&self, downstream: Io, upstream: Io, active: ActiveSession) {
-        if !self.node.access_logs.is_empty() {
-            if let Some(socket) = upstream.socket() {
-                self.info.upstream_local.set(socket.local_address());
-            }
+        if !self.node.access_logs.is_empty()
+            && let Some(socket) = upstream.socket()
+        {
+            self.info.upstream_local.set(socket.local_address());
         }
         if self.node.config.log_on_connected {
             self.log(LogType::TcpUpstreamConnected);

@@ -34,6 +34,7 @@ pub enum Known {
 
 /// Endpoints that the next requests will go to, in their order: chosen in advance, so that connections can be made.
 #[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "most clusters foresee nothing, and pay for a pointer only")]
 pub(super) struct Foreseen(RefCell<Option<Box<VecDeque<Pick>>>>);
 
 impl Foreseen {

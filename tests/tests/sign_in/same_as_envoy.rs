@@ -151,7 +151,8 @@ async fn answers_of_the_server(side: &mut Side) {
 }
 
 async fn forged_ways(side: &mut Side) {
-    let ways: [(&str, fn(&mut Browser) -> String); 13] = [
+    type Way = (&'static str, fn(&mut Browser) -> String);
+    let ways: [Way; 13] = [
         ("an error", |browser| format!("/callback?error=denied&state={}", browser.parameter("state"))),
         ("an error without a state", |_| "/callback?error=denied&a=b".to_owned()),
         ("no code", |browser| format!("/callback?state={}", browser.parameter("state"))),

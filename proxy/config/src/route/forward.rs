@@ -312,11 +312,10 @@ fn given(at: &FieldPath<'_>, wire: Option<WireDuration>) -> Parsed<Option<Durati
     wire.map(|wire| wire::duration(at, wire)).transpose()
 }
 
-/// The upgrades, and how CONNECT ends here.
-fn upgrades(
-    at: &FieldPath<'_>,
-    wire: Vec<pb::route_action::UpgradeConfig>,
-) -> Parsed<(Vec<(String, bool)>, Option<Box<ConnectEnd>>)> {
+/// Protocols, and whether they may be upgraded to; how CONNECT ends here.
+type Upgrades = (Vec<(String, bool)>, Option<Box<ConnectEnd>>);
+
+fn upgrades(at: &FieldPath<'_>, wire: Vec<pb::route_action::UpgradeConfig>) -> Parsed<Upgrades> {
     let mut seen = HashSet::new();
     let mut upgrades = Vec::with_capacity(wire.len());
     let mut connect = None;

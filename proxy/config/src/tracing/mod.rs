@@ -156,6 +156,7 @@ impl Default for RequestIdTracing {
 }
 
 /// Where spans go, and in which form. Source: `envoy.config.trace.v3.Tracing.Http`.
+#[expect(clippy::large_enum_variant, reason = "there are few, and each is shared")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum TraceProvider {
     /// `envoy.tracers.opentelemetry`

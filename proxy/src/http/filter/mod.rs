@@ -238,9 +238,9 @@ impl Filters {
     pub fn upstream(worker: &Rc<Worker>, filters: &UpstreamFilters, prefix: String) -> Self {
         let maker = Maker { worker, prefix, direction: TrafficDirection::Unspecified, place: Place::Upstream };
         let slots = filters.0.iter().filter_map(|filter| maker.slot(filter, &filter.config)).collect();
-        let changes = |config: &HttpFilterConfig| match config {
-            HttpFilterConfig::Compressor(_) | HttpFilterConfig::ExtProc(_) | HttpFilterConfig::Delegating(_) => true,
-            _ => false,
+        let changes = |config: &HttpFilterConfig| {
+            use HttpFilterConfig::{Compressor, Delegating, ExtProc};
+            matches!(config, Compressor(_) | ExtProc(_) | Delegating(_))
         };
         let changes_bodies = filters.0.iter().any(|filter| changes(&filter.config));
         Self { slots, router: Arc::default(), report: false, changes_bodies, upgrades: Box::default() }

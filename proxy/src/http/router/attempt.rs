@@ -49,6 +49,7 @@ pub struct Attempt<'a, 'r> {
 }
 
 /// How a try ended, as far as it is driven here.
+#[expect(clippy::large_enum_variant, reason = "most tries are answered, and a box for each would cost more")]
 pub(super) enum Ended {
     /// Its response head is in the request.
     Answered(Answered),
