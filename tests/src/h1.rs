@@ -54,13 +54,25 @@ impl Reader {
     /// # Errors
     /// If the stream fails or ends inside a head.
     pub async fn head(&mut self) -> io::Result<Option<Vec<u8>>> {
+        match self.until(b"\r\n\r\n").await {
+            Ok(head) => Ok(Some(head)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.buffer.is_empty() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads up to and with the first `end`.
+    ///
+    /// # Errors
+    /// If reading fails, or the stream ends before.
+    pub async fn until(&mut self, end: &[u8]) -> io::Result<Vec<u8>> {
         loop {
-            if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
-                let rest = self.buffer.split_off(end + 4);
-                return Ok(Some(std::mem::replace(&mut self.buffer, rest)));
+            if let Some(start) = self.buffer.windows(end.len()).position(|window| window == end) {
+                let rest = self.buffer.split_off(start + end.len());
+                return Ok(std::mem::replace(&mut self.buffer, rest));
             }
             if !self.more().await? {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     }
@@ -241,7 +253,13 @@ impl Client {
         within("the peer closes", self.reader.body(Framing::UntilEnd)).await.map(|(body, _)| body).unwrap_or_default()
     }
 
-    /// The stream, to do something special with it.
+    /// Bytes of no message, such as those in a tunnel, up to and with the first `end`.
+    pub async fn until(&mut self, end: &[u8]) -> Vec<u8> {
+        let what = format!("bytes up to {:?}", String::from_utf8_lossy(end));
+        within(&what, self.reader.until(end)).await.unwrap_or_else(|error| panic!("{what}: {error}"))
+    }
+
+    /// The stream, for writing: what was read too early is not in it any more.
     pub fn stream(&mut self) -> &mut Box<dyn Stream> {
         self.reader.stream()
     }

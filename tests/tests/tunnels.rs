@@ -64,9 +64,7 @@ async fn echo_h1(mut client: Client, method: &str) -> String {
     }
     let upgrade = head.header("upgrade").unwrap_or("-").to_owned();
     client.send("ping and more").await;
-    let mut echo = [0; 13];
-    let read = client.stream().read_exact(&mut echo);
-    within("an echo", read).await.expect("an echo");
+    let echo = client.until(b"ping and more").await;
     format!("{} upgrade {upgrade}: {}", head.status, String::from_utf8_lossy(&echo))
 }
 
@@ -284,11 +282,7 @@ async fn a_proxy_header_goes_before_what_comes_by_connect() {
         client.send("CONNECT inside:443 HTTP/1.1\r\nhost: inside:443\r\n\r\n").await;
         assert_eq!(client.head().await.status, 200);
         client.send("ping").await;
-        let mut all = Vec::new();
-        while !all.ends_with(b"\r\nping") {
-            all.push(within("the echo of all", client.stream().read_u8()).await.expect("more"));
-        }
-        let all = String::from_utf8(all).expect("text");
+        let all = String::from_utf8(client.until(b"\r\nping").await).expect("text");
         let words: Vec<_> = all.split_whitespace().collect();
         let ["PROXY", "TCP4", "127.0.0.1", "127.0.0.1", _, port, "ping"] = words[..] else { panic!("{all}") };
         assert_eq!(port, address.port().to_string());
