@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use outrigger_config::http_uri::FetchRetries;
 use tokio::time::timeout;
 
+use crate::on_this_thread::OnThisThread;
 use crate::process::Process;
 use crate::upstream::dial::{self, HttpVersion};
 use crate::upstream::stats::ClusterStats;
@@ -136,20 +137,6 @@ struct Driver(tokio::task::JoinHandle<()>);
 impl Drop for Driver {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// Runs what belongs to a connection on the control thread.
-#[derive(Clone, Copy)]
-struct OnThisThread;
-
-impl<F> hyper::rt::Executor<F> for OnThisThread
-where
-    F: Future + 'static,
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
     }
 }
 

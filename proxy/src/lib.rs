@@ -21,6 +21,7 @@ pub mod load_report;
 pub mod logging;
 pub mod moments;
 pub mod network;
+mod on_this_thread;
 pub mod overload;
 pub mod process;
 pub mod rbac;

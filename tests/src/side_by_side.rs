@@ -241,18 +241,43 @@ pub async fn same(bootstrap: &str, chains: &[Chain], cases: &[Case], intended: I
     assert!(report.is_empty(), "not the same as with Envoy:\n{report}");
 }
 
-/// Compares the stats with a prefix once they have settled: an answer may be with its client before all that belongs to it is
-/// counted. Writes what differs for good into `report`.
+/// Compares the stats with a prefix once they have settled. Writes what differs for good into `report`.
 pub async fn compare_stats(report: &mut String, intended: Intended, prefix: &str, envoy: &Side, subject: &Side) {
+    let look = async || (envoy.stats(prefix).await, subject.stats(prefix).await);
+    compare_settled(report, intended, prefix, look).await;
+}
+
+/// Compares what Envoy and the proxy show once it has settled: an answer may be with its client before all that belongs to
+/// it is counted. Writes what differs for good into `report`.
+pub async fn compare_settled(
+    report: &mut String,
+    intended: Intended,
+    name: &str,
+    look: impl AsyncFn() -> (Vec<String>, Vec<String>),
+) {
     let deadline = Instant::now() + SETTLED;
     loop {
+        let (expected, seen) = look().await;
         let mut different = String::new();
-        compare(&mut different, intended, prefix, envoy.stats(prefix).await, subject.stats(prefix).await);
+        compare(&mut different, intended, name, expected, seen);
         if different.is_empty() || Instant::now() >= deadline {
             return report.push_str(&different);
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Compares lists of observations that have the same names in the same order.
+///
+/// # Panics
+/// If there is a difference that is not intended.
+pub fn assert_same<N: AsRef<str>>(intended: Intended, expected: Vec<(N, Vec<String>)>, seen: Vec<(N, Vec<String>)>) {
+    assert_eq!(expected.len(), seen.len());
+    let mut report = String::new();
+    for ((name, expected), (_, seen)) in expected.into_iter().zip(seen) {
+        compare(&mut report, intended, name.as_ref(), expected, seen);
+    }
+    assert!(report.is_empty(), "not the same as with Envoy:\n{report}");
 }
 
 /// Writes what differs into `report`.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use outrigger_tests::certificates::{self, Authority};
 use outrigger_tests::config::{self, bootstrap, chain, cluster, http2_cluster, listener};
-use outrigger_tests::side_by_side::{Intended, compare};
+use outrigger_tests::side_by_side::{Intended, assert_same};
 use outrigger_tests::tcp::{ClosedPort, Conduct, Peer};
 use outrigger_tests::{AskedService, Proxy, Settings, proxy, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -125,9 +125,5 @@ async fn observed(program: PathBuf) -> Vec<(&'static str, Vec<String>)> {
 async fn connections_are_asked_about_as_by_envoy() {
     let expected = observed(proxy::envoy()).await;
     let seen = observed(proxy::program()).await;
-    let mut report = String::new();
-    for ((name, expected), (_, seen)) in expected.into_iter().zip(seen) {
-        compare(&mut report, INTENDED, name, expected, seen);
-    }
-    assert!(report.is_empty(), "not the same as with Envoy:\n{report}");
+    assert_same(INTENDED, expected, seen);
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use outrigger_tests::config::{bootstrap, chain, cluster, http, http2_cluster, listener, routes};
 use outrigger_tests::h1::Client;
-use outrigger_tests::side_by_side::{Intended, compare};
+use outrigger_tests::side_by_side::{Intended, assert_same};
 use outrigger_tests::{AskedService, Proxy, Settings, Upstream, proxy};
 
 const INTENDED: Intended = &[];
@@ -125,9 +125,5 @@ async fn observed(program: PathBuf) -> Vec<(&'static str, Vec<String>)> {
 async fn servers_that_fail_are_asked_again_as_by_envoy() {
     let expected = observed(proxy::envoy()).await;
     let seen = observed(proxy::program()).await;
-    let mut report = String::new();
-    for ((name, expected), (_, seen)) in expected.into_iter().zip(seen) {
-        compare(&mut report, INTENDED, name, expected, seen);
-    }
-    assert!(report.is_empty(), "not the same as with Envoy:\n{report}");
+    assert_same(INTENDED, expected, seen);
 }

@@ -10,7 +10,7 @@ use outrigger_tests::authorization_server::Asked;
 use outrigger_tests::config::{
     self, ADS, Xds, ads_bootstrap, all_to, bootstrap, chain, cluster, cluster_with, resource, resources,
 };
-use outrigger_tests::side_by_side::{Intended, compare};
+use outrigger_tests::side_by_side::{Intended, assert_same};
 use outrigger_tests::tcp::ClosedPort;
 use outrigger_tests::{AuthorizationServer, Proxy, SOON, Settings, Upstream, eventually, h1, proxy};
 
@@ -184,11 +184,7 @@ fn told(asked: &Asked) -> Vec<String> {
 async fn credentials_are_injected_as_by_envoy() {
     let expected = observed(proxy::envoy()).await;
     let seen = observed(proxy::program()).await;
-    let mut report = String::new();
-    for ((name, expected), (_, seen)) in expected.into_iter().zip(seen) {
-        compare(&mut report, INTENDED, &name, expected, seen);
-    }
-    assert!(report.is_empty(), "not the same as with Envoy:\n{report}");
+    assert_same(INTENDED, expected, seen);
 }
 
 /// What an upstream sees in `authorization`.

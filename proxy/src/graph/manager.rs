@@ -27,6 +27,7 @@ use outrigger_xds::{Interest, ResourceKind, SourceKey, WatchId, XdsClient};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
+use super::RuntimeSnapshot;
 use super::compile::{self, ClusterBuild, ClusterInputs, CompileError, Extensions, ListenerBuild, Surroundings};
 use super::coverage::Coverage;
 use super::demands::Waiting;
@@ -38,21 +39,20 @@ use super::need::{self, Need, WantedFilter};
 use super::overrides::Overrides;
 use super::resources::Resources;
 use super::runtime_layers::RuntimeLayers;
-use super::secrets::{SecretSources, generic_secrets};
+use super::secrets::SecretSources;
 use super::sockets::BoundSockets;
 use super::sources::Sources;
 use super::stale::TimedAssignments;
-use super::stats::{Stats, count};
+use super::stats::Stats;
 use super::unknown_fields::UnknownFieldRule;
 use super::warming::{Action, Phase, Warming};
 use super::zone::{LocalCluster, locality_of};
-use super::{Graph, RuntimeSnapshot};
 use crate::accesslog::{AccessLogManager, AccessLogger};
 use crate::cli::{DrainStrategy, UnknownDynamicFields};
 use crate::health::{Checks, LoadStreams, Outliers};
 use crate::process::Process;
 use crate::upstream::dns::Resolvers;
-use crate::worker::{Command, ListenSocket, Workers};
+use crate::worker::{ListenSocket, Workers};
 
 /// Settings of the manager.
 pub struct ManagerOptions {
@@ -164,9 +164,9 @@ pub struct GraphManager {
     pub(super) outlier_event_log: Option<PathBuf>,
     /// Wakes the task that looks after endpoint health.
     pub(super) health_wake: Arc<Notify>,
-    /// Watch the files of discovered secrets.
     /// Requests that wait for what is discovered on demand.
     pub(super) waiting: Waiting,
+    /// Watch the files of discovered secrets.
     pub(super) secret_files: HashMap<Need, Vec<AbortHandle>>,
     pub(super) secret_sources: SecretSources,
     pub(super) history: History,
@@ -183,10 +183,10 @@ pub struct GraphManager {
     pub(super) draining_chains: usize,
     next_sockets: u64,
     pub(super) next_position: u64,
-    generation: u64,
-    dirty: bool,
-    starts: Vec<(Arc<str>, u64, Vec<Vec<ListenSocket>>)>,
-    stops: Vec<u64>,
+    pub(super) generation: u64,
+    pub(super) dirty: bool,
+    pub(super) starts: Vec<(Arc<str>, u64, Vec<Vec<ListenSocket>>)>,
+    pub(super) stops: Vec<u64>,
     pub(super) check_drains: bool,
     /// Lets through what has waited for clusters long enough, then.
     release: Option<(Instant, AbortHandle)>,
@@ -604,67 +604,6 @@ impl GraphManager {
         self.history.refused(kind, name, Refusal { record, details: error.to_string() });
     }
 
-    /// Closes the sockets of a listener on all workers, after the next publication.
-    pub(super) fn stop_sockets(&mut self, id: u64) {
-        self.stops.push(id);
-    }
-
-    /// The last generation that was published.
-    pub(super) fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// Something that the graph shows has changed.
-    pub(super) fn changed(&mut self) {
-        self.dirty = true;
-    }
-
-    fn publish(&mut self) {
-        if std::mem::take(&mut self.dirty) {
-            self.generation += 1;
-            self.process.graph.publish(Arc::new(self.graph()));
-            // Those who wait for an endpoint may be the only requests that their worker has.
-            for gate in self.clusters.values().filter_map(|build| build.node.shared.gate_if_used()) {
-                gate.kick();
-            }
-        }
-        // After the graph, in which workers look listeners up.
-        for (name, id, sockets) in std::mem::take(&mut self.starts) {
-            for (worker, sockets) in sockets.into_iter().enumerate().take(self.workers.count()) {
-                self.workers.send(worker, Command::StartListener { name: Arc::clone(&name), id, sockets });
-            }
-        }
-        for id in std::mem::take(&mut self.stops) {
-            self.workers.send_all(|| Command::StopListener { id });
-        }
-        if std::mem::take(&mut self.check_drains) {
-            self.workers.send_all(|| Command::CheckDrains);
-        }
-    }
-
-    fn graph(&self) -> Graph {
-        let listeners =
-            self.listeners.iter().map(|(name, running)| (Arc::clone(name), Arc::clone(&running.build.node)));
-        let clusters = self.clusters.iter().filter(|(_, build)| build.is_usable());
-        let routes = self.warming.routes().filter_map(|(need, entry)| match need {
-            Need::Resource { name, .. } => Some((Arc::clone(name), Arc::clone(entry.active()?))),
-            Need::Addresses { .. } | Need::Checks { .. } | Need::Keys { .. } | Need::Token { .. } => None,
-        });
-        let retired = self.retired_routes.iter().map(|(name, (table, _))| (Arc::clone(name), Arc::clone(table)));
-        let scopes = self.resources.scopes.iter();
-        let scopes = scopes.filter_map(|(need, scopes)| Some((need.source()?.into(), Arc::clone(&scopes.table))));
-        Graph {
-            generation: self.generation,
-            listeners: listeners.collect(),
-            clusters: clusters.map(|(name, build)| (Arc::clone(name), Arc::clone(&build.node))).collect(),
-            routes: retired.chain(routes).collect(),
-            scopes: scopes.collect(),
-            secrets: generic_secrets(&self.resources, &self.secret_sources),
-            local_cluster: self.local.name().cloned(),
-            runtime: Arc::clone(&self.runtime_snapshot),
-        }
-    }
-
     /// Looks again when the next one that waits for clusters has waited long enough.
     fn plan_release(&mut self) {
         let next = self.warming.next_release();
@@ -705,24 +644,5 @@ impl GraphManager {
 
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) -> AbortHandle {
         tokio::task::spawn_local(task).abort_handle()
-    }
-
-    fn count(&self) {
-        let Stats { listeners, clusters, .. } = &self.stats;
-        count(&listeners.total_listeners_active, self.listeners.len());
-        let warming = self.warming.listeners().filter(|(_, entry)| entry.warming().is_some());
-        count(&listeners.total_listeners_warming, warming.count());
-        count(&listeners.total_listeners_draining, self.draining_listeners);
-        count(&listeners.total_filter_chains_draining, self.draining_chains);
-        count(&clusters.active_clusters, self.clusters.len().saturating_sub(self.lingering.len()));
-        let mut warming = 0;
-        for (name, entry) in self.warming.clusters() {
-            let waits = entry.warming().is_some();
-            warming += usize::from(waits);
-            if let Some(stats) = self.stats.cluster.get(name) {
-                stats.warming_state.set(i64::from(waits));
-            }
-        }
-        count(&clusters.warming_clusters, warming);
     }
 }

@@ -25,6 +25,7 @@ mod manager;
 mod need;
 mod offers;
 pub mod overrides;
+mod publication;
 mod resources;
 pub mod runtime_layers;
 mod scopes;

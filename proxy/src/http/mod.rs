@@ -10,3 +10,4 @@ pub mod message;
 pub mod original_names;
 pub mod router;
 pub mod seam;
+pub mod token;

@@ -41,8 +41,12 @@ pub struct Peer {
 impl Peer {
     fn of(facts: &Value) -> Self {
         let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let fact = |key: &str| text(facts, key);
         let label = |key: &str| facts.get("LABELS").map(|labels| text(labels, key)).unwrap_or_default();
+        Self::from_facts(|key| text(facts, key), label)
+    }
+
+    /// From what it says of itself, and its labels; empty texts for what it does not say.
+    pub(super) fn from_facts(fact: impl Fn(&str) -> String, label: impl Fn(&str) -> String) -> Self {
         Self {
             workload: fact("WORKLOAD_NAME"),
             namespace: fact("NAMESPACE"),

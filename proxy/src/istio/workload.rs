@@ -107,16 +107,7 @@ impl Workload {
             let fact = |key: &str| self.facts.get(key).cloned().unwrap_or_default();
             let labels = self.told_labels(&[]);
             let label = |key: &str| labels.get(key).map(|value| (*value).to_owned()).unwrap_or_default();
-            Peer {
-                workload: fact("WORKLOAD_NAME"),
-                namespace: fact("NAMESPACE"),
-                cluster: fact("CLUSTER_ID"),
-                app: label("app"),
-                version: label("version"),
-                canonical_name: label(CANONICAL_NAME),
-                canonical_revision: label(CANONICAL_REVISION),
-                identity: fact("IDENTITY"),
-            }
+            Peer::from_facts(fact, label)
         })
     }
 

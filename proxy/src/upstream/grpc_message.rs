@@ -8,6 +8,7 @@ use prost::Message;
 
 use super::grpc_stream::GrpcFailure;
 use crate::http::headers::{HeaderId, Headers};
+use crate::http::manager::reply::grpc_status;
 use crate::http::message::{RequestHead, ResponseHead, Version, is_grpc_content_type};
 
 /// Why an answer holds no message.
@@ -115,15 +116,7 @@ pub fn status(head: &ResponseHead, trailers: Option<&Headers>) -> Result<(), Grp
     let ending = trailers.filter(|trailers| trailers.contains(HeaderId::GrpcStatus)).unwrap_or(&head.headers);
     let said: Option<u32> = ending.get_str(HeaderId::GrpcStatus).and_then(|code| code.parse().ok());
     if head.status != 200 && said.is_none() {
-        // Source: gRPC's "HTTP to gRPC Status Code Mapping".
-        let code = match head.status {
-            400 => 13,
-            401 => 16,
-            403 => 7,
-            404 => 12,
-            429 | 502 | 503 | 504 => 14,
-            _ => 2,
-        };
+        let code = grpc_status(head.status);
         return Err(GrpcFailure { code, message: UnaryError::Http(head.status).to_string() });
     }
     match said {

@@ -2,15 +2,15 @@
 //! in [`INTENDED`].
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use outrigger_tests::config::{bootstrap, cluster};
+use outrigger_tests::side_by_side::{compare, compare_settled};
 use outrigger_tests::tokens::Issuer;
-use outrigger_tests::{LOOK_AGAIN, Proxy, Response, Settings, Upstream, h1, h2c, proxy};
+use outrigger_tests::{Proxy, Response, Settings, Upstream, h1, h2c, proxy};
 use serde_json::{Value, json};
 
 use crate::chains::{self, ALGORITHMS};
@@ -575,38 +575,12 @@ async fn compare_all(setups: &[Setup], cases: impl Fn() -> Vec<Case>) {
     let only = std::env::var("ONLY_CASE").unwrap_or_default();
     let mut report = String::new();
     for case in cases().iter().filter(|case| case.name.contains(&only)) {
-        compare(&mut report, &case.name, envoy.observe(case).await, subject.observe(case).await);
+        compare(&mut report, INTENDED, &case.name, envoy.observe(case).await, subject.observe(case).await);
     }
     for setup in setups {
         let prefix = format!("http.{}.", setup.name);
-        let settled = eventually_same(&prefix, &envoy, &subject).await;
-        report.push_str(&settled);
+        let look = async || (envoy.stats(&prefix).await, subject.stats(&prefix).await);
+        compare_settled(&mut report, INTENDED, &prefix, look).await;
     }
     assert!(report.is_empty(), "not the same as with Envoy:\n{report}");
-}
-
-/// What differs of the stats with a prefix for good: an answer may be with its client before all is counted.
-async fn eventually_same(prefix: &str, envoy: &Side, subject: &Side) -> String {
-    let mut looks = 0;
-    loop {
-        let mut report = String::new();
-        compare(&mut report, prefix, envoy.stats(prefix).await, subject.stats(prefix).await);
-        looks += 1;
-        if report.is_empty() || looks == 500 {
-            return report;
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-}
-
-fn compare(report: &mut String, name: &str, expected: Vec<String>, seen: Vec<String>) {
-    let missing = expected.iter().filter(|line| !seen.contains(line)).map(|line| format!("  envoy: {line}"));
-    let extra = seen.iter().filter(|line| !expected.contains(line)).map(|line| format!("  ours:  {line}"));
-    let is_intended = |line: &str| {
-        INTENDED.iter().any(|(of, what, _reason)| (*of == "*" || name.starts_with(of)) && line.contains(what))
-    };
-    let different: Vec<String> = missing.chain(extra).filter(|line| !is_intended(line)).collect();
-    if !different.is_empty() {
-        writeln!(report, "{name}:\n{}", different.join("\n")).unwrap();
-    }
 }

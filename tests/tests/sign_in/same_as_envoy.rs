@@ -7,7 +7,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use outrigger_tests::authorization_server::Asked;
-use outrigger_tests::side_by_side::{Intended, compare};
+use outrigger_tests::side_by_side::{Intended, assert_same};
 use outrigger_tests::tcp::ClosedPort;
 use outrigger_tests::{AuthorizationServer, Proxy, Settings, Upstream, proxy};
 use serde_json::Value;
@@ -259,11 +259,7 @@ async fn observed(program: PathBuf, runtime: &str) -> Vec<(String, Vec<String>)>
 async fn same(runtime: &str) {
     let expected = observed(proxy::envoy(), runtime).await;
     let seen = observed(proxy::program(), runtime).await;
-    let mut report = String::new();
-    for ((name, expected), (_, seen)) in expected.into_iter().zip(seen) {
-        compare(&mut report, INTENDED, &name, expected, seen);
-    }
-    assert!(report.is_empty(), "not the same as with Envoy:\n{report}");
+    assert_same(INTENDED, expected, seen);
 }
 
 #[tokio::test]

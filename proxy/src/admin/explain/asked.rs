@@ -21,6 +21,7 @@ use super::super::tree::{Tree, tree};
 use crate::accesslog::{self, attributes};
 use crate::graph::ListenerNode;
 use crate::http::message::{RequestHead, Version};
+use crate::http::token::is_token;
 use crate::network::ConnectionFacts;
 use crate::stream::{ConnectionInfo, StreamInfo, TlsInfo, WallClock};
 use crate::worker::random::Random;
@@ -159,8 +160,7 @@ fn all<'a>(request: &'a Request, name: &'a str) -> impl Iterator<Item = &'a str>
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or_else(|| format!("header {text:?} is not Name:value"))?;
     let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().to_owned());
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(token) {
+    if !is_token(name.as_bytes()) {
         return Err(format!("header {text:?} has no valid name; host, path and method have parameters of their own"));
     }
     if name == "host" {

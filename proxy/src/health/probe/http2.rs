@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 
 use super::connection::{self, Offer};
 use super::{Answer, ProbeError, Target};
+use crate::on_this_thread::OnThisThread;
 
 /// A connection that takes requests.
 pub(in crate::health) struct Http2Connection {
@@ -26,20 +27,6 @@ pub(in crate::health) struct Http2Connection {
 impl Drop for Http2Connection {
     fn drop(&mut self) {
         self.driver.abort();
-    }
-}
-
-/// Runs what belongs to a connection on the thread that it was made on.
-#[derive(Clone, Copy)]
-struct OnThisThread;
-
-impl<F> hyper::rt::Executor<F> for OnThisThread
-where
-    F: Future + 'static,
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
     }
 }
 

@@ -52,9 +52,6 @@ pub(super) fn identify(
     if !trusted || !head.headers.contains(HeaderId::XForwardedProto) {
         head.headers.set(HeaderId::XForwardedProto, scheme(connection));
     }
-    if let Some(scheme) = &config.scheme {
-        head.headers.set(HeaderId::XForwardedProto, scheme.as_bytes());
-    }
     if config.append_x_forwarded_port
         && (!trusted || !head.headers.contains(HeaderId::XForwardedPort))
         && let Some(port) = connection.info.local.port()

@@ -201,22 +201,21 @@ fn not_ignored(head: &RequestHead, ignored: &[StringMatcher]) -> Option<Vec<u8>>
     (!wanted.is_empty()).then(|| wanted.join(&b", "[..]).to_ascii_lowercase())
 }
 
-/// Without a scheme of its own, a request has that of the proxy in front, or of its connection.
+/// The configuration's scheme, for those who come after, too; or else, without a scheme of its own, a request has that of the
+/// proxy in front, or of its connection.
 fn set_scheme(config: &HttpConnectionManager, info: &ConnectionInfo, head: &mut RequestHead) {
-    if !head.scheme().is_empty() && config.scheme.is_none() {
-        return;
-    }
     if let Some(scheme) = &config.scheme {
         head.headers.set(HeaderId::XForwardedProto, scheme.as_bytes());
+        head.set_scheme(scheme.as_bytes());
+    } else if head.scheme().is_empty() {
+        let scheme: &[u8] = match head.headers.get(HeaderId::XForwardedProto) {
+            Some(b"https") => b"https",
+            Some(b"http") => b"http",
+            _ if info.tls.is_some() => b"https",
+            _ => b"http",
+        };
+        head.set_scheme(scheme);
     }
-    let scheme: &[u8] = match (&config.scheme, head.headers.get(HeaderId::XForwardedProto)) {
-        (Some(scheme), _) => scheme.as_bytes(),
-        (None, Some(b"https")) => b"https",
-        (None, Some(b"http")) => b"http",
-        (None, _) if info.tls.is_some() => b"https",
-        (None, _) => b"http",
-    };
-    head.set_scheme(scheme);
 }
 
 fn normalize_path(config: &HttpConnectionManager, head: &mut RequestHead) -> Result<(), LocalReply> {

@@ -51,7 +51,6 @@ pub async fn relay(
         request.response.headers.remove(HeaderId::ContentLength);
         request.response.headers.remove(HeaderId::TransferEncoding);
     }
-    request.info.set_details("via_upstream");
     finish_response(request);
     trace::response_head(request);
     reply::finish_head(&connection, &mut request.response, true, now);

@@ -4,6 +4,7 @@
 //! the codec's to refuse.
 
 use super::Parse;
+use crate::http::token::is_token_byte;
 
 /// Tells `h2c` by the preface of HTTP/2, and `http/1.0` or `http/1.1` by a request line. These are the values that
 /// filter chains match as application protocols.
@@ -25,7 +26,7 @@ fn request_line(seen: &[u8]) -> Parse<&'static str> {
     let end = seen.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
     let unfinished = if end.is_some() { Parse::NotThis } else { Parse::Partial };
     let mut rest = &seen[..end.unwrap_or(seen.len())];
-    for allowed in [is_token as fn(u8) -> bool, is_visible] {
+    for allowed in [is_token_byte as fn(u8) -> bool, is_visible] {
         let word = rest.split(|byte| *byte == b' ').next().unwrap_or_default();
         if !word.iter().all(|byte| allowed(*byte)) {
             return Parse::NotThis;
@@ -41,10 +42,6 @@ fn request_line(seen: &[u8]) -> Parse<&'static str> {
         (Some(_), None) => Parse::Partial,
         _ => Parse::NotThis,
     }
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Bytes beyond ASCII are let through, as the codecs of most servers do.

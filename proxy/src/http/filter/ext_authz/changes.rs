@@ -8,6 +8,7 @@ use outrigger_config::http::filters::{ExtAuthz as Settings, HeaderChange, Ruling
 use super::answer::{Consent, Header, HeaderAction};
 use crate::http::filter::header_mutation::{with, without};
 use crate::http::message::RequestHead;
+use crate::http::token::{is_framing, is_token};
 
 /// The answer of the service asks for what must not be.
 #[derive(Debug, Eq, PartialEq)]
@@ -24,7 +25,7 @@ pub(super) fn apply(consent: &Consent, settings: &Settings, head: &mut RequestHe
         }
     }
     for name in &consent.remove {
-        let kept = name.starts_with(':') || name == "host" || !is_name(name);
+        let kept = name.starts_with(':') || name == "host" || !is_token(name.as_bytes());
         if !kept && may(settings, name, HeaderChange::Remove)? {
             head.headers.remove_by_name(name);
         }
@@ -67,7 +68,7 @@ fn change(head: &mut RequestHead, action: HeaderAction, (name, value): &Header) 
     };
     match name.as_str() {
         ":path" if is_target(value) => head.set_path(value),
-        ":method" if !value.is_empty() && value.iter().all(|byte| is_token(*byte)) => head.set_method(value),
+        ":method" if is_token(value) => head.set_method(value),
         ":authority" | "host" if is_target(value) => head.set_authority(value),
         ":scheme" if matches!(value.as_slice(), b"http" | b"https") => head.set_scheme(value),
         name if name.starts_with(':') || name == "host" => return Err(Invalid),
@@ -82,32 +83,12 @@ fn change(head: &mut RequestHead, action: HeaderAction, (name, value): &Header) 
 /// Whether a header can stand in a message.
 pub(super) fn is_valid((name, value): &Header) -> bool {
     let name = name.strip_prefix(':').unwrap_or(name);
-    is_name(name) && value.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control())
+    is_token(name.as_bytes()) && value.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control())
 }
 
 /// Headers that say how one message is framed on one connection (RFC 9110 section 7.6.1).
 pub(super) fn is_of_one_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "content-length"
-            | "expect"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
-
-fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(is_token)
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    name == "expect" || is_framing(name)
 }
 
 fn is_target(value: &[u8]) -> bool {

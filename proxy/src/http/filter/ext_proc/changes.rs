@@ -8,6 +8,7 @@ use outrigger_config::http::filters::{HeaderChange, HeaderRules, Ruling};
 
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
+use crate::http::token::{is_framing, is_token};
 
 /// What is changed.
 pub(super) enum Target<'a> {
@@ -104,13 +105,10 @@ impl Target<'_> {
     /// False if the header cannot have this value, or is none of this message.
     fn set(&mut self, name: &str, value: &[u8], append: bool) -> bool {
         let target = |value: &[u8]| !value.is_empty() && value.iter().all(u8::is_ascii_graphic);
-        let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
         match (self, name) {
             (Target::Request(head), ":path") if target(value) => head.set_path(value),
             (Target::Request(head), ":authority" | "host") if target(value) => head.set_authority(value),
-            (Target::Request(head), ":method") if !value.is_empty() && value.iter().all(token) => {
-                head.set_method(value);
-            }
+            (Target::Request(head), ":method") if is_token(value) => head.set_method(value),
             (Target::Request(head), ":scheme") if matches!(value, b"http" | b"https") => head.set_scheme(value),
             (Target::Response(head), ":status") => {
                 let status = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
@@ -129,23 +127,7 @@ impl Target<'_> {
 /// A name in lower case; those of pseudo headers begin with a colon.
 fn is_name(name: &str) -> bool {
     let name = name.strip_prefix(':').unwrap_or(name);
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
-}
-
-/// Headers that say how one message is framed on one connection (RFC 9110 section 7.6.1): nobody else may say that.
-fn is_framing(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "content-length"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+    is_token(name.as_bytes())
 }
 
 #[cfg(test)]

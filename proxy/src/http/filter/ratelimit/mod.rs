@@ -30,6 +30,7 @@ use super::{Exchange, HttpFilter, Maker, Verdict};
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::manager::mutate;
 use crate::http::manager::reply::LocalReply;
+use crate::http::token::is_token;
 use crate::scope;
 use crate::stats::names;
 use crate::stream::ResponseFlag;
@@ -336,11 +337,10 @@ fn add_all(wire: Vec<HeaderValue>, headers: &mut Headers) {
     for HeaderValue { key, value, raw_value } in wire {
         let name = key.to_ascii_lowercase();
         let value = if value.is_empty() { raw_value } else { value.into_bytes() };
-        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         let framing =
             matches!(name.as_str(), "connection" | "content-length" | "transfer-encoding" | "upgrade" | "host");
-        let fits = !name.is_empty() && name.bytes().all(token);
-        if fits && !framing && value.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control()) {
+        if is_token(name.as_bytes()) && !framing && value.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control())
+        {
             headers.append(name.as_bytes(), &value);
         }
     }
