@@ -1,7 +1,7 @@
 //! Circuit breakers: limits hold exactly, over all workers together.
 
 use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster_with, http, routes};
-use outrigger_tests::{Proxy, Response, Settings, Upstream, h1, h2c, proxy};
+use outrigger_tests::{Proxy, Response, Settings, Upstream, h1, h2c, proxy, within};
 use tokio::task::JoinSet;
 
 /// Envoy lets each worker have a connection of its own beyond the limit, and its checks race.
@@ -124,6 +124,52 @@ async fn workers_give_idle_connections_up_to_those_that_can_have_none() {
     }
     assert_eq!(upstream.counts().peak, 2);
     proxy.stat_is("cluster.limited.upstream_rq_pending_active", 0).await;
+}
+
+/// A slow endpoint whose requests hold all connections, and for which more wait, does not keep the other one without any.
+#[tokio::test]
+async fn an_endpoint_without_a_connection_gets_the_next_one() {
+    let upstreams = [Upstream::start("one").await, Upstream::start("two").await];
+    let more = ", lb_policy: MAGLEV, circuit_breakers: { thresholds: [{ max_connections: 3 }] }, \
+                typed_extension_protocol_options: { envoy.extensions.upstreams.http.v3.HttpProtocolOptions: { \
+                '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, \
+                common_http_protocol_options: { max_requests_per_connection: 1 }, \
+                explicit_http_config: { http_protocol_options: {} } } }";
+    let clusters = [cluster_with("limited", &upstreams.each_ref().map(Upstream::port), more)];
+    let by_key =
+        "{ match: { prefix: / }, route: { cluster: limited, hash_policy: [{ header: { header_name: x-key } }] } }";
+    let listener = config::listener("web", &[chain(&http("web", &routes(by_key)), "")], "");
+    let settings = Settings { concurrency: 1, ..Settings::default() };
+    let proxy = Proxy::start_with(&bootstrap(&[listener], &clusters), settings).await;
+    let web = proxy.listener("web").await;
+    let mut keys = ["", ""];
+    for key in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"] {
+        let response = h1::Client::connect(web).await.request("GET", "/", &[("x-key", key)], b"").await;
+        keys[usize::from(response.json()["upstream"] == "two")] = key;
+    }
+    let [slow, other] = keys;
+    assert!(!slow.is_empty() && !other.is_empty(), "keys for both");
+    let ask = move |key: &'static str, reply: &'static str| async move {
+        let headers = [("x-key", key), ("x-reply", reply)];
+        h1::Client::connect(web).await.request("GET", "/", &headers, b"").await
+    };
+    let mut at_slow: Vec<_> = (0..3).map(|_| tokio::spawn(ask(slow, "gate"))).collect();
+    upstreams[0].wait("all connections are in use", |counts| counts.waiting == 3).await;
+    at_slow.extend((0..3).map(|_| tokio::spawn(ask(slow, "gate"))));
+    proxy.wait_stat("cluster.limited.upstream_rq_pending_active", |pending| pending == 3).await;
+    let at_other = tokio::spawn(ask(other, "bytes=1"));
+    if !proxy::tests_envoy() {
+        // Envoy gives it a fourth one.
+        proxy.wait_stat("cluster.limited.upstream_rq_pending_active", |pending| pending == 4).await;
+        assert_eq!(proxy.stat("cluster.limited.upstream_cx_active").await, 3);
+        at_slow.remove(0).abort();
+    }
+    assert_eq!(within("the other endpoint's answer", at_other).await.unwrap().status, 200);
+    upstreams[0].open_gate();
+    for request in at_slow {
+        assert_eq!(within("an answer of the slow one", request).await.unwrap().status, 200);
+    }
+    assert_eq!(upstreams[0].counts().peak, 3);
 }
 
 /// As in Envoy: a request that waits for a connection is not one in flight yet.

@@ -2,7 +2,7 @@
 //!
 //! Owns these spans, which Envoy does not have; only verbose tracing records them. Never waits itself.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use outrigger_policy::trace::child;
 
@@ -14,6 +14,8 @@ use crate::http::manager::request::Request;
 pub struct Opening {
     /// Its place among the connections of its cluster was taken.
     pub start: Instant,
+    /// Whoever it was made for had to wait until then.
+    pub waited: bool,
     /// The transport below TLS was connected; `None` if it never was.
     pub connected: Option<Instant>,
     /// It was ready for requests; `None` if it never was.
@@ -49,7 +51,7 @@ pub fn acquired(request: &Request<'_>, began: Instant, opening: Opening) {
     let Some(opening) = Some(opening).filter(|opening| opening.start >= began) else {
         return send(request, "queue", began, now, reached());
     };
-    if opening.start.saturating_duration_since(began) >= WORTH_TELLING {
+    if opening.waited {
         send(request, "queue", began, opening.start, reached());
     }
     let connected = opening.connected.unwrap_or(now);
@@ -58,9 +60,6 @@ pub fn acquired(request: &Request<'_>, began: Instant, opening: Opening) {
         send(request, "tls handshake", connected, now, reached());
     }
 }
-
-/// Waits that are shorter are no waits.
-const WORTH_TELLING: Duration = Duration::from_micros(100);
 
 fn is_verbose(request: &Request<'_>) -> bool {
     let recorded = request.trace.as_ref().and_then(|trace| trace.recorded.as_ref());

@@ -27,6 +27,7 @@ use super::host::Host;
 use super::key::{ConnectionKey, Fit};
 use super::proxy_header;
 use super::stats::{ClusterStats, EndedBy};
+use super::vacancy;
 use super::worker_host::WorkerHost;
 use crate::graph::ClusterShared;
 use crate::istio;
@@ -87,6 +88,8 @@ pub struct Counted {
     connected_after: Cell<u32>,
     /// Microseconds from the start until it was ready for requests; 0 before.
     ready_after: Cell<u32>,
+    /// The request that it was made for had to wait for its place.
+    waited: bool,
     /// Unique in the process.
     id: u64,
     /// What TLS showed.
@@ -102,6 +105,11 @@ impl Counted {
     /// Says for whose requests it is made.
     pub fn set_key(&mut self, key: Option<Box<ConnectionKey>>) {
         self.key = key;
+    }
+
+    /// Says whether the request that it is made for had to wait for its place.
+    pub fn set_waited(&mut self, waited: bool) {
+        self.waited = waited;
     }
 
     /// Whether it serves those who ask for this.
@@ -121,7 +129,7 @@ impl Counted {
 
     /// Whether it does better to end than to wait for a request.
     pub fn is_wanted_elsewhere(&self) -> bool {
-        self.limit.vacancy(self.priority).is_wanted()
+        vacancy::is_short(&self.cluster, self.priority)
     }
 
     /// Whose connection it is.
@@ -152,6 +160,7 @@ impl Counted {
         };
         Opening {
             start: self.start,
+            waited: self.waited,
             connected: after(&self.connected_after),
             ready: after(&self.ready_after),
             secure: self.host.node.tls.get(self.host.host.transport).is_some(),
@@ -184,7 +193,7 @@ impl Drop for Counted {
         }
         // Whoever is told looks at once, maybe on another thread: the place has to be free by then.
         self.permit = None;
-        self.limit.vacancy(self.priority).freed.notify_one();
+        self.limit.vacancy(self.priority).tell();
         self.host.host.shared.freed().notify_one();
         if self.host.connections.get() == 0 {
             // Now this worker may have one beyond the limit, or ask others for one of theirs.
@@ -197,6 +206,7 @@ impl Drop for Counted {
 ///
 /// Where many requests share a connection, which then may never be free, a worker without any to the endpoint is let
 /// through even at the cluster's limit (`beyond`): those that came late would starve. Envoy does so for all protocols.
+/// Whoever has connections to the endpoint leaves room to those that wait without any.
 pub fn take_place(
     cluster: &Rc<WorkerCluster>,
     host: &Rc<WorkerHost>,
@@ -212,7 +222,8 @@ pub fn take_place(
         full
     };
     shared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).map_err(|_| overflow(Full::Host))?;
-    let permit = match breaker.try_acquire_within(Resource::Connection, &thresholds) {
+    let spare = host.connections.get() == 0 || vacancy::has_spare(cluster, priority);
+    let permit = match spare.then(|| breaker.try_acquire_within(Resource::Connection, &thresholds)).flatten() {
         Some(permit) => permit,
         None if beyond && host.connections.get() == 0 => breaker.acquire_beyond_limit(Resource::Connection),
         None => {
@@ -239,6 +250,7 @@ pub fn take_place(
         key: None,
         connected_after: Cell::new(0),
         ready_after: Cell::new(0),
+        waited: false,
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         tls: OnceCell::new(),
     })

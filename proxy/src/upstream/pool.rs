@@ -17,7 +17,7 @@ use super::connect::{self, ConnectError, Full, Means};
 use super::key::{ConnectionKey, Fit};
 use super::preconnect::spare;
 use super::stream::UpstreamStream;
-use super::vacancy::Starving;
+use super::vacancy::{Starving, Vacancy};
 use super::worker_host::WorkerHost;
 use super::{h1, h2};
 use crate::http::h1::link::Link;
@@ -141,6 +141,7 @@ pub async fn acquire(
     // A connection for HTTP/1 comes free with the end of its request, so that the limit can hold exactly.
     let beyond = protocol != UpstreamProtocol::Http1;
     let mut starving = None;
+    let mut waited = false;
     loop {
         if let Some(stream) = ready_stream(host, protocol, &fit) {
             return Ok(stream);
@@ -149,6 +150,7 @@ pub async fn acquire(
             drop(told);
             told = Told(None);
             spare(host).await;
+            waited = true;
             continue;
         }
         let made_for_another = host.connecting.get() && !fit.matches(host.connecting_for.borrow().as_deref());
@@ -156,6 +158,7 @@ pub async fn acquire(
             drop(told);
             told = Told(None);
             host.connected.notified().await;
+            waited = true;
             let failure = host.connect_failure.borrow();
             if failure.0 != failures {
                 return Err(ConnectError::Shared(failure.1.clone()).into());
@@ -168,7 +171,9 @@ pub async fn acquire(
         match connect::take_place(cluster, host, wanted.priority, beyond) {
             Ok(mut counted) => {
                 told.0 = None;
+                drop(starving.take());
                 counted.set_key(fit.key());
+                counted.set_waited(waited);
                 let connecting = protocol != UpstreamProtocol::Http1 && !made_for_another;
                 let connecting = connecting.then(|| Connecting::new(host, fit.key()));
                 let opened = open(worker, host, counted, protocol, wanted).await;
@@ -189,28 +194,59 @@ pub async fn acquire(
             // Connections that cannot serve this request make room for one that can.
             Err(_) if close_unfit(host, &fit) => {}
             Err(full) => {
+                starving = starving.filter(|_| host.connections.get() == 0);
                 if full == Full::Cluster && !beyond && host.connections.get() == 0 {
                     let starving = starving.get_or_insert_with(|| Starving::new(cluster, wanted.priority));
                     if starving.find_room(worker, cluster) {
                         continue;
                     }
                 }
-                let freed = match full {
-                    Full::Cluster => &shared.vacancy(wanted.priority).freed,
-                    Full::Host => host.host.shared.freed(),
+                let place = match full {
+                    Full::Cluster => Awaited::Cluster(shared.vacancy(wanted.priority), starving.is_some()),
+                    Full::Host => Awaited::Host(host.host.shared.freed()),
                 };
                 // Told of a place that somebody else was quicker to take, there is nothing to pass on.
-                told.0 = told.0.filter(|before| !std::ptr::eq(*before, freed));
+                told.0 = told.0.filter(|before| !before.is(&place));
                 drop(told);
-                told = Told(room(host, protocol, freed).await);
+                told = Told(room(host, protocol, place).await);
+                waited = true;
             }
         }
     }
 }
 
-/// Waits until there may be room: on a connection to `host`, for a new one (then with `freed`, of which nobody else was
+/// A place among connections that somebody waits for.
+#[derive(Clone, Copy)]
+enum Awaited<'a> {
+    /// Under the limit of the cluster, starving or not.
+    Cluster(&'a Vacancy, bool),
+    /// Under that of the endpoint.
+    Host(&'a Notify),
+}
+
+impl<'a> Awaited<'a> {
+    fn freed(self) -> &'a Notify {
+        match self {
+            Self::Cluster(vacancy, starves) => vacancy.told(starves),
+            Self::Host(freed) => freed,
+        }
+    }
+
+    fn is(self, other: &Self) -> bool {
+        std::ptr::eq(self.freed(), other.freed())
+    }
+
+    fn tell_another(self) {
+        match self {
+            Self::Cluster(vacancy, _) => vacancy.tell(),
+            Self::Host(freed) => freed.notify_one(),
+        }
+    }
+}
+
+/// Waits until there may be room: on a connection to `host`, for a new one (then with its `place`, of which nobody else was
 /// told), or for streams.
-async fn room<'a>(host: &WorkerHost, protocol: UpstreamProtocol, freed: &'a Notify) -> Option<&'a Notify> {
+async fn room<'a>(host: &WorkerHost, protocol: UpstreamProtocol, place: Awaited<'a>) -> Option<Awaited<'a>> {
     let streams = async {
         match protocol {
             UpstreamProtocol::Http1 => std::future::pending().await,
@@ -220,7 +256,7 @@ async fn room<'a>(host: &WorkerHost, protocol: UpstreamProtocol, freed: &'a Noti
     tokio::select! {
         biased;
         () = host.released.notified() => None,
-        () = freed.notified() => Some(freed),
+        () = place.freed().notified() => Some(place),
         () = streams => None,
     }
 }
@@ -232,12 +268,12 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 const STREAM_LIMIT_CHECK: Duration = Duration::from_secs(1);
 
 /// A place was freed, and one request was told. If it does not take it, the next one has to be told.
-struct Told<'a>(Option<&'a Notify>);
+struct Told<'a>(Option<Awaited<'a>>);
 
 impl Drop for Told<'_> {
     fn drop(&mut self) {
-        if let Some(freed) = self.0 {
-            freed.notify_one();
+        if let Some(place) = self.0 {
+            place.tell_another();
         }
     }
 }

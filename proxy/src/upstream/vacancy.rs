@@ -17,20 +17,32 @@ use crate::worker::{Command, Worker};
 /// What waits for connections of one priority.
 #[derive(Debug, Default)]
 pub struct Vacancy {
-    /// Tells one of those who wait, on whatever worker, that a connection has ended.
-    pub freed: Notify,
+    /// Tells one of those who wait, on whatever worker, that there is room.
+    freed: Notify,
+    /// The same for those who starve, whose turn is first: others have connections that will serve them.
+    freed_for_starving: Notify,
     /// Requests on workers that have no connection which could serve them.
     starving: AtomicU32,
 }
 
 impl Vacancy {
-    fn starving(&self) -> u32 {
+    /// How many requests wait on workers that have no connection to their endpoint.
+    pub fn starving(&self) -> u32 {
         self.starving.load(Ordering::Relaxed)
     }
 
-    /// Whether a connection that has become idle does better to end: somewhere a request waits that it cannot serve.
-    pub fn is_wanted(&self) -> bool {
-        self.starving() > 0
+    /// Tells somebody that there is room.
+    pub fn tell(&self) {
+        if self.starving() > 0 {
+            self.freed_for_starving.notify_one();
+        } else {
+            self.freed.notify_one();
+        }
+    }
+
+    /// By what somebody is told, who starves or not.
+    pub fn told(&self, starves: bool) -> &Notify {
+        if starves { &self.freed_for_starving } else { &self.freed }
     }
 }
 
@@ -61,13 +73,33 @@ impl Starving {
 
 impl Drop for Starving {
     fn drop(&mut self) {
-        self.shared.vacancy(self.priority).starving.fetch_sub(1, Ordering::Relaxed);
+        let vacancy = self.shared.vacancy(self.priority);
+        if vacancy.starving.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // Room that was offered to this one, or that was kept for it, is for the others now.
+            vacancy.freed.notify_one();
+        }
     }
+}
+
+/// Whether there is less room than those need who starve: then idle connections do better to end, and those who have
+/// connections leave the room that there is.
+pub fn is_short(cluster: &WorkerCluster, priority: Priority) -> bool {
+    let starving = cluster.node().shared.vacancy(priority).starving();
+    starving > 0 && room(cluster, priority) < starving
+}
+
+/// Whether a connection can be had without taking it from those who starve.
+pub fn has_spare(cluster: &WorkerCluster, priority: Priority) -> bool {
+    let starving = cluster.node().shared.vacancy(priority).starving();
+    starving == 0 || room(cluster, priority) > starving
 }
 
 /// Closes an idle connection if there is not room for all who can have none; whether one was closed.
 pub fn make_room(cluster: &WorkerCluster, priority: Priority) -> bool {
+    is_short(cluster, priority) && cluster.close_idle(priority)
+}
+
+fn room(cluster: &WorkerCluster, priority: Priority) -> u32 {
     let (breaker, thresholds) = cluster.limits(priority);
-    let room = breaker.remaining(Resource::Connection, &thresholds, 0);
-    room < cluster.node().shared.vacancy(priority).starving() && cluster.close_idle(priority)
+    breaker.remaining(Resource::Connection, &thresholds, 0)
 }

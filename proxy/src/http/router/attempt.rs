@@ -497,7 +497,7 @@ fn acquired(request: &Request<'_>, stream: &UpstreamStream, now: Instant) {
     if let Some(tls) = counted.tls() {
         *info.upstream_tls.borrow_mut() = Some(Arc::clone(tls));
     }
-    let Opening { start, connected, ready, secure } = counted.opening();
+    let Opening { start, waited: _, connected, ready, secure } = counted.opening();
     info.reached(Milestone::ConnectBegin, start);
     if let Some(connected) = connected {
         info.reached(Milestone::Connected, connected);

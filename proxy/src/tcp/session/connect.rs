@@ -296,7 +296,7 @@ impl Session {
     fn note_connected(&self, counted: &Counted) {
         self.info.upstream_connection.set(counted.id());
         *self.info.upstream_tls.borrow_mut() = counted.tls().cloned();
-        let Opening { start, connected, ready, secure } = counted.opening();
+        let Opening { start, waited: _, connected, ready, secure } = counted.opening();
         self.info.reached(Milestone::ConnectBegin, start);
         if let Some(connected) = connected {
             self.info.reached(Milestone::Connected, connected);
