@@ -269,12 +269,10 @@ fn copy_headers(
 ) -> Result<(), HeadError> {
     let head = &input[..length];
     // httparse takes a bare LF for a line end; others do not, and so see other headers than we would.
-    let mut previous = 0;
-    for (position, byte) in head.iter().enumerate() {
-        if *byte == b'\n' && (position == 0 || previous != b'\r') {
+    for position in memchr::memchr_iter(b'\n', head) {
+        if position == 0 || head[position - 1] != b'\r' {
             return Err(HeadError::Syntax("line end without carriage return"));
         }
-        previous = *byte;
     }
     let base = headers.store_head(head);
     for header in found {
