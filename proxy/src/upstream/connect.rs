@@ -129,7 +129,8 @@ impl Counted {
 
     /// Whether it does better to end than to wait for a request.
     pub fn is_wanted_elsewhere(&self) -> bool {
-        vacancy::is_short(&self.cluster, self.priority)
+        // Nearly always nobody is starving, and then this is all that a request pays.
+        self.limit.vacancy(self.priority).starving() > 0 && vacancy::is_short(&self.cluster, self.priority)
     }
 
     /// Whose connection it is.
@@ -202,16 +203,25 @@ impl Drop for Counted {
     }
 }
 
+/// What somebody may claim who wants a place among the connections of a cluster.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Claim {
+    /// A place that is free, and that nobody starves for.
+    Spare,
+    /// A place that is free.
+    Starving,
+    /// As [`Self::Spare`], and one even at the limit for a worker that has no connection to the endpoint. For protocols with
+    /// which many requests share a connection, which then may never be free: those that came late would starve. Envoy does
+    /// so for all protocols.
+    One,
+}
+
 /// Takes a place among the connections of a cluster and its endpoint.
-///
-/// Where many requests share a connection, which then may never be free, a worker without any to the endpoint is let
-/// through even at the cluster's limit (`beyond`): those that came late would starve. Envoy does so for all protocols.
-/// Whoever has connections to the endpoint leaves room to those that wait without any.
 pub fn take_place(
     cluster: &Rc<WorkerCluster>,
     host: &Rc<WorkerHost>,
     priority: Priority,
-    beyond: bool,
+    claim: Claim,
 ) -> Result<Counted, Full> {
     let (breaker, thresholds) = cluster.limits(priority);
     let per_host = cluster.node().config.circuit_breakers.per_host_max_connections;
@@ -222,10 +232,12 @@ pub fn take_place(
         full
     };
     shared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).map_err(|_| overflow(Full::Host))?;
-    let spare = host.connections.get() == 0 || vacancy::has_spare(cluster, priority);
-    let permit = match spare.then(|| breaker.try_acquire_within(Resource::Connection, &thresholds)).flatten() {
+    let may = claim == Claim::Starving || vacancy::has_spare(cluster, priority);
+    let permit = match may.then(|| breaker.try_acquire_within(Resource::Connection, &thresholds)).flatten() {
         Some(permit) => permit,
-        None if beyond && host.connections.get() == 0 => breaker.acquire_beyond_limit(Resource::Connection),
+        None if claim == Claim::One && host.connections.get() == 0 => {
+            breaker.acquire_beyond_limit(Resource::Connection)
+        }
         None => {
             shared.fetch_sub(1, Ordering::Relaxed);
             return Err(overflow(Full::Cluster));

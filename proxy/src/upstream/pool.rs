@@ -13,7 +13,7 @@ use outrigger_policy::breaker::{Permit, Resource};
 use tokio::sync::Notify;
 
 use super::clusters::WorkerCluster;
-use super::connect::{self, ConnectError, Full, Means};
+use super::connect::{self, Claim, ConnectError, Full, Means};
 use super::key::{ConnectionKey, Fit};
 use super::preconnect::spare;
 use super::stream::UpstreamStream;
@@ -168,7 +168,12 @@ pub async fn acquire(
         if worker.is_overloaded(Hook::NewConnection, || false) {
             return Err(PoolError::PendingOverflow);
         }
-        match connect::take_place(cluster, host, wanted.priority, beyond) {
+        let claim = match &starving {
+            Some(_) => Claim::Starving,
+            None if beyond => Claim::One,
+            None => Claim::Spare,
+        };
+        match connect::take_place(cluster, host, wanted.priority, claim) {
             Ok(mut counted) => {
                 told.0 = None;
                 drop(starving.take());
@@ -378,7 +383,8 @@ pub async fn open_raw(
     if worker.is_overloaded(Hook::NewConnection, || false) {
         return Err(PoolError::PendingOverflow);
     }
-    let counted = connect::take_place(cluster, host, wanted.priority, false).map_err(|_| PoolError::PendingOverflow)?;
+    let counted =
+        connect::take_place(cluster, host, wanted.priority, Claim::Spare).map_err(|_| PoolError::PendingOverflow)?;
     cluster.stats.upstream_rq_pending_total.increment();
     let fit = wanted.fit(host);
     let options = &host.node.config.http;

@@ -9,7 +9,7 @@ use outrigger_config::cluster::{Preconnect, UpstreamProtocol};
 use outrigger_policy::balance::Health;
 
 use super::clusters::WorkerCluster;
-use super::connect;
+use super::connect::{self, Claim};
 use super::host::Host;
 use super::pool::{self, Opened, Wanted};
 use super::worker_host::WorkerHost;
@@ -112,7 +112,9 @@ impl Maker<'_> {
         if multiplexed && host.connecting.get() {
             return false;
         }
-        let Ok(counted) = connect::take_place(self.cluster, host, self.wanted.priority, false) else { return false };
+        let Ok(counted) = connect::take_place(self.cluster, host, self.wanted.priority, Claim::Spare) else {
+            return false;
+        };
         let (worker, host, protocol) = (Rc::clone(self.worker), Rc::clone(host), self.protocol);
         let Wanted { priority, downstream, upgrade, .. } = self.wanted;
         tokio::task::spawn_local(async move {

@@ -84,8 +84,7 @@ impl Drop for Starving {
 /// Whether there is less room than those need who starve: then idle connections do better to end, and those who have
 /// connections leave the room that there is.
 pub fn is_short(cluster: &WorkerCluster, priority: Priority) -> bool {
-    let starving = cluster.node().shared.vacancy(priority).starving();
-    starving > 0 && room(cluster, priority) < starving
+    room(cluster, priority) < cluster.node().shared.vacancy(priority).starving()
 }
 
 /// Whether a connection can be had without taking it from those who starve.

@@ -259,6 +259,15 @@ impl Frames {
             // Not more than `skip`.
             self.skip -= count as u32;
         }
+        // Nearly all frames come with their header in one piece, and nothing of their payload is wanted.
+        if self.filled == 0
+            && let Some((head, rest)) = bytes.split_first_chunk()
+            && payload_wanted(head) == 0
+        {
+            *bytes = rest;
+            self.skip = length(head);
+            return Some(frame(head, &[]));
+        }
         while self.filled < self.wanted() {
             let count = bytes.len().min(self.wanted() - self.filled);
             if count == 0 {
@@ -269,50 +278,52 @@ impl Frames {
             self.filled += count;
             *bytes = later;
         }
-        let payload = self.filled - HEAD_BYTES;
-        let frame = self.frame(&self.head[HEAD_BYTES..self.filled]);
+        let (head, payload) = self.head[..self.filled].split_first_chunk()?;
+        let frame = frame(head, payload);
         // At most `MOST_PAYLOAD`, and not more than the length.
-        self.skip = self.length() - payload as u32;
+        self.skip = length(head) - payload.len() as u32;
         self.filled = 0;
         Some(frame)
     }
 
     /// How much of a frame is looked at.
     fn wanted(&self) -> usize {
-        if self.skip > 0 {
-            // Its header has not begun.
-            return HEAD_BYTES;
+        match self.head.first_chunk() {
+            // While there is something to skip, its header has not begun.
+            Some(head) if self.skip == 0 && self.filled >= HEAD_BYTES => HEAD_BYTES + payload_wanted(head),
+            _ => HEAD_BYTES,
         }
-        if self.filled < HEAD_BYTES {
-            return HEAD_BYTES;
-        }
-        let payload = match self.head[3] {
-            RST_STREAM => CODE_BYTES,
-            GOAWAY => MOST_PAYLOAD,
-            DATA | HEADERS if self.head[4] & PADDED != 0 => 1,
-            _ => 0,
-        };
-        HEAD_BYTES + payload.min(self.length() as usize)
     }
+}
 
-    fn length(&self) -> u32 {
-        u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]])
-    }
+/// How much of its payload a frame is told by.
+fn payload_wanted(head: &[u8; HEAD_BYTES]) -> usize {
+    let payload = match head[3] {
+        RST_STREAM => CODE_BYTES,
+        GOAWAY => MOST_PAYLOAD,
+        DATA | HEADERS if head[4] & PADDED != 0 => 1,
+        _ => return 0,
+    };
+    payload.min(length(head) as usize)
+}
 
-    fn frame(&self, payload: &[u8]) -> Frame {
-        let [_, _, _, kind, flags, a, b, c, d, ..] = self.head;
-        let padding = match (kind, payload) {
-            (DATA | HEADERS, [padding]) => 1 + u32::from(*padding),
-            _ => 0,
-        };
-        let error = match (kind, payload.first_chunk()) {
-            (RST_STREAM, Some(code)) => Some(u32::from_be_bytes(*code)),
-            _ => None,
-        };
-        let farewell = if kind == GOAWAY { farewell(payload) } else { None };
-        let stream = u32::from_be_bytes([a & 0x7f, b, c, d]);
-        Frame { kind, flags, stream, is_empty: self.length() <= padding, error, farewell }
-    }
+fn length(head: &[u8; HEAD_BYTES]) -> u32 {
+    u32::from_be_bytes([0, head[0], head[1], head[2]])
+}
+
+fn frame(head: &[u8; HEAD_BYTES], payload: &[u8]) -> Frame {
+    let [_, _, _, kind, flags, a, b, c, d] = *head;
+    let padding = match (kind, payload) {
+        (DATA | HEADERS, [padding]) => 1 + u32::from(*padding),
+        _ => 0,
+    };
+    let error = match (kind, payload.first_chunk()) {
+        (RST_STREAM, Some(code)) => Some(u32::from_be_bytes(*code)),
+        _ => None,
+    };
+    let farewell = if kind == GOAWAY { farewell(payload) } else { None };
+    let stream = u32::from_be_bytes([a & 0x7f, b, c, d]);
+    Frame { kind, flags, stream, is_empty: length(head) <= padding, error, farewell }
 }
 
 /// The last stream, the code, and the first of the library's words.

@@ -28,7 +28,7 @@ use crate::stream::{Phase, ResponseFlag};
 use crate::trace::Opening;
 use crate::upstream::admission::{Admitted, OwnEndpoint, Refused, Seeker, Wish};
 use crate::upstream::clusters::WorkerCluster;
-use crate::upstream::connect::{ConnectError, Counted, Full, Means, connect, take_place};
+use crate::upstream::connect::{Claim, ConnectError, Counted, Full, Means, connect, take_place};
 use crate::upstream::dns_cache::{DYNAMIC_HOST, DYNAMIC_PORT, Lookup, NoAddress};
 use crate::upstream::feedback::{Unanswered, Watch};
 use crate::upstream::host::Host;
@@ -97,7 +97,7 @@ impl Session {
 
     /// A connection of its own to an endpoint.
     async fn dial(&self, cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>) -> Result<(Io, Held), NotReached> {
-        let counted = take_place(cluster, host, Priority::Default, false).map_err(|full| {
+        let counted = take_place(cluster, host, Priority::Default, Claim::Spare).map_err(|full| {
             self.info.flag(ResponseFlag::UpstreamOverflow);
             self.info.cause.set(full_cause(cluster, full));
             NotReached::Full
