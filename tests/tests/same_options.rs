@@ -4,10 +4,13 @@
 //! The first of these tables is `same_as_envoy.rs`; filters have theirs in `http_filters.rs`. Needs `envoy` on the PATH (or
 //! `ENVOY_BIN`) and fails without it. `ONLY_CASE` chooses cases by a part of their names.
 
-use outrigger_tests::Upstream;
+use std::path::PathBuf;
+
+use outrigger_tests::certificates::Authority;
 use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster, cluster_with, http, http2_cluster};
 use outrigger_tests::side_by_side::{Case, Intended, chain_of, get, post, same};
 use outrigger_tests::tcp::ClosedPort;
+use outrigger_tests::{Proxy, Settings, Upstream, h1, proxy};
 
 /// Differences that are meant, by case and the thing that differs; each with its reason. Users read of them in
 /// `docs/http.md`.
@@ -684,4 +687,40 @@ async fn options_do_the_same_as_with_envoy() {
     let listeners: Vec<String> = LISTENERS.iter().map(listener).collect();
     let chains: Vec<_> = LISTENERS.iter().map(|(name, ..)| chain_of(name, &[], "")).collect();
     same(&bootstrap(&listeners, &clusters), &chains, CASES, INTENDED).await;
+}
+
+/// Schemes that upstreams and logs see, where they follow the connection to the endpoint.
+async fn schemes(program: PathBuf) -> Vec<String> {
+    let identity = Authority::new().issue(&["localhost"]);
+    let secure = Upstream::tls("secure", identity.server(&["h2"])).await;
+    let plain = Upstream::start("plain").await;
+    let options = ", scheme_header_transformation: { match_upstream: true }";
+    let log = config::access_log_of("schemes.log", "%REQ(:PATH)% %REQ(:SCHEME)% %REQ(X-FORWARDED-PROTO)%");
+    let to = "{ match: { prefix: /plain }, route: { cluster: plain } }, { match: { prefix: / }, route: { cluster: secure } }";
+    let manager = http("schemes", &format!("{}{options}{log}", config::routes(to)));
+    let tls = ", transport_socket: { name: tls, typed_config: { \
+        '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext } }";
+    let clusters = [
+        http2_cluster("plain", &[plain.port()]),
+        cluster_with("secure", &[secure.port()], &format!("{}{tls}", config::HTTP2)),
+    ];
+    let text = bootstrap(&[config::listener("schemes", &[chain(&manager, "")], "")], &clusters);
+    let proxy = Proxy::start_with(&text, Settings { program, ..Settings::default() }).await;
+    let address = proxy.listener("schemes").await;
+    for path in ["/plain", "/secure"] {
+        for proto in ["http", "https"] {
+            let response =
+                h1::Client::connect(address).await.request("GET", path, &[("x-forwarded-proto", proto)], b"").await;
+            assert_eq!(response.status, 200, "{path}");
+        }
+    }
+    proxy.lines("schemes.log", 4).await
+}
+
+#[tokio::test]
+async fn schemes_follow_the_connection_to_the_endpoint() {
+    let seen = schemes(proxy::program()).await;
+    assert_eq!(seen[0], "/plain http http");
+    assert_eq!(seen[2], "/secure https http");
+    assert_eq!(seen, schemes(proxy::envoy()).await);
 }

@@ -74,6 +74,8 @@ impl HttpConnectionManager {
         let mut http2 = http2_protocol_options.unwrap_or_default();
         inherit_stream_error(stream_error_on_invalid_http_message, &mut http1, &mut http2);
         let limit = |field: &'static str, wire, default| wire::limit(&at.field(field), wire, default);
+        let scheme_at = at.field("scheme_header_transformation");
+        let (scheme, scheme_of_upstream) = self::scheme(&scheme_at, scheme_header_transformation)?;
         let headers_kb = at.field("max_request_headers_kb");
         let headers_kb = wire::number_within(&headers_kb, max_request_headers_kb, 1..=MAX_HEADERS_KB)?;
         Ok(Self {
@@ -85,7 +87,8 @@ impl HttpConnectionManager {
             http2: http2_options(&at.field("http2_protocol_options"), http2)?,
             server_name: if server_name.is_empty() { DEFAULT_SERVER_NAME.to_owned() } else { server_name },
             server_header: server_header(&at.field("server_header_transformation"), server_header_transformation)?,
-            scheme: scheme(&at.field("scheme_header_transformation"), scheme_header_transformation)?,
+            scheme,
+            scheme_of_upstream,
             max_request_headers_bytes: headers_kb.unwrap_or(DEFAULT_HEADERS_KB) * 1024,
             max_headers_count: common.max_headers_count.unwrap_or(DEFAULT_HEADERS_COUNT),
             idle_timeout: common.idle_timeout,
@@ -219,23 +222,24 @@ fn server_header(at: &FieldPath<'_>, value: i32) -> Parsed<ServerHeader> {
     }
 }
 
-fn scheme(at: &FieldPath<'_>, wire: Option<core::SchemeHeaderTransformation>) -> Parsed<Option<String>> {
-    let Some(wire) = wire else { return Ok(None) };
+/// The scheme that overwrites others, and whether that of the connection to the endpoint does.
+fn scheme(at: &FieldPath<'_>, wire: Option<core::SchemeHeaderTransformation>) -> Parsed<(Option<String>, bool)> {
+    let Some(wire) = wire else { return Ok((None, false)) };
     decide!(wire, at, core::SchemeHeaderTransformation as "envoy.config.core.v3.SchemeHeaderTransformation" {
-        implemented: transformation;
+        implemented: transformation, match_upstream;
         no_effect: ;
-        unsupported: match_upstream;
+        unsupported: ;
     });
     match transformation {
         Some(core::scheme_header_transformation::Transformation::SchemeToOverwrite(scheme))
             if ["http", "https"].contains(&scheme.as_str()) =>
         {
-            Ok(Some(scheme))
+            Ok((Some(scheme), false))
         }
         Some(core::scheme_header_transformation::Transformation::SchemeToOverwrite(scheme)) => {
             Err(at.field("scheme_to_overwrite").reject(format!("{scheme:?} is not one of http, https")))
         }
-        None => Ok(None),
+        None => Ok((None, match_upstream)),
     }
 }
 

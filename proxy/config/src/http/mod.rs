@@ -71,6 +71,8 @@ pub struct HttpConnectionManager {
     pub server_header: ServerHeader,
     /// Overwrites `:scheme`, if set.
     pub scheme: Option<String>,
+    /// `:scheme` becomes that of the connection to the endpoint; never with `scheme`.
+    pub scheme_of_upstream: bool,
     /// Limit on the size of request heads; 60 KiB unless given.
     pub max_request_headers_bytes: u32,
     /// Limit on the number of request headers; 100 unless given.

@@ -143,6 +143,14 @@ pub fn host_name(request: &mut Request<'_>, action: &Forward, host: &Rc<WorkerHo
         set_host(request, action, &name);
     }
 }
+/// The scheme of the connection to the endpoint replaces the request's, where the connection manager wants that.
+pub fn scheme(request: &mut Request<'_>, host: &WorkerHost) {
+    if request.connection.node.config.scheme_of_upstream {
+        let secure = host.node.tls.get(host.host.transport).is_some();
+        request.head.set_scheme(if secure { b"https" } else { b"http" });
+    }
+}
+
 
 /// Where an original-destination cluster sends a request.
 pub fn original_destination(request: &Request<'_>, options: &OriginalDstOptions) -> Option<SocketAddr> {

@@ -101,6 +101,7 @@ impl Forwarding<'_, '_> {
             prepare::tell_timeout(self.request, self.action, &self.timeouts, elapsed);
         }
         prepare::host_name(self.request, self.action, &host);
+        prepare::scheme(self.request, &host);
         let mut passage = None;
         if self.has_upstream_filters(&target.cluster) {
             passage = match Box::pin(self.pass_request(&target.cluster, body)).await {
