@@ -52,6 +52,8 @@ pub struct ConnectionInfo {
     /// TLVs of its PROXY protocol header that a listener filter was told to keep.
     pub proxy_tlvs: Option<Box<Vec<Tlv>>>,
     /// JA3 and JA4 of its ClientHello, if a listener filter was told to compute them.
+    /// What PROXY protocol headers towards endpoints get instead of those, once a TCP proxy has said so.
+    pub outgoing_tlvs: OnceCell<Box<Vec<Tlv>>>,
     pub tls_fingerprints: Option<Box<Fingerprints>>,
     /// What network filters tell each other and the log: values by namespace.
     pub dynamic_metadata: RefCell<BTreeMap<String, serde_json::Map<String, serde_json::Value>>>,
@@ -68,6 +70,11 @@ impl ConnectionInfo {
     }
 
     /// Who the client's certificate says it is: its first URI name, or else its subject.
+    /// TLVs for PROXY protocol headers towards endpoints.
+    pub fn tlvs(&self) -> &[Tlv] {
+        self.outgoing_tlvs.get().or(self.proxy_tlvs.as_ref()).map_or(&[], |tlvs| tlvs)
+    }
+
     pub fn peer_name(&self) -> Option<&str> {
         let peer = self.tls.as_ref()?.peer.as_deref()?;
         Some(peer.uri_sans.first().unwrap_or(&peer.subject))

@@ -3,11 +3,15 @@
 //! Owns the checked model. Never moves bytes.
 
 mod parse;
+mod proxy_tlvs;
+#[cfg(test)]
+mod tests;
 mod tunneling;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use proxy_tlvs::{MadeTlv, ProxyTlvs, TlvMergePolicy};
 pub use tunneling::{TunnelRequestId, Tunneling};
 
 use crate::accesslog::AccessLog;
@@ -41,6 +45,8 @@ pub struct TcpProxy {
     /// There is no connection to an endpoint before the client has sent something.
     pub connect_on_data: bool,
     /// The connection ends as soon as its listener drains and nothing is on its way to the client.
+    /// What PROXY protocol headers towards endpoints get.
+    pub proxy_tlvs: Option<Box<ProxyTlvs>>,
     pub check_drain_close: bool,
     /// Written when the connection ends.
     pub access_logs: Vec<Arc<AccessLog>>,

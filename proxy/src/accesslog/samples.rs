@@ -127,6 +127,7 @@ impl Sample {
             socket_local: None,
             local_restored: false,
             proxy_tlvs: None,
+            outgoing_tlvs: Default::default(),
             tls_fingerprints: None,
             dynamic_metadata: Default::default(),
             filter_state: Default::default(),

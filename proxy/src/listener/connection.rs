@@ -140,6 +140,7 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         tls.handshake = start.elapsed();
     }
     info.tls = tls;
+        outgoing_tlvs: Default::default(),
     let info = Rc::new(info);
     let buffer_limit = node.config.per_connection_buffer_limit_bytes;
     Some(Ready { worker, chain, io, info, place, buffer_limit })

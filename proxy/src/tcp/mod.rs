@@ -9,6 +9,7 @@ mod pace;
 mod relay;
 mod session;
 pub mod stats;
+mod tlvs;
 pub(crate) mod tunnel;
 
 pub use session::{record_refused, serve};

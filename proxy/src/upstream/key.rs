@@ -77,7 +77,7 @@ impl<'a> Fit<'a> {
             proxied: self.proxied.map(|info| Proxied {
                 source: info.remote.clone(),
                 destination: info.local.clone(),
-                tlvs: tlvs(info).to_vec(),
+                tlvs: info.tlvs().to_vec(),
                 downstream: Rc::downgrade(info),
             }),
             own: self.own.map(Rc::downgrade),
@@ -95,7 +95,7 @@ impl<'a> Fit<'a> {
         let proxied = match (&key.proxied, self.proxied) {
             (None, None) => true,
             (Some(own), Some(info)) => {
-                own.source == info.remote && own.destination == info.local && own.tlvs == tlvs(info)
+                own.source == info.remote && own.destination == info.local && own.tlvs == info.tlvs()
             }
             (None, Some(_)) | (Some(_), None) => false,
         };
@@ -114,8 +114,4 @@ impl ConnectionKey {
         let gone = |info: &Weak<ConnectionInfo>| info.strong_count() == 0;
         self.own.as_ref().is_some_and(gone) || self.proxied.as_ref().is_some_and(|proxied| gone(&proxied.downstream))
     }
-}
-
-fn tlvs(info: &ConnectionInfo) -> &[Tlv] {
-    info.proxy_tlvs.as_deref().map_or(&[], |tlvs| tlvs)
 }

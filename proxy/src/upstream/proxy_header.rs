@@ -16,8 +16,7 @@ pub type Tlv = (u8, Box<[u8]>);
 
 /// The header for a connection on behalf of a downstream connection.
 pub fn on_behalf(settings: &ProxyHeaderSettings, downstream: &ConnectionInfo) -> Vec<u8> {
-    let came = downstream.proxy_tlvs.as_deref().map_or(&[][..], |tlvs| tlvs);
-    proxied(settings, &downstream.remote, &downstream.local, came)
+    proxied(settings, &downstream.remote, &downstream.local, downstream.tlvs())
 }
 
 /// The header for a connection that nobody asked for: health checks, and calls of our own. Version 2 has a word for that,
@@ -167,7 +166,7 @@ mod tests {
             let read = read.addresses.unwrap();
             let canonical = |address: &Address| match address {
                 Address::Ip(ip) => (ip.ip().to_canonical(), ip.port()),
-                Address::Pipe { .. } => unreachable!(),
+                Address::Pipe { .. } | Address::Internal(_) => unreachable!(),
             };
             prop_assert_eq!(canonical(&read.source), canonical(&source));
             prop_assert_eq!(canonical(&read.destination), canonical(&destination));

@@ -243,6 +243,7 @@ mod tests {
             tls: None,
             local_restored: false,
             proxy_tlvs: None,
+            outgoing_tlvs: Default::default(),
             socket_local: None,
             tls_fingerprints: Default::default(),
             dynamic_metadata: Default::default(),

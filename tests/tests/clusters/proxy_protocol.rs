@@ -1,9 +1,10 @@
 //! PROXY protocol headers towards endpoints: who is told what, and which connections are shared.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use outrigger_tests::config::{self, all_to, bootstrap, chain, cluster_with, http, listener, routes, tcp};
-use outrigger_tests::{Proxy, Upstream, eventually, h1, within};
+use outrigger_tests::{Proxy, Settings, Upstream, eventually, h1, proxy, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -75,6 +76,68 @@ async fn addresses_and_tlvs_pass_through() {
     let head = &b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x1b\x0a\0\0\x01\x0a\0\0\x02\0\x05\0\x50"[..];
     assert_eq!(&all[..28], head);
     assert_eq!(all[28..], *b"\xe6\0\x05added\xe1\0\x04kepthello");
+}
+
+/// TLVs that a TCP proxy adds, by what becomes of those that came, and by what the cluster lets through: the headers that an
+/// endpoint gets from clients without a header, with one, and with one that has TLVs.
+async fn merged(program: PathBuf) -> Vec<String> {
+    let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = endpoint.local_addr().unwrap().port();
+    let own = "{ type: 2, value: dHdv }, { type: 5, format_string: { text_format_source: { \
+        inline_string: '%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%' } } }, { type: 6, format_string: { text_format_source: { \
+        inline_string: '%REQUESTED_SERVER_NAME%' } } }, { type: 4, value: Zm91cg== }";
+    let policies = ["ADD_IF_ABSENT", "OVERWRITE_BY_TYPE_IF_EXISTS_OR_ADD", "APPEND_IF_EXISTS_OR_ADD"];
+    let clusters = [
+        ("all", "version: V2, pass_through_tlvs: {}"),
+        ("some", "version: V2, pass_through_tlvs: { match_type: INCLUDE, tlv_type: [2, 5] }"),
+        ("none", "version: V2"),
+        ("added", "version: V2, pass_through_tlvs: {}, added_tlvs: [{ type: 2, value: bWluZQ== }]"),
+        ("v1", "version: V1"),
+    ];
+    let filters = reading(", allow_requests_without_proxy_protocol: true, pass_through_tlvs: {}");
+    let mut listeners = Vec::new();
+    for (cluster, _) in clusters {
+        for policy in policies {
+            let fields =
+                format!("cluster: {cluster}, proxy_protocol_tlv_merge_policy: {policy}, proxy_protocol_tlvs: [{own}]");
+            listeners.push((format!("{cluster}-{policy}"), config::tcp_with(&fields)));
+        }
+    }
+    let yaml: Vec<String> =
+        listeners.iter().map(|(name, proxy)| listener(name, &[chain(proxy, "")], &filters)).collect();
+    let clusters = clusters.map(|(name, config)| cluster_with(name, &[port], &wrapped(config, RAW)));
+    let proxy = Proxy::start_with(&bootstrap(&yaml, &clusters), Settings { program, ..Settings::default() }).await;
+    let head = |tlvs: &[u8]| {
+        let length = u16::try_from(12 + tlvs.len()).unwrap().to_be_bytes();
+        let head = b"\r\n\r\n\0\r\nQUIT\n\x21\x11";
+        [head, &length[..], b"\x0a\0\0\x01\x0a\0\0\x02\0\x05\0\x50", tlvs].concat()
+    };
+    let came = [Vec::new(), head(b""), head(b"\x02\0\x02in\x03\0\x05three\x02\0\x04more")];
+    let mut seen = Vec::new();
+    for (name, _) in &listeners {
+        let address = proxy.listener(name).await;
+        for (index, came) in came.iter().enumerate() {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(&[came, &b"hello"[..]].concat()).await.unwrap();
+            let (mut accepted, _) = within("the connection", endpoint.accept()).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut all = Vec::new();
+            within("all bytes", accepted.read_to_end(&mut all)).await.unwrap();
+            // Without a header the ports are those of this run.
+            let text = String::from_utf8_lossy(&all).replace(&address.port().to_string(), "PORT");
+            let text = text.replace(&client.local_addr().unwrap().port().to_string(), "CLIENT");
+            let shown = if index > 0 || name.starts_with("v1") { text } else { format!("{:?}", all.get(28..)) };
+            seen.push(format!("{name} {index}: {shown:?}"));
+        }
+    }
+    seen
+}
+
+#[tokio::test]
+async fn a_tcp_proxy_adds_tlvs_as_envoy_does() {
+    let seen = merged(proxy::program()).await;
+    assert!(seen[0].starts_with("all-ADD_IF_ABSENT 0: "), "{}", seen[0]);
+    assert_eq!(seen, merged(proxy::envoy()).await);
 }
 
 /// A proxy of our own that reads the headers and passes requests on to `port`, saying whom it believes to be the client.

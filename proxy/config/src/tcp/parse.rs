@@ -11,7 +11,7 @@ use outrigger_api::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_p
 use outrigger_api::pb::envoy::r#type::v3 as types;
 use outrigger_api::pb::google::protobuf;
 
-use super::{BackOff, TcpProxy, Tunneling, WeightedClusters};
+use super::{BackOff, ProxyTlvs, TcpProxy, Tunneling, WeightedClusters};
 use crate::accesslog::access_logs;
 use crate::cluster::lb_metadata;
 use crate::context::Context;
@@ -66,6 +66,7 @@ impl TcpProxy {
                 None => None,
             },
             connect_on_data: connect_on_data(at, upstream_connect_mode, max_early_data_bytes)?,
+            proxy_tlvs: ProxyTlvs::parse(context, at, proxy_protocol_tlvs, proxy_protocol_tlv_merge_policy)?,
             check_drain_close: check_drain_close.is_some_and(|flag| flag.value),
             access_logs: access_logs(context, &at.field("access_log"), access_log)?,
             access_log_flush_interval,

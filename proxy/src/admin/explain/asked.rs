@@ -131,6 +131,7 @@ impl Asked {
             tls,
             local_restored: self.destination.is_some(),
             proxy_tlvs: None,
+            outgoing_tlvs: Default::default(),
             socket_local: None,
             tls_fingerprints: Default::default(),
             dynamic_metadata: RefCell::default(),

@@ -12,8 +12,8 @@ use std::time::Instant;
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{Caller, Concurrency, Discovery, DnsFamily, OriginalDstOptions};
 use outrigger_config::route::Priority;
-use outrigger_config::tcp::{BackOff, Tunneling};
-use outrigger_policy::balance::{HashView, Wanted, request_hash, xx_hash};
+use outrigger_config::tcp::{BackOff, MadeTlv, Tunneling};
+use outrigger_policy::balance::{self, HashView, request_hash, xx_hash};
 use outrigger_policy::retry;
 
 use super::super::departure::{self, Left, left};
