@@ -1,4 +1,4 @@
-//! Clusters that are discovered when a request wants them: beside Envoy, and what becomes of them later.
+//! Clusters that are discovered when a request or a connection wants them: beside Envoy, and what becomes of them later.
 //!
 //! Needs `envoy` on the PATH (or `ENVOY_BIN`) and fails without it.
 
@@ -7,10 +7,13 @@ use std::path::PathBuf;
 
 use control_plane_mock::{MockControlPlane, types};
 use outrigger_tests::config::{
-    self, ADS, Xds, ads_bootstrap, chain, cluster, eds_cluster, endpoints, http, resource, resources, routes,
-    stream_source,
+    self, ADS, Xds, access_log_of, ads_bootstrap, chain, cluster, eds_cluster, endpoints, http, resource, resources,
+    routes, stream_source,
 };
-use outrigger_tests::{Proxy, Response, Settings, Upstream, eventually, h1, proxy};
+use outrigger_tests::tcp::{Conduct, Peer};
+use outrigger_tests::{Proxy, Response, Settings, Upstream, eventually, h1, proxy, within};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions.filters.http.on_demand.v3";
 
@@ -160,4 +163,57 @@ async fn a_control_plane_without_the_incremental_protocol_cannot_be_asked() {
     let nack = mock.wait_nack("lds", outrigger_tests::SOON).await.unwrap();
     let message = nack.error_detail.message;
     assert!(message.contains("odcds.source: clusters need a source of type DELTA_GRPC"), "{message}");
+}
+
+/// Connections to clusters that are not known: one that is found, one that is not, and one that nobody tells of in time.
+async fn wanted_by_connections(program: PathBuf) -> Vec<String> {
+    let peer = Peer::start(Conduct::Greet(b"hello".to_vec())).await;
+    let mock = MockControlPlane::start().await;
+    let of = |name: &str, cluster: &str, timeout: &str| {
+        let log = access_log_of(&format!("{name}.log"), "%RESPONSE_FLAGS% %UPSTREAM_CLUSTER%");
+        let fields = format!(
+            "stat_prefix: {name}, cluster: {cluster}, on_demand: {{ odcds_config: {ADS}, timeout: {timeout} }}{log}"
+        );
+        config::listener(name, &[chain(&config::tcp_with(&fields).replace("stat_prefix: tcp, ", ""), "")], "")
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let listeners = [of("found", "first", "60s"), of("missing", "missing", "60s"), of("late", "late", "0.2s")];
+    let path = directory.path().to_str().expect("a path").to_owned();
+    let mut all: Vec<String> =
+        listeners.iter().map(|listener| resource("lds", &listener.replace("$dir", &path))).collect();
+    all.push(resource("cds", &cluster("first", &[peer.port()])));
+    mock.set_yaml(&resources(&all)).unwrap();
+    let settings = Settings { program, ..Settings::default() };
+    let bootstrap = without_clusters(&ads_bootstrap(Xds::AdsDelta, mock.address().port()));
+    let proxy = Proxy::start_in(directory, &bootstrap, settings).await;
+    let mut seen = Vec::new();
+    for name in ["found", "missing", "late"] {
+        if name == "late" {
+            mock.hold("cds");
+        }
+        let mut stream = TcpStream::connect(proxy.listener(name).await).await.expect("a listener");
+        let mut heard = vec![0; 5];
+        let count = within("a greeting, or an end", stream.read(&mut heard)).await.unwrap_or(0);
+        heard.truncate(count);
+        drop(stream);
+        seen.push(format!("{name}: {:?}", String::from_utf8_lossy(&heard)));
+        seen.push(format!("{name}: {}", proxy.lines(&format!("{name}.log"), 1).await[0]));
+        for stat in [
+            "downstream_cx_no_route",
+            "on_demand_cluster_attempt",
+            "on_demand_cluster_missing",
+            "on_demand_cluster_success",
+            "on_demand_cluster_timeout",
+        ] {
+            seen.push(format!("{name}: {stat} {}", proxy.stat(&format!("tcp.{name}.{stat}")).await));
+        }
+    }
+    seen
+}
+
+#[tokio::test]
+async fn clusters_are_discovered_when_connections_want_them() {
+    let seen = wanted_by_connections(proxy::program()).await;
+    assert_eq!(seen[0], "found: \"hello\"");
+    assert_eq!(seen, wanted_by_connections(proxy::envoy()).await);
 }

@@ -16,6 +16,7 @@ pub use tunneling::{TunnelRequestId, Tunneling};
 
 use crate::accesslog::AccessLog;
 use crate::cluster::LbMetadata;
+use crate::http::filters::OnDemandClusters;
 use crate::route::HashPolicy;
 use crate::units::Percent;
 
@@ -28,6 +29,8 @@ pub struct TcpProxy {
     pub target: WeightedClusters,
     /// What consistent policies choose an endpoint by; one part at most.
     pub hash_policy: Arc<[HashPolicy]>,
+    /// Where a cluster comes from that is not known; without, nobody waits for it.
+    pub on_demand: Option<Arc<OnDemandClusters>>,
     /// The subset of endpoints that is wanted.
     pub metadata_match: Option<Arc<LbMetadata>>,
     /// No bytes in either direction; 1 h unless given, `None` for `0s`.

@@ -333,6 +333,8 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
                 clusters_of_http_filter(&filter.config, names);
             }
         }
+        // What is discovered while a connection waits, nobody waits for before.
+        NetworkFilterConfig::TcpProxy(proxy) if proxy.on_demand.is_some() => {}
         NetworkFilterConfig::ExtAuthz(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
         NetworkFilterConfig::GlobalRateLimit(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
         // The cluster by SNI may or may not exist when a connection asks for it.

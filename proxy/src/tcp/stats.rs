@@ -17,3 +17,13 @@ scope! {
         max_downstream_connection_duration: Counter,
     }
 }
+
+scope! {
+    /// One worker's share of what connections have waited for (`tcp.<prefix>.on_demand_cluster_*`).
+    pub struct OnDemandStats {
+        on_demand_cluster_attempt: Counter,
+        on_demand_cluster_missing: Counter,
+        on_demand_cluster_success: Counter,
+        on_demand_cluster_timeout: Counter,
+    }
+}

@@ -16,6 +16,7 @@ use crate::accesslog::access_logs;
 use crate::cluster::lb_metadata;
 use crate::context::Context;
 use crate::decide::decide;
+use crate::http::filters::{OnDemandClusters, on_demand_source};
 use crate::rejection::{FieldPath, Parsed};
 use crate::route::{HashPolicy, HashSource};
 use crate::wire;
@@ -28,11 +29,10 @@ impl TcpProxy {
                 max_downstream_connection_duration, access_log_flush_interval, access_log_options, hash_policy,
                 metadata_match, flush_access_log_on_connected, tunneling_config, backoff_options,
                 max_downstream_connection_duration_jitter_percentage, upstream_connect_mode, max_early_data_bytes,
-                check_drain_close;
+                check_drain_close, on_demand, proxy_protocol_tlvs, proxy_protocol_tlv_merge_policy;
             no_effect: downstream_idle_timeout = "Envoy does not implement it either",
-                upstream_idle_timeout = "Envoy does not implement it either",
-                proxy_protocol_tlv_merge_policy = "without proxy_protocol_tlvs there is nothing to merge";
-            unsupported: on_demand, proxy_protocol_tlvs;
+                upstream_idle_timeout = "Envoy does not implement it either";
+            unsupported: ;
         });
         if stat_prefix.is_empty() {
             return Err(at.field("stat_prefix").reject("must not be empty"));
@@ -50,6 +50,7 @@ impl TcpProxy {
             stat_prefix: stat_prefix.into(),
             target: target(at, cluster_specifier)?,
             hash_policy: self::hash_policy(&at.field("hash_policy"), hash_policy)?,
+            on_demand: self::on_demand(context, &at.field("on_demand"), on_demand)?,
             metadata_match: lb_metadata(metadata_match).map(Arc::new),
             idle_timeout: wire::limit(&at.field("idle_timeout"), idle_timeout, Some(DEFAULT_IDLE_TIMEOUT))?,
             max_connect_attempts: wire::number_within(&attempts, max_connect_attempts, 1..=u32::MAX)?.unwrap_or(1),
@@ -74,6 +75,24 @@ impl TcpProxy {
             log_on_start,
         })
     }
+}
+
+/// Where clusters come from that are not known; `None` if nobody waits for them.
+fn on_demand(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Option<parts::OnDemand>,
+) -> Parsed<Option<Arc<OnDemandClusters>>> {
+    let Some(wire) = wire else { return Ok(None) };
+    decide!(wire, at, parts::OnDemand as "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.OnDemand" {
+        implemented: odcds_config, timeout;
+        no_effect: ;
+        unsupported: resources_locator;
+    });
+    let timeout = timeout.map(|limit| wire::positive_duration(&at.field("timeout"), limit)).transpose()?;
+    let Some(source) = odcds_config else { return Ok(None) };
+    let source = on_demand_source(context, &at.field("odcds_config"), source)?;
+    Ok(Some(Arc::new(OnDemandClusters { source, timeout: timeout.unwrap_or(DEFAULT_ON_DEMAND_TIMEOUT) })))
 }
 
 fn back_off(at: &FieldPath<'_>, wire: Option<core::BackoffStrategy>) -> Parsed<Option<BackOff>> {
@@ -187,5 +206,7 @@ fn at_least_1_ms(at: &FieldPath<'_>, wire: Option<protobuf::Duration>) -> Parsed
 
 /// Source: `(validate.rules)` of `max_early_data_bytes`.
 const MAX_EARLY_BYTES: u32 = 1 << 20;
+/// What Envoy has where `TcpProxy.OnDemand.timeout` is not given.
+const DEFAULT_ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(60);
 /// Source: `TcpProxy.idle_timeout`.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);

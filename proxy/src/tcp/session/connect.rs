@@ -11,16 +11,21 @@ use std::time::Instant;
 
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{Caller, Concurrency, Discovery, DnsFamily, OriginalDstOptions};
+use outrigger_config::http::filters::OnDemandClusters;
 use outrigger_config::route::Priority;
 use outrigger_config::tcp::{BackOff, MadeTlv, Tunneling};
 use outrigger_policy::balance::{self, HashView, request_hash, xx_hash};
 use outrigger_policy::retry;
 
 use super::super::departure::{self, Left, left};
+use super::super::stats::OnDemandStats;
+use super::super::tlvs;
 use super::super::tunnel::{TunnelError, Tunneller};
 use super::{ActiveSession, Held, Session};
 use crate::explain::Cause;
 use crate::health::observe;
+use crate::filter_state::SharedObjects;
+use crate::graph::Wanted;
 use crate::moments::Milestone;
 use crate::network::TCP_PROXY_CLUSTER;
 use crate::overload::Hook;
@@ -46,11 +51,8 @@ impl Session {
             departure::heard(downstream).await;
             self.deadlines.set(Limit::Idle, None);
         }
-        let Some(mut route_cluster) = self.cluster() else {
-            self.stats.downstream_cx_no_route.increment();
-            self.info.flag(ResponseFlag::NoClusterFound);
-            return None;
-        };
+        self.tell_tlvs();
+        let mut route_cluster = self.route_cluster(downstream).await?;
         let forwarded = match self.forwarded(&route_cluster).await {
             Ok(forwarded) => forwarded,
             Err(error) => {
@@ -197,31 +199,93 @@ impl Session {
         Ok(Some(OwnEndpoint::Name { name, all_addresses: cache.dns.family == DnsFamily::All }))
     }
 
-    /// This worker's view of the chosen cluster, if there is such a cluster now.
-    fn cluster(&self) -> Option<Rc<WorkerCluster>> {
-        let graph = self.worker.graph();
-        let filter_state = self.info.filter_state.borrow();
-        let name = match filter_state.get(TCP_PROXY_CLUSTER) {
-            Some(name) => name,
-            None => &**self.node.config.target.pick(self.worker.random.next()),
+    /// Says what PROXY protocol headers towards endpoints get.
+    fn tell_tlvs(&self) {
+        let Some(config) = self.node.config.proxy_tlvs.as_deref() else { return };
+        let make = |tlv: &MadeTlv| {
+            let mut value = Vec::new();
+            let write = if tlv.omit_empty_values { format::write_header } else { format::write };
+            let clock = &self.worker.process.clock;
+            write(&tlv.value, &Facts::new(&self.info, &self.connection, clock, Instant::now()), &mut value);
+            value
+        };
+        if let Some(merged) = tlvs::merged(config, tlvs::of_header(&self.connection), make) {
+            // A connection has one TCP proxy.
+            let _ = self.connection.outgoing_tlvs.set(Box::new(merged));
+        }
+    }
+
+    /// This worker's view of the chosen cluster; `None` with the reason noted.
+    async fn route_cluster(&self, downstream: &mut Io) -> Option<Rc<WorkerCluster>> {
+        let name = self.cluster_name();
+        let found = match (self.cluster(&name), &self.node.config.on_demand) {
+            (None, Some(from)) if !name.is_empty() => self.discover(from, &name, downstream).await,
+            (known, _) => Ok(known),
         };
         let node = graph.clusters.get(name)?;
         self.info.set_cluster(&node.config);
         Some(self.worker.clusters.get(&self.worker, node))
     }
 
+        match found {
+            Ok(Some(cluster)) => return Some(cluster),
+            Ok(None) => {
+                self.stats.downstream_cx_no_route.increment();
+                self.info.flag(ResponseFlag::NoClusterFound);
+            }
+            Err(Left) => self.info.flag(ResponseFlag::DownstreamConnectionTermination),
+        }
+        None
+    }
+
+    /// The cluster that is chosen, whether there is one of this name or not.
+    fn cluster_name(&self) -> Arc<str> {
+        match self.info.filter_state.borrow().get(TCP_PROXY_CLUSTER) {
+            Some(name) => name.as_str().into(),
+            None => Arc::clone(self.node.config.target.pick(self.worker.random.next())),
+        }
+    }
+
+    /// This worker's view of a cluster, if there is such a cluster now.
+    fn cluster(&self, name: &str) -> Option<Rc<WorkerCluster>> {
+        let graph = self.worker.graph();
     /// An endpoint; one that was not tried, if there is any. Waits for a place where the cluster limits them. Gives the
     /// cluster of the endpoint, and `None` with the reason noted. `route_cluster` becomes the newest view of itself.
     async fn admit(
         &self,
         route_cluster: &mut Rc<WorkerCluster>,
+    /// The same once it was asked for, as long as the client waits.
+    async fn discover(
+        &self,
+        from: &Arc<OnDemandClusters>,
+        name: &Arc<str>,
+        downstream: &mut Io,
+    ) -> Result<Option<Rc<WorkerCluster>>, Left> {
+        let stats = self.worker.scope::<OnDemandStats>(&names::prefix("tcp", &self.node.config.stat_prefix));
+        stats.on_demand_cluster_attempt.increment();
+        let wanted = Wanted::Cluster { from: Arc::clone(from), name: Arc::clone(name) };
+        let answer = self.worker.process.demands.ask(wanted);
+        let in_time = tokio::select! {
+            left = left(downstream) => return Err(left),
+            answer = tokio::time::timeout(from.timeout, answer) => answer.is_ok(),
+        };
+        let found = self.cluster(name);
+        match (&found, in_time) {
+            (Some(_), _) => stats.on_demand_cluster_success.increment(),
+            (None, true) => stats.on_demand_cluster_missing.increment(),
+            (None, false) => stats.on_demand_cluster_timeout.increment(),
+        }
+        Ok(found)
+    }
+
         forwarded: Option<&OwnEndpoint>,
         tried: &[Arc<Host>],
         downstream: &mut Io,
     ) -> (Rc<WorkerCluster>, Option<Admitted>) {
         let config = &self.node.config;
         let hash = request_hash(&config.hash_policy, &View(self), |_| String::new());
-        let wanted = Wanted { hash, metadata: config.metadata_match.as_deref(), ..Wanted::default() };
+        let metadata = config.metadata_match.as_deref();
+        let wanted = balance::Wanted { hash, metadata, ..balance::Wanted::default() };
         let Some((cluster, wanted)) = route_cluster.delegate(&self.worker, wanted) else {
             return (Rc::clone(route_cluster), self.refused(route_cluster, &Refused::NoHost));
         };

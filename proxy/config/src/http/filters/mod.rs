@@ -85,6 +85,7 @@ pub use oauth2::{
     Afterwards, Assertion, AuthorizationEndpoint, ClientAuth, Cookie, Cookies, EndSession, OAuth2, SameSite,
     SigningAlgorithm,
 };
+pub(crate) use on_demand::on_demand_source;
 pub use on_demand::{OnDemand, OnDemandClusters};
 pub use peer_metadata::PeerMetadata;
 pub(crate) use ratelimit::service as rate_limit_service;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::extensions::filters::http::on_demand::v3 as pb;
 
 use crate::context::Context;
@@ -21,12 +22,12 @@ pub struct OnDemand {
     pub clusters: Option<Arc<OnDemandClusters>>,
 }
 
-/// Source: `OnDemandCds`.
+/// Source: `OnDemandCds`, and `TcpProxy.OnDemand`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct OnDemandClusters {
     /// Of the incremental protocol.
     pub source: ConfigSource,
-    /// A request waits no longer; 5 s unless given.
+    /// A request waits no longer, 5 s unless given; a connection waits for 60 s.
     pub timeout: Duration,
 }
 
@@ -64,16 +65,25 @@ fn clusters(
     });
     let source_at = at.field("source");
     let Some(source) = source else { return Err(source_at.reject("is required")) };
-    let source = source::config_source(context, &source_at, source)?;
-    match &source.kind {
-        SourceKind::Ads => {}
-        SourceKind::Api(api) if api.protocol == XdsProtocol::Delta => {}
-        SourceKind::Api(_) | SourceKind::File(_) => {
-            return Err(source_at.reject("clusters need a source of type DELTA_GRPC, or ads of that type"));
-        }
-    }
+    let source = on_demand_source(context, &source_at, source)?;
     let timeout = timeout.map(|limit| wire::positive_duration(&at.field("timeout"), limit)).transpose()?;
     Ok(Some(Arc::new(OnDemandClusters { source, timeout: timeout.unwrap_or(DEFAULT_TIMEOUT) })))
+}
+
+/// Where clusters come from one by one.
+pub(crate) fn on_demand_source(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: core::ConfigSource,
+) -> Parsed<ConfigSource> {
+    let source = source::config_source(context, at, wire)?;
+    match &source.kind {
+        SourceKind::Ads => Ok(source),
+        SourceKind::Api(api) if api.protocol == XdsProtocol::Delta => Ok(source),
+        SourceKind::Api(_) | SourceKind::File(_) => {
+            Err(at.reject("clusters need a source of type DELTA_GRPC, or ads of that type"))
+        }
+    }
 }
 
 /// Source: the documentation of `OnDemandCds.timeout`.
@@ -81,8 +91,6 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
-    use outrigger_api::pb::envoy::config::core::v3 as core;
-
     use crate::context::NoEnvironment;
 
     use super::*;
@@ -95,7 +103,7 @@ mod tests {
 
     #[test]
     fn clusters_come_by_the_incremental_protocol() {
-        use core::config_source::ConfigSourceSpecifier;
+        use super::core::config_source::ConfigSourceSpecifier;
         let of = |specifier| {
             Some(core::ConfigSource { config_source_specifier: Some(specifier), ..core::ConfigSource::default() })
         };
