@@ -1,4 +1,4 @@
-//! Network and HTTP filters from a control plane (ECDS): they arrive, change, are refused and go, and connections and requests
+//! Listener, network and HTTP filters from a control plane (ECDS): they arrive, change, are refused and go, and connections and requests
 //! follow.
 
 use control_plane_mock::MockControlPlane;
@@ -220,4 +220,107 @@ async fn a_default_of_an_http_filter_serves_until_it_arrives_and_the_router_may_
     answers(&mut client, 200, Some("a")).await;
     mock.remove("ecds", "mark");
     answers(&mut client, 200, Some("default")).await;
+}
+
+const PROXY_PROTOCOL: &str = "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
+
+/// A listener whose listener filter is discovered under the name `first`.
+fn inspected(more: &str) -> String {
+    let log = access_log_of("connections", "%DOWNSTREAM_REMOTE_ADDRESS%");
+    let filter = format!(
+        ", listener_filters: [{{ name: first, config_discovery: {{ config_source: {ADS}, \
+         type_urls: [{PROXY_PROTOCOL}]{more} }} }}]"
+    );
+    resource("lds", &config::listener("tcp", &[chain(&config::tcp_with(&format!("cluster: a{log}")), "")], &filter))
+}
+
+/// The listener filter: reads PROXY protocol headers.
+fn header_filter(fields: &str) -> String {
+    resource(
+        "envoy.config.core.v3.TypedExtensionConfig",
+        &format!("{{ name: first, typed_config: {{ '@type': {PROXY_PROTOCOL}{fields} }} }}"),
+    )
+}
+
+/// What greets a client that begins with a PROXY protocol header; empty if the connection is closed.
+async fn greeting_behind_a_header(proxy: &Proxy) -> String {
+    let mut stream = TcpStream::connect(proxy.listener("tcp").await).await.unwrap();
+    let mut text = String::new();
+    // The connection may be closed by now.
+    let _ = stream.write_all(b"PROXY TCP4 1.2.3.4 5.6.7.8 9 80\r\n").await;
+    let _ = stream.shutdown().await;
+    let _ = within("a greeting", stream.read_to_string(&mut text)).await;
+    text
+}
+
+async fn greets_behind_a_header(proxy: &Proxy, text: &str) {
+    eventually("the right peer greets", async || match greeting_behind_a_header(proxy).await {
+        found if found == text => Ok(()),
+        found => Err(found),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_listener_filter_arrives_changes_and_goes() {
+    for how in [Xds::AdsDelta, Xds::AdsSotw] {
+        let peer = Peer::start(Conduct::Greet(b"a".to_vec())).await;
+        let mock = MockControlPlane::start().await;
+        let directory = tempfile::tempdir().unwrap();
+        mock.set_yaml(&resources(&[resource("cds", &cluster("a", &[peer.port()]))])).unwrap();
+        mock.set_yaml(&resources(&[inspected("").replace("$dir", directory.path().to_str().unwrap())])).unwrap();
+        // The listener waits for its filter.
+        mock.hold("ecds");
+        mock.set_yaml(&resources(&[header_filter("")])).unwrap();
+        let settings = Settings { await_ready: false, ..Settings::default() };
+        let proxy = Proxy::start_in(directory, &ads_bootstrap(how, mock.address().port()), settings).await;
+        mock.wait_ack("lds", SOON).await.unwrap();
+        assert_eq!(proxy.admin("/ready").await.status, 503, "{how:?}");
+        mock.release("ecds");
+        proxy.wait_ready().await;
+        greets_behind_a_header(&proxy, "a").await;
+        assert_eq!(proxy.lines("connections", 1).await[0], "1.2.3.4:9");
+
+        mock.set_yaml(&resources(&[header_filter(", disallowed_versions: [V1]")])).unwrap();
+        greets_behind_a_header(&proxy, "").await;
+        mock.set_yaml(&resources(&[header_filter("")])).unwrap();
+        greets_behind_a_header(&proxy, "a").await;
+
+        // One of another type is refused, and the last good one stays.
+        let other = "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
+        mock.set_yaml(&resources(&[header_filter("").replace(PROXY_PROTOCOL, other)])).unwrap();
+        let nack = mock.wait_nack("ecds", SOON).await.unwrap();
+        assert!(nack.error_detail.message.contains("HttpInspector"), "{}", nack.error_detail.message);
+        greets_behind_a_header(&proxy, "a").await;
+        let prefix = "extension_config_discovery.tcp_listener_filter.first";
+        proxy.wait_stat(&format!("{prefix}.update_success"), |count| count == 3).await;
+        proxy.stat_is(&format!("{prefix}.update_rejected"), 1).await;
+
+        if how == Xds::AdsDelta {
+            // Without its filter a listener lets nobody in.
+            mock.remove("ecds", "first");
+            greets_behind_a_header(&proxy, "").await;
+            let page = proxy.admin("/stats").await.text();
+            let missing = page.lines().find(|line| line.contains(".extension_config_missing: "));
+            assert!(missing.is_some_and(|line| !line.ends_with(": 0")), "{missing:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_default_of_a_listener_filter_serves_until_it_arrives() {
+    let peer = Peer::start(Conduct::Greet(b"a".to_vec())).await;
+    let mock = MockControlPlane::start().await;
+    let default = format!(
+        ", apply_default_config_without_warming: true, \
+         default_config: {{ '@type': {PROXY_PROTOCOL}, disallowed_versions: [V1] }}"
+    );
+    mock.set_yaml(&resources(&[resource("cds", &cluster("a", &[peer.port()]))])).unwrap();
+    mock.set_yaml(&resources(&[inspected(&default).replace("$dir/connections", "/dev/null")])).unwrap();
+    let proxy = Proxy::start(&ads_bootstrap(Xds::AdsDelta, mock.address().port())).await;
+    assert_eq!(greeting_behind_a_header(&proxy).await, "");
+    mock.set_yaml(&resources(&[header_filter("")])).unwrap();
+    greets_behind_a_header(&proxy, "a").await;
+    mock.remove("ecds", "first");
+    greets_behind_a_header(&proxy, "").await;
 }

@@ -10,7 +10,7 @@ use outrigger_api::pb::google::protobuf::Any;
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::HttpFilterConfig;
-use crate::listener::NetworkFilterConfig;
+use crate::listener::{ListenerFilterKind, NetworkFilterConfig};
 use crate::rejection::{FieldPath, Parsed};
 use crate::source::{self, ConfigSource};
 use crate::wire;
@@ -28,6 +28,13 @@ pub struct DiscoveredFilter<F> {
     pub apply_default_without_warming: bool,
     /// Type URLs (of the inner config) that are accepted; others are refused.
     pub type_urls: Vec<String>,
+}
+
+/// Two are the same only if they are one.
+impl<F> PartialEq for DiscoveredFilter<F> {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
 }
 
 /// How the filters of a kind are read.
@@ -93,7 +100,7 @@ impl<F> DiscoveredFilter<F> {
     }
 }
 
-/// A discovered filter as it came. Some types stand for a filter of either kind.
+/// A discovered filter as it came. Some types stand for filters of more than one kind.
 /// Source: `envoy.config.core.v3.TypedExtensionConfig`.
 #[derive(Clone, Debug)]
 pub struct Extension {
@@ -103,6 +110,8 @@ pub struct Extension {
     pub http: Option<HttpFilterConfig>,
     /// For a filter chain.
     pub network: Option<NetworkFilterConfig>,
+    /// For a listener.
+    pub listener: Option<ListenerFilterKind>,
 }
 
 impl Extension {
@@ -120,14 +129,18 @@ impl Extension {
         let any = wire::extension(context, &at, any)?;
         let type_name: Arc<str> = wire::type_name(&any).into();
         let http = HttpFilterConfig::parse(context, &at, &any)?;
+        let listener = match ListenerFilterKind::exists(&type_name) {
+            true => Some(ListenerFilterKind::parse(&at, &any)?),
+            false => None,
+        };
         let network = match NetworkFilterConfig::exists(&type_name) {
             true => Some(NetworkFilterConfig::parse(context, &at, any)?),
-            false if http.is_none() => {
+            false if http.is_none() && listener.is_none() => {
                 return Err(at.reject(format!("the filter {:?} is not supported", any.type_url)));
             }
             false => None,
         };
-        Ok(Self { type_name, http, network })
+        Ok(Self { type_name, http, network, listener })
     }
 }
 

@@ -11,7 +11,9 @@ use outrigger_config::accesslog::AccessLog;
 use outrigger_config::cluster::{Assignment, Cluster, Discovery};
 use outrigger_config::extension::Extension;
 use outrigger_config::http::{HttpConnectionManager, HttpFilterConfig, RouteSource, ScopeSource, ScopedRoutes};
-use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig, TrafficDirection};
+use outrigger_config::listener::{
+    DownstreamTransport, FilterChain, Listener, ListenerFilterKind, NetworkFilterConfig, TrafficDirection,
+};
 use outrigger_config::source::ConfigSource;
 use outrigger_config::tracing::HttpTracing;
 use outrigger_policy::filter_chain::FilterChainIndex;
@@ -87,6 +89,14 @@ pub struct Surroundings<'a> {
     pub scope_source: &'a dyn Fn(&ConfigSource) -> Arc<str>,
 }
 
+impl Surroundings<'_> {
+    /// What was discovered for a filter.
+    fn extension(&self, wanted: WantedFilter<'_>, extensions: &Extensions) -> Option<Arc<Extension>> {
+        let need = (self.extension_need)(wanted)?;
+        extensions.get(&need).filter(|found| wanted.accepts(found)).map(Arc::clone)
+    }
+}
+
 /// A listener's node with what it was made from.
 #[derive(Clone)]
 pub struct ListenerBuild {
@@ -98,7 +108,7 @@ pub struct ListenerBuild {
 impl ListenerBuild {
     /// Replaces the chains that drain by like ones that do not.
     pub fn renew_drains(&mut self) {
-        let ListenerNode { config, index: _, chains, access_logs } = &*self.node;
+        let ListenerNode { config, index: _, chains, access_logs, discovered } = &*self.node;
         let renew = |chain: &Arc<ChainNode>| {
             if !chain.draining.has_begun() {
                 return Arc::clone(chain);
@@ -113,6 +123,7 @@ impl ListenerBuild {
             index: FilterChainIndex::of_listener(config),
             chains: chains.iter().map(renew).collect(),
             access_logs: access_logs.clone(),
+            discovered: discovered.clone(),
         });
     }
 }
@@ -238,8 +249,25 @@ pub fn listener(
         Some(old) => old.node.access_logs.clone(),
         None => logs(&config.access_logs, "access_log", surroundings)?,
     };
-    let node = ListenerNode { config: Arc::clone(config), index, chains: nodes, access_logs };
+    let discovered = discovered_listener_filters(config, extensions, surroundings);
+    let node = ListenerNode { config: Arc::clone(config), index, chains: nodes, access_logs, discovered };
     Ok(ListenerBuild { node: Arc::new(node), inputs })
+}
+
+/// What was discovered in the place of each listener filter; empty if none of them is discovered.
+fn discovered_listener_filters(
+    config: &Listener,
+    extensions: &Extensions,
+    surroundings: &Surroundings<'_>,
+) -> Vec<Option<Arc<Extension>>> {
+    let found = config.listener_filters.iter().map(|filter| match &filter.kind {
+        ListenerFilterKind::Discovered(filter) => {
+            Some(surroundings.extension(WantedFilter::Listener(filter), extensions))
+        }
+        _ => None,
+    });
+    let found: Vec<_> = found.collect();
+    if found.iter().all(Option::is_none) { Vec::new() } else { found.into_iter().map(Option::flatten).collect() }
 }
 
 struct Chain<'a> {
@@ -357,8 +385,7 @@ impl Chain<'_> {
     }
 
     fn extension(&self, wanted: WantedFilter<'_>) -> Option<Arc<Extension>> {
-        let need = (self.surroundings.extension_need)(wanted)?;
-        self.extensions.get(&need).filter(|found| wanted.accepts(found)).map(Arc::clone)
+        self.surroundings.extension(wanted, self.extensions)
     }
 
     /// The filters as they hold; `None` for one that is missing.

@@ -56,7 +56,7 @@ use outrigger_config::bootstrap::RuntimeValues;
 use outrigger_config::cluster::Cluster;
 use outrigger_config::extension::Extension;
 use outrigger_config::http::{HttpConnectionManager, HttpFilter, HttpFilterConfig};
-use outrigger_config::listener::{FilterChain, Listener, TrafficDirection};
+use outrigger_config::listener::{FilterChain, Listener, ListenerFilter, ListenerFilterKind, TrafficDirection};
 use outrigger_config::route::Priority;
 use outrigger_config::tcp::TcpProxy;
 use outrigger_config::units::{Fraction, RuntimeFraction, RuntimeNumber};
@@ -117,9 +117,20 @@ pub struct ListenerNode {
     pub chains: Vec<Arc<ChainNode>>,
     /// For connections that match no chain.
     pub access_logs: Vec<Arc<AccessLogger>>,
+    /// What was discovered in the place of each listener filter; empty if none of them is discovered.
+    pub discovered: Vec<Option<Arc<Extension>>>,
 }
 
 impl ListenerNode {
+    /// The listener filters in order, as they hold; `None` for one that is missing.
+    pub fn listener_filters(&self) -> impl Iterator<Item = (&ListenerFilter, Option<&ListenerFilterKind>)> {
+        self.config.listener_filters.iter().enumerate().map(|(position, filter)| {
+            let ListenerFilterKind::Discovered(wanted) = &filter.kind else { return (filter, Some(&filter.kind)) };
+            let found = self.discovered.get(position).and_then(Option::as_deref);
+            (filter, found.and_then(|found| found.listener.as_ref()).or(wanted.default.as_ref()))
+        })
+    }
+
     /// The node of a chain that `index` chose.
     pub fn chain(&self, chosen: &Arc<FilterChain>) -> Option<&Arc<ChainNode>> {
         self.chains.iter().find(|chain| Arc::ptr_eq(&chain.config, chosen))

@@ -13,7 +13,7 @@ use outrigger_config::http::filters::{
     ClientToken, Credential, CredentialInjector, JwksSource, JwtAuthn, RemoteJwks, RouteFilters,
 };
 use outrigger_config::http::{HttpConnectionManager, HttpFilterConfig, RouteFilterConfig, RouteSource, ScopeSource};
-use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, NetworkFilterConfig};
+use outrigger_config::listener::{DownstreamTransport, FilterChain, Listener, ListenerFilterKind, NetworkFilterConfig};
 use outrigger_config::route::{
     ClusterChoice, MirrorCluster, MirrorPolicy, RouteAction, RouteConfiguration, ScopeRoutes,
 };
@@ -179,6 +179,8 @@ pub enum WantedFilter<'a> {
     Network(&'a DiscoveredFilter<NetworkFilterConfig>),
     /// Of a connection manager.
     Http(&'a DiscoveredFilter<HttpFilterConfig>),
+    /// Of the listener itself.
+    Listener(&'a DiscoveredFilter<ListenerFilterKind>),
 }
 
 impl<'a> WantedFilter<'a> {
@@ -225,6 +227,7 @@ impl<'a> WantedFilter<'a> {
         }
     }
 }
+            Self::Listener(_) => "extension_config_discovery.tcp_listener_filter",
 
 /// What is known of a discovered filter.
 pub type FindExtension<'f, 'a> = dyn Fn(WantedFilter<'a>) -> Option<&'a Extension> + 'f;
@@ -265,7 +268,11 @@ pub fn of_listener<'a>(listener: &'a Listener, find: &FindExtension<'_, 'a>) -> 
 
 /// Filters that a listener discovers, those in discovered connection managers among them.
 pub fn discovered_filters<'a>(listener: &'a Listener, find: &FindExtension<'_, 'a>) -> Vec<WantedFilter<'a>> {
-    let mut wanted = Vec::new();
+    let of_listener = listener.listener_filters.iter().filter_map(|filter| match &filter.kind {
+        ListenerFilterKind::Discovered(filter) => Some(WantedFilter::Listener(filter)),
+        _ => None,
+    });
+    let mut wanted: Vec<_> = of_listener.collect();
     for filter in network_filters(listener, find) {
         match filter {
             NetworkFilterConfig::Discovered(filter) => wanted.push(WantedFilter::Network(filter)),

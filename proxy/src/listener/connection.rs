@@ -104,6 +104,10 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
     };
     let chain = choose(&accepted, &findings);
     let Accepted { worker, node, socket, local, remote, direct_remote, local_restored, start, place } = accepted;
+        Err(Refused::Undiscovered) => {
+            stats.extension_config_missing.increment();
+            return None;
+        }
     let own = socket.local_address().map(Address::Ip).filter(|own| *own != local).map(Box::new);
     let mut info = ConnectionInfo {
         id: worker.process.next_connection_id(),

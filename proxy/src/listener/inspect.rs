@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use outrigger_config::address::Address;
-use outrigger_config::listener::{ListenerFilter, ListenerFilterKind, TlsInspector};
+use outrigger_config::listener::{ListenerFilterKind, TlsInspector};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connection::Accepted;
@@ -44,6 +44,8 @@ pub enum Refused {
 }
 
 /// A PROXY header of version 2 can be this large.
+    /// A filter has not been discovered.
+    Undiscovered,
 const MOST_BYTES: usize = 16 + 65_535;
 
 /// Runs the filters of the connection's listener. Bytes read ahead are put back in front of the socket.
@@ -83,12 +85,15 @@ async fn run_all(
     ahead: &mut Vec<u8>,
     findings: &mut Findings,
 ) -> Result<(), Refused> {
-    for filter in filters {
+    for (filter, kind) in node.listener_filters() {
+        let Some(kind) = kind else { return Err(Refused::Undiscovered) };
         let port = accepted.local.port().unwrap_or_default();
         if filter.disabled.as_ref().is_some_and(|disabled| disabled.matches(port)) {
             continue;
         }
-        match &filter.kind {
+        match kind {
+            // What takes its place is never discovered in turn.
+            ListenerFilterKind::Discovered(_) => return Err(Refused::Undiscovered),
             ListenerFilterKind::OriginalDst => restore_destination(accepted),
             ListenerFilterKind::TlsInspector(inspector) => {
                 let most = inspector.max_client_hello_bytes as usize;

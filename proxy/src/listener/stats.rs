@@ -45,6 +45,7 @@ scope! {
         downstream_listener_filter_remote_close: Counter,
         downstream_pre_cx_active: Gauge,
         downstream_pre_cx_timeout: Counter,
+        extension_config_missing: UsedCounter,
         no_filter_chain_match: Counter,
         no_certificate: UsedCounter = "ssl.no_certificate",
         ssl_connection_error: UsedCounter = "ssl.connection_error",

@@ -1,6 +1,8 @@
-//! Reads listener filters and the conditions under which they do not run.
+//! Reads listener filters, configured in place or discovered, and the conditions under which they do not run.
 //!
 //! Owns how they are checked. Never reads from connections.
+
+use std::sync::Arc;
 
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::config::listener::v3 as pb;
@@ -15,6 +17,7 @@ use outrigger_api::pb::google::protobuf::Any;
 use super::{ListenerFilter, ListenerFilterKind, ListenerFilterPredicate, ProxyProtocol, TlsInspector};
 use crate::context::Context;
 use crate::decide::decide;
+use crate::extension::{DiscoveredFilter, Kind, message_name};
 use crate::rejection::{FieldPath, Parsed};
 use crate::tls::tlv_filter;
 use crate::wire;
@@ -29,14 +32,17 @@ impl ListenerFilter {
         if name.is_empty() {
             return Err(at.field("name").reject("must not be empty"));
         }
+        let name: Arc<str> = name.into();
         let config = at.field("typed_config");
         let kind = match config_type {
             Some(pb::listener_filter::ConfigType::TypedConfig(any)) => {
                 let any = wire::extension(context, &config, any)?;
-                kind(&config, &any)?
+                ListenerFilterKind::parse(&config, &any)?
             }
-            Some(pb::listener_filter::ConfigType::ConfigDiscovery(_)) => {
-                return Err(at.field("config_discovery").unsupported());
+            Some(pb::listener_filter::ConfigType::ConfigDiscovery(wire)) => {
+                let field = at.field("config_discovery");
+                let discovered = DiscoveredFilter::parse(context, &field, Arc::clone(&name), wire, &DISCOVERED)?;
+                ListenerFilterKind::Discovered(Arc::new(discovered))
             }
             None => return Err(config.reject("is required")),
         };
@@ -44,7 +50,7 @@ impl ListenerFilter {
             Some(wire) => Some(predicate(&at.field("filter_disabled"), wire)?),
             None => None,
         };
-        Ok(Self { name: name.into(), kind, disabled })
+        Ok(Self { name, kind, disabled })
     }
 
     /// What `use_proxy_proto` of a filter chain implies.
@@ -67,25 +73,48 @@ impl ListenerFilter {
     }
 }
 
-fn kind(at: &FieldPath<'_>, wire: &Any) -> Parsed<ListenerFilterKind> {
-    Ok(match wire::type_name(wire) {
-        "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => {
-            let original_dst::OriginalDst {} = wire::decode(at, wire)?;
-            ListenerFilterKind::OriginalDst
-        }
-        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
-            tls_inspector(at, wire::decode(at, wire)?)?
-        }
-        "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => {
-            let http_inspector::HttpInspector {} = wire::decode(at, wire)?;
-            ListenerFilterKind::HttpInspector
-        }
-        "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => {
-            ListenerFilterKind::ProxyProtocol(proxy_protocol(at, wire::decode(at, wire)?)?)
-        }
-        _ => return Err(at.reject(format!("the listener filter {:?} is not supported", wire.type_url))),
-    })
+impl ListenerFilterKind {
+    /// Whether a message of this name is one of the listener filters.
+    pub(crate) fn exists(type_name: &str) -> bool {
+        [ORIGINAL_DST, TLS_INSPECTOR, HTTP_INSPECTOR, PROXY_PROTOCOL].contains(&type_name)
+    }
+
+    pub(crate) fn parse(at: &FieldPath<'_>, wire: &Any) -> Parsed<Self> {
+        Ok(match wire::type_name(wire) {
+            ORIGINAL_DST => {
+                let original_dst::OriginalDst {} = wire::decode(at, wire)?;
+                Self::OriginalDst
+            }
+            TLS_INSPECTOR => tls_inspector(at, wire::decode(at, wire)?)?,
+            HTTP_INSPECTOR => {
+                let http_inspector::HttpInspector {} = wire::decode(at, wire)?;
+                Self::HttpInspector
+            }
+            PROXY_PROTOCOL => Self::ProxyProtocol(proxy_protocol(at, wire::decode(at, wire)?)?),
+            _ => return Err(at.reject(format!("the listener filter {:?} is not supported", wire.type_url))),
+        })
+    }
 }
+
+/// Discovered listener filters.
+const DISCOVERED: Kind<ListenerFilterKind> = Kind {
+    check_types: |_, at, type_urls| match type_urls
+        .iter()
+        .position(|url| !ListenerFilterKind::exists(message_name(url)))
+    {
+        Some(index) => {
+            let reason = format!("the listener filter {:?} is not supported", type_urls[index]);
+            Err(at.item(index).reject(reason))
+        }
+        None => Ok(()),
+    },
+    read: |_, at, any| ListenerFilterKind::parse(at, &any),
+};
+
+const ORIGINAL_DST: &str = "envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+const HTTP_INSPECTOR: &str = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
+const PROXY_PROTOCOL: &str = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
 
 fn tls_inspector(at: &FieldPath<'_>, wire: tls_inspector::TlsInspector) -> Parsed<ListenerFilterKind> {
     wire::number_within(&at.field("initial_read_buffer_size"), wire.initial_read_buffer_size, 256..=65_536)?;

@@ -203,6 +203,8 @@ pub struct TlsInspector {
     pub max_client_hello_bytes: u32,
     /// The JA3 fingerprint of clients is wanted.
     pub ja3: bool,
+    /// Comes by extension config discovery.
+    Discovered(Arc<DiscoveredFilter<ListenerFilterKind>>),
     /// The JA4 fingerprint of clients is wanted.
     pub ja4: bool,
     /// What is no ClientHello closes the connection, rather than being for other filter chains.

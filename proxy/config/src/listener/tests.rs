@@ -536,6 +536,20 @@ proptest! {
     #[test]
     fn a_damaged_listener_is_read_or_refused(at in 0..10_000_usize, byte in any::<u8>()) {
         let yaml = format!("name: l\n{ADDRESS}\nuse_original_dst: true\nfilter_chains: [{{filters: [{TCP}]}}]\n");
+#[test]
+fn a_discovered_listener_filter_names_its_types_and_default() {
+    let url = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+    let discovery = |fields: &str| with(&format!("listener_filters: [{{name: ext, config_discovery: {{{fields}}}}}]"));
+    let source = "config_source: {ads: {}, resource_api_version: V3}";
+    let good = discovery(&format!("{source}, type_urls: [{url}], default_config: {{\"@type\": {url}}}")).unwrap();
+    let ListenerFilterKind::Discovered(filter) = &good.listener_filters[0].kind else { panic!("{good:?}") };
+    assert_eq!(&*filter.name, "ext");
+    assert!(matches!(filter.default, Some(ListenerFilterKind::TlsInspector(_))));
+    let error = discovery(&format!("{source}, type_urls: ['a/b.C']")).unwrap_err();
+    let at = "listener \"l\": listener_filters[0].config_discovery.type_urls[0]";
+    assert_eq!(error, format!("{at}: the listener filter \"a/b.C\" is not supported"));
+}
+
         let wire: pb::Listener = Schema::load().parse_yaml(&yaml, UnknownFields::Reject).unwrap().message;
         let mut bytes = wire.encode_to_vec();
         let at = at % bytes.len();

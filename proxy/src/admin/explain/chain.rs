@@ -34,7 +34,7 @@ pub(super) fn find(view: &GraphView, asked: &Asked) -> Result<Found, String> {
     let (listener, why) = listener(view, asked)?;
     let mut protocols = asked.protocols.clone();
     let inspects = |kind: &ListenerFilterKind| matches!(kind, ListenerFilterKind::HttpInspector);
-    if !asked.secure && listener.config.listener_filters.iter().any(|filter| inspects(&filter.kind)) {
+    if !asked.secure && listener.listener_filters().any(|(_, kind)| kind.is_some_and(inspects)) {
         // What inspection finds in the first bytes of such a request.
         protocols = vec!["http/1.1".to_owned()];
     }
