@@ -9,6 +9,7 @@ pub mod cli;
 pub mod explain;
 pub mod failures;
 mod fetch;
+pub mod filter_state;
 pub mod graph;
 pub mod health;
 pub mod http;

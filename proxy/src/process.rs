@@ -49,6 +49,8 @@ pub struct Process {
     pub downstream_connections: AtomicU64,
     /// Downstream connections now, by listener.
     pub listener_connections: ConnectionCounts,
+    /// What a connection to a listener of this process holds in each direction before its writer waits, in bytes.
+    pub internal_buffer_bytes: usize,
     /// Token buckets that network filters share by a key.
     pub buckets: SharedBuckets,
     /// Names that workers want to have resolved.

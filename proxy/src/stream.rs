@@ -15,6 +15,7 @@ use outrigger_config::route::Route;
 use rustls::sign::CertifiedKey;
 
 use crate::explain::Cause;
+use crate::filter_state::FilterState;
 use crate::http::message::Version;
 use crate::istio::{Heard, Peers};
 use crate::listener::filters::fingerprint::Fingerprints;
@@ -51,14 +52,14 @@ pub struct ConnectionInfo {
     pub local_restored: bool,
     /// TLVs of its PROXY protocol header that a listener filter was told to keep.
     pub proxy_tlvs: Option<Box<Vec<Tlv>>>,
-    /// JA3 and JA4 of its ClientHello, if a listener filter was told to compute them.
     /// What PROXY protocol headers towards endpoints get instead of those, once a TCP proxy has said so.
     pub outgoing_tlvs: OnceCell<Box<Vec<Tlv>>>,
+    /// JA3 and JA4 of its ClientHello, if a listener filter was told to compute them.
     pub tls_fingerprints: Option<Box<Fingerprints>>,
     /// What network filters tell each other and the log: values by namespace.
     pub dynamic_metadata: RefCell<BTreeMap<String, serde_json::Map<String, serde_json::Value>>>,
     /// Named objects that network filters leave, as text. Requests see them too.
-    pub filter_state: RefCell<BTreeMap<String, String>>,
+    pub filter_state: RefCell<FilterState>,
     /// What the client says of itself before the first byte of the application, if it is listened to.
     pub peer_words: OnceCell<Heard>,
 }
@@ -69,12 +70,12 @@ impl ConnectionInfo {
         self.socket_local.as_deref().unwrap_or(&self.local)
     }
 
-    /// Who the client's certificate says it is: its first URI name, or else its subject.
     /// TLVs for PROXY protocol headers towards endpoints.
     pub fn tlvs(&self) -> &[Tlv] {
         self.outgoing_tlvs.get().or(self.proxy_tlvs.as_ref()).map_or(&[], |tlvs| tlvs)
     }
 
+    /// Who the client's certificate says it is: its first URI name, or else its subject.
     pub fn peer_name(&self) -> Option<&str> {
         let peer = self.tls.as_ref()?.peer.as_deref()?;
         Some(peer.uri_sans.first().unwrap_or(&peer.subject))
@@ -200,7 +201,7 @@ pub struct StreamInfo {
     /// Messages of a gRPC call so far: of the request, and of the response.
     pub grpc_messages: Cell<Option<(u64, u64)>>,
     /// Named objects that filters leave, as text.
-    pub filter_state: RefCell<BTreeMap<String, String>>,
+    pub filter_state: RefCell<FilterState>,
     /// From the first byte of the request to the end of its head.
     pub head_duration: Cell<Duration>,
     /// When what lies between happened.

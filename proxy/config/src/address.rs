@@ -14,6 +14,24 @@ pub enum Address {
     Ip(SocketAddr),
     /// A Unix socket; a path that starts with `@` is in the abstract namespace.
     Pipe { path: PathBuf, mode: u32 },
+    /// A listener of this process.
+    Internal(Arc<InternalAddress>),
+}
+
+/// Source: `envoy.config.core.v3.EnvoyInternalAddress`.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct InternalAddress {
+    /// Name of the listener.
+    pub listener: Arc<str>,
+    /// Tells endpoints apart that lead to the same listener; may be empty.
+    pub endpoint: Arc<str>,
+}
+
+impl InternalAddress {
+    /// The address of a listener itself.
+    pub fn of_listener(name: &Arc<str>) -> Self {
+        Self { listener: Arc::clone(name), endpoint: "".into() }
+    }
 }
 
 /// An address that may still need a resolver.
@@ -26,19 +44,19 @@ pub enum EndpointAddress {
 }
 
 impl Address {
-    /// The IP address, if this is not a pipe.
+    /// The IP address, if it is one.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Address::Ip(socket) => Some(socket.ip()),
-            Address::Pipe { path: _, mode: _ } => None,
+            Address::Pipe { path: _, mode: _ } | Address::Internal(_) => None,
         }
     }
 
-    /// The port, if this is not a pipe.
+    /// The port, if it has one.
     pub fn port(&self) -> Option<u16> {
         match self {
             Address::Ip(socket) => Some(socket.port()),
-            Address::Pipe { path: _, mode: _ } => None,
+            Address::Pipe { path: _, mode: _ } | Address::Internal(_) => None,
         }
     }
 }
@@ -59,12 +77,13 @@ impl From<SocketAddr> for Address {
     }
 }
 
-/// As Envoy prints it: `10.0.0.1:80`, `[::1]:80`, or the path of the pipe.
+/// As Envoy prints it: `10.0.0.1:80`, `[::1]:80`, the path of the pipe, or `envoy://listener/endpoint`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Ip(socket) => write!(f, "{socket}"),
             Address::Pipe { path, mode: _ } => write!(f, "{}", path.display()),
+            Address::Internal(internal) => write!(f, "envoy://{}/{}", internal.listener, internal.endpoint),
         }
     }
 }

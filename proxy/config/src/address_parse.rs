@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 
-use crate::address::{Address, EndpointAddress};
+use crate::address::{Address, EndpointAddress, InternalAddress};
 use crate::cluster::{BindConfig, SourceAddress};
 use crate::decide::decide;
 use crate::listener::{SocketOption, SocketOptionValue, SocketState, TcpKeepalive};
@@ -24,6 +24,8 @@ pub(crate) fn address(at: &FieldPath<'_>, wire: core::Address) -> Parsed<Address
 /// An address to listen on, and whether an IPv6 wildcard takes IPv4 too (`ipv4_compat`).
 pub(crate) fn listen_address(at: &FieldPath<'_>, wire: core::Address) -> Parsed<(Address, bool)> {
     match any_address(at, wire)? {
+        // Endpoints alone can lead to one.
+        (EndpointAddress::Resolved(Address::Internal(_)), _) => Err(at.field("envoy_internal_address").unsupported()),
         (EndpointAddress::Resolved(address), ipv4_compat) => Ok((address, ipv4_compat)),
         (EndpointAddress::Named { host, port: _ }, _) => {
             Err(at.field("socket_address").field("address").reject(format!("{host:?} is not an IP address")))
@@ -31,7 +33,7 @@ pub(crate) fn listen_address(at: &FieldPath<'_>, wire: core::Address) -> Parsed<
     }
 }
 
-/// The address of an endpoint, which may be a host name.
+/// The address of an endpoint, which may be a host name or a listener of this process.
 pub(crate) fn endpoint_address(at: &FieldPath<'_>, wire: core::Address) -> Parsed<EndpointAddress> {
     Ok(any_address(at, wire)?.0)
 }
@@ -175,8 +177,28 @@ fn any_address(at: &FieldPath<'_>, wire: core::Address) -> Parsed<(EndpointAddre
         Some(core::address::Address::Pipe(wire)) => {
             Ok((EndpointAddress::Resolved(pipe(&at.field("pipe"), wire)?), false))
         }
-        Some(core::address::Address::EnvoyInternalAddress(_)) => Err(at.field("envoy_internal_address").unsupported()),
-        None => Err(at.reject("needs one of socket_address, pipe")),
+        Some(core::address::Address::EnvoyInternalAddress(wire)) => {
+            let address = internal_address(&at.field("envoy_internal_address"), wire)?;
+            Ok((EndpointAddress::Resolved(Address::Internal(Arc::new(address))), false))
+        }
+        None => Err(at.reject("needs one of socket_address, pipe, envoy_internal_address")),
+    }
+}
+
+fn internal_address(at: &FieldPath<'_>, wire: core::EnvoyInternalAddress) -> Parsed<InternalAddress> {
+    decide!(wire, at, core::EnvoyInternalAddress as "envoy.config.core.v3.EnvoyInternalAddress" {
+        implemented: address_name_specifier, endpoint_id;
+        no_effect: ;
+        unsupported: ;
+    });
+    let at = at.field("server_listener_name");
+    use core::envoy_internal_address::AddressNameSpecifier;
+    match address_name_specifier {
+        Some(AddressNameSpecifier::ServerListenerName(name)) if !name.is_empty() => {
+            Ok(InternalAddress { listener: name.into(), endpoint: endpoint_id.into() })
+        }
+        Some(AddressNameSpecifier::ServerListenerName(_)) => Err(at.reject("must not be empty")),
+        None => Err(at.reject("is required")),
     }
 }
 
@@ -319,7 +341,7 @@ mod tests {
             in_socket(wire)
         };
         let cases = [
-            (core::Address { address: None }, "address: needs one of socket_address, pipe"),
+            (core::Address { address: None }, "address: needs one of socket_address, pipe, envoy_internal_address"),
             (in_socket(socket("", 80)), "address.socket_address.address: must not be empty"),
             (
                 in_socket(socket("a b", 80)),
@@ -350,6 +372,25 @@ mod tests {
         }
         let error = address(&ROOT.field("address"), in_socket(socket("localhost", 80))).unwrap_err().to_string();
         assert_eq!(error, "cluster \"billing\": address.socket_address.address: \"localhost\" is not an IP address");
+    }
+
+    #[test]
+    fn a_listener_of_this_process_is_for_endpoints_alone() {
+        use super::core::envoy_internal_address::AddressNameSpecifier::ServerListenerName;
+        let internal = |name: Option<&str>| core::Address {
+            address: Some(core::address::Address::EnvoyInternalAddress(core::EnvoyInternalAddress {
+                address_name_specifier: name.map(|name| ServerListenerName(name.into())),
+                endpoint_id: "10.0.0.1:80".into(),
+            })),
+        };
+        let at = ROOT.field("address");
+        let show = |wire| endpoint_address(&at, wire).map_or_else(|error| error.to_string(), |found| found.to_string());
+        assert_eq!(show(internal(Some("inner"))), "envoy://inner/10.0.0.1:80");
+        let field = "cluster \"billing\": address.envoy_internal_address";
+        assert_eq!(show(internal(Some(""))), format!("{field}.server_listener_name: must not be empty"));
+        assert_eq!(show(internal(None)), format!("{field}.server_listener_name: is required"));
+        let error = address(&at, internal(Some("inner"))).unwrap_err().to_string();
+        assert_eq!(error, format!("{field}: is not supported"));
     }
 
     #[test]

@@ -148,6 +148,7 @@ pub(crate) fn servers(at: &FieldPath<'_>, wire: Vec<core::Address>) -> Parsed<Ve
             Address::Ip(server) if server.port() == 0 => servers.push(SocketAddr::new(server.ip(), 53)),
             Address::Ip(server) => servers.push(server),
             Address::Pipe { .. } => return Err(item.field("pipe").unsupported()),
+            Address::Internal(_) => return Err(item.field("envoy_internal_address").unsupported()),
         }
     }
     Ok(servers)

@@ -374,6 +374,8 @@ pub enum AddressPart {
     Masked(u8),
     /// `80`.
     Port,
+    /// What tells an endpoint apart that leads to a listener of this process.
+    EndpointId,
 }
 
 /// How an object of the filter state is printed.

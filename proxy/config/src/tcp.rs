@@ -45,11 +45,11 @@ pub struct TcpProxy {
     pub back_off: Option<BackOff>,
     /// Bytes go to the endpoint inside a request.
     pub tunneling: Option<Box<Tunneling>>,
+    /// What PROXY protocol headers towards endpoints get.
+    pub proxy_tlvs: Option<Box<ProxyTlvs>>,
     /// There is no connection to an endpoint before the client has sent something.
     pub connect_on_data: bool,
     /// The connection ends as soon as its listener drains and nothing is on its way to the client.
-    /// What PROXY protocol headers towards endpoints get.
-    pub proxy_tlvs: Option<Box<ProxyTlvs>>,
     pub check_drain_close: bool,
     /// Written when the connection ends.
     pub access_logs: Vec<Arc<AccessLog>>,

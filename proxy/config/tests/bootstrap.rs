@@ -52,6 +52,7 @@ fn istio_starts() {
     let RuntimeLayerKind::Static(values) = &bootstrap.runtime[0].kind else { panic!() };
     assert_eq!(values["re2.max_program_size.error_level"].number, Some(32768.0));
     assert!(matches!(bootstrap.runtime[1].kind, RuntimeLayerKind::Admin));
+    assert_eq!(bootstrap.internal_buffer_bytes, 64 * 1024);
     let names: Vec<_> = bootstrap.clusters.iter().map(|cluster| cluster.name.to_string()).collect();
     assert_eq!(names, ["prometheus_stats", "agent", "sds-grpc", "xds-grpc"]);
     // A listener without a name is called after its address.
@@ -167,6 +168,11 @@ fn sections_that_are_refused() {
         (
             "bootstrap_extensions: [{name: a, typed_config: {'@type': type.googleapis.com/google.protobuf.Empty}}]",
             "bootstrap_extensions[0].typed_config: \"google.protobuf.Empty\" is not supported",
+        ),
+        (
+            "bootstrap_extensions: [{name: a, typed_config: {'@type': \
+             type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener, buffer_size_kb: 9000}}]",
+            "bootstrap_extensions[0].typed_config.buffer_size_kb: 9000 is not within 1 to 8192",
         ),
         ("header_prefix: 'x y'", "header_prefix: \"x y\" cannot begin a header name"),
         (

@@ -20,6 +20,8 @@ fuzz_target!(|data: &[u8]| {
             server_name: Some("www.example.com"),
             transport_protocol: "tls",
             application_protocols: &["h2".to_owned()],
+            filter_state: None,
+            metadata: None,
         });
     });
 });

@@ -519,8 +519,9 @@ impl Facts for Arriving<'_, '_> {
         false
     }
 
-    fn metadata(&self, _: MetadataSource, _: &str, look: &mut LookAt<'_>) -> bool {
-        look(None)
+    fn metadata(&self, source: MetadataSource, namespace: &str, look: &mut LookAt<'_>) -> bool {
+        let known = self.0.metadata.filter(|_| matches!(source, MetadataSource::Dynamic));
+        look(known.and_then(|known| known.get(namespace)))
     }
 
     fn holds(&self, _: &Expression) -> bool {
@@ -535,8 +536,8 @@ impl Facts for Arriving<'_, '_> {
         self.0.application_protocols
     }
 
-    fn filter_state(&self, _: &str, look: &mut dyn FnMut(Option<&str>) -> bool) -> bool {
-        look(None)
+    fn filter_state(&self, key: &str, look: &mut dyn FnMut(Option<&str>) -> bool) -> bool {
+        look(self.0.filter_state.and_then(|known| known.get(key)).map(String::as_str))
     }
 }
 

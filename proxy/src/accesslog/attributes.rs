@@ -13,6 +13,7 @@ use outrigger_policy::cel::{Attributes, Object, Value, evaluate};
 
 use super::facts::Facts;
 use super::format::{Given, json, text};
+use super::upstream::local_address;
 use super::{grpc_status, metadata, request_parts};
 use crate::calendar::Moment;
 use crate::http::headers::Headers;
@@ -360,7 +361,7 @@ fn upstream<'a>(facts: &'a Facts<'_>, name: &str) -> Option<Value<'a>> {
     let host = info.upstream_host.borrow();
     match name {
         "address" | "port" => return address(&host.as_ref()?.address, name),
-        "local_address" => return info.upstream_local.get().map(|local| Value::text(local.to_string())),
+        "local_address" => return local_address(info).map(|local| Value::text(local.to_string())),
         "transport_failure_reason" => {
             let failure = info.upstream_failure.borrow();
             return failure.as_deref().map(|failure| Value::text(failure.to_owned()));

@@ -23,6 +23,7 @@ use prost::Message as _;
 use super::facts::{Facts, LogType};
 use super::format::{Given, write_operator};
 use super::records::custom;
+use super::upstream;
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{Version, joined};
 use crate::moments::Milestone;
@@ -103,7 +104,7 @@ fn common(facts: &Facts<'_>) -> data::AccessLogCommon {
         time_to_first_downstream_tx_byte: moment(Milestone::DownstreamTxBegin),
         time_to_last_downstream_tx_byte: since_start(info.end.get()),
         upstream_remote_address: host.as_ref().map(|host| address(&host.address)),
-        upstream_local_address: info.upstream_local.get().map(|local| address(&Address::Ip(local))),
+        upstream_local_address: upstream::local_address(info).map(|local| address(&local)),
         upstream_cluster: info.cluster.borrow().as_deref().unwrap_or_default().to_owned(),
         response_flags: Some(response_flags(info.flags.get())).filter(|_| !info.flags.get().is_empty()),
         metadata: metadata(facts),
@@ -322,6 +323,12 @@ pub(crate) fn address(address: &Address) -> core::Address {
         Address::Pipe { path, mode } => {
             Wire::Pipe(core::Pipe { path: path.to_string_lossy().into_owned(), mode: *mode })
         }
+        Address::Internal(internal) => Wire::EnvoyInternalAddress(core::EnvoyInternalAddress {
+            address_name_specifier: Some(core::envoy_internal_address::AddressNameSpecifier::ServerListenerName(
+                internal.listener.to_string(),
+            )),
+            endpoint_id: internal.endpoint.to_string(),
+        }),
     };
     core::Address { address: Some(wire) }
 }

@@ -456,6 +456,13 @@ pub(super) fn address(address: &Address, part: AddressPart, out: &mut Vec<u8>) -
         (Address::Pipe { path, .. }, AddressPart::Full | AddressPart::WithoutPort | AddressPart::Masked(_)) => {
             write!(out, "{}", path.display())
         }
+        (Address::Internal(internal), AddressPart::EndpointId) => write!(out, "{}", internal.endpoint),
+        // Envoy writes nothing for these, rather than that there is nothing.
+        (Address::Ip(_) | Address::Pipe { .. }, AddressPart::EndpointId)
+        | (Address::Internal(_), AddressPart::Port) => Ok(()),
+        (Address::Internal(_), AddressPart::Full | AddressPart::WithoutPort | AddressPart::Masked(_)) => {
+            write!(out, "{address}")
+        }
         (Address::Pipe { .. }, AddressPart::Port) => return Given::Absent,
     };
     Given::Text

@@ -174,6 +174,7 @@ pub fn host(port: u16) -> Arc<Host> {
         transport: 0,
         preconnect: false,
         health_check: None,
+        passed: None,
         shared: Arc::new(HostShared::default()),
     })
 }

@@ -7,6 +7,8 @@ use outrigger_config::format::{AddressPart, Operator};
 
 use super::facts::Facts;
 use super::format::{Given, address, non_empty, number, text, without_blanks};
+use crate::listener::internal::client_address;
+use crate::stream::StreamInfo;
 use crate::upstream::host::Host;
 
 /// Writes one of them.
@@ -35,12 +37,12 @@ pub(super) fn write(operator: &Operator, facts: &Facts<'_>, out: &mut Vec<u8>) -
                 non_empty(raw.or(info.cluster.borrow().as_deref()).unwrap_or(""), out)
             }
         },
-        Operator::UpstreamLocalAddress(part) => match info.upstream_local.get() {
-            Some(local) => address(&Address::Ip(local), *part, out),
+        Operator::UpstreamLocalAddress(part) => match local_address(info) {
+            Some(local) => address(&local, *part, out),
             None => Given::Absent,
         },
         // A host that was chosen but not reached has no remote address yet.
-        Operator::UpstreamRemoteAddress(part) => match (&*info.upstream_host.borrow(), info.upstream_local.get()) {
+        Operator::UpstreamRemoteAddress(part) => match (&*info.upstream_host.borrow(), local_address(info)) {
             (Some(host), Some(_)) => address(&host.address, *part, out),
             _ => Given::Absent,
         },
@@ -61,6 +63,16 @@ pub(super) fn write(operator: &Operator, facts: &Facts<'_>, out: &mut Vec<u8>) -
             None => Given::Absent,
         },
     }
+}
+
+/// Our end of the connection to the endpoint, if there is such a connection.
+pub(super) fn local_address(info: &StreamInfo) -> Option<Address> {
+    if let Some(local) = info.upstream_local.get() {
+        return Some(Address::Ip(local));
+    }
+    let host = info.upstream_host.borrow();
+    let internal = host.as_ref().is_some_and(|host| matches!(host.address, Address::Internal(_)));
+    (internal && info.upstream_connection.get() != 0).then(client_address)
 }
 
 /// The name of an endpoint, or else its address.

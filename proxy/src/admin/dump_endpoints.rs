@@ -141,6 +141,12 @@ pub(super) fn address(address: &Address) -> core_pb::Address {
         Address::Pipe { path, mode } => {
             Kind::Pipe(core_pb::Pipe { path: path.to_string_lossy().into_owned(), mode: *mode })
         }
+        Address::Internal(internal) => Kind::EnvoyInternalAddress(core_pb::EnvoyInternalAddress {
+            address_name_specifier: Some(core_pb::envoy_internal_address::AddressNameSpecifier::ServerListenerName(
+                internal.listener.to_string(),
+            )),
+            endpoint_id: internal.endpoint.to_string(),
+        }),
     };
     core_pb::Address { address: Some(kind) }
 }

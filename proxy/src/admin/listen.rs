@@ -55,6 +55,8 @@ pub(super) fn listen(config: &AdminConfig) -> Result<(AdminSocket, Address), Adm
     let (domain, address) = match &config.address {
         Address::Ip(address) => (Domain::for_address(*address), SockAddr::from(*address)),
         Address::Pipe { path, .. } => (Domain::UNIX, pipe_address(path).map_err(refused)?),
+        // Refused where it is read.
+        Address::Internal(_) => return Err(refused(std::io::ErrorKind::Unsupported.into())),
     };
     let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None).map_err(refused)?;
     set_options(&socket, config, SocketState::PreBind)?;

@@ -210,6 +210,7 @@ fn make(endpoint: &Endpoint, address: Address, priority: u32, at: &Arc<Locality>
         metadata: _,
         transport: _,
         health_check: _,
+        passed,
     } = endpoint;
     // The name that was resolved is the host's name unless it has one of its own.
     let hostname = match configured {
@@ -229,6 +230,7 @@ fn make(endpoint: &Endpoint, address: Address, priority: u32, at: &Arc<Locality>
         transport: 0,
         preconnect: false,
         health_check: None,
+        passed: passed.clone(),
         shared,
     }
 }
@@ -247,6 +249,7 @@ fn same(a: &Host, b: &Host) -> bool {
         transport,
         preconnect,
         health_check,
+        passed,
         shared,
     } = a;
     *address == b.address
@@ -258,6 +261,7 @@ fn same(a: &Host, b: &Host) -> bool {
         && *locality == b.locality
         && *health == b.health
         && *metadata == b.metadata
+        && *passed == b.passed
         && *transport == b.transport
         && *preconnect == b.preconnect
         && *health_check == b.health_check
@@ -345,6 +349,7 @@ pub(crate) mod tests {
             metadata: None,
             transport: None,
             health_check: None,
+            passed: None,
         };
         Assignment {
             name: "a".into(),

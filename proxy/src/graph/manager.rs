@@ -556,6 +556,9 @@ impl GraphManager {
         let built = self.compile_listener(&revision.config, &revision.extensions, &olds);
         let bound = revision.bound.take();
         let binds = revision.config.bind_to_port;
+        let internal = revision.config.is_internal();
+        let own = || revision.config.addresses.iter().map(|listen| listen.address.clone()).collect();
+        let internal: Option<Vec<Address>> = internal.then(own);
         let drain_type = revision.config.drain_type;
         let direction = revision.config.traffic_direction;
         let position = revision.position;
@@ -593,7 +596,7 @@ impl GraphManager {
             self.drain_chains(vanished);
         }
         self.stats.listeners.listener_create_success.increment();
-        let addresses = addresses.unwrap_or(kept);
+        let addresses = internal.or(addresses).unwrap_or(kept);
         self.listeners.insert(Arc::clone(name), RunningListener { build, sockets: id, addresses, position });
         self.dirty = true;
     }

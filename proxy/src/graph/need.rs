@@ -189,6 +189,7 @@ impl<'a> WantedFilter<'a> {
         let (name, source, wait) = match self {
             Self::Network(filter) => (&filter.name, &filter.source, filter.waits()),
             Self::Http(filter) => (&filter.name, &filter.source, filter.waits()),
+            Self::Listener(filter) => (&filter.name, &filter.source, filter.waits()),
         };
         Reference { kind, name, source, wait }
     }
@@ -208,6 +209,7 @@ impl<'a> WantedFilter<'a> {
         match self {
             Self::Network(filter) => &filter.type_urls,
             Self::Http(filter) => &filter.type_urls,
+            Self::Listener(filter) => &filter.type_urls,
         }
     }
 
@@ -216,6 +218,7 @@ impl<'a> WantedFilter<'a> {
         match self {
             Self::Network(filter) => found.network.is_some() && filter.accepts(&found.type_name),
             Self::Http(filter) => found.http.is_some() && filter.accepts(&found.type_name),
+            Self::Listener(filter) => found.listener.is_some() && filter.accepts(&found.type_name),
         }
     }
 
@@ -224,10 +227,10 @@ impl<'a> WantedFilter<'a> {
         match self {
             Self::Network(_) => "extension_config_discovery.network_filter",
             Self::Http(_) => "extension_config_discovery.http_filter",
+            Self::Listener(_) => "extension_config_discovery.tcp_listener_filter",
         }
     }
 }
-            Self::Listener(_) => "extension_config_discovery.tcp_listener_filter",
 
 /// What is known of a discovered filter.
 pub type FindExtension<'f, 'a> = dyn Fn(WantedFilter<'a>) -> Option<&'a Extension> + 'f;
@@ -330,6 +333,8 @@ pub fn clusters_of_listener(listener: &Listener) -> BTreeSet<Arc<str>> {
 /// Adds the clusters that a filter names without route discovery.
 pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc<str>>) {
     match filter {
+        // What is discovered while a connection waits, nobody waits for before.
+        NetworkFilterConfig::TcpProxy(proxy) if proxy.on_demand.is_some() => {}
         NetworkFilterConfig::TcpProxy(proxy) => {
             let named = proxy.target.clusters.iter().filter(|(name, _)| !name.is_empty());
             names.extend(named.map(|(name, _)| Arc::clone(name)));
@@ -340,8 +345,6 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
                 clusters_of_http_filter(&filter.config, names);
             }
         }
-        // What is discovered while a connection waits, nobody waits for before.
-        NetworkFilterConfig::TcpProxy(proxy) if proxy.on_demand.is_some() => {}
         NetworkFilterConfig::ExtAuthz(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
         NetworkFilterConfig::GlobalRateLimit(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
         // The cluster by SNI may or may not exist when a connection asks for it.

@@ -69,6 +69,8 @@ pub fn bind(config: &Arc<Listener>, workers: usize) -> Result<Option<BoundSocket
         let (address, made) = match &listen.address {
             Address::Ip(address) => bind_ip(config, listen, *address, workers)?,
             Address::Pipe { path, mode } => bind_pipe(listen, path.as_ref(), *mode, workers)?,
+            // Listeners with such an address have no socket.
+            Address::Internal(_) => continue,
         };
         addresses.push(address);
         for (worker, socket) in sockets.iter_mut().zip(made) {

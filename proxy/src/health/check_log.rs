@@ -117,6 +117,9 @@ fn address(line: &mut EventLine, address: &Address) {
         Address::Pipe { path, mode } => line.object("pipe", |line| {
             line.field("path", path.to_string_lossy().into_owned()).field("mode", *mode);
         }),
+        Address::Internal(internal) => line.object("envoy_internal_address", |line| {
+            line.field("server_listener_name", &*internal.listener).field("endpoint_id", &*internal.endpoint);
+        }),
     };
 }
 

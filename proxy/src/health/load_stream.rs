@@ -103,7 +103,7 @@ fn request(
     let authority = match (named, address) {
         (Some(name), _) => name.to_owned(),
         (None, Address::Ip(socket)) => socket.to_string(),
-        (None, Address::Pipe { .. }) => node.config.name.to_string(),
+        (None, Address::Pipe { .. } | Address::Internal(_)) => node.config.name.to_string(),
     };
     let scheme = if secure { "https" } else { "http" };
     let question = Question { report_interval: Some(wire_duration(options.period)) };

@@ -250,6 +250,7 @@ fn process(bootstrap: &Bootstrap) -> Process {
     process.node_cluster.clone_from(&bootstrap.node.cluster);
     process.workload = Workload::of(&bootstrap.node);
     process.workload.announce(&process.stats);
+    process.internal_buffer_bytes = bootstrap.internal_buffer_bytes;
     process.node_zone = bootstrap.node.locality.as_ref().map(|locality| locality.zone.clone()).unwrap_or_default();
     process.traces.set_default_provider(bootstrap.tracing.clone());
     let overload = bootstrap.overload.as_ref();

@@ -1,4 +1,4 @@
-//! Accept loops, one for each listening socket of a worker.
+//! Accept loops, one for each listening socket of a worker, and connections from inside the process, which need none.
 //!
 //! Owns taking connections from the system and the limits on their number. Never reads from them.
 
@@ -11,11 +11,12 @@ use std::task::ready;
 use std::time::{Duration, Instant};
 
 use outrigger_config::address::Address;
-use outrigger_config::listener::TcpKeepalive;
+use outrigger_config::listener::{ListenAddress, TcpKeepalive};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
-use super::connection::{self, Accepted};
+use super::connection::{self, Accepted, Arrival};
+use super::internal::{Luggage, client_address};
 use super::stats::ListenerStats;
 use crate::graph::ListenerNode;
 use crate::overload::{CONNECTIONS_PREFIX, Hook, RefusedStats, limits};
@@ -60,7 +61,7 @@ pub async fn accept_unix(worker: Rc<Worker>, name: Arc<str>, socket: UnixListene
                 let Some(node) = node(&worker, &name) else { continue };
                 let pipe = node.config.addresses.iter().find_map(|address| match &address.address {
                     pipe @ Address::Pipe { .. } => Some(pipe.clone()),
-                    Address::Ip(_) => None,
+                    Address::Ip(_) | Address::Internal(_) => None,
                 });
                 let local = pipe.unwrap_or_else(|| Address::Pipe { path: "".into(), mode: 0 });
                 start(&worker, node, Socket::new(SocketKind::Unix(stream)), local.clone(), local);
@@ -99,9 +100,17 @@ pub struct Place {
     start: Instant,
     /// Connections of the listener.
     listener: Arc<AtomicU64>,
+    /// It counts among the connections of the process.
+    of_process: bool,
 }
 
 impl Place {
+    fn counted(worker: &Rc<Worker>, stats: Arc<ListenerStats>, listener: Arc<AtomicU64>, of_process: bool) -> Self {
+        stats.downstream_cx_total.increment();
+        stats.downstream_cx_active.increment();
+        Self { worker: Rc::clone(worker), stats, start: Instant::now(), listener, of_process }
+    }
+
     /// Stats of the listener that accepted the connection.
     pub fn stats(&self) -> &Arc<ListenerStats> {
         &self.stats
@@ -114,7 +123,9 @@ impl Drop for Place {
         self.stats.downstream_cx_destroy.increment();
         self.stats.downstream_cx_length_ms.record(self.start.elapsed().as_millis() as u64);
         self.listener.fetch_sub(1, Ordering::Relaxed);
-        self.worker.process.downstream_connections.fetch_sub(1, Ordering::Relaxed);
+        if self.of_process {
+            self.worker.process.downstream_connections.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -139,18 +150,28 @@ fn take_place(worker: &Rc<Worker>, node: &ListenerNode) -> Option<Place> {
     } else if !limits::take_place(&listener, limits::of_listener(&node.config.name, &graph.runtime)) {
         stats.downstream_cx_overflow.increment();
     } else {
-        stats.downstream_cx_total.increment();
-        stats.downstream_cx_active.increment();
-        return Some(Place { worker: Rc::clone(worker), stats, start: Instant::now(), listener });
+        return Some(Place::counted(worker, stats, listener, true));
     }
     process.downstream_connections.fetch_sub(1, Ordering::Relaxed);
     None
+}
+
+/// A place for a connection from inside the process. It has its place among those of the process already, as the one that
+/// it is made for, so that no limit holds for it.
+fn internal_place(worker: &Rc<Worker>, node: &ListenerNode) -> Place {
+    let stats = worker.listener_stats(&stat_prefix(node));
+    let listener = worker.listener_connections(&node.config.name);
+    listener.fetch_add(1, Ordering::Relaxed);
+    Place::counted(worker, stats, listener, false)
 }
 
 /// The `<prefix>` of `listener.<prefix>.*`: given, or the address with its colons replaced as Envoy does.
 pub(crate) fn stat_prefix(node: &ListenerNode) -> Arc<str> {
     match (&node.config.stat_prefix, node.config.addresses.first()) {
         (Some(prefix), _) => Arc::clone(prefix),
+        (None, Some(ListenAddress { address: Address::Internal(own), .. })) => {
+            format!("envoy_internal_{}", own.listener).into()
+        }
         (None, Some(address)) => address.address.to_string().replace(':', "_").into(),
         (None, None) => Arc::clone(&node.config.name),
     }
@@ -158,8 +179,32 @@ pub(crate) fn stat_prefix(node: &ListenerNode) -> Arc<str> {
 
 fn start(worker: &Rc<Worker>, node: Arc<ListenerNode>, socket: Socket, local: Address, remote: Address) {
     let Some(place) = take_place(worker, &node) else { return };
+    serve(place, node, socket, local, remote, None);
+}
+
+/// Serves a connection from inside the process.
+pub(super) fn start_internal(
+    worker: &Rc<Worker>,
+    node: Arc<ListenerNode>,
+    socket: Socket,
+    local: Address,
+    luggage: Luggage,
+) {
+    let place = internal_place(worker, &node);
+    let arrival = Arrival { local: local.clone(), luggage };
+    serve(place, node, socket, local, client_address(), Some(Box::new(arrival)));
+}
+
+fn serve(
+    place: Place,
+    node: Arc<ListenerNode>,
+    socket: Socket,
+    local: Address,
+    remote: Address,
+    arrival: Option<Box<Arrival>>,
+) {
     let accepted = Accepted {
-        worker: Rc::clone(worker),
+        worker: Rc::clone(&place.worker),
         node,
         socket,
         local,
@@ -168,6 +213,7 @@ fn start(worker: &Rc<Worker>, node: Arc<ListenerNode>, socket: Socket, local: Ad
         local_restored: false,
         start: Instant::now(),
         place,
+        arrival,
     };
     tokio::task::spawn_local(connection::serve(accepted));
 }

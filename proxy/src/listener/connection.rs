@@ -13,6 +13,7 @@ use outrigger_config::overload::TimerKind;
 
 use super::accept::Place;
 use super::inspect::{self, Findings, Refused};
+use super::internal::Luggage;
 use crate::accesslog::Facts;
 use crate::graph::{Application, ChainNode, ListenerNode};
 use crate::stream::{ConnectionInfo, ResponseFlag, StreamInfo, TlsInfo};
@@ -42,6 +43,17 @@ pub struct Accepted {
     pub start: Instant,
     /// Its place among the downstream connections.
     pub place: Place,
+    /// How it came here from inside the process, if it did.
+    pub arrival: Option<Box<Arrival>>,
+}
+
+/// A connection from inside the process.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The address that it was made to.
+    pub local: Address,
+    /// What it brings along.
+    pub luggage: Luggage,
 }
 
 /// A TLS handshake that takes longer was abandoned by its client.
@@ -92,6 +104,10 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
             stats.downstream_pre_cx_timeout.increment();
             return None;
         }
+        Err(Refused::Undiscovered) => {
+            stats.extension_config_missing.increment();
+            return None;
+        }
         Err(Refused::Closed) => {
             stats.downstream_listener_filter_remote_close.increment();
             return None;
@@ -103,12 +119,13 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         }
     };
     let chain = choose(&accepted, &findings);
-    let Accepted { worker, node, socket, local, remote, direct_remote, local_restored, start, place } = accepted;
-        Err(Refused::Undiscovered) => {
-            stats.extension_config_missing.increment();
-            return None;
-        }
-    let own = socket.local_address().map(Address::Ip).filter(|own| *own != local).map(Box::new);
+    let Accepted { worker, node, socket, local, remote, direct_remote, local_restored, start, place, arrival } =
+        accepted;
+    let (own, luggage) = match arrival {
+        None => (socket.local_address().map(Address::Ip), Luggage::default()),
+        Some(arrival) => (Some(arrival.local), arrival.luggage),
+    };
+    let own = own.filter(|own| *own != local).map(Box::new);
     let mut info = ConnectionInfo {
         id: worker.process.next_connection_id(),
         start,
@@ -123,9 +140,10 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         socket_local: own,
         local_restored,
         proxy_tlvs: findings.proxy_tlvs,
+        outgoing_tlvs: Default::default(),
         tls_fingerprints: findings.fingerprints,
-        dynamic_metadata: Default::default(),
-        filter_state: Default::default(),
+        dynamic_metadata: luggage.metadata.into(),
+        filter_state: luggage.objects.into(),
         peer_words: Default::default(),
     };
     let Some(chain) = chain else {
@@ -144,7 +162,6 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         tls.handshake = start.elapsed();
     }
     info.tls = tls;
-        outgoing_tlvs: Default::default(),
     let info = Rc::new(info);
     let buffer_limit = node.config.per_connection_buffer_limit_bytes;
     Some(Ready { worker, chain, io, info, place, buffer_limit })
@@ -153,7 +170,7 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
 /// Runs listener filters; a listener that hands over by original destination passes the connection on once.
 async fn inspect_all(accepted: &mut Accepted) -> Result<Findings, Refused> {
     let findings = inspect::run(accepted).await?;
-    if !accepted.node.config.use_original_dst {
+    if !accepted.node.config.use_original_dst || accepted.arrival.is_some() {
         return Ok(findings);
     }
     let Address::Ip(destination) = accepted.local else { return Ok(findings) };
@@ -172,8 +189,9 @@ async fn inspect_all(accepted: &mut Accepted) -> Result<Findings, Refused> {
 fn choose(accepted: &Accepted, findings: &Findings) -> Option<Arc<ChainNode>> {
     let endpoint = |address: &Address| match address {
         Address::Ip(socket) => Some((socket.ip(), socket.port())),
-        Address::Pipe { .. } => None,
+        Address::Pipe { .. } | Address::Internal(_) => None,
     };
+    let luggage = accepted.arrival.as_deref().map(|arrival| &arrival.luggage);
     let facts = ConnectionFacts {
         destination: endpoint(&accepted.local),
         source: endpoint(&accepted.remote),
@@ -181,6 +199,8 @@ fn choose(accepted: &Accepted, findings: &Findings) -> Option<Arc<ChainNode>> {
         server_name: findings.server_name.as_deref(),
         transport_protocol: if findings.tls { "tls" } else { "raw_buffer" },
         application_protocols: &findings.application_protocols,
+        filter_state: luggage.map(|luggage| &*luggage.objects),
+        metadata: luggage.map(|luggage| &luggage.metadata),
     };
     let chosen = accepted.node.index.find(&facts)?;
     accepted.node.chain(chosen).cloned()

@@ -4,6 +4,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::connection::Accepted;
 use super::filters::fingerprint::{self, Fingerprints};
 use super::filters::{Parse, client_hello, http_inspect, proxy_protocol};
+use super::internal::Luggage;
+use crate::graph::ListenerNode;
 use crate::upstream::proxy_header::Tlv;
 use crate::worker::socket::SocketKind;
 
@@ -41,11 +44,11 @@ pub enum Refused {
     Invalid(&'static str),
     /// `listener_filters_timeout` has passed.
     Timeout,
+    /// A filter has not been discovered.
+    Undiscovered,
 }
 
 /// A PROXY header of version 2 can be this large.
-    /// A filter has not been discovered.
-    Undiscovered,
 const MOST_BYTES: usize = 16 + 65_535;
 
 /// Runs the filters of the connection's listener. Bytes read ahead are put back in front of the socket.
@@ -55,13 +58,12 @@ const MOST_BYTES: usize = 16 + 65_535;
 pub async fn run(accepted: &mut Accepted) -> Result<Findings, Refused> {
     let node = accepted.node.clone();
     let mut findings = Findings::default();
-    let filters = &node.config.listener_filters;
-    if filters.is_empty() {
+    if node.config.listener_filters.is_empty() {
         return Ok(findings);
     }
     let mut ahead = accepted.socket.take_ahead();
     let result = {
-        let running = run_all(accepted, filters, &mut ahead, &mut findings);
+        let running = run_all(accepted, &node, &mut ahead, &mut findings);
         match node.config.listener_filters_timeout {
             None => running.await,
             Some(limit) => match tokio::time::timeout(limit, running).await {
@@ -81,7 +83,7 @@ fn timed_out(limit: Duration, go_on: bool) -> Result<(), Refused> {
 
 async fn run_all(
     accepted: &mut Accepted,
-    filters: &[ListenerFilter],
+    node: &ListenerNode,
     ahead: &mut Vec<u8>,
     findings: &mut Findings,
 ) -> Result<(), Refused> {
@@ -157,6 +159,17 @@ fn fingerprints(ahead: &[u8], inspector: &TlsInspector) -> Option<Box<Fingerprin
 }
 
 fn restore_destination(accepted: &mut Accepted) {
+    if let Some(arrival) = &accepted.arrival {
+        let (local, remote) = told_addresses(&arrival.luggage);
+        if let Some(local) = local {
+            accepted.local = Address::Ip(local);
+            accepted.local_restored = true;
+        }
+        if let Some(remote) = remote {
+            accepted.remote = Address::Ip(remote);
+        }
+        return;
+    }
     let SocketKind::Tcp(tcp) = accepted.socket.kind() else { return };
     // Connections that were not redirected have none, and stay as they are.
     if let Ok(original) = outrigger_sys::original_dst::original_dst(tcp) {
@@ -165,6 +178,21 @@ fn restore_destination(accepted: &mut Accepted) {
         accepted.local = original;
     }
 }
+
+/// Destination and source, as they are told of a connection from inside the process. Of the two ways to tell a destination,
+/// filter state comes first.
+fn told_addresses(luggage: &Luggage) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    let object = |key: &str| luggage.objects.get(key)?.parse::<SocketAddr>().ok();
+    let in_metadata = || luggage.metadata.get(ORIGINAL_DST)?.get("local")?.as_str()?.parse::<SocketAddr>().ok();
+    (object(DESTINATION_OBJECT).or_else(in_metadata), object(SOURCE_OBJECT))
+}
+
+/// The namespace in which metadata tells a destination.
+const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
+/// The object that tells a destination.
+const DESTINATION_OBJECT: &str = "envoy.filters.listener.original_dst.local_ip";
+/// The object that tells a source.
+const SOURCE_OBJECT: &str = "envoy.filters.listener.original_dst.remote_ip";
 
 /// Reads ahead until `parse` has decided; `None` for something else.
 async fn read_until<T>(

@@ -6,5 +6,6 @@ pub mod accept;
 pub mod connection;
 pub mod filters;
 pub mod inspect;
+pub mod internal;
 pub mod socket_options;
 pub mod stats;

@@ -280,6 +280,12 @@ fn wire_address(address: &Address) -> core::Address {
         Address::Pipe { path, mode } => {
             core::address::Address::Pipe(core::Pipe { path: path.to_string_lossy().into_owned(), mode: *mode })
         }
+        Address::Internal(internal) => core::address::Address::EnvoyInternalAddress(core::EnvoyInternalAddress {
+            address_name_specifier: Some(core::envoy_internal_address::AddressNameSpecifier::ServerListenerName(
+                internal.listener.to_string(),
+            )),
+            endpoint_id: internal.endpoint.to_string(),
+        }),
     };
     core::Address { address: Some(address) }
 }

@@ -182,7 +182,8 @@ pub fn begin(worker: &Worker, chain: &ChainNode, connection: &ConnectionInfo, io
 }
 
 fn set_filter_state(worker: &Worker, connection: &ConnectionInfo, settings: &SetFilterState) {
-    for FilterStateEntry { key, value, omit_empty_values, skip_if_empty } in &settings.objects {
+    for entry in &settings.objects {
+        let FilterStateEntry { value, omit_empty_values, skip_if_empty, .. } = entry;
         let mut info = StreamInfo::new(connection.start, None);
         info.dynamic_metadata.clone_from(&connection.dynamic_metadata);
         info.filter_state.clone_from(&connection.filter_state);
@@ -193,7 +194,7 @@ fn set_filter_state(worker: &Worker, connection: &ConnectionInfo, settings: &Set
             continue;
         }
         let text = String::from_utf8_lossy(&text).into_owned();
-        connection.filter_state.borrow_mut().insert(String::from(&**key), text);
+        connection.filter_state.borrow_mut().set(entry, text);
     }
 }
 

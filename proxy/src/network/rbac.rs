@@ -132,6 +132,6 @@ impl Facts for ConnectionFacts<'_> {
 fn socket(address: &Address) -> Option<SocketAddr> {
     match address {
         Address::Ip(socket) => Some(*socket),
-        Address::Pipe { .. } => None,
+        Address::Pipe { .. } | Address::Internal(_) => None,
     }
 }

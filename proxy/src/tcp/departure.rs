@@ -32,7 +32,8 @@ pub(super) async fn left(io: &mut Io) -> Left {
 /// Waits until a downstream has said something, or ended.
 pub(super) async fn heard(io: &mut Io) {
     // Where nobody can look without taking, there is nothing to wait for.
-    if matches!(io.socket().map(Socket::kind), Some(SocketKind::Tcp(_))) && !matches!(io, Io::Introduced(_)) {
+    let kind = io.socket().map(Socket::kind);
+    if matches!(kind, Some(SocketKind::Tcp(_) | SocketKind::InProcess(_))) && !matches!(io, Io::Introduced(_)) {
         let _ = poll_fn(|cx| poll_look(io, cx)).await;
     }
 }
@@ -56,14 +57,22 @@ fn poll_peek(socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         SocketKind::Tcp(tcp) => tcp.poll_peek(cx, &mut ReadBuf::new(&mut byte)),
         // There is no look at these that leaves everything where it is.
         SocketKind::Unix(_) => Poll::Pending,
+        SocketKind::InProcess(stream) => stream.poll_peek(cx),
     }
 }
 
 async fn reset(socket: &Socket) -> Left {
-    if let SocketKind::Tcp(tcp) = socket.kind()
-        && tcp.ready(Interest::ERROR).await.is_ok()
-    {
-        return Left;
+    match socket.kind() {
+        SocketKind::Tcp(tcp) => {
+            if tcp.ready(Interest::ERROR).await.is_ok() {
+                return Left;
+            }
+        }
+        SocketKind::InProcess(stream) => {
+            poll_fn(|cx| stream.poll_broken(cx)).await;
+            return Left;
+        }
+        SocketKind::Unix(_) => {}
     }
     std::future::pending().await
 }

@@ -221,9 +221,12 @@ impl Direction {
         if matches!(self.held, Held::Pipe(_)) {
             return true;
         }
-        let (Io::Plain(from), Io::Plain(_)) = (from, to) else {
-            self.pace.never_splice();
-            return false;
+        let from = match (from, to) {
+            (Io::Plain(from), Io::Plain(to)) if from.is_of_system() && to.is_of_system() => from,
+            _ => {
+                self.pace.never_splice();
+                return false;
+            }
         };
         let ahead = from.take_ahead();
         if !ahead.is_empty() {
@@ -288,6 +291,7 @@ fn poll_fill(cx: &mut Context<'_>, pipe: &mut Pipe, from: &Socket, limit: usize)
                 ready!(unix.poll_read_ready(cx))?;
                 unix.try_io(Interest::READABLE, || pipe.fill(unix, limit))
             }
+            SocketKind::InProcess(_) => Err(io::ErrorKind::InvalidInput.into()),
         };
         match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -309,6 +313,7 @@ fn poll_drain(cx: &mut Context<'_>, pipe: &mut Pipe, to: &Socket) -> Poll<io::Re
                 ready!(unix.poll_write_ready(cx))?;
                 unix.try_io(Interest::WRITABLE, || pipe.drain(unix, Follow::Nothing))
             }
+            SocketKind::InProcess(_) => Err(io::ErrorKind::InvalidInput.into()),
         };
         match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -110,9 +110,13 @@ impl Relay {
             Side::Downstream => &self.upstream,
             Side::Upstream => &self.downstream,
         };
-        if let Some(SocketKind::Tcp(tcp)) = survivor.socket().map(Socket::kind) {
-            // Should it fail, the connection is closed in the ordinary way.
-            let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+        match survivor.socket().map(Socket::kind) {
+            Some(SocketKind::Tcp(tcp)) => {
+                // Should it fail, the connection is closed in the ordinary way.
+                let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+            }
+            Some(SocketKind::InProcess(stream)) => stream.break_off(),
+            Some(SocketKind::Unix(_)) | None => {}
         }
         Poll::Ready(End::Reset { by })
     }
@@ -121,7 +125,7 @@ impl Relay {
     pub fn unacknowledged_for(&self) -> Option<Duration> {
         match self.upstream.socket()?.kind() {
             SocketKind::Tcp(tcp) => outrigger_sys::tcp_info::unacknowledged_for(tcp).ok().flatten(),
-            SocketKind::Unix(_) => None,
+            SocketKind::Unix(_) | SocketKind::InProcess(_) => None,
         }
     }
 

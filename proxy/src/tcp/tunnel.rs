@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::accesslog::{Facts, format};
+use crate::filter_state::SharedObjects;
 use crate::http::h1::parse::Framing;
 use crate::http::headers::Headers;
 use crate::http::manager::mutate::{self, Mutable};
@@ -76,6 +77,7 @@ impl Tunneller<'_> {
     }
 
     async fn stream(&self, head: &RequestHead) -> Result<(UpstreamStream, Permit), TunnelError> {
+        let objects = SharedObjects::of(&self.info.filter_state.borrow(), None);
         let wanted = Wanted {
             priority: Priority::Default,
             downstream: Version::Http11,
@@ -83,6 +85,7 @@ impl Tunneller<'_> {
             upgrade: head.is_connect(),
             alpn: None,
             connection: Some(self.connection),
+            objects: objects.as_deref(),
         };
         let stream = match pool::ready(self.host, wanted) {
             Some(stream) => stream,

@@ -39,7 +39,7 @@ pub(super) fn of_request(request: &Request<'_>, recorded: &Recorded, kind: Kind)
     tags.set("http.protocol", Value::Known(info.version.map_or("-", |version| version.as_str())));
     let peer = match &request.connection.info.direct_remote {
         Address::Ip(peer) => peer.ip().to_string(),
-        pipe @ Address::Pipe { .. } => pipe.to_string(),
+        other @ (Address::Pipe { .. } | Address::Internal(_)) => other.to_string(),
     };
     tags.set("peer.address", Value::Text(peer.into()));
     if let Some(id) = head.headers.get_by_name("x-client-trace-id") {

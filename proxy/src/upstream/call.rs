@@ -250,6 +250,7 @@ impl<'a> Calling<'a> {
             upgrade: false,
             alpn: None,
             connection: None,
+            objects: None,
         };
         if let Some(stream) = pool::ready(host, wanted) {
             return Ok(stream);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use outrigger_config::address::Address;
+use outrigger_config::address::{Address, InternalAddress};
 use outrigger_config::cluster::{Cluster, ProxyHeaderSettings, UpstreamTransport};
 use outrigger_config::listener::SocketState;
 use outrigger_config::route::Priority;
@@ -29,8 +29,10 @@ use super::proxy_header;
 use super::stats::{ClusterStats, EndedBy};
 use super::vacancy;
 use super::worker_host::WorkerHost;
+use crate::filter_state::SharedObjects;
 use crate::graph::ClusterShared;
 use crate::istio;
+use crate::listener::internal::{self, Luggage};
 use crate::stream::{ConnectionInfo, TlsInfo};
 use crate::tls::{Ends, HandshakeFailure, Peer};
 use crate::trace::Opening;
@@ -316,18 +318,23 @@ pub struct Means<'a> {
     pub downstream: Option<&'a ConnectionInfo>,
     /// Bytes that the peer does not acknowledge end the connection after this (TCP_USER_TIMEOUT).
     pub unacknowledged: Option<Duration>,
+    /// Objects of the filter state that go with it into a listener of this process.
+    pub objects: Option<&'a SharedObjects>,
 }
 
 /// Connects to the endpoint of `counted`, within the cluster's `connect_timeout`.
 ///
 /// # Errors
 /// When every address of the endpoint fails, or the time is up.
-pub async fn connect(counted: &Counted, means: &Means<'_>) -> Result<Connected, ConnectError> {
+pub async fn connect(worker: &Rc<Worker>, counted: &Counted, means: &Means<'_>) -> Result<Connected, ConnectError> {
     let cluster = counted.cluster();
     let node = Arc::clone(&counted.host().node);
     let attempt = async {
         let host = &counted.host().host;
-        let mut socket = open_host(host, &node.config, means).await?;
+        let mut socket = match &host.address {
+            Address::Internal(address) => enter(worker, counted.host(), address, means)?,
+            Address::Ip(_) | Address::Pipe { .. } => open_host(host, &node.config, means).await?,
+        };
         counted.set_connected();
         if let Some(header) = counted.host().proxy_header() {
             socket.write_all(&header_of(header, means.downstream, &socket, host)).await.map_err(ConnectError::Io)?;
@@ -417,6 +424,20 @@ fn header_of(
     }
 }
 
+/// A connection to a listener of this process.
+fn enter(
+    worker: &Rc<Worker>,
+    host: &WorkerHost,
+    address: &Arc<InternalAddress>,
+    means: &Means<'_>,
+) -> Result<Socket, ConnectError> {
+    let luggage = Luggage::of(worker, host, means.objects);
+    internal::connect(worker, address, luggage).ok_or_else(|| {
+        let reason = std::io::Error::new(std::io::ErrorKind::NotFound, "no internal listener has this name");
+        ConnectError::Immediate(reason, Address::Internal(Arc::clone(address)))
+    })
+}
+
 /// A socket to one of the endpoint's addresses.
 async fn open_host(host: &Host, cluster: &Cluster, means: &Means<'_>) -> Result<Socket, ConnectError> {
     if host.additional_addresses.is_empty() {
@@ -426,7 +447,7 @@ async fn open_host(host: &Host, cluster: &Cluster, means: &Means<'_>) -> Result<
     for address in std::iter::once(&host.address).chain(&host.additional_addresses) {
         match address {
             Address::Ip(ip) => addresses.push(*ip),
-            Address::Pipe { .. } => return open(address, cluster, means.unacknowledged).await,
+            Address::Pipe { .. } | Address::Internal(_) => return open(address, cluster, means.unacknowledged).await,
         }
     }
     let order = happy_eyeballs::order(&addresses, cluster.happy_eyeballs);
@@ -494,6 +515,8 @@ async fn open(address: &Address, cluster: &Cluster, unacknowledged: Option<Durat
             let stream = outrigger_sys::unix::connect_now(&path.to_string_lossy()).map_err(immediate)?;
             Ok(Socket::new(SocketKind::Unix(UnixStream::from_std(stream).map_err(immediate)?)))
         }
+        // Further addresses of an endpoint are never such ones.
+        Address::Internal(_) => Err(immediate(std::io::ErrorKind::Unsupported.into())),
     }
 }
 

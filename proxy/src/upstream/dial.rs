@@ -281,7 +281,13 @@ async fn open(address: &Address, cluster: &Cluster) -> io::Result<Connection> {
             Ok(Box::new(stream))
         }
         Address::Pipe { path, .. } => Connector::unix(AsRef::<Path>::as_ref(path).to_path_buf()).connect().await,
+        Address::Internal(_) => Err(not_on_this_thread()),
     }
+}
+
+/// Why the control thread cannot connect to a listener of this process: as in Envoy, these are served by workers alone.
+pub(crate) fn not_on_this_thread() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "internal listeners are reached by traffic only")
 }
 
 /// A TCP connection, from `source` if it is given.
@@ -412,6 +418,7 @@ mod tests {
             transport: 0,
             preconnect: false,
             health_check: None,
+            passed: None,
             shared: Arc::default(),
         })
     }

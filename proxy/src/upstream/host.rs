@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{EndpointCheck, HealthStatus, LbMetadata, Locality};
+use outrigger_config::metadata::Namespaces;
 use outrigger_policy::balance::ReportedWeight;
 use outrigger_policy::outlier::HostMonitor;
 use tokio::sync::Notify;
@@ -43,6 +44,8 @@ pub struct Host {
     pub preconnect: bool,
     /// What it says about its checks, where there are any.
     pub health_check: Option<Arc<EndpointCheck>>,
+    /// All its metadata, where it leads into a listener of this process: parts may go there.
+    pub passed: Option<Arc<Namespaces>>,
     /// What survives swaps.
     pub shared: Arc<HostShared>,
 }

@@ -10,6 +10,7 @@ use outrigger_config::http::filters::AlpnOffer;
 
 use super::proxy_header::Tlv;
 use super::worker_host::WorkerHost;
+use crate::filter_state::SharedObjects;
 use crate::stream::ConnectionInfo;
 
 /// What a request asks of its connection.
@@ -23,6 +24,8 @@ pub struct Fit<'a> {
     pub proxied: Option<&'a Rc<ConnectionInfo>>,
     /// The connection serves this downstream connection alone.
     pub own: Option<&'a Rc<ConnectionInfo>>,
+    /// Objects of the filter state go with the connection, and tell it apart.
+    pub objects: Option<&'a SharedObjects>,
 }
 
 /// What a connection was made with.
@@ -32,6 +35,7 @@ pub struct ConnectionKey {
     name: Option<Box<str>>,
     proxied: Option<Proxied>,
     own: Option<Weak<ConnectionInfo>>,
+    objects: Option<Vec<(Box<str>, Box<str>)>>,
 }
 
 #[derive(Clone, Debug)]
@@ -43,12 +47,14 @@ struct Proxied {
 }
 
 impl<'a> Fit<'a> {
-    /// What a request to `host` asks for: `name` is its host without port, `downstream` its connection.
+    /// What a request to `host` asks for: `name` is its host without port, `downstream` its connection, and `objects` are
+    /// those of the filter state that go with connections.
     pub fn of(
         host: &WorkerHost,
         alpn: Option<&'a AlpnOffer>,
         name: &'a str,
         downstream: Option<&'a Rc<ConnectionInfo>>,
+        objects: Option<&'a SharedObjects>,
     ) -> Self {
         let config = &host.node.config;
         let tls = host.node.tls.get(host.host.transport).is_some();
@@ -58,12 +64,17 @@ impl<'a> Fit<'a> {
             name: named.then_some(name),
             proxied: downstream.filter(|_| host.proxy_header().is_some()),
             own: downstream.filter(|_| config.pool_per_downstream),
+            objects: objects.filter(|objects| objects.has_hashable()),
         }
     }
 
     /// Any connection will do that asks for nothing either.
     pub fn is_plain(&self) -> bool {
-        self.alpn.is_none() && self.name.is_none() && self.proxied.is_none() && self.own.is_none()
+        self.alpn.is_none()
+            && self.name.is_none()
+            && self.proxied.is_none()
+            && self.own.is_none()
+            && self.objects.is_none()
     }
 
     /// The key of a connection that is made for this.
@@ -81,6 +92,7 @@ impl<'a> Fit<'a> {
                 downstream: Rc::downgrade(info),
             }),
             own: self.own.map(Rc::downgrade),
+            objects: self.objects.and_then(SharedObjects::hashable),
         }))
     }
 
@@ -104,7 +116,12 @@ impl<'a> Fit<'a> {
             (Some(own), Some(info)) => std::ptr::eq(own.as_ptr(), Rc::as_ptr(info)),
             (None, Some(_)) | (Some(_), None) => false,
         };
-        alpn && key.name.as_deref() == self.name && proxied && own
+        let objects = match (&key.objects, self.objects) {
+            (None, None) => true,
+            (Some(own), Some(objects)) => objects.hashes_as(own),
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        alpn && key.name.as_deref() == self.name && proxied && own && objects
     }
 }
 

@@ -113,6 +113,7 @@ impl WorkerCluster {
             transport: transport_of(&self.node.borrow().config, Said::default(), Said::default()),
             preconnect: self.node.borrow().config.preconnect.as_ref().is_some_and(|policy| policy.only.is_none()),
             health_check: None,
+            passed: None,
             shared,
         };
         WorkerHost::new(Arc::new(host), self.node())

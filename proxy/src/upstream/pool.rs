@@ -20,6 +20,7 @@ use super::stream::UpstreamStream;
 use super::vacancy::{Starving, Vacancy};
 use super::worker_host::WorkerHost;
 use super::{h1, h2};
+use crate::filter_state::SharedObjects;
 use crate::http::h1::link::Link;
 use crate::http::message::{RequestHead, Version};
 use crate::overload::Hook;
@@ -55,11 +56,13 @@ pub struct Wanted<'a> {
     pub alpn: Option<&'a AlpnOffer>,
     /// The connection that it came on.
     pub connection: Option<&'a Rc<ConnectionInfo>>,
+    /// Objects of the filter state that go with connections.
+    pub objects: Option<&'a SharedObjects>,
 }
 
 impl<'a> Wanted<'a> {
     pub(super) fn fit(&self, host: &WorkerHost) -> Fit<'a> {
-        Fit::of(host, self.alpn, self.host, self.connection)
+        Fit::of(host, self.alpn, self.host, self.connection, self.objects)
     }
 }
 
@@ -392,9 +395,10 @@ pub async fn open_raw(
         sni: fit.name.filter(|_| options.auto_sni),
         certificate_name: fit.name.filter(|_| options.auto_san_validation),
         downstream: fit.proxied.map(|info| &**info),
+        objects: wanted.objects,
         ..Means::default()
     };
-    let connected = connect::connect(&counted, &means).await?;
+    let connected = connect::connect(worker, &counted, &means).await?;
     let link = Link::new(Rc::clone(worker), connected.begin(worker, &counted));
     if let Some(preface) = preface {
         link.with_output(|output| output.extend_from_slice(preface));
@@ -429,8 +433,9 @@ pub(super) async fn open(
         certificate_name: fit.name.filter(|_| node.config.http.auto_san_validation),
         downstream: fit.proxied.map(|info| &**info),
         unacknowledged: Some(UNACKNOWLEDGED),
+        objects: wanted.objects,
     };
-    let connected = connect::connect(&counted, &means).await?;
+    let connected = connect::connect(worker, &counted, &means).await?;
     let http2 = match protocol {
         UpstreamProtocol::Http2 => true,
         UpstreamProtocol::Auto => connected.alpn.as_deref() == Some(b"h2"),

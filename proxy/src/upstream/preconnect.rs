@@ -38,7 +38,7 @@ pub fn preconnect(
         UpstreamProtocol::Http2 => host.node.config.http.http2.max_concurrent_streams.max(1),
         _ => 1,
     };
-    let spare = Wanted { host: "", alpn: None, connection: None, ..wanted };
+    let spare = Wanted { host: "", alpn: None, connection: None, objects: None, ..wanted };
     let maker = Maker { worker, cluster, wanted: spare, protocol, streams };
     if policy.predictive > 1.0 {
         maker.for_next_requests(policy, host, has_connection);
@@ -120,7 +120,8 @@ impl Maker<'_> {
         tokio::task::spawn_local(async move {
             // Only now: the request on whose account it is made looks for one at once, and makes its own.
             let spare = Spare::new(&host);
-            let wanted = Wanted { priority, downstream, upgrade, host: "", alpn: None, connection: None };
+            let wanted =
+                Wanted { priority, downstream, upgrade, host: "", alpn: None, connection: None, objects: None };
             // Whoever needs a connection finds out by itself why there is none.
             if let Ok(Opened::Http1(connection)) = pool::open(&worker, &host, counted, protocol, wanted).await
                 && !host.retired.get()

@@ -9,6 +9,7 @@ pub mod connections;
 pub mod date;
 pub mod deadlines;
 pub mod heads;
+pub mod in_process;
 pub mod live;
 pub mod on_use;
 pub mod random;
@@ -67,7 +68,8 @@ impl GraphView {
             let addresses = listeners.flat_map(|node| {
                 node.config.addresses.iter().filter_map(move |address| match &address.address {
                     outrigger_config::address::Address::Ip(socket) => Some((*socket, Arc::clone(node))),
-                    outrigger_config::address::Address::Pipe { .. } => None,
+                    outrigger_config::address::Address::Pipe { .. }
+                    | outrigger_config::address::Address::Internal(_) => None,
                 })
             });
             addresses.collect()

@@ -1,6 +1,6 @@
 //! Byte streams of the data path.
 //!
-//! Owns [`Socket`] (TCP or Unix, with bytes already read put back in front) and [`Io`] (a socket, plain or inside TLS).
+//! Owns [`Socket`] (TCP, Unix or in-process, with bytes already read put back in front) and [`Io`] (a socket, plain or inside TLS).
 //! Never interprets the bytes.
 
 use std::io;
@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
+use super::in_process::InProcess;
 use crate::istio::Introduced;
 use crate::tcp::tunnel::Tunnel;
 
@@ -31,6 +32,8 @@ pub enum SocketKind {
     Tcp(TcpStream),
     /// A Unix stream socket.
     Unix(UnixStream),
+    /// No socket at all, but another task of this worker.
+    InProcess(InProcess),
 }
 
 impl Socket {
@@ -70,6 +73,7 @@ impl Socket {
         match &self.kind {
             SocketKind::Tcp(tcp) => tcp.poll_read_ready(cx),
             SocketKind::Unix(unix) => unix.poll_read_ready(cx),
+            SocketKind::InProcess(stream) => stream.poll_read_ready(cx),
         }
     }
 
@@ -77,7 +81,15 @@ impl Socket {
     pub fn local_address(&self) -> Option<SocketAddr> {
         match &self.kind {
             SocketKind::Tcp(tcp) => tcp.local_addr().ok(),
-            SocketKind::Unix(_) => None,
+            SocketKind::Unix(_) | SocketKind::InProcess(_) => None,
+        }
+    }
+
+    /// Whether the system moves its bytes.
+    pub fn is_of_system(&self) -> bool {
+        match &self.kind {
+            SocketKind::Tcp(_) | SocketKind::Unix(_) => true,
+            SocketKind::InProcess(_) => false,
         }
     }
 }
@@ -99,6 +111,7 @@ impl AsyncRead for Socket {
         match &mut this.kind {
             SocketKind::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
             SocketKind::Unix(unix) => Pin::new(unix).poll_read(cx, buffer),
+            SocketKind::InProcess(stream) => stream.poll_read(cx, buffer),
         }
     }
 }
@@ -108,6 +121,7 @@ impl AsyncWrite for Socket {
         match &mut self.get_mut().kind {
             SocketKind::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             SocketKind::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
+            SocketKind::InProcess(stream) => stream.poll_write(cx, &[io::IoSlice::new(bytes)]),
         }
     }
 
@@ -119,6 +133,7 @@ impl AsyncWrite for Socket {
         match &mut self.get_mut().kind {
             SocketKind::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             SocketKind::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, slices),
+            SocketKind::InProcess(stream) => stream.poll_write(cx, slices),
         }
     }
 
@@ -134,6 +149,10 @@ impl AsyncWrite for Socket {
         match &mut self.get_mut().kind {
             SocketKind::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             SocketKind::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+            SocketKind::InProcess(stream) => {
+                stream.shutdown();
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }

@@ -63,6 +63,9 @@ pub struct Bootstrap {
     pub stats_eviction_interval: Option<Duration>,
     /// How the process is protected from overload; `None` if nothing is said about that.
     pub overload: Option<OverloadManager>,
+    /// What a connection to a listener of this process holds in each direction before its writer waits, in bytes. Source:
+    /// `envoy.extensions.bootstrap.internal_listener.v3.InternalListener`.
+    pub internal_buffer_bytes: usize,
     /// `cluster_manager.local_cluster_name`.
     pub local_cluster_name: Option<Arc<str>>,
     /// Where ejections by outlier detection are logged (`cluster_manager.outlier_detection.event_log_path`).

@@ -86,7 +86,8 @@ fn read(
     });
     debug_assert!(static_resources.is_none(), "taken by the caller");
     let tracing = rejections.keep(bootstrap_provider(context, &at.field("tracing"), tracing)).flatten();
-    rejections.keep(process::extensions(context, &at.field("bootstrap_extensions"), bootstrap_extensions));
+    let internal_buffer_bytes = process::extensions(context, &at.field("bootstrap_extensions"), bootstrap_extensions);
+    let internal_buffer_bytes = rejections.keep_or_default(internal_buffer_bytes);
     rejections.keep(process::regex_engine(context, &at.field("default_regex_engine"), default_regex_engine));
     rejections.keep(process::listener_manager(context, &at.field("listener_manager"), listener_manager));
     let dns = dns(context, at, use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config);
@@ -127,6 +128,7 @@ fn read(
         stats_flush_interval: rejections.keep_or_default(stats_flush_interval),
         stats_eviction_interval: rejections.keep_or_default(stats_eviction_interval),
         overload: rejections.keep_or_default(overload),
+        internal_buffer_bytes,
         local_cluster_name: manager.local_cluster_name,
         upstream_bind: manager.upstream_bind,
         outlier_event_log: manager.outlier_event_log,

@@ -7,6 +7,7 @@ use outrigger_api::pb::envoy::config::bootstrap::v3 as bootstrap;
 use outrigger_api::pb::envoy::config::bootstrap::v3::bootstrap::{ApplicationLogConfig, application_log_config};
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::extensions::access_loggers::file::v3 as file;
+use outrigger_api::pb::envoy::extensions::bootstrap::internal_listener::v3 as internal_listener;
 use outrigger_api::pb::google::protobuf::{Any, Struct, value::Kind};
 use prost::Message;
 
@@ -60,19 +61,38 @@ fn file_logger(path: String) -> accesslog::AccessLog {
     }
 }
 
-/// Bootstrap extensions that may stand there since nothing is lost without them.
+/// Extensions of the bootstrap: how much a connection to a listener of this process holds in each direction, in bytes.
+/// Such listeners exist without it, too.
 pub(super) fn extensions(
     context: &Context<'_>,
     at: &FieldPath<'_>,
     wire: Vec<core::TypedExtensionConfig>,
-) -> Parsed<()> {
+) -> Parsed<usize> {
+    let mut buffer_bytes = DEFAULT_INTERNAL_BUFFER_BYTES;
     for (index, wire) in wire.into_iter().enumerate() {
-        // An internal listener would be refused by its address; the extension alone only sizes buffers.
-        let accepted = ["envoy.extensions.bootstrap.internal_listener.v3.InternalListener"];
-        only(context, &at.item(index), Some(wire), &accepted)?;
+        let item = at.item(index);
+        let any =
+            only(context, &item, Some(wire), &["envoy.extensions.bootstrap.internal_listener.v3.InternalListener"])?;
+        let at = item.field("typed_config");
+        if let Some(any) = any {
+            let wire: internal_listener::InternalListener = wire::decode(&at, &any)?;
+            decide!(wire, at, internal_listener::InternalListener
+                as "envoy.extensions.bootstrap.internal_listener.v3.InternalListener" {
+                implemented: buffer_size_kb;
+                no_effect: ;
+                unsupported: ;
+            });
+            let size = wire::number_within(&at.field("buffer_size_kb"), buffer_size_kb, 1..=MAX_INTERNAL_BUFFER_KIB)?;
+            buffer_bytes = size.map_or(DEFAULT_INTERNAL_BUFFER_BYTES, |kib| kib as usize * 1024);
+        }
     }
-    Ok(())
+    Ok(buffer_bytes)
 }
+
+/// Source: `InternalListener.buffer_size_kb`.
+const DEFAULT_INTERNAL_BUFFER_BYTES: usize = 1024 * 1024;
+/// Source: `InternalListener.buffer_size_kb`.
+const MAX_INTERNAL_BUFFER_KIB: u32 = 8192;
 
 /// All regular expressions are in the syntax of RE2.
 pub(super) fn regex_engine(
@@ -80,7 +100,7 @@ pub(super) fn regex_engine(
     at: &FieldPath<'_>,
     wire: Option<core::TypedExtensionConfig>,
 ) -> Parsed<()> {
-    only(context, at, wire, &["envoy.extensions.regex_engines.v3.GoogleRE2"])
+    only(context, at, wire, &["envoy.extensions.regex_engines.v3.GoogleRE2"]).map(drop)
 }
 
 /// There is one listener manager.
@@ -90,23 +110,23 @@ pub(super) fn listener_manager(
     wire: Option<core::TypedExtensionConfig>,
 ) -> Parsed<()> {
     let accepted = ["envoy.config.bootstrap.v3.ListenerManager", "envoy.config.bootstrap.v3.ValidationListenerManager"];
-    only(context, at, wire, &accepted)
+    only(context, at, wire, &accepted).map(drop)
 }
 
-/// Accepts an extension if it is one of the `accepted` types, none of which asks for anything.
+/// The message of an extension, if it is one of the `accepted` types.
 fn only(
     context: &Context<'_>,
     at: &FieldPath<'_>,
     wire: Option<core::TypedExtensionConfig>,
     accepted: &[&str],
-) -> Parsed<()> {
-    let Some(core::TypedExtensionConfig { name: _, typed_config }) = wire else { return Ok(()) };
+) -> Parsed<Option<Any>> {
+    let Some(core::TypedExtensionConfig { name: _, typed_config }) = wire else { return Ok(None) };
     let at = at.field("typed_config");
     let Some(any) = typed_config else { return Err(at.reject("is required")) };
     // A type that the schema does not know cannot be unwrapped, yet its name can be told.
     let any = wire::extension(context, &at, any)?;
     let name = wire::type_name(&any);
-    if accepted.contains(&name) { Ok(()) } else { Err(at.reject(format!("{name:?} is not supported"))) }
+    if accepted.contains(&name) { Ok(Some(any)) } else { Err(at.reject(format!("{name:?} is not supported"))) }
 }
 
 /// How log lines look.

@@ -17,6 +17,7 @@ use crate::address::{Address, EndpointAddress};
 use crate::address_parse::{address, endpoint_address};
 use crate::context::Context;
 use crate::decide::decide;
+use crate::metadata::by_namespace;
 use crate::rejection::{FieldPath, Parsed};
 use crate::units::Fraction;
 use crate::wire;
@@ -204,6 +205,7 @@ fn endpoint(at: &FieldPath<'_>, wire: pb::LbEndpoint, kind: AddressKind) -> Pars
         None => return Err(at.field("endpoint").reject("is required")),
     };
     let max_requests = endpoint_max_requests(at, metadata.as_ref())?;
+    let metadata_at = at.field("metadata");
     let at = at.field("endpoint");
     decide!(wire, at, pb::Endpoint as "envoy.config.endpoint.v3.Endpoint" {
         implemented: address, hostname, additional_addresses, health_check_config;
@@ -215,7 +217,11 @@ fn endpoint(at: &FieldPath<'_>, wire: pb::LbEndpoint, kind: AddressKind) -> Pars
         return Err(address_at.reject("is required"));
     };
     let address = checked_address(&address_at, endpoint_address(&address_at, wire)?, kind)?;
+    // Only the way into a listener of this process carries metadata; most endpoints need not keep theirs.
+    let internal = matches!(address, EndpointAddress::Resolved(Address::Internal(_)));
+    let passed = metadata.as_ref().filter(|metadata| internal && !metadata.filter_metadata.is_empty());
     Ok(Endpoint {
+        passed: passed.map(|metadata| Arc::new(by_namespace(&metadata_at, metadata.clone()))),
         hostname: host_name(hostname, &address, kind),
         address,
         additional_addresses: more_addresses(&at.field("additional_addresses"), additional_addresses, kind)?,
@@ -237,6 +243,9 @@ fn checked_address(at: &FieldPath<'_>, address: EndpointAddress, kind: AddressKi
         }
         (EndpointAddress::Resolved(Address::Pipe { path: _, mode: _ }), AddressKind::Named) => {
             Err(at.field("pipe").reject("is not for clusters of type STRICT_DNS or LOGICAL_DNS"))
+        }
+        (EndpointAddress::Resolved(Address::Internal(_)), AddressKind::Named) => {
+            Err(at.field("envoy_internal_address").reject("is not for clusters of type STRICT_DNS or LOGICAL_DNS"))
         }
         _ => Ok(address),
     }

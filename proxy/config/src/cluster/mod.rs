@@ -36,6 +36,7 @@ use crate::http::{Http1Options, Http2Options};
 use crate::istio::{ClusterHints, MetadataExchange};
 use crate::listener::{SocketOption, TcpKeepalive};
 use crate::matcher::Matcher;
+use crate::metadata::Namespaces;
 use crate::source::ConfigSource;
 use crate::units::{Fraction, Percent};
 
@@ -55,7 +56,10 @@ pub use health_check_probe::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProxyProt
 pub use load_reports::LoadReports;
 pub use outlier::{Consecutive, Ejection, FailurePercentage, OutlierDetection, SuccessRate};
 pub use request_policies::RequestPolicies;
-pub use transport::{Preconnect, ProxiedTransport, ProxyHeaderSettings, TlvFilter, TransportMatch, UpstreamTransport};
+pub use transport::{
+    InternalTransport, PassedMetadata, PassedMetadataOwner, Preconnect, ProxiedTransport, ProxyHeaderSettings,
+    TlvFilter, TransportMatch, UpstreamTransport,
+};
 
 /// A cluster, checked.
 #[derive(Clone, Debug)]
@@ -417,6 +421,8 @@ pub struct Endpoint {
     pub transport: Option<Arc<LbMetadata>>,
     /// What it says about its checks.
     pub health_check: Option<Arc<EndpointCheck>>,
+    /// All its metadata, where it leads into a listener of this process: parts may be passed on.
+    pub passed: Option<Arc<Namespaces>>,
 }
 
 /// Source: `envoy.config.core.v3.HealthStatus`.

@@ -30,6 +30,35 @@ pub enum UpstreamTransport {
     Tls(Arc<UpstreamTls>),
     /// One of the others, after a header that says who is connecting.
     Proxied(Arc<ProxiedTransport>),
+    /// One of the others, into a listener of this process that is told something of this side.
+    Internal(Arc<InternalTransport>),
+}
+
+/// Source: `envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport`.
+#[derive(Clone, Debug)]
+pub struct InternalTransport {
+    /// Metadata that the connection in the listener begins with. Of two with the same namespace the later one counts.
+    pub passed: Vec<PassedMetadata>,
+    /// How bytes go; never an internal one again.
+    pub inner: UpstreamTransport,
+}
+
+/// Source: `InternalUpstreamTransport.MetadataValueSource`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PassedMetadata {
+    /// Whose metadata.
+    pub of: PassedMetadataOwner,
+    /// Which namespace of it.
+    pub namespace: Box<str>,
+}
+
+/// Whose metadata is passed on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PassedMetadataOwner {
+    /// The endpoint's.
+    Host,
+    /// The cluster's.
+    Cluster,
 }
 
 /// Source: `envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport`.
@@ -82,6 +111,7 @@ impl UpstreamTransport {
             Self::Raw => None,
             Self::Tls(tls) => Some(tls),
             Self::Proxied(proxied) => proxied.inner.tls(),
+            Self::Internal(internal) => internal.inner.tls(),
         }
     }
 
@@ -90,6 +120,15 @@ impl UpstreamTransport {
         match self {
             Self::Raw | Self::Tls(_) => None,
             Self::Proxied(proxied) => Some(&proxied.header),
+            Self::Internal(internal) => internal.inner.proxy_header(),
+        }
+    }
+
+    /// What a listener of this process is told, if it is told anything.
+    pub fn internal(&self) -> Option<&InternalTransport> {
+        match self {
+            Self::Internal(internal) => Some(internal),
+            Self::Raw | Self::Tls(_) | Self::Proxied(_) => None,
         }
     }
 }

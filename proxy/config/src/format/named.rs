@@ -2,7 +2,7 @@
 //!
 //! Owns the tables. Never evaluates anything.
 
-use super::{Bytes, CertificatePart, DateOf, GrpcStatusForm, Operator, Whose};
+use super::{AddressPart, Bytes, CertificatePart, DateOf, GrpcStatusForm, Operator, Whose};
 
 /// The operators without parameters.
 pub(super) fn bare(name: &str) -> Option<Operator> {
@@ -63,15 +63,17 @@ pub(super) fn bare(name: &str) -> Option<Operator> {
         "TERMINATION_STATE" => Operator::TerminationState,
         "RETRY_CLASS" => Operator::RetryClass,
         "REASON" => Operator::Reason,
-        "CUSTOM_FLAGS" | "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID" | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID" => {
-            Operator::Empty
+        "CUSTOM_FLAGS" => Operator::Empty,
+        "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID" => Operator::DownstreamLocalAddress(AddressPart::EndpointId),
+        "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID" => {
+            Operator::DownstreamDirectLocalAddress(AddressPart::EndpointId)
         }
+        "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID" => Operator::UpstreamRemoteAddress(AddressPart::EndpointId),
         "DOWNSTREAM_CX_RTT"
         | "DOWNSTREAM_DETECTED_CLOSE_TYPE"
         | "DOWNSTREAM_LOCAL_CLOSE_REASON"
         | "UPSTREAM_DETECTED_CLOSE_TYPE"
-        | "UPSTREAM_LOCAL_CLOSE_REASON"
-        | "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID" => Operator::Nothing,
+        | "UPSTREAM_LOCAL_CLOSE_REASON" => Operator::Nothing,
         _ => return bytes(name).map(Operator::Bytes).or_else(|| certificate(name)),
     })
 }

@@ -10,6 +10,7 @@ mod parse;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::extension::DiscoveredFilter;
 use crate::http::HttpConnectionManager;
 use crate::istio::{MetadataExchange, StandardMetrics};
 use crate::matcher::Matcher;
+use crate::metadata::Namespaces;
 use crate::network::{ConnectionLimit, ExtAuthz, GlobalRateLimit, LocalRateLimit, SetFilterState, SniDynamicForward};
 use crate::rbac::NetworkRbac;
 use crate::tcp::TcpProxy;
@@ -37,7 +39,7 @@ pub struct Listener {
     pub stat_prefix: Option<Arc<str>>,
     /// The first is `address`, others `additional_addresses`.
     pub addresses: Vec<ListenAddress>,
-    /// False: reached only by hand-over from a listener with `use_original_dst`.
+    /// False: reached only by hand-over from a listener with `use_original_dst`, or from inside the process.
     pub bind_to_port: bool,
     /// Hand accepted connections to the listener that matches their original destination.
     pub use_original_dst: bool,
@@ -86,10 +88,17 @@ pub struct Listener {
     pub retire_within: Option<Duration>,
 }
 
+impl Listener {
+    /// Whether connections come from inside the process only (`internal_listener`).
+    pub fn is_internal(&self) -> bool {
+        self.addresses.iter().any(|listen| matches!(listen.address, Address::Internal(_)))
+    }
+}
+
 /// One address of a listener.
 #[derive(Clone, Debug)]
 pub struct ListenAddress {
-    /// IP or pipe; port 0 binds an ephemeral port.
+    /// IP or pipe; port 0 binds an ephemeral port. The one of a listener inside the process names itself.
     pub address: Address,
     /// An IPv6 wildcard takes IPv4 too (`ipv4_compat`).
     pub ipv4_compat: bool,
@@ -184,7 +193,7 @@ pub struct ListenerFilter {
 }
 
 /// The listener filters that exist.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ListenerFilterKind {
     /// Takes the destination from before iptables REDIRECT or TPROXY.
     OriginalDst,
@@ -194,6 +203,8 @@ pub enum ListenerFilterKind {
     HttpInspector,
     /// Reads a PROXY protocol header.
     ProxyProtocol(ProxyProtocol),
+    /// Comes by extension config discovery.
+    Discovered(Arc<DiscoveredFilter<ListenerFilterKind>>),
 }
 
 /// Source: `envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector`.
@@ -203,8 +214,6 @@ pub struct TlsInspector {
     pub max_client_hello_bytes: u32,
     /// The JA3 fingerprint of clients is wanted.
     pub ja3: bool,
-    /// Comes by extension config discovery.
-    Discovered(Arc<DiscoveredFilter<ListenerFilterKind>>),
     /// The JA4 fingerprint of clients is wanted.
     pub ja4: bool,
     /// What is no ClientHello closes the connection, rather than being for other filter chains.
@@ -370,4 +379,8 @@ pub struct ConnectionFacts<'a> {
     pub transport_protocol: &'a str,
     /// ALPN offers or the protocol found by inspection.
     pub application_protocols: &'a [String],
+    /// Objects that came along from inside the process, by name.
+    pub filter_state: Option<&'a BTreeMap<String, String>>,
+    /// Metadata that came along likewise.
+    pub metadata: Option<&'a Namespaces>,
 }

@@ -15,6 +15,7 @@ use outrigger_api::pb::xds::r#type::matcher::v3 as xds;
 use super::filter_chain_match::check_unique;
 use super::{DrainType, FilterChain, ListenAddress, Listener, ListenerFilter, ListenerFilterKind, TrafficDirection};
 use crate::accesslog::access_logs;
+use crate::address::{Address, InternalAddress};
 use crate::address_parse::{listen_address, socket_options as read_socket_options, tcp_keepalive as read_keepalive};
 use crate::context::Context;
 use crate::decide::decide;
@@ -42,11 +43,26 @@ impl Listener {
             unsupported: fcds_config, per_connection_buffer_high_watermark_timeout,
                 udp_listener_config, api_listener, enable_mptcp;
         });
-        if let Some(parts::ListenerSpecifier::InternalListener(_)) = listener_specifier {
-            return Err(at.field("internal_listener").unsupported());
-        }
-        let deprecated_bind = deprecated_v1.and_then(|parts::DeprecatedV1 { bind_to_port }| bind_to_port);
         let is_on = |flag: Option<outrigger_api::pb::google::protobuf::BoolValue>| flag.is_some_and(|flag| flag.value);
+        let sockets = SocketFields {
+            address: address.is_some() || !additional_addresses.is_empty(),
+            options: !socket_options.is_empty(),
+            // As in Envoy, some of them may be there as long as they are off.
+            tcp: is_on(transparent)
+                || is_on(freebind)
+                || enable_reuse_port.is_some()
+                || tcp_backlog_size.is_some()
+                || tcp_fast_open_queue_length.is_some()
+                || connection_balance_config.is_some(),
+        };
+        let internal = match listener_specifier {
+            Some(parts::ListenerSpecifier::InternalListener(parts::InternalListenerConfig {})) => {
+                Some(internal_address(at, &name, &sockets)?)
+            }
+            None => None,
+        };
+        let is_internal = internal.is_some();
+        let deprecated_bind = deprecated_v1.and_then(|parts::DeprecatedV1 { bind_to_port }| bind_to_port);
         let use_original_dst = is_on(use_original_dst);
         let timeout = at.field("listener_filters_timeout");
         let max_accepts = at.field("max_connections_to_accept_per_socket_event");
@@ -60,9 +76,12 @@ impl Listener {
         Ok(Self {
             name: name.into(),
             stat_prefix: Some(stat_prefix).filter(|prefix| !prefix.is_empty()).map(Arc::from),
-            addresses: addresses(at, address, additional_addresses, socket_options)?,
+            addresses: match internal {
+                Some(internal) => vec![internal],
+                None => addresses(at, address, additional_addresses, socket_options)?,
+            },
             // Either of the two switches binding off.
-            bind_to_port: [bind_to_port, deprecated_bind].iter().flatten().all(|flag| flag.value),
+            bind_to_port: !is_internal && [bind_to_port, deprecated_bind].iter().flatten().all(|flag| flag.value),
             use_original_dst,
             transparent: is_on(transparent),
             freebind: is_on(freebind),
@@ -107,6 +126,34 @@ impl Listener {
     }
 }
 
+/// What a listener says of sockets, which one inside the process does not have.
+struct SocketFields {
+    address: bool,
+    options: bool,
+    tcp: bool,
+}
+
+/// What a listener inside the process is known by.
+fn internal_address(at: &FieldPath<'_>, name: &str, sockets: &SocketFields) -> Parsed<ListenAddress> {
+    if name.is_empty() {
+        return Err(at.field("name").reject("must not be empty: an internal_listener is found by it"));
+    }
+    let SocketFields { address, options, tcp } = sockets;
+    let problem = match (address, options, tcp) {
+        (true, _, _) => "address and additional_addresses",
+        (_, true, _) => "socket_options",
+        (_, _, true) => {
+            "transparent, freebind, enable_reuse_port, tcp_backlog_size, tcp_fast_open_queue_length and \
+             connection_balance_config"
+        }
+        (false, false, false) => {
+            let address = Address::Internal(Arc::new(InternalAddress::of_listener(&name.into())));
+            return Ok(ListenAddress { address, ipv4_compat: false, socket_options: Vec::new() });
+        }
+    };
+    Err(at.field("internal_listener").reject(format!("has no socket, so {problem} must not be set")))
+}
+
 /// The main address first; additional ones take over its socket options unless they have their own.
 fn addresses(
     at: &FieldPath<'_>,
@@ -144,7 +191,7 @@ fn addresses(
     Ok(addresses)
 }
 
-fn tcp_address(at: &FieldPath<'_>, wire: core::Address) -> Parsed<(crate::address::Address, bool)> {
+fn tcp_address(at: &FieldPath<'_>, wire: core::Address) -> Parsed<(Address, bool)> {
     if let Some(core::address::Address::SocketAddress(socket)) = &wire.address
         && socket.protocol == core::socket_address::Protocol::Udp as i32
     {

@@ -29,6 +29,11 @@ fn with(extra: &str) -> Result<Listener, String> {
     read(&format!("name: l\n{ADDRESS}\nfilter_chains: [{{filters: [{TCP}]}}]\n{extra}\n"))
 }
 
+/// A listener inside the process, with one plain chain and `extra` fields.
+fn internal(name: &str, extra: &str) -> Result<Listener, String> {
+    read(&format!("name: {name}\ninternal_listener: {{}}\nfilter_chains: [{{filters: [{TCP}]}}]\n{extra}\n"))
+}
+
 /// A listener with an address and these chains; `filters: TCP` stands for a TCP proxy.
 fn with_chains(chains: &str) -> Result<Listener, String> {
     read(&format!("name: l\n{ADDRESS}\n{}\n", chains.replace("filters: TCP", &format!("filters: [{TCP}]"))))
@@ -41,14 +46,16 @@ fn with_filter(kind: &str, fields: &str) -> Result<Listener, String> {
     ))
 }
 
-fn with_tcp(fields: &str) -> Result<Listener, String> {
+/// A listener whose one chain is a TCP proxy with these fields.
+pub(crate) fn with_tcp(fields: &str) -> Result<Listener, String> {
     read(&format!(
         "name: l\n{ADDRESS}\nfilter_chains: [{{filters: [{{name: tcp, typed_config: {{\"@type\": \
          type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, {fields}}}}}]}}]\n"
     ))
 }
 
-fn tcp_proxy(listener: &Listener) -> &TcpProxy {
+/// That TCP proxy.
+pub(crate) fn tcp_proxy(listener: &Listener) -> &TcpProxy {
     match &listener.filter_chains[0].filters[0].config {
         NetworkFilterConfig::TcpProxy(tcp) => tcp,
         other => panic!("{other:?}"),
@@ -200,6 +207,18 @@ fn listener_filters_are_read() {
 }
 
 #[test]
+fn a_listener_inside_the_process_has_its_name_for_an_address() {
+    let got = internal("inner", "use_original_dst: false").unwrap();
+    assert!(got.is_internal());
+    assert!(!got.bind_to_port);
+    let addresses: Vec<_> = got.addresses.iter().map(|listen| listen.address.to_string()).collect();
+    assert_eq!(addresses, ["envoy://inner/"]);
+    assert!(!with("").unwrap().is_internal());
+    let error = internal("''", "").unwrap_err();
+    assert_eq!(error, "listener \"\": name: must not be empty: an internal_listener is found by it");
+}
+
+#[test]
 fn each_bad_listener_is_refused_by_path() {
     let cases = [
         (read("name: l"), "filter_chains: no filter chains specified"),
@@ -211,7 +230,19 @@ fn each_bad_listener_is_refused_by_path() {
             "address.socket_address.protocol: UDP is not supported",
         ),
         (with("api_listener: {}"), "api_listener: is not supported"),
-        (with("internal_listener: {}"), "internal_listener: is not supported"),
+        (
+            with("internal_listener: {}"),
+            "internal_listener: has no socket, so address and additional_addresses must not be set",
+        ),
+        (
+            internal("l", "socket_options: [{level: 1, name: 2, int_value: 3}]"),
+            "internal_listener: has no socket, so socket_options must not be set",
+        ),
+        (
+            internal("l", "tcp_backlog_size: 1"),
+            "internal_listener: has no socket, so transparent, freebind, enable_reuse_port, tcp_backlog_size, \
+             tcp_fast_open_queue_length and connection_balance_config must not be set",
+        ),
         (with("udp_listener_config: {}"), "udp_listener_config: is not supported"),
         (with("filter_chain_matcher: {}"), "filter_chains[0].name: is required with filter_chain_matcher"),
         (
@@ -506,6 +537,20 @@ fn a_discovered_filter_names_its_types_and_default() {
 }
 
 #[test]
+fn a_discovered_listener_filter_names_its_types_and_default() {
+    let url = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+    let discovery = |fields: &str| with(&format!("listener_filters: [{{name: ext, config_discovery: {{{fields}}}}}]"));
+    let source = "config_source: {ads: {}, resource_api_version: V3}";
+    let good = discovery(&format!("{source}, type_urls: [{url}], default_config: {{\"@type\": {url}}}")).unwrap();
+    let ListenerFilterKind::Discovered(filter) = &good.listener_filters[0].kind else { panic!("{good:?}") };
+    assert_eq!(&*filter.name, "ext");
+    assert!(matches!(filter.default, Some(ListenerFilterKind::TlsInspector(_))));
+    let error = discovery(&format!("{source}, type_urls: ['a/b.C']")).unwrap_err();
+    let at = "listener \"l\": listener_filters[0].config_discovery.type_urls[0]";
+    assert_eq!(error, format!("{at}: the listener filter \"a/b.C\" is not supported"));
+}
+
+#[test]
 fn an_extension_resource_is_a_named_filter() {
     use crate::extension::Extension;
     use outrigger_api::pb::envoy::config::core::v3::TypedExtensionConfig;
@@ -536,20 +581,6 @@ proptest! {
     #[test]
     fn a_damaged_listener_is_read_or_refused(at in 0..10_000_usize, byte in any::<u8>()) {
         let yaml = format!("name: l\n{ADDRESS}\nuse_original_dst: true\nfilter_chains: [{{filters: [{TCP}]}}]\n");
-#[test]
-fn a_discovered_listener_filter_names_its_types_and_default() {
-    let url = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
-    let discovery = |fields: &str| with(&format!("listener_filters: [{{name: ext, config_discovery: {{{fields}}}}}]"));
-    let source = "config_source: {ads: {}, resource_api_version: V3}";
-    let good = discovery(&format!("{source}, type_urls: [{url}], default_config: {{\"@type\": {url}}}")).unwrap();
-    let ListenerFilterKind::Discovered(filter) = &good.listener_filters[0].kind else { panic!("{good:?}") };
-    assert_eq!(&*filter.name, "ext");
-    assert!(matches!(filter.default, Some(ListenerFilterKind::TlsInspector(_))));
-    let error = discovery(&format!("{source}, type_urls: ['a/b.C']")).unwrap_err();
-    let at = "listener \"l\": listener_filters[0].config_discovery.type_urls[0]";
-    assert_eq!(error, format!("{at}: the listener filter \"a/b.C\" is not supported"));
-}
-
         let wire: pb::Listener = Schema::load().parse_yaml(&yaml, UnknownFields::Reject).unwrap().message;
         let mut bytes = wire.encode_to_vec();
         let at = at % bytes.len();

@@ -26,7 +26,9 @@ mod validation;
 
 pub use generic::{GenericSecret, SecretPlace, SecretRef};
 pub(crate) use rotation::retire_within;
-pub(crate) use transport::{downstream_transport_socket, proxy_header, tlv_filter, upstream_transport_socket};
+pub(crate) use transport::{
+    downstream_transport_socket, proxy_header, tlv_filter, tlv_type, upstream_transport_socket,
+};
 pub(crate) use validation::typed_name as typed_san_matcher;
 
 /// Source: `DownstreamTlsContext`.

@@ -3,13 +3,18 @@
 //! Owns which transport sockets exist. Never reads what a TLS context says.
 
 use outrigger_api::pb::envoy::config::core::v3 as core;
+use outrigger_api::pb::envoy::extensions::transport_sockets::internal_upstream::v3 as internal_upstream;
 use outrigger_api::pb::envoy::extensions::transport_sockets::proxy_protocol::v3 as proxy_protocol;
 use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+use outrigger_api::pb::envoy::r#type::metadata::v3::metadata_kind;
 use outrigger_api::pb::google::protobuf::Any;
 use std::sync::Arc;
 
 use super::{DownstreamTls, UpstreamTls};
-use crate::cluster::{ProxiedTransport, ProxyHeaderSettings, ProxyProtocolVersion, TlvFilter, UpstreamTransport};
+use crate::cluster::{
+    InternalTransport, PassedMetadata, PassedMetadataOwner, ProxiedTransport, ProxyHeaderSettings,
+    ProxyProtocolVersion, TlvFilter, UpstreamTransport,
+};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::listener::DownstreamTransport;
@@ -55,6 +60,9 @@ pub(crate) fn upstream_transport_socket(
         Config::Typed(any) if wire::type_name(&any) == PROXY_PROTOCOL => {
             return proxied(context, &at_config, wire::decode(&at_config, &any)?);
         }
+        Config::Typed(any) if wire::type_name(&any) == INTERNAL_UPSTREAM => {
+            return internal(context, &at_config, wire::decode(&at_config, &any)?);
+        }
         Config::Typed(any) => {
             return Err(at_config.reject(unsupported(&any)));
         }
@@ -89,8 +97,53 @@ fn proxied(
     if matches!(inner, UpstreamTransport::Proxied(_)) {
         return Err(socket_at.reject("must not send a PROXY protocol header, too"));
     }
+    if inner.internal().is_some() {
+        return Err(socket_at.reject("must not be an internal one: that is the outermost of all"));
+    }
     let header = proxy_header(&at.field("config"), config.unwrap_or_default())?;
     Ok(UpstreamTransport::Proxied(Arc::new(ProxiedTransport { header, inner })))
+}
+
+fn internal(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: internal_upstream::InternalUpstreamTransport,
+) -> Parsed<UpstreamTransport> {
+    decide!(wire, at, internal_upstream::InternalUpstreamTransport
+        as "envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport" {
+        implemented: passthrough_metadata, transport_socket;
+        no_effect: ;
+        unsupported: ;
+    });
+    let socket_at = at.field("transport_socket");
+    let inner = match transport_socket {
+        None => return Err(socket_at.reject("is required")),
+        Some(wire) => upstream_transport_socket(context, &socket_at, wire)?,
+    };
+    if inner.internal().is_some() {
+        return Err(socket_at.reject("must not be an internal one, too"));
+    }
+    let passed = wire::each(&at.field("passthrough_metadata"), passthrough_metadata, |at, wire| {
+        decide!(wire, at, internal_upstream::internal_upstream_transport::MetadataValueSource
+            as "envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport.MetadataValueSource" {
+            implemented: kind, name;
+            no_effect: ;
+            unsupported: ;
+        });
+        let kind_at = at.field("kind");
+        let of = match kind.and_then(|kind| kind.kind) {
+            Some(metadata_kind::Kind::Host(_)) => PassedMetadataOwner::Host,
+            Some(metadata_kind::Kind::Cluster(_)) => PassedMetadataOwner::Cluster,
+            Some(metadata_kind::Kind::Request(_)) => return Err(kind_at.field("request").unsupported()),
+            Some(metadata_kind::Kind::Route(_)) => return Err(kind_at.field("route").unsupported()),
+            None => return Err(kind_at.reject("needs one of host, cluster")),
+        };
+        if name.is_empty() {
+            return Err(at.field("name").reject("must not be empty"));
+        }
+        Ok(PassedMetadata { of, namespace: name.into() })
+    })?;
+    Ok(UpstreamTransport::Internal(Arc::new(InternalTransport { passed, inner })))
 }
 
 /// Reads what a PROXY protocol header says.
@@ -135,10 +188,12 @@ pub(crate) fn tlv_filter(at: &FieldPath<'_>, wire: core::ProxyProtocolPassThroug
     }
 }
 
-fn tlv_type(at: &FieldPath<'_>, wire: u32) -> Parsed<u8> {
+/// The type of a TLV, which is a byte.
+pub(crate) fn tlv_type(at: &FieldPath<'_>, wire: u32) -> Parsed<u8> {
     u8::try_from(wire).map_err(|_| at.reject(format!("{wire} is above 255")))
 }
 
+const INTERNAL_UPSTREAM: &str = "envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport";
 const PROXY_PROTOCOL: &str = "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
 
 /// What a transport socket is, before its own config is read.
@@ -200,6 +255,42 @@ mod tests {
              value: {sni: a.example}}}";
         let (_, Ok(UpstreamTransport::Tls(tls))) = read(typed_struct) else { panic!() };
         assert_eq!(tls.sni, "a.example");
+    }
+
+    fn internal(rest: &str) -> Result<UpstreamTransport, String> {
+        read(&format!("{{name: i, typed_config: {{'@type': type.googleapis.com/{INTERNAL_UPSTREAM}, {rest}}}}}")).1
+    }
+
+    const RAW: &str = "transport_socket: {name: raw_buffer}";
+
+    #[test]
+    fn the_way_into_a_listener_of_this_process_takes_metadata_of_endpoint_and_cluster_along() {
+        let read = internal(&format!(
+            "passthrough_metadata: [{{kind: {{host: {{}}}}, name: a}}, {{kind: {{cluster: {{}}}}, name: b}}], {RAW}"
+        ));
+        let transport = read.unwrap();
+        let internal = transport.internal().unwrap();
+        let passed: Vec<_> = internal.passed.iter().map(|passed| (passed.of, &*passed.namespace)).collect();
+        assert_eq!(passed, [(PassedMetadataOwner::Host, "a"), (PassedMetadataOwner::Cluster, "b")]);
+        assert!(matches!(internal.inner, UpstreamTransport::Raw));
+    }
+
+    #[test]
+    fn ways_into_a_listener_of_this_process_that_are_refused() {
+        let of = |kind: &str, name: &str| {
+            internal(&format!("passthrough_metadata: [{{kind: {{{kind}}}, name: {name}}}], {RAW}")).unwrap_err()
+        };
+        let at = "cluster \"billing\": transport_socket.typed_config";
+        assert_eq!(internal("").unwrap_err(), format!("{at}.transport_socket: is required"));
+        let list = format!("{at}.passthrough_metadata[0]");
+        assert_eq!(of("request: {}", "a"), format!("{list}.kind.request: is not supported"));
+        assert_eq!(of("route: {}", "a"), format!("{list}.kind.route: is not supported"));
+        assert_eq!(of("", "a"), format!("{list}.kind: needs one of host, cluster"));
+        assert_eq!(of("host: {}", "''"), format!("{list}.name: must not be empty"));
+        let twice = format!(
+            "transport_socket: {{name: i, typed_config: {{'@type': type.googleapis.com/{INTERNAL_UPSTREAM}, {RAW}}}}}"
+        );
+        assert_eq!(internal(&twice).unwrap_err(), format!("{at}.transport_socket: must not be an internal one, too"));
     }
 
     #[test]

@@ -22,6 +22,8 @@ fn facts() -> ConnectionFacts<'static> {
         server_name: None,
         transport_protocol: "tls",
         application_protocols: &[],
+        filter_state: None,
+        metadata: None,
     }
 }
 
@@ -258,6 +260,8 @@ proptest! {
             server_name: server_name.as_deref(),
             transport_protocol: &transport,
             application_protocols: &offers,
+            filter_state: None,
+            metadata: None,
         };
         let index = FilterChainIndex::build(&chains, None);
         prop_assert_eq!(index.find(&facts).map(|c| &c.name), prune(&chains, &facts).map(|c| &c.name));

@@ -47,6 +47,8 @@ pub(super) fn find(view: &GraphView, asked: &Asked) -> Result<Found, String> {
         server_name: asked.server_name.as_deref(),
         transport_protocol: if asked.secure { "tls" } else { "raw_buffer" },
         application_protocols: &protocols,
+        filter_state: None,
+        metadata: None,
     };
     let explained = listener.index.explain(&facts);
     let misses = explained.misses.iter().take(TOLD).map(|miss| {

@@ -268,6 +268,7 @@ fn node(cluster: Cluster) -> ClusterNode {
                     transport: 0,
                     preconnect: false,
                     health_check: None,
+                    passed: None,
                     shared: Arc::default(),
                 }));
             }

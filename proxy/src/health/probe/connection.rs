@@ -127,5 +127,6 @@ async fn plain(address: &Address, cluster: &Cluster) -> io::Result<(Connection, 
             Ok((Box::new(stream), addresses))
         }
         Address::Pipe { path, .. } => Ok((Connector::unix(path.clone()).connect().await?, None)),
+        Address::Internal(_) => Err(dial::not_on_this_thread()),
     }
 }

@@ -44,7 +44,8 @@ impl HttpFilter for SetFilterState {
 }
 
 fn set(settings: &Settings, exchange: &Exchange<'_, '_, '_>) {
-    for FilterStateEntry { key, value, omit_empty_values, skip_if_empty } in &settings.on_request {
+    for entry in &settings.on_request {
+        let FilterStateEntry { value, omit_empty_values, skip_if_empty, .. } = entry;
         let mut text = Vec::new();
         let write = if *omit_empty_values { format::write_header } else { format::write };
         write(value, &exchange.stream().facts(), &mut text);
@@ -52,6 +53,6 @@ fn set(settings: &Settings, exchange: &Exchange<'_, '_, '_>) {
             continue;
         }
         let text = String::from_utf8_lossy(&text).into_owned();
-        exchange.info().filter_state.borrow_mut().insert(String::from(&**key), text);
+        exchange.info().filter_state.borrow_mut().set(entry, text);
     }
 }

@@ -16,6 +16,7 @@ use super::failure::{Failure, downstream_failure, reset_of};
 use super::timeout::Timeouts;
 use crate::accesslog::LogType;
 use crate::explain::Cause;
+use crate::filter_state::SharedObjects;
 use crate::health::observe;
 use crate::http::h1::parse::Framing;
 use crate::http::headers::HeaderId;
@@ -295,6 +296,10 @@ impl<'a, 'r> Attempt<'a, 'r> {
 
     async fn acquire(&mut self, began: Instant) -> Result<UpstreamStream, Failure> {
         let request = &*self.request;
+        let objects = {
+            let of_connection = request.connection.info.filter_state.borrow();
+            SharedObjects::of(&of_connection, Some(&request.info.filter_state.borrow()))
+        };
         let wanted = Wanted {
             priority: self.action.priority,
             downstream: request.head.version,
@@ -302,6 +307,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
             upgrade: request.head.is_tunnel(),
             alpn: request.alpn.as_ref(),
             connection: Some(&request.connection.info),
+            objects: objects.as_deref(),
         };
         let ends_here = ends_here(self.action, &request.head);
         let ready = if ends_here.is_some() { None } else { pool::ready(self.host, wanted) };

@@ -194,6 +194,7 @@ impl Copy {
             upgrade: false,
             alpn: None,
             connection: None,
+            objects: None,
         };
         let stream = match pool::ready(&host, wanted) {
             Some(stream) => stream,

@@ -3,15 +3,13 @@
 //! Owns rewrites and the headers that tell upstreams about the request. Never sends anything.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::{DnsCache, MetadataPath, OriginalDstOptions};
-use outrigger_config::metadata::MetadataMap;
+use outrigger_config::cluster::{DnsCache, OriginalDstOptions};
 use outrigger_config::route::{
     Forward, HeaderMatch, HeaderMatcher, HostRewrite, RetryOn, RetryPolicy, WeightedCluster,
 };
@@ -24,6 +22,7 @@ use crate::http::h1::encode::decimal;
 use crate::http::headers::HeaderId;
 use crate::http::manager::request::{Chosen, Request};
 use crate::upstream::clusters::WorkerCluster;
+use crate::upstream::destination::{destination_in, told_destination};
 use crate::upstream::dns_cache::{DYNAMIC_HOST, DYNAMIC_PORT, Lookup, host_and_port};
 use crate::upstream::worker_host::WorkerHost;
 
@@ -143,6 +142,7 @@ pub fn host_name(request: &mut Request<'_>, action: &Forward, host: &Rc<WorkerHo
         set_host(request, action, &name);
     }
 }
+
 /// The scheme of the connection to the endpoint replaces the request's, where the connection manager wants that.
 pub fn scheme(request: &mut Request<'_>, host: &WorkerHost) {
     if request.connection.node.config.scheme_of_upstream {
@@ -151,19 +151,25 @@ pub fn scheme(request: &mut Request<'_>, host: &WorkerHost) {
     }
 }
 
-
 /// Where an original-destination cluster sends a request.
 pub fn original_destination(request: &Request<'_>, options: &OriginalDstOptions) -> Option<SocketAddr> {
+    let info = &request.connection.info;
+    let by_object =
+        told_destination(&request.info.filter_state.borrow()).or_else(|| told_destination(&info.filter_state.borrow()));
     let by_header = options.http_header.as_ref().and_then(|name| {
         let value = request.head.headers.get_by_name(name)?;
         std::str::from_utf8(value).ok()?.parse::<SocketAddr>().ok()
     });
-    let restored = || match &request.connection.info.local {
-        Address::Ip(address) if request.connection.info.local_restored => Some(*address),
+    let restored = || match &info.local {
+        Address::Ip(address) if info.local_restored => Some(*address),
         _ => None,
     };
-    let by_metadata = || options.metadata.as_ref().and_then(|path| in_metadata(request, path));
-    let mut address = by_header.or_else(by_metadata).or_else(restored)?;
+    let by_metadata = || {
+        let path = options.metadata.as_ref()?;
+        let of_request = destination_in(&request.info.dynamic_metadata.borrow(), path);
+        of_request.or_else(|| destination_in(&info.dynamic_metadata.borrow(), path))
+    };
+    let mut address = by_object.or(by_header).or_else(by_metadata).or_else(restored)?;
     if let Some(port) = options.upstream_port_override {
         address.set_port(port);
     }
@@ -179,18 +185,6 @@ pub fn look_up(request: &Request<'_>, cluster: &WorkerCluster, cache: &Arc<DnsCa
     port = state.get(DYNAMIC_PORT).and_then(|port| port.parse().ok()).unwrap_or(port);
     let worker = &request.connection.worker;
     worker.dns.look_up(worker, cache, host, port)
-}
-
-/// An address that filters have left in dynamic metadata.
-fn in_metadata(request: &Request<'_>, path: &MetadataPath) -> Option<SocketAddr> {
-    let find = |namespaces: &BTreeMap<String, MetadataMap>| {
-        let mut keys = path.keys.iter();
-        let first = namespaces.get(&*path.namespace)?.get(&**keys.next()?)?;
-        let value = keys.try_fold(first, |value, key| value.get(&**key))?;
-        value.as_str()?.parse::<SocketAddr>().ok()
-    };
-    let of_request = find(&request.info.dynamic_metadata.borrow());
-    of_request.or_else(|| find(&request.connection.info.dynamic_metadata.borrow()))
 }
 
 /// What `x-envoy-retry-on` gets where the route has no policy.

@@ -22,18 +22,21 @@ use super::super::stats::OnDemandStats;
 use super::super::tlvs;
 use super::super::tunnel::{TunnelError, Tunneller};
 use super::{ActiveSession, Held, Session};
+use crate::accesslog::{Facts, format};
 use crate::explain::Cause;
-use crate::health::observe;
 use crate::filter_state::SharedObjects;
 use crate::graph::Wanted;
+use crate::health::observe;
 use crate::moments::Milestone;
 use crate::network::TCP_PROXY_CLUSTER;
 use crate::overload::Hook;
+use crate::stats::names;
 use crate::stream::{Phase, ResponseFlag};
 use crate::trace::Opening;
 use crate::upstream::admission::{Admitted, OwnEndpoint, Refused, Seeker, Wish};
 use crate::upstream::clusters::WorkerCluster;
 use crate::upstream::connect::{Claim, ConnectError, Counted, Full, Means, connect, take_place};
+use crate::upstream::destination::{destination_in, told_destination};
 use crate::upstream::dns_cache::{DYNAMIC_HOST, DYNAMIC_PORT, Lookup, NoAddress};
 use crate::upstream::feedback::{Unanswered, Watch};
 use crate::upstream::host::Host;
@@ -106,7 +109,9 @@ impl Session {
         })?;
         cluster.stats.upstream_rq_pending_total.increment();
         let watch = self.begin_try(host, counted.start());
-        match connect(&counted, &Means { downstream: Some(&self.connection), ..Means::default() }).await {
+        let objects = SharedObjects::of(&self.info.filter_state.borrow(), None);
+        let means = Means { downstream: Some(&self.connection), objects: objects.as_deref(), ..Means::default() };
+        match connect(&self.worker, &counted, &means).await {
             Ok(connected) => {
                 self.note_connected(&counted);
                 observe::connected(&self.worker.process, host);
@@ -222,11 +227,6 @@ impl Session {
             (None, Some(from)) if !name.is_empty() => self.discover(from, &name, downstream).await,
             (known, _) => Ok(known),
         };
-        let node = graph.clusters.get(name)?;
-        self.info.set_cluster(&node.config);
-        Some(self.worker.clusters.get(&self.worker, node))
-    }
-
         match found {
             Ok(Some(cluster)) => return Some(cluster),
             Ok(None) => {
@@ -249,11 +249,11 @@ impl Session {
     /// This worker's view of a cluster, if there is such a cluster now.
     fn cluster(&self, name: &str) -> Option<Rc<WorkerCluster>> {
         let graph = self.worker.graph();
-    /// An endpoint; one that was not tried, if there is any. Waits for a place where the cluster limits them. Gives the
-    /// cluster of the endpoint, and `None` with the reason noted. `route_cluster` becomes the newest view of itself.
-    async fn admit(
-        &self,
-        route_cluster: &mut Rc<WorkerCluster>,
+        let node = graph.clusters.get(name)?;
+        self.info.set_cluster(&node.config);
+        Some(self.worker.clusters.get(&self.worker, node))
+    }
+
     /// The same once it was asked for, as long as the client waits.
     async fn discover(
         &self,
@@ -278,6 +278,11 @@ impl Session {
         Ok(found)
     }
 
+    /// An endpoint; one that was not tried, if there is any. Waits for a place where the cluster limits them. Gives the
+    /// cluster of the endpoint, and `None` with the reason noted. `route_cluster` becomes the newest view of itself.
+    async fn admit(
+        &self,
+        route_cluster: &mut Rc<WorkerCluster>,
         forwarded: Option<&OwnEndpoint>,
         tried: &[Arc<Host>],
         downstream: &mut Io,
@@ -345,16 +350,17 @@ impl Session {
 
     /// Where the client wanted to go. The address of our own socket would lead back to us.
     fn original_destination(&self, options: &OriginalDstOptions) -> Option<SocketAddr> {
-        match &self.connection.local {
-            Address::Ip(destination) if self.connection.local_restored => {
-                let mut destination = *destination;
-                if let Some(port) = options.upstream_port_override {
-                    destination.set_port(port);
-                }
-                Some(destination)
-            }
+        let restored = || match &self.connection.local {
+            Address::Ip(destination) if self.connection.local_restored => Some(*destination),
             _ => None,
+        };
+        let in_metadata = || destination_in(&self.info.dynamic_metadata.borrow(), options.metadata.as_ref()?);
+        let told = told_destination(&self.info.filter_state.borrow());
+        let mut destination = told.or_else(in_metadata).or_else(restored)?;
+        if let Some(port) = options.upstream_port_override {
+            destination.set_port(port);
         }
+        Some(destination)
     }
 
     fn note_connected(&self, counted: &Counted) {

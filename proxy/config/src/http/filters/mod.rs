@@ -92,8 +92,8 @@ pub(crate) use ratelimit::service as rate_limit_service;
 pub use ratelimit::{GlobalRateLimit, GlobalRateLimitRoute, LimitedRequests};
 pub use route::{RouteFilter, RouteFilterConfig, RouteFilters};
 pub use router::Router;
-pub(crate) use set_filter_state::filter_state_entry;
-pub use set_filter_state::{FilterStateEntry, SetFilterState};
+pub use set_filter_state::{FilterStateEntry, FilterStateKind, FilterStateSharing, SetFilterState};
+pub(crate) use set_filter_state::{filter_state_entry, format_string};
 pub use set_metadata::{MetadataValue, SetMetadata};
 
 pub use stateful_session::{SessionState, StatefulSession};

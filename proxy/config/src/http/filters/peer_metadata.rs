@@ -29,7 +29,7 @@ impl PeerMetadata {
         decide!(wire, at, pb::Config as "io.istio.http.peer_metadata.Config" {
             implemented: downstream_discovery, upstream_discovery, downstream_propagation, upstream_propagation,
                 additional_labels;
-            no_effect: shared_with_upstream = "nothing on connections upstream reads it";
+            no_effect: shared_with_upstream = "a listener inside the process learns of peers from its own filters";
             unsupported: ;
         });
         let (tell_downstream, _) = told(&at.field("downstream_propagation"), downstream_propagation)?;
