@@ -78,7 +78,8 @@ impl GrpcJsonTranscoder {
         };
         let method = Arc::clone(&call.rule.method);
         let content_type = head.headers.get(HeaderId::ContentType).unwrap_or_default();
-        let limit = transcoder.max_request_bytes.map_or(MAX_REQUEST_BYTES, |limit| limit as usize);
+        let unset = if method.raw_input.is_some() { MAX_RAW_BYTES } else { MAX_MESSAGE_BYTES };
+        let limit = transcoder.max_request_bytes.map_or(unset, |limit| limit as usize);
         let mut translator = RequestTranslator::new(transcoder, call, content_type, limit)
             .map_err(|error| request_refusal(&error, LATE))?;
         become_call(exchange, &method);
@@ -386,8 +387,10 @@ const REQUEST_TOO_LARGE: &str =
     "Request rejected because the transcoder's internal buffer size exceeds the configured limit.";
 const RESPONSE_TOO_LARGE: &str =
     "Response not transcoded because the transcoder's internal buffer size exceeds the configured limit.";
-/// What is held of a request unless the settings say more. Source: the default of
+/// What is held of a request unless the settings say something. Source: the default of
 /// `Listener.per_connection_buffer_limit_bytes`.
-const MAX_REQUEST_BYTES: usize = 1 << 20;
-/// Likewise of a response.
+const MAX_RAW_BYTES: usize = 1 << 20;
+/// Likewise of one that becomes a message; Envoy holds any number of bytes. Four times gRPC's limit of 4 MiB.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+/// What is held of a response unless the settings say something.
 const MAX_RESPONSE_BYTES: usize = 1 << 20;
