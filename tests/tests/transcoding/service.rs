@@ -102,29 +102,35 @@ fn unhex(text: &str) -> Vec<u8> {
 
 /// Starts it.
 pub async fn start() -> GrpcServer {
-    GrpcServer::start(|request| async move { Ok::<_, Infallible>(answer(request)) }).await
+    GrpcServer::start(|request| async move { Ok::<_, Infallible>(answer(request).await) }).await
 }
 
-fn answer(request: Request<Incoming>) -> Response<tonic::body::Body> {
+/// Nothing is answered before something of the body is there: what a proxy finds wrong with it comes first.
+async fn answer(request: Request<Incoming>) -> Response<tonic::body::Body> {
     let script = Script::of(request.headers());
     let mut response = Response::builder()
         .status(script.http.unwrap_or(200))
         .header("content-type", script.content_type.as_deref().unwrap_or("application/grpc"))
         .header("x-saw", saw(&request));
+    let mut body = request.into_body();
+    let mut next = body.frame().await;
     if script.only {
+        while let Some(Ok(_)) = next {
+            next = body.frame().await;
+        }
         for (name, value) in &script.trailers() {
             response = response.header(name, value);
         }
         return response.body(tonic::body::Body::empty()).expect("a response");
     }
     let (sender, receiver) = mpsc::unbounded_channel();
-    let mut body = request.into_body();
     tokio::spawn(async move {
         let send = |frame| drop(sender.send(Ok::<_, tonic::Status>(frame)));
-        while let Some(Ok(frame)) = body.frame().await {
+        while let Some(Ok(frame)) = next {
             if let Some(piece) = frame.data_ref().and_then(|piece| script.piece(piece)) {
                 send(Frame::data(piece));
             }
+            next = body.frame().await;
         }
         if let Some(bytes) = &script.hex {
             send(Frame::data(bytes.clone().into()));
