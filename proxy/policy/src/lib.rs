@@ -29,4 +29,5 @@ pub mod route;
 pub mod session;
 pub mod token_bucket;
 pub mod trace;
+pub mod transcoding;
 pub mod transport;

@@ -27,6 +27,7 @@ mod ext_authz;
 mod ext_proc;
 mod fault;
 mod grpc_bridge;
+mod grpc_json_transcoder;
 mod grpc_stats;
 mod grpc_web;
 pub mod header_mutation;
@@ -314,6 +315,9 @@ impl Maker<'_> {
             }
             HttpFilterConfig::Fault(settings) => self.make(|maker| fault::Fault::new(settings, maker)),
             HttpFilterConfig::GrpcBridge(settings) => self.make(|_| grpc_bridge::GrpcBridge::new(*settings)),
+            HttpFilterConfig::GrpcJsonTranscoder(settings) => {
+                self.make(|maker| grpc_json_transcoder::GrpcJsonTranscoder::new(settings.as_ref(), maker))
+            }
             HttpFilterConfig::GrpcStats(settings) => self.make(|_| grpc_stats::GrpcStats::new(settings)),
             HttpFilterConfig::GrpcWeb => self.make(|_| grpc_web::GrpcWeb::default()),
             HttpFilterConfig::OnDemand(settings) => self.make(|_| on_demand::OnDemand::new(settings)),

@@ -37,6 +37,7 @@ mod router;
 mod set_filter_state;
 mod set_metadata;
 mod stateful_session;
+pub mod transcoder;
 mod upstream;
 
 use std::sync::Arc;
@@ -97,6 +98,7 @@ pub(crate) use set_filter_state::{filter_state_entry, format_string};
 pub use set_metadata::{MetadataValue, SetMetadata};
 
 pub use stateful_session::{SessionState, StatefulSession};
+use transcoder::Transcoder;
 pub use upstream::UpstreamFilters;
 pub(crate) use upstream::upstream_filters;
 
@@ -158,6 +160,8 @@ pub enum HttpFilterConfig {
     Fault(Arc<Fault>),
     /// Lets clients of HTTP/1.1 call gRPC services.
     GrpcBridge(GrpcBridge),
+    /// Lets clients call gRPC services with JSON; `None` if only routes say which.
+    GrpcJsonTranscoder(Option<Arc<Transcoder>>),
     /// Counts gRPC calls and messages.
     GrpcStats(Arc<GrpcStats>),
     /// Lets browsers call gRPC services.
@@ -306,6 +310,9 @@ impl HttpFilterConfig {
             }
             "envoy.extensions.filters.http.grpc_http1_bridge.v3.Config" => {
                 Self::GrpcBridge(GrpcBridge::parse(wire::decode(at, any)?))
+            }
+            "envoy.extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder" => {
+                Self::GrpcJsonTranscoder(Transcoder::parse(context, at, wire::decode(at, any)?)?)
             }
             "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig" => {
                 Self::GrpcStats(Arc::new(GrpcStats::parse(wire::decode(at, any)?)))

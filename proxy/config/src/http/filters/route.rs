@@ -9,6 +9,7 @@ use std::sync::Arc;
 use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::google::protobuf::Any;
 
+use super::transcoder::Transcoder;
 use super::{
     ApiKeyAuth, ApiKeyRoute, AuthzRoute, BandwidthLimit, BasicAuth, Buffer, CompressorOverride, CorsPolicy, CsrfPolicy,
     CustomResponse, DelegateTree, Delegating, DynamicHost, ExtAuthz, ExtProc, ExtProcRoute, Fault,
@@ -65,6 +66,8 @@ pub enum RouteFilterConfig {
     Fault(Arc<Fault>),
     /// For [`super::HttpFilterConfig::GlobalRateLimit`].
     GlobalRateLimit(Arc<GlobalRateLimitRoute>),
+    /// For [`super::HttpFilterConfig::GrpcJsonTranscoder`], instead of its settings; `None` switches it off.
+    GrpcJsonTranscoder(Option<Arc<Transcoder>>),
     /// For [`super::HttpFilterConfig::HeaderMutation`].
     HeaderMutation(Arc<Mutations>),
     /// For [`super::HttpFilterConfig::HeaderToMetadata`].
@@ -223,6 +226,9 @@ impl RouteFilterConfig {
             }
             "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
                 Self::LocalRateLimit(Arc::new(LocalRateLimit::parse_route(context, at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder" => {
+                Self::GrpcJsonTranscoder(Transcoder::parse(context, at, wire::decode(at, any)?)?)
             }
             "envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata" => {
                 Self::JsonToMetadata(Arc::new(JsonToMetadata::parse(at, wire::decode(at, any)?)?))
