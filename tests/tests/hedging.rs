@@ -115,8 +115,7 @@ impl Mesh {
     }
 
     async fn stat(&self, name: &str, value: u64) {
-        let name = format!("cluster.{name}");
-        assert_eq!(self.proxy.stat(&name).await, value, "{name} of {}", self.who);
+        self.proxy.stat_is(&format!("cluster.{name}"), value).await;
     }
 
     async fn last_line(&self, count: usize) -> String {
