@@ -130,7 +130,7 @@ async fn it_shows_traces_as_examples_of_latencies() {
     let upstream = Upstream::start("a").await;
     let tracing = ", tracing: { provider: { name: p, typed_config: { \
          '@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, service_name: shop, \
-         grpc_service: { envoy_grpc: { cluster_name: collector }, timeout: 1s } } } }";
+         grpc_service: { envoy_grpc: { cluster_name: collector }, timeout: 60s } } } }";
     let web = config::listener("web", &[chain(&http("web", &format!("{tracing}{}", routes(&all_to("a")))), "")], "");
     let clusters = [cluster("a", &[upstream.port()]), http2_cluster("collector", &[collector.port()])];
     let quick = "layered_runtime: { layers: [{ name: quick, static_layer: { \

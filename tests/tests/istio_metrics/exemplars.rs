@@ -13,7 +13,7 @@ async fn histograms_show_traces_as_examples() {
     let (app, collector) = (Upstream::start("app").await, Collector::grpc().await);
     let tracing = "tracing: { provider: { name: p, typed_config: { \
          '@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, service_name: shop, \
-         grpc_service: { envoy_grpc: { cluster_name: collector }, timeout: 1s } } } }, stat_prefix: 'web;'";
+         grpc_service: { envoy_grpc: { cluster_name: collector }, timeout: 60s } } } }, stat_prefix: 'web;'";
     let routes = "{ match: { prefix: / }, route: { cluster: b } }";
     let settings = "metrics: [{ tags_to_remove: [source_principal] }, { name: request_bytes, drop: true }]";
     let manager = http(&[&stats(settings)], routes).replace("stat_prefix: 'web;'", tracing);
