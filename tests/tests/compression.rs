@@ -475,14 +475,15 @@ async fn with_dictionaries(program: std::path::PathBuf) -> Vec<String> {
     let upstream = Upstream::start("one").await;
     let source = |id| format!("{{ filename: {} }}", dictionary(id).display());
     let types = "type.googleapis.com/envoy.extensions";
+    // In this order, responses are not decompressed behind the one that compresses them.
     let filters = format!(
-        "{{ name: d, typed_config: {{ '@type': {types}.filters.http.{DECOMPRESSOR}, decompressor_library: {{ name: zs, \
-         typed_config: {{ '@type': {types}.compression.zstd.decompressor.v3.Zstd, dictionaries: [{}, {}] }} }} }} }}, \
-         {{ name: c, typed_config: {{ '@type': {types}.filters.http.{COMPRESSOR}, compressor_library: {{ name: zs, \
-         typed_config: {{ '@type': {types}.compression.zstd.compressor.v3.Zstd, dictionary: {} }} }} }} }}",
+        "{{ name: c, typed_config: {{ '@type': {types}.filters.http.{COMPRESSOR}, compressor_library: {{ name: zs, \
+         typed_config: {{ '@type': {types}.compression.zstd.compressor.v3.Zstd, dictionary: {} }} }} }} }}, \
+         {{ name: d, typed_config: {{ '@type': {types}.filters.http.{DECOMPRESSOR}, decompressor_library: {{ name: zs, \
+         typed_config: {{ '@type': {types}.compression.zstd.decompressor.v3.Zstd, dictionaries: [{}, {}] }} }} }} }}",
+        source(7001),
         source(7001),
         source(7002),
-        source(7001),
     );
     let text = bootstrap(&[with_filters(&filters, "one")], &[cluster("one", &[upstream.port()])]);
     let proxy = Proxy::start_with(&text, Settings { program, ..Settings::default() }).await;
