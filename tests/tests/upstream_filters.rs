@@ -304,7 +304,9 @@ async fn copies_pass_through_the_filters_of_their_cluster() {
 /// hears no more.
 #[tokio::test]
 async fn filters_are_told_of_the_end_of_tries_that_lose() {
-    for program in [proxy::program(), proxy::envoy()] {
+    // Envoy may forget to count the end of a try that was answered when its client leaves.
+    let cases = ["hang | status=200", "hang | status=503"];
+    for (program, cases) in [(proxy::program(), &cases[..]), (proxy::envoy(), &cases[..1])] {
         let (upstream, service) = (Upstream::start("one").await, ProcessingService::start().await);
         let route = "{ match: { prefix: / }, route: { cluster: processed, timeout: 300s, \
              hedge_policy: { hedge_on_per_try_timeout: true }, retry_policy: { retry_on: 5xx, num_retries: 1, \
@@ -320,7 +322,7 @@ async fn filters_are_told_of_the_end_of_tries_that_lose() {
         let bootstrap = bootstrap(&[config::listener("web", &[chain(&manager, "")], "")], &clusters);
         let proxy = Proxy::start_with(&bootstrap, Settings { program, ..Settings::default() }).await;
         let mut client = h1::Client::connect(proxy.listener("web").await).await;
-        for (count, orders) in ["hang | status=200", "hang | status=503"].into_iter().enumerate() {
+        for (count, orders) in cases.iter().copied().enumerate() {
             // The late one is given up for the other, or with the client.
             client.send(h1::request_bytes("GET", "/", &[("x-reply", orders)], b"")).await;
             if count == 0 {
