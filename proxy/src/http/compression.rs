@@ -154,18 +154,24 @@ struct ZstdHead {
 
 /// Dictionaries that are ready to decompress with, by their ids.
 #[derive(Clone, Default)]
-pub struct Dictionaries(Option<Rc<[(u32, Rc<DecoderDictionary<'static>>)]>>);
+pub struct Dictionaries(Option<Rc<[Known]>>);
+
+struct Known {
+    id: u32,
+    dictionary: Rc<DecoderDictionary<'static>>,
+}
 
 impl Dictionaries {
     /// Makes them ready.
     pub fn new(all: &[Arc<ZstdDictionary>]) -> Self {
-        let ready = |one: &Arc<ZstdDictionary>| (one.id, Rc::new(DecoderDictionary::copy(&one.bytes)));
-        Self((!all.is_empty()).then(|| all.iter().map(ready).collect()))
+        let known =
+            |one: &Arc<ZstdDictionary>| Known { id: one.id, dictionary: Rc::new(DecoderDictionary::copy(&one.bytes)) };
+        Self((!all.is_empty()).then(|| all.iter().map(known).collect()))
     }
 
     fn get(&self, id: u32) -> Option<Rc<DecoderDictionary<'static>>> {
         let all = self.0.as_ref()?;
-        all.iter().find(|(known, _)| *known == id).map(|(_, dictionary)| Rc::clone(dictionary))
+        all.iter().find(|known| known.id == id).map(|known| Rc::clone(&known.dictionary))
     }
 }
 
