@@ -20,6 +20,7 @@ pub mod log_service;
 pub mod metrics;
 pub mod processor;
 pub mod programs;
+pub mod prometheus;
 pub mod proxy;
 pub mod reply;
 pub mod response;
@@ -33,12 +34,14 @@ use std::time::Duration;
 pub use crate::asked_service::AskedService;
 pub use crate::authorization_server::AuthorizationServer;
 pub use crate::processor::ProcessingService;
+pub use crate::prometheus::Prometheus;
 pub use crate::proxy::{Proxy, Settings};
 pub use crate::response::Response;
 pub use crate::upstream::Upstream;
 
-/// The bound of every wait: far beyond what anything here takes, so that only what hangs reaches it.
-pub const SOON: Duration = Duration::from_secs(60);
+/// The bound of every wait: far beyond what anything here takes on a machine with ten times as much to do as it can, so that
+/// only what hangs reaches it.
+pub const SOON: Duration = Duration::from_secs(180);
 
 /// Pause between two looks at something that gives no notice, such as an admin page.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(10);

@@ -9,10 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, all_to, chain};
-use crate::{LOOK_AGAIN, Proxy, Response, Settings, h1, h2c, proxy};
-
-/// Time in which stats settle at the latest.
-const SETTLED: Duration = Duration::from_secs(10);
+use crate::{LOOK_AGAIN, Proxy, Response, SOON, Settings, h1, h2c, proxy};
 
 /// Differences that are meant, by case and the thing that differs; each with its reason.
 pub type Intended = &'static [(&'static str, &'static str, &'static str)];
@@ -255,7 +252,7 @@ pub async fn compare_settled(
     name: &str,
     look: impl AsyncFn() -> (Vec<String>, Vec<String>),
 ) {
-    let deadline = Instant::now() + SETTLED;
+    let deadline = Instant::now() + SOON;
     loop {
         let (expected, seen) = look().await;
         let mut different = String::new();

@@ -7,7 +7,7 @@ use std::io::Write as _;
 
 use outrigger_tests::config::{self, bootstrap, chain, cluster, http2_cluster, routes};
 use outrigger_tests::side_by_side::{Case, Chain, Intended, chain_of, get, post, same};
-use outrigger_tests::{Proxy, Upstream, h1, h2c, reply, within};
+use outrigger_tests::{Proxy, Settings, Upstream, h1, h2c, proxy, reply, within};
 
 const INTENDED: Intended = &[
     (
@@ -463,4 +463,61 @@ async fn each_piece_of_a_stream_can_be_read_before_the_next_one_is_there() {
         decoder.write_all(&data.unwrap()).unwrap();
     }
     assert!(decoder.finish().unwrap().is_empty());
+}
+
+/// What was learnt from some lines of JSON, by its id.
+fn dictionary(id: u32) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/zstd_dictionaries/{id}"))
+}
+
+/// What a proxy makes of content that needs dictionaries, in both directions.
+async fn with_dictionaries(program: std::path::PathBuf) -> Vec<String> {
+    let upstream = Upstream::start("one").await;
+    let source = |id| format!("{{ filename: {} }}", dictionary(id).display());
+    let types = "type.googleapis.com/envoy.extensions";
+    // In this order, responses are not decompressed behind the one that compresses them.
+    let filters = format!(
+        "{{ name: c, typed_config: {{ '@type': {types}.filters.http.{COMPRESSOR}, compressor_library: {{ name: zs, \
+         typed_config: {{ '@type': {types}.compression.zstd.compressor.v3.Zstd, dictionary: {} }} }} }} }}, \
+         {{ name: d, typed_config: {{ '@type': {types}.filters.http.{DECOMPRESSOR}, decompressor_library: {{ name: zs, \
+         typed_config: {{ '@type': {types}.compression.zstd.decompressor.v3.Zstd, dictionaries: [{}, {}] }} }} }} }}",
+        source(7001),
+        source(7001),
+        source(7002),
+    );
+    let text = bootstrap(&[with_filters(&filters, "one")], &[cluster("one", &[upstream.port()])]);
+    let proxy = Proxy::start_with(&text, Settings { program, ..Settings::default() }).await;
+    let mut client = h1::Client::connect(proxy.listener("web").await).await;
+    let content = br#"{"service": "billing", "status": 200, "message": "the request was answered by the upstream"}"#;
+    let mut seen = Vec::new();
+    for id in [0, 7001, 7002] {
+        let known = if id == 0 { Vec::new() } else { std::fs::read(dictionary(id)).unwrap() };
+        let body = zstd::bulk::Compressor::with_dictionary(3, &known).unwrap().compress(content).unwrap();
+        // Twice: what was made ready serves again.
+        for _ in 0..2 {
+            let response = client.request("POST", "/", &[("content-encoding", "zstd")], &body).await;
+            seen.push(format!("{id}: {} {}", response.status, response.json()["body"]));
+        }
+    }
+    let known = std::fs::read(dictionary(7001)).unwrap();
+    for _ in 0..2 {
+        let headers = [("accept-encoding", "zstd"), ("x-reply", "bytes=1000")];
+        let response = client.request("GET", "/", &headers, b"").await;
+        let coding = response.header("content-encoding").unwrap_or_default().to_owned();
+        let mut reader = zstd::stream::read::Decoder::with_dictionary(&response.body[..], &known).unwrap();
+        let mut plain = Vec::new();
+        std::io::Read::read_to_end(&mut reader, &mut plain).unwrap();
+        seen.push(format!("{coding}: {}", reply::sum(&plain) == reply::sum(&reply::pattern(1000))));
+        // Whoever does not have it cannot read it.
+        seen.push(format!("without: {}", zstd::stream::decode_all(&response.body[..]).is_ok()));
+    }
+    seen
+}
+
+#[tokio::test]
+async fn content_that_needs_dictionaries_is_as_with_envoy() {
+    let seen = with_dictionaries(proxy::program()).await;
+    assert_eq!(seen, with_dictionaries(proxy::envoy()).await);
+    assert_eq!(seen.iter().filter(|line| line.contains("answered by the upstream")).count(), 6, "{seen:?}");
+    assert_eq!(seen[6..], ["zstd: true", "without: false", "zstd: true", "without: false"]);
 }

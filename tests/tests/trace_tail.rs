@@ -16,7 +16,7 @@ async fn start(tail: &str, more: &str, upstream: u16, collector: &Collector) -> 
     let tracing = format!(
         ", tracing: {{ random_sampling: {{ value: 0 }}, spawn_upstream_span: true{more}, provider: {{ name: p, typed_config: {{ \
          '@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, service_name: shop, \
-         grpc_service: {{ envoy_grpc: {{ cluster_name: collector }}, timeout: 1s }}, \
+         grpc_service: {{ envoy_grpc: {{ cluster_name: collector }}, timeout: 60s }}, \
          sampler: {{ name: tail, typed_config: {{ '@type': type.googleapis.com/outrigger.trace.v1.TailSampler, {tail} }} }} }} }} }}"
     );
     let manager = http("web", &format!("{tracing}{}", routes(TABLE)));

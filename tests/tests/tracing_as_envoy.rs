@@ -52,7 +52,7 @@ fn provider(kind: &str) -> &'static str {
         }
         "cel" => {
             "provider: { name: p, typed_config: { '@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, \
-             service_name: shop, grpc_service: { envoy_grpc: { cluster_name: collector }, timeout: 1s }, \
+             service_name: shop, grpc_service: { envoy_grpc: { cluster_name: collector }, timeout: 30s }, \
              sampler: { name: s, typed_config: { \
              '@type': type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers.v3.CELSamplerConfig, \
              expression: { cel_expr_parsed: { expr: { call_expr: { function: _==_, args: [ \

@@ -299,3 +299,45 @@ async fn copies_pass_through_the_filters_of_their_cluster() {
         assert_eq!(of(&shadow.seen()[0]), [None, Some("1".to_owned())]);
     }
 }
+
+/// A try that is late and loses is over for the filters in front of its endpoint as well: the service that was told of it
+/// hears no more.
+#[tokio::test]
+async fn filters_are_told_of_the_end_of_tries_that_lose() {
+    // Envoy may forget to count the end of a try that was answered when its client leaves.
+    let cases = ["hang | status=200", "hang | status=503"];
+    for (program, cases) in [(proxy::program(), &cases[..]), (proxy::envoy(), &cases[..1])] {
+        let (upstream, service) = (Upstream::start("one").await, ProcessingService::start().await);
+        let route = "{ match: { prefix: / }, route: { cluster: processed, timeout: 300s, \
+             hedge_policy: { hedge_on_per_try_timeout: true }, retry_policy: { retry_on: 5xx, num_retries: 1, \
+             per_try_timeout: 0.3s, retry_back_off: { base_interval: 0.001s, max_interval: 0.002s } } } }";
+        let manager = config::http("web", &config::routes(route)).replace(
+            "virtual_hosts: [{ name: all,",
+            "virtual_hosts: [{ name: all, include_request_attempt_count: true,",
+        );
+        let processing = "grpc_service: { envoy_grpc: { cluster_name: asked } }, message_timeout: 60s";
+        let processing = filter("ext_proc.v3.ExternalProcessor", processing);
+        let clusters =
+            [config::http2_cluster("asked", &[service.port()]), guarded("processed", upstream.port(), &processing)];
+        let bootstrap = bootstrap(&[config::listener("web", &[chain(&manager, "")], "")], &clusters);
+        let proxy = Proxy::start_with(&bootstrap, Settings { program, ..Settings::default() }).await;
+        let mut client = h1::Client::connect(proxy.listener("web").await).await;
+        for (count, orders) in cases.iter().copied().enumerate() {
+            // The late one is given up for the other, or with the client.
+            client.send(h1::request_bytes("GET", "/", &[("x-reply", orders)], b"")).await;
+            if count == 0 {
+                assert_eq!(client.response("GET").await.status, 200);
+            } else {
+                upstream
+                    .wait("an answer that does not count", |counts| (counts.requests, counts.active) == (4, 1))
+                    .await;
+                client = h1::Client::connect(proxy.listener("web").await).await;
+            }
+            for stat in ["streams_started", "streams_closed"] {
+                let stat = format!("cluster.processed.ext_proc.{stat}");
+                proxy.wait_stat(&stat, |value| value == 2 * (count as u64 + 1)).await;
+            }
+            upstream.wait("the late one is given up", |counts| counts.abandoned == count + 1).await;
+        }
+    }
+}

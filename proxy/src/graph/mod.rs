@@ -6,6 +6,7 @@
 mod answers;
 mod balance_stats;
 mod breaker_stats;
+mod building;
 pub mod compile;
 pub mod coverage;
 mod demanded_clusters;

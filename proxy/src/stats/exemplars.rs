@@ -43,12 +43,13 @@ impl Exemplars {
         self.wanted.load(Ordering::Relaxed)
     }
 
-    /// Keeps one of the histogram `name`, in the place of an older one.
+    /// Keeps one of the histogram `name`, in the place of an older one. Where that would be one histogram too many, all are
+    /// forgotten: some may be gone, and the others have new ones soon.
     pub fn keep(&self, name: &str, exemplar: Exemplar) {
         let mut kept = self.lock();
         if !kept.contains_key(name) {
             if kept.len() >= MOST_HISTOGRAMS {
-                return;
+                kept.clear();
             }
             kept.insert(name.into(), Box::new([None; RANGES]));
         }
@@ -107,10 +108,13 @@ mod tests {
     #[test]
     fn there_is_a_limit_to_histograms() {
         let exemplars = Exemplars::default();
-        for index in 0..MOST_HISTOGRAMS + 2 {
+        for index in 0..MOST_HISTOGRAMS {
             exemplars.keep(&index.to_string(), exemplar(1, 1));
         }
+        exemplars.keep("0", exemplar(1, 2));
         assert_eq!(exemplars.lock().len(), MOST_HISTOGRAMS);
-        assert!(!exemplars.of("0").is_empty());
+        exemplars.keep("new", exemplar(1, 3));
+        assert_eq!(exemplars.lock().len(), 1);
+        assert!(exemplars.of("0").is_empty() && !exemplars.of("new").is_empty());
     }
 }

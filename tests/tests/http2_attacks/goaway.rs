@@ -17,7 +17,8 @@ const ALL_STREAMS: u32 = 0x7fff_ffff;
 /// The first GOAWAY takes nothing away: what is opened before the second one is served.
 #[tokio::test]
 async fn clients_are_warned_before_they_are_refused() {
-    let manager = ", drain_timeout: 1s, common_http_protocol_options: { max_requests_per_connection: 2 }";
+    // Time for a request that crosses with the warning, on a busy machine.
+    let manager = ", drain_timeout: 5s, common_http_protocol_options: { max_requests_per_connection: 2 }";
     for side in Side::both(manager, "", "").await {
         let mut peer = Peer::connect(side.web, &[]).await;
         assert!(peer.get(1, "/", &[]).await);

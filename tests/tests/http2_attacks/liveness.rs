@@ -8,6 +8,8 @@ use tokio::net::TcpListener;
 use super::{Side, upstream_http2};
 
 const IMPATIENT: &str = "connection_keepalive: { interval: 0.1s, timeout: 0.1s, interval_jitter: { value: 0 } }";
+/// An endpoint that answers has the time that a busy machine takes.
+const FOR_ENDPOINTS: &str = "connection_keepalive: { interval: 0.1s, timeout: 5s, interval_jitter: { value: 0 } }";
 const PATIENT: &str = "connection_keepalive: { interval: 0.05s, timeout: 20s, interval_jitter: { value: 0 } }";
 
 #[tokio::test]
@@ -42,7 +44,7 @@ async fn an_endpoint_that_does_not_answer_is_left() {
     for program in [proxy::program(), proxy::envoy()] {
         let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = endpoint.local_addr().unwrap().port();
-        let cluster = cluster_with("up", &[port], &upstream_http2(IMPATIENT));
+        let cluster = cluster_with("up", &[port], &upstream_http2(FOR_ENDPOINTS));
         let listener = config::listener("web", &[chain(&http("web", &routes(&all_to("up"))), "")], "");
         let settings = Settings { program, ..Settings::default() };
         let proxy = Proxy::start_with(&bootstrap(&[listener], &[cluster]), settings).await;

@@ -1,20 +1,124 @@
-//! Reading which requests a route is for (`RouteMatch`, `HeaderMatcher`, `QueryParameterMatcher`).
+//! Which requests a route is for (`RouteMatch`, `HeaderMatcher`, `QueryParameterMatcher`).
 //!
-//! Owns the checks of matchers. Never matches a request (see `outrigger-policy`).
+//! Owns matchers and their checks. Never matches a request (see `outrigger-policy`).
+
+use std::sync::Arc;
 
 use outrigger_api::pb::envoy::config::route::v3 as pb;
 use outrigger_api::pb::envoy::r#type::matcher::v3 as matcher;
 use outrigger_api::pb::envoy::r#type::v3::Int64Range;
 
-use super::{
-    CookieMatcher, HeaderMatch, HeaderMatcher, PathMatch, QueryMatch, QueryParameterMatcher, RouteMatch, StreamMatch,
-};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::header_mutations::header_name;
 use crate::matching::{FilterStateMatcher, MetadataMatcher, StringMatcher, UriTemplate};
 use crate::rejection::{FieldPath, Parsed};
+use crate::units::RuntimeFraction;
 use crate::wire;
+
+/// Source: `RouteMatch`.
+#[derive(Clone, Debug)]
+pub struct RouteMatch {
+    /// The path, without its query.
+    pub path: PathMatch,
+    /// For everything but regexes.
+    pub case_sensitive: bool,
+    /// All must match.
+    pub headers: Vec<HeaderMatcher>,
+    /// All must match.
+    pub query_parameters: Vec<QueryParameterMatcher>,
+    /// Matches a share of requests only.
+    pub runtime_fraction: Option<RuntimeFraction>,
+    /// Only gRPC requests.
+    pub grpc: bool,
+    /// All must match.
+    pub cookies: Vec<CookieMatcher>,
+    /// What the request itself does not tell.
+    pub more: Option<Box<StreamMatch>>,
+}
+
+/// What must hold of the connection of a request and of what filters left: all of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StreamMatch {
+    /// Whether the client has shown a certificate.
+    pub presented: Option<bool>,
+    /// Whether that was verified.
+    pub validated: Option<bool>,
+    /// Dynamic metadata.
+    pub metadata: Vec<MetadataMatcher>,
+    /// Objects of the filter state.
+    pub filter_state: Vec<FilterStateMatcher>,
+}
+
+/// How a route matches the path.
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    /// Starts with; `/` or empty matches all.
+    Prefix(String),
+    /// The whole path.
+    Exact(String),
+    /// Equal, or continued by `/`; does not end with `/` itself.
+    SeparatedPrefix(String),
+    /// The whole path, RE2 syntax.
+    Regex(regex::Regex),
+    /// The whole path, by template.
+    Template(UriTemplate),
+    /// CONNECT requests only.
+    Connect,
+}
+
+/// Source: `CookieMatcher`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CookieMatcher {
+    /// Case-sensitive.
+    pub name: String,
+    /// What the value of the first cookie of that name must be.
+    pub value: StringMatcher,
+    /// The opposite; a cookie that is absent does not match by itself.
+    pub invert: bool,
+}
+
+/// Source: `HeaderMatcher`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeaderMatcher {
+    /// Lower case.
+    pub name: Arc<str>,
+    /// What the value must be.
+    pub value: HeaderMatch,
+    /// The opposite.
+    pub invert: bool,
+    /// An absent header counts as an empty value.
+    pub treat_missing_as_empty: bool,
+}
+
+/// What a header's value must be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HeaderMatch {
+    /// Present (true) or absent (false).
+    Present(bool),
+    /// A number within `start..end`.
+    Range { start: i64, end: i64 },
+    /// By string.
+    String(StringMatcher),
+}
+
+/// Source: `QueryParameterMatcher`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueryParameterMatcher {
+    /// Case-sensitive.
+    pub name: String,
+    /// What its value must be.
+    pub value: QueryMatch,
+}
+
+/// What a query parameter must be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum QueryMatch {
+    /// Present (true) or absent (false).
+    Present(bool),
+    /// By string.
+    String(StringMatcher),
+}
 
 /// Reads a route's match.
 pub(crate) fn route_match(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::RouteMatch) -> Parsed<RouteMatch> {

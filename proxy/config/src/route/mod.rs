@@ -1,6 +1,6 @@
 //! Route configurations (`envoy.config.route.v3.RouteConfiguration`).
 //!
-//! Owns the checked model of virtual hosts, matches and actions. Never matches requests (see `outrigger-policy`).
+//! Owns the checked model of virtual hosts, routes and actions. Never matches requests (see `outrigger-policy`).
 
 mod answer;
 mod entry;
@@ -17,7 +17,6 @@ mod scope;
 #[cfg(test)]
 mod tests;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,21 +25,24 @@ use crate::format::Format;
 use crate::http::filters::CorsPolicy;
 use crate::http::{HeaderMutations, RouteFilters};
 use crate::matcher::Matcher;
-use crate::matching::{FilterStateMatcher, MetadataMatcher, StringMatcher, UriRewrite, UriTemplate};
+use crate::matching::UriRewrite;
 use crate::metadata::Namespaces;
 use crate::rate_limit::RateLimit;
 use crate::source::ConfigSource;
 use crate::tracing::RouteTrace;
-use crate::units::RuntimeFraction;
 
 pub(crate) use forward::priority;
 pub(crate) use hash_policy::hash_policies;
 pub use hash_policy::{HashCookie, HashPolicy, HashSource};
+pub use matches::{
+    CookieMatcher, HeaderMatch, HeaderMatcher, PathMatch, QueryMatch, QueryParameterMatcher, RouteMatch, StreamMatch,
+};
 pub(crate) use matches::{header_matcher, query_parameter_matcher, route_match};
 pub(crate) use mirror::mirror_policies;
 pub use mirror::{MirrorCluster, MirrorHost, MirrorPolicy};
 pub use parse::DomainConflict;
 pub(crate) use retry::retry_policy;
+pub use retry::{RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy};
 pub(crate) use rewrite::regex_rewrite;
 pub use scope::{ScopeRoutes, ScopedRoute};
 
@@ -160,110 +162,6 @@ pub struct Route {
     pub metadata: Option<Arc<Namespaces>>,
     /// What is said of tracing.
     pub trace: Option<Box<RouteTrace>>,
-}
-
-/// Source: `RouteMatch`.
-#[derive(Clone, Debug)]
-pub struct RouteMatch {
-    /// The path, without its query.
-    pub path: PathMatch,
-    /// For everything but regexes.
-    pub case_sensitive: bool,
-    /// All must match.
-    pub headers: Vec<HeaderMatcher>,
-    /// All must match.
-    pub query_parameters: Vec<QueryParameterMatcher>,
-    /// Matches a share of requests only.
-    pub runtime_fraction: Option<RuntimeFraction>,
-    /// Only gRPC requests.
-    pub grpc: bool,
-    /// All must match.
-    pub cookies: Vec<CookieMatcher>,
-    /// What the request itself does not tell.
-    pub more: Option<Box<StreamMatch>>,
-}
-
-/// What must hold of the connection of a request and of what filters left: all of it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct StreamMatch {
-    /// Whether the client has shown a certificate.
-    pub presented: Option<bool>,
-    /// Whether that was verified.
-    pub validated: Option<bool>,
-    /// Dynamic metadata.
-    pub metadata: Vec<MetadataMatcher>,
-    /// Objects of the filter state.
-    pub filter_state: Vec<FilterStateMatcher>,
-}
-
-/// How a route matches the path.
-#[derive(Clone, Debug)]
-pub enum PathMatch {
-    /// Starts with; `/` or empty matches all.
-    Prefix(String),
-    /// The whole path.
-    Exact(String),
-    /// Equal, or continued by `/`; does not end with `/` itself.
-    SeparatedPrefix(String),
-    /// The whole path, RE2 syntax.
-    Regex(regex::Regex),
-    /// The whole path, by template.
-    Template(UriTemplate),
-    /// CONNECT requests only.
-    Connect,
-}
-
-/// Source: `CookieMatcher`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CookieMatcher {
-    /// Case-sensitive.
-    pub name: String,
-    /// What the value of the first cookie of that name must be.
-    pub value: StringMatcher,
-    /// The opposite; a cookie that is absent does not match by itself.
-    pub invert: bool,
-}
-
-/// Source: `HeaderMatcher`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HeaderMatcher {
-    /// Lower case.
-    pub name: Arc<str>,
-    /// What the value must be.
-    pub value: HeaderMatch,
-    /// The opposite.
-    pub invert: bool,
-    /// An absent header counts as an empty value.
-    pub treat_missing_as_empty: bool,
-}
-
-/// What a header's value must be.
-#[derive(Clone, Debug, PartialEq)]
-pub enum HeaderMatch {
-    /// Present (true) or absent (false).
-    Present(bool),
-    /// A number within `start..end`.
-    Range { start: i64, end: i64 },
-    /// By string.
-    String(StringMatcher),
-}
-
-/// Source: `QueryParameterMatcher`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct QueryParameterMatcher {
-    /// Case-sensitive.
-    pub name: String,
-    /// What its value must be.
-    pub value: QueryMatch,
-}
-
-/// What a query parameter must be.
-#[derive(Clone, Debug, PartialEq)]
-pub enum QueryMatch {
-    /// Present (true) or absent (false).
-    Present(bool),
-    /// By string.
-    String(StringMatcher),
 }
 
 /// What happens to a request.
@@ -470,84 +368,6 @@ pub enum Priority {
     Default,
     /// High.
     High,
-}
-
-/// Source: `RetryPolicy`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RetryPolicy {
-    /// Conditions under which a try is repeated.
-    pub on: RetryOn,
-    /// Retries after the first try; 1 unless given.
-    pub num_retries: u32,
-    /// Limit of one try.
-    pub per_try_timeout: Option<Duration>,
-    /// Limit of silence within one try.
-    pub per_try_idle_timeout: Option<Duration>,
-    /// Status codes that `retriable-status-codes` repeats.
-    pub retriable_status_codes: Vec<u16>,
-    /// First wait; 25 ms unless given.
-    pub base_interval: Duration,
-    /// Longest wait; 10 times the base unless given.
-    pub max_interval: Duration,
-    /// Another endpoint is looked for this many times (`previous_hosts` predicate).
-    pub host_selection_max_attempts: u32,
-    /// Endpoints already tried are avoided.
-    pub avoid_previous_hosts: bool,
-    /// After so many tries, priorities already tried are avoided (`previous_priorities`); none unless given.
-    pub retry_priority: Option<NonZeroU32>,
-    /// Response headers that `retriable-headers` repeats; one must match.
-    pub retriable_headers: Vec<HeaderMatcher>,
-    /// Only requests with one of these are repeated, if there are any.
-    pub retriable_request_headers: Vec<HeaderMatcher>,
-    /// How upstreams say when to come back; none unless given.
-    pub rate_limited_back_off: Option<RateLimitedBackOff>,
-}
-
-/// Source: `RetryPolicy.RateLimitedRetryBackOff`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RateLimitedBackOff {
-    /// Lower-case names with the format of their values; the first that can be read counts.
-    pub reset_headers: Vec<(Arc<str>, ResetFormat)>,
-    /// Longer waits are not taken; 5 min unless given.
-    pub max_interval: Duration,
-}
-
-/// What the value of a reset header is. Source: `RetryPolicy.ResetHeaderFormat`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ResetFormat {
-    /// Seconds from now.
-    Seconds,
-    /// Seconds since 1970.
-    UnixTimestamp,
-}
-
-/// The conditions of `retry_on` as flags.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct RetryOn {
-    /// `5xx`.
-    pub server_error: bool,
-    /// `gateway-error`.
-    pub gateway_error: bool,
-    /// `reset`.
-    pub reset: bool,
-    /// `reset-before-request`.
-    pub reset_before_request: bool,
-    /// `connect-failure`.
-    pub connect_failure: bool,
-    /// `retriable-4xx`.
-    pub retriable_4xx: bool,
-    /// `refused-stream`.
-    pub refused_stream: bool,
-    /// `retriable-status-codes`.
-    pub retriable_status_codes: bool,
-    /// `retriable-headers`.
-    pub retriable_headers: bool,
-    /// `envoy-ratelimited`.
-    pub envoy_ratelimited: bool,
-    /// `http3-post-connect-failure`: no effect without HTTP/3 upstreams.
-    pub http3_post_connect_failure: bool,
-    /// gRPC status codes: cancelled 1, deadline-exceeded 4, resource-exhausted 8, internal 13, unavailable 14, as bits.
-    pub grpc_codes: u32,
 }
 
 /// Source: `envoy.config.route.v3.RedirectAction`.

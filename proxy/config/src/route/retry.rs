@@ -1,6 +1,6 @@
-//! Reading retry policies (`envoy.config.route.v3.RetryPolicy`).
+//! Retry policies (`envoy.config.route.v3.RetryPolicy`).
 //!
-//! Owns the names of retry conditions. Never retries anything.
+//! Owns what they say, and the names of retry conditions. Never retries anything.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -11,13 +11,90 @@ use outrigger_api::pb::envoy::extensions::retry::host::previous_hosts::v3::Previ
 use outrigger_api::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use outrigger_api::pb::google::protobuf::Any;
 
-use super::matches::header_matcher;
-use super::{HeaderMatcher, RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy};
+use super::matches::{HeaderMatcher, header_matcher};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::header_mutations::header_name;
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
+
+/// Source: `RetryPolicy`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryPolicy {
+    /// Conditions under which a try is repeated.
+    pub on: RetryOn,
+    /// Retries after the first try; 1 unless given.
+    pub num_retries: u32,
+    /// Limit of one try.
+    pub per_try_timeout: Option<Duration>,
+    /// Limit of silence within one try.
+    pub per_try_idle_timeout: Option<Duration>,
+    /// Status codes that `retriable-status-codes` repeats.
+    pub retriable_status_codes: Vec<u16>,
+    /// First wait; 25 ms unless given.
+    pub base_interval: Duration,
+    /// Longest wait; 10 times the base unless given.
+    pub max_interval: Duration,
+    /// Another endpoint is looked for this many times (`previous_hosts` predicate).
+    pub host_selection_max_attempts: u32,
+    /// Endpoints already tried are avoided.
+    pub avoid_previous_hosts: bool,
+    /// After so many tries, priorities already tried are avoided (`previous_priorities`); none unless given.
+    pub retry_priority: Option<NonZeroU32>,
+    /// Response headers that `retriable-headers` repeats; one must match.
+    pub retriable_headers: Vec<HeaderMatcher>,
+    /// Only requests with one of these are repeated, if there are any.
+    pub retriable_request_headers: Vec<HeaderMatcher>,
+    /// How upstreams say when to come back; none unless given.
+    pub rate_limited_back_off: Option<RateLimitedBackOff>,
+}
+
+/// Source: `RetryPolicy.RateLimitedRetryBackOff`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimitedBackOff {
+    /// Lower-case names with the format of their values; the first that can be read counts.
+    pub reset_headers: Vec<(Arc<str>, ResetFormat)>,
+    /// Longer waits are not taken; 5 min unless given.
+    pub max_interval: Duration,
+}
+
+/// What the value of a reset header is. Source: `RetryPolicy.ResetHeaderFormat`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ResetFormat {
+    /// Seconds from now.
+    Seconds,
+    /// Seconds since 1970.
+    UnixTimestamp,
+}
+
+/// The conditions of `retry_on` as flags.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RetryOn {
+    /// `5xx`.
+    pub server_error: bool,
+    /// `gateway-error`.
+    pub gateway_error: bool,
+    /// `reset`.
+    pub reset: bool,
+    /// `reset-before-request`.
+    pub reset_before_request: bool,
+    /// `connect-failure`.
+    pub connect_failure: bool,
+    /// `retriable-4xx`.
+    pub retriable_4xx: bool,
+    /// `refused-stream`.
+    pub refused_stream: bool,
+    /// `retriable-status-codes`.
+    pub retriable_status_codes: bool,
+    /// `retriable-headers`.
+    pub retriable_headers: bool,
+    /// `envoy-ratelimited`.
+    pub envoy_ratelimited: bool,
+    /// `http3-post-connect-failure`: no effect without HTTP/3 upstreams.
+    pub http3_post_connect_failure: bool,
+    /// gRPC status codes: cancelled 1, deadline-exceeded 4, resource-exhausted 8, internal 13, unavailable 14, as bits.
+    pub grpc_codes: u32,
+}
 
 impl RetryOn {
     /// Reads a comma-separated list of conditions, as in `retry_on`, `x-envoy-retry-on` and `x-envoy-retry-grpc-on`.

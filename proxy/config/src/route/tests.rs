@@ -13,6 +13,7 @@ use prost::Message;
 use super::*;
 use crate::context::{Context, Environment};
 use crate::http::AppendAction;
+use crate::matching::StringMatcher;
 use crate::rejection::Parsed;
 
 struct NoFiles;

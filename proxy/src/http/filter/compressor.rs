@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use outrigger_config::http::RouteFilterConfig;
 use outrigger_config::http::filters::{
-    Compressible, Compression, Compressor as Settings, CompressorOverride, EtagRule,
+    Compressible, Compression, Compressor as Settings, CompressorOverride, ContentCoding, EtagRule,
 };
 use outrigger_policy::accept_encoding::{Choice, Offer, choose};
 
 use super::body::BodyFilter;
 use super::{Exchange, HttpFilter, Maker, Verdict};
-use crate::http::compression::Encoder;
+use crate::http::compression::{Encoder, Prepared};
 use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::joined;
 use crate::network::holds;
@@ -50,14 +50,15 @@ pub struct Compressor {
     request: Arc<CompressionStats>,
     response: Arc<CompressionStats>,
     choice: Arc<ChoiceStats>,
+    prepared: Prepared,
 }
 
 /// What the filter keeps for a request; the compressors of a chain know of each other by it.
 #[derive(Default)]
 struct Asked {
     settings: Option<Arc<Settings>>,
-    /// What compresses, if that is not what the settings say.
-    library: Option<Compression>,
+    /// What the library makes, if that is not what the settings say.
+    coding: Option<ContentCoding>,
     accept_encoding: Option<String>,
 }
 
@@ -69,18 +70,19 @@ impl Compressor {
             request: maker.stats(&format!("{name}.request")),
             response: maker.stats(&if settings.names_response { format!("{name}.response") } else { name.clone() }),
             choice: maker.stats(&name),
+            prepared: Prepared::default(),
             settings: Arc::clone(settings),
         }
     }
 
     fn of_route(exchange: &Exchange<'_, '_, '_>) -> Option<CompressorOverride> {
         exchange.route_configs().find_map(|config| match config {
-            RouteFilterConfig::Compressor(said) => Some(*said),
+            RouteFilterConfig::Compressor(said) => Some(said.clone()),
             _ => None,
         })
     }
 
-    fn compresses_responses(&self, said: Option<CompressorOverride>, exchange: &Exchange<'_, '_, '_>) -> bool {
+    fn compresses_responses(&self, said: Option<&CompressorOverride>, exchange: &Exchange<'_, '_, '_>) -> bool {
         match said {
             Some(CompressorOverride::Disabled) => false,
             Some(CompressorOverride::Overrides { enabled: true, .. }) => true,
@@ -89,11 +91,11 @@ impl Compressor {
     }
 
     /// Whether the request body is compressed.
-    fn compresses_request(&self, said: Option<CompressorOverride>, exchange: &Exchange<'_, '_, '_>) -> bool {
+    fn compresses_request(&self, said: Option<&CompressorOverride>, exchange: &Exchange<'_, '_, '_>) -> bool {
         let head = exchange.head();
         let Some(rule) = &self.settings.request else { return false };
         !exchange.has_no_body()
-            && said != Some(CompressorOverride::Disabled)
+            && said != Some(&CompressorOverride::Disabled)
             && holds(&rule.enabled, exchange.runtime())
             && head.protocol().is_empty()
             && is_long_enough(rule, &head.headers, &self.request)
@@ -117,7 +119,7 @@ impl Compressor {
     }
 
     /// Whether it is this compressor that the client wants.
-    fn is_chosen(&self, library: Compression, exchange: &mut Exchange<'_, '_, '_>) -> bool {
+    fn is_chosen(&self, own: ContentCoding, exchange: &mut Exchange<'_, '_, '_>) -> bool {
         let stats = &self.choice;
         let accepted = exchange.known_state::<Asked>().and_then(|asked| asked.accept_encoding.clone());
         let Some(accepted) = accepted else {
@@ -127,14 +129,14 @@ impl Compressor {
         let headers = &exchange.response().headers;
         let mut offers: Vec<Offer> = Vec::new();
         let asked = exchange.states_of::<Asked>();
-        for (settings, library) in asked.filter_map(|asked| Some((asked.settings.as_ref()?, asked.library))) {
-            let coding = library.unwrap_or(settings.compression).coding().name();
+        for (settings, coding) in asked.filter_map(|asked| Some((asked.settings.as_ref()?, asked.coding))) {
+            let coding = coding.unwrap_or_else(|| settings.compression.coding()).name();
             if has_content_type(&settings.response, headers) && offers.iter().all(|offer| offer.coding != coding) {
                 offers.push(Offer { coding, choose_first: settings.choose_first });
             }
         }
         let choice = choose(&accepted, &offers);
-        let chosen = choice.coding() == Some(library.coding().name());
+        let chosen = choice.coding() == Some(own.name());
         match choice {
             Choice::Named(_) if chosen => stats.header_compressor_used.increment(),
             Choice::Named(_) => stats.header_compressor_overshadowed.increment(),
@@ -145,8 +147,8 @@ impl Compressor {
         chosen
     }
 
-    fn encoder(library: Compression, stats: &Arc<CompressionStats>) -> Option<Box<Compressing>> {
-        match Encoder::new(library) {
+    fn encoder(&self, library: &Compression, stats: &Arc<CompressionStats>) -> Option<Box<Compressing>> {
+        match Encoder::new(library, &self.prepared) {
             Ok(encoder) => Some(Box::new(Compressing { encoder: Some(encoder), stats: Arc::clone(stats) })),
             Err(error) => {
                 tracing::warn!("a body is not compressed: {error}");
@@ -156,10 +158,10 @@ impl Compressor {
     }
 
     /// What compresses on this route.
-    fn library(&self, said: Option<CompressorOverride>) -> Compression {
+    fn library<'a>(&'a self, said: Option<&'a CompressorOverride>) -> &'a Compression {
         match said {
             Some(CompressorOverride::Overrides { library: Some(library), .. }) => library,
-            _ => self.settings.compression,
+            _ => &self.settings.compression,
         }
     }
 
@@ -188,27 +190,27 @@ impl Compressor {
 impl HttpFilter for Compressor {
     fn request(&self, exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
         let said = Self::of_route(exchange);
+        let said = said.as_ref();
         let accepted = joined(&exchange.head().headers, ACCEPT_ENCODING);
         let accept_encoding = accepted.map(|value| String::from_utf8_lossy(&value).into_owned());
         let library = self.library(said);
         *exchange.state::<Asked>() =
-            Asked { settings: Some(Arc::clone(&self.settings)), library: Some(library), accept_encoding };
+            Asked { settings: Some(Arc::clone(&self.settings)), coding: Some(library.coding()), accept_encoding };
         if self.compresses_responses(said, exchange) {
             let remove = match said {
-                Some(CompressorOverride::Overrides { remove_accept_encoding: Some(remove), .. }) => remove,
+                Some(CompressorOverride::Overrides { remove_accept_encoding: Some(remove), .. }) => *remove,
                 _ => self.settings.remove_accept_encoding,
             };
             if remove {
                 exchange.head_mut().headers.remove_by_name(ACCEPT_ENCODING);
             }
         }
-        let encoder =
-            if self.compresses_request(said, exchange) { Self::encoder(library, &self.request) } else { None };
+        let encoder = if self.compresses_request(said, exchange) { self.encoder(library, &self.request) } else { None };
         match encoder {
             Some(encoder) => {
                 self.request.compressed.increment();
                 exchange.transform_request(encoder);
-                exchange.head_mut().headers.set_by_name("content-encoding", coding_of(library));
+                exchange.head_mut().headers.set_by_name("content-encoding", library.coding().name().as_bytes());
             }
             None => self.request.not_compressed.increment(),
         }
@@ -217,6 +219,7 @@ impl HttpFilter for Compressor {
 
     fn response(&self, exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
         let said = Self::of_route(exchange);
+        let said = said.as_ref();
         let library = self.library(said);
         let stats = &self.response;
         let enabled = self.compresses_responses(said, exchange);
@@ -224,24 +227,24 @@ impl HttpFilter for Compressor {
         let objection = if tells { self.objection(exchange) } else { None };
         if let Some(objection) = objection {
             stats.not_compressed.increment();
-            objection.tell(library, &mut exchange.response_mut().headers);
+            objection.tell(library.coding(), &mut exchange.response_mut().headers);
             return Verdict::Continue;
         }
         let long_enough =
             enabled && (tells || is_long_enough(&self.settings.response, &exchange.response().headers, stats));
         let compressible = tells || (long_enough && self.is_compressible(exchange));
-        let chosen = long_enough && !exchange.response_has_no_body() && self.is_chosen(library, exchange);
-        let encoder = if chosen && compressible { Self::encoder(library, stats) } else { None };
+        let chosen = long_enough && !exchange.response_has_no_body() && self.is_chosen(library.coding(), exchange);
+        let encoder = if chosen && compressible { self.encoder(library, stats) } else { None };
         match encoder {
             Some(encoder) => {
                 stats.compressed.increment();
                 if tells {
-                    tell_compressed(library, &mut exchange.response_mut().headers);
+                    tell_compressed(library.coding(), &mut exchange.response_mut().headers);
                 }
                 exchange.transform_response(encoder);
                 let headers = &mut exchange.response_mut().headers;
                 weaken_etag(headers, self.settings.etag);
-                headers.set_by_name("content-encoding", coding_of(library));
+                headers.set_by_name("content-encoding", library.coding().name().as_bytes());
             }
             None => stats.not_compressed.increment(),
         }
@@ -265,23 +268,19 @@ enum Objection {
 }
 
 impl Objection {
-    fn tell(self, library: Compression, headers: &mut Headers) {
+    fn tell(self, coding: ContentCoding, headers: &mut Headers) {
         if !matches!(self, Self::Untold) {
-            headers.append(STATUS.as_bytes(), format!("{};{self:?}", library.coding().name()).as_bytes());
+            headers.append(STATUS.as_bytes(), format!("{};{self:?}", coding.name()).as_bytes());
         }
     }
 }
 
-fn tell_compressed(library: Compression, headers: &mut Headers) {
-    let coding = library.coding().name();
+fn tell_compressed(coding: ContentCoding, headers: &mut Headers) {
+    let coding = coding.name();
     // As in Envoy, also where that is not known.
     let length = headers.get_str(HeaderId::ContentLength).unwrap_or_default();
     let status = format!("{coding};Compressed;OriginalLength={length}");
     headers.append(STATUS.as_bytes(), status.as_bytes());
-}
-
-fn coding_of(library: Compression) -> &'static [u8] {
-    library.coding().name().as_bytes()
 }
 
 fn is_long_enough(rule: &Compressible, headers: &Headers, stats: &CompressionStats) -> bool {

@@ -9,7 +9,7 @@ use outrigger_config::http::filters::{ContentCoding, Decompressible, Decompresso
 use super::body::BodyFilter;
 use super::compressor::has_no_transform;
 use super::{Exchange, HttpFilter, Maker, Verdict};
-use crate::http::compression::Decoder;
+use crate::http::compression::{Decoder, Dictionaries};
 use crate::http::headers::Headers;
 use crate::http::message::joined;
 use crate::network::holds;
@@ -38,6 +38,7 @@ pub struct Decompressor {
     request: Arc<DecompressionStats>,
     response: Arc<DecompressionStats>,
     gzip: Option<Arc<GzipStats>>,
+    dictionaries: Dictionaries,
 }
 
 impl Decompressor {
@@ -49,6 +50,7 @@ impl Decompressor {
             request: maker.stats(&format!("{name}.request")),
             response: maker.stats(&format!("{name}.response")),
             gzip: is_gzip.then(|| maker.stats(&format!("{name}.decompressor_library"))),
+            dictionaries: Dictionaries::new(&settings.dictionaries),
             settings: Arc::clone(settings),
         }
     }
@@ -66,7 +68,7 @@ impl Decompressor {
             && (rule.ignore_no_transform || !has_no_transform(headers))
             && outermost.is_some_and(|coding| coding.eq_ignore_ascii_case(self.settings.coding.name()))
         {
-            Decoder::new(self.settings.coding, self.settings.max_ratio).ok()
+            Decoder::new(self.settings.coding, self.settings.max_ratio, &self.dictionaries).ok()
         } else {
             None
         };

@@ -12,6 +12,7 @@ use super::{Exchange, HttpFilter, Maker};
 use crate::accesslog::grpc_status_of;
 use crate::istio::Told;
 use crate::istio::metrics::{Lookup, Outside, Parts, PeerIds, Protocol, Reporter, Side, dimensions, principals};
+use crate::trace::exemplar;
 
 /// The filter.
 pub struct IstioStats {
@@ -81,9 +82,15 @@ impl HttpFilter for IstioStats {
         let series = self.lookup.borrow_mut().find(worker, settings, service, ids, &parts);
         series.add(MeshMetric::Requests, 1);
         let now = info.end.get().unwrap_or_else(std::time::Instant::now);
-        series.add(MeshMetric::Duration, u64::try_from(info.duration(now).as_millis()).unwrap_or(u64::MAX));
-        series.add(MeshMetric::RequestBytes, info.request_header_bytes.get() + info.bytes_received.get());
-        series.add(MeshMetric::ResponseBytes, info.response_header_bytes.get() + info.bytes_sent.get());
+        let recorded = [
+            (MeshMetric::Duration, u64::try_from(info.duration(now).as_millis()).unwrap_or(u64::MAX)),
+            (MeshMetric::RequestBytes, info.request_header_bytes.get() + info.bytes_received.get()),
+            (MeshMetric::ResponseBytes, info.response_header_bytes.get() + info.bytes_sent.get()),
+        ];
+        for (metric, value) in recorded {
+            series.add(metric, value);
+        }
+        exemplar::keep_named(request, now, || series.named(settings, recorded, &parts));
         if let (true, Some((sent, answered))) = (is_grpc, info.grpc_messages.get()) {
             series.add(MeshMetric::RequestMessages, sent);
             series.add(MeshMetric::ResponseMessages, answered);

@@ -44,6 +44,8 @@ struct Hedge {
     late: RefCell<Vec<LateTry>>,
     /// The one whose end counts.
     settled: RefCell<Option<Settled>>,
+    /// Passages of those that are over, which know nothing of it yet.
+    over: RefCell<Vec<Passage>>,
     /// No other try is under way, or about to begin.
     alone: Cell<bool>,
 }
@@ -74,6 +76,7 @@ impl Tries {
             policy: policy.cloned(),
             late: RefCell::default(),
             settled: RefCell::default(),
+            over: RefCell::default(),
             alone: Cell::new(false),
         });
         let idle = timeouts.per_try_idle;
@@ -164,6 +167,11 @@ pub(super) async fn next(request: &Request<'_>) -> Result<Option<Settled>, Failu
         Some(settled) => Ok(Some(settled)),
         None => Err(interrupted),
     }
+}
+
+/// The passages of tries that are over and were not told: who drives the request tells them, as soon as it does not wait.
+pub(super) fn take_over(request: &Request<'_>) -> Vec<Passage> {
+    hedge(request).map(|hedge| hedge.over.take()).unwrap_or_default()
 }
 
 /// Ends all tries that are late: another one counts, or `failure` has ended the request. Returns how many there were
@@ -266,7 +274,7 @@ impl LateTry {
         }
     }
 
-    /// Ends its span, and writes its entry into the router's access logs.
+    /// Ends its span, writes its entry into the router's access logs, and leaves its passage to be told.
     fn conclude(self, request: &Request<'_>, failure: Option<&Failure>) {
         if !request.connection.node.upstream_logs.is_empty() {
             let (info, flags) = (&request.info, request.info.flags.get());
@@ -280,6 +288,9 @@ impl LateTry {
         }
         if let Some(span) = self.span {
             trace::end_aside(request, span, &self.exchange.response, failure);
+        }
+        if let Some((hedge, passage)) = hedge(request).zip(self.passage) {
+            hedge.over.borrow_mut().push(passage);
         }
         request.connection.worker.heads.give_response(self.exchange.response);
     }

@@ -150,7 +150,7 @@ impl Forwarding<'_, '_> {
         if let Some(policy) = redirect::policy(self.chosen, status)
             && self.redirects(policy, &stream, body)
         {
-            late::end_all(self.request, None);
+            self.end_late(None);
             stream.leave();
             self.end_passage(passage);
             return Next::Over;
@@ -160,7 +160,7 @@ impl Forwarding<'_, '_> {
             self.leave(stream, &host);
             return Next::Late;
         }
-        late::end_all(self.request, None);
+        self.end_late(None);
         count_response(&self.cluster, &host, status);
         self.request.route_counts.response(status);
         if self.retries > 0 && retry == Retry::NotWanted && !is_replaced {
@@ -278,7 +278,9 @@ impl Forwarding<'_, '_> {
     /// Waits for the end of a try that was late.
     async fn take_late(&mut self, body: &ReplayBody<'_>) -> Next {
         self.request.info.phase.set(Phase::Wait);
-        let (late, ended) = match late::next(self.request).await {
+        let next = late::next(self.request).await;
+        self.tell_late();
+        let (late, ended) = match next {
             Ok(Some(settled)) => settled,
             Ok(None) => return self.fail(Failure::Timeout(Limit::PerTry)).await,
             Err(failure) => return self.fail(failure).await,
@@ -288,6 +290,20 @@ impl Forwarding<'_, '_> {
         self.cluster = Rc::clone(&late.cluster);
         let (ended, passage) = late.take_up(self.request, ended, body, &self.timeouts);
         self.settle(Tried { ended, host, passage, watch, is_replaced }, body).await
+    }
+
+    /// Ends the tries that are late, see [`late::end_all`].
+    fn end_late(&mut self, failure: Option<&Failure>) -> usize {
+        let beside = late::end_all(self.request, failure);
+        self.tell_late();
+        beside
+    }
+
+    /// Tells the filters in front of their endpoints that tries which were late are over.
+    fn tell_late(&mut self) {
+        for passage in late::take_over(self.request) {
+            self.end_passage(Some(passage));
+        }
     }
 
     /// Decides on a retry, and takes what it needs.
@@ -373,10 +389,10 @@ impl Forwarding<'_, '_> {
     async fn end_by(&mut self, turn: Turn) -> Next {
         match turn {
             // Another request takes its place.
-            Turn::Restart => drop(late::end_all(self.request, None)),
+            Turn::Restart => drop(self.end_late(None)),
             Turn::Continue | Turn::LookAgain(_) => {}
             Turn::Reply(reply) => {
-                late::end_all(self.request, None);
+                self.end_late(None);
                 // What was read of the other one, and what was to become of it, is of no use to this one.
                 self.request.response_body = None;
                 send_local(self.request, *reply, Some(self.chosen)).await;
@@ -387,7 +403,7 @@ impl Forwarding<'_, '_> {
     }
 
     async fn give_up(&mut self, failure: Failure) {
-        let others = late::end_all(self.request, Some(&failure));
+        let others = self.end_late(Some(&failure));
         if matches!(failure, Failure::NoHost | Failure::NoWantedHost(_)) {
             // As Envoy counts: a try that found nobody is one.
             let attempts = &self.request.info.attempts;

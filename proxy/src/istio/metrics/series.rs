@@ -177,6 +177,19 @@ impl Series {
         self.0.iter().flatten().all(|kept| kept.upgrade().is_some_and(|kept| !kept.is_gone()))
     }
 
+    /// The names of the histograms among `metrics`, of which `self` are the series, with what each has recorded.
+    pub fn named(
+        &self,
+        settings: &StandardMetrics,
+        metrics: [(MeshMetric, u64); 3],
+        parts: &Parts<'_>,
+    ) -> Vec<(String, u64)> {
+        let values = parts.values();
+        let there = metrics.into_iter().filter(|(metric, _)| self.0[*metric as usize].is_some());
+        let name = |metric| prefix(metric, settings, &values, parts.dimensions) + histogram(metric);
+        there.map(|(metric, value)| (name(metric), value)).collect()
+    }
+
     /// Adds to a metric, or records a value of it.
     pub fn add(&self, metric: MeshMetric, value: u64) {
         let Some(kept) = self.0[metric as usize].as_ref().and_then(Weak::upgrade) else { return };
@@ -194,6 +207,22 @@ impl Series {
             MeshMetric::TcpSent => counts.tcp_sent.add(value),
             MeshMetric::TcpReceived => counts.tcp_received.add(value),
         }
+    }
+}
+
+/// The stat of a histogram within its series; empty for what is none.
+fn histogram(metric: MeshMetric) -> &'static str {
+    match metric {
+        MeshMetric::Duration => "istio_request_duration_milliseconds",
+        MeshMetric::RequestBytes => "istio_request_bytes",
+        MeshMetric::ResponseBytes => "istio_response_bytes",
+        MeshMetric::Requests
+        | MeshMetric::RequestMessages
+        | MeshMetric::ResponseMessages
+        | MeshMetric::TcpOpened
+        | MeshMetric::TcpClosed
+        | MeshMetric::TcpSent
+        | MeshMetric::TcpReceived => "",
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Owns the settings of libraries and of the filters `compressor` and `decompressor`. Never compresses anything.
 
+use std::sync::Arc;
+
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::extensions::compression::brotli::{
     compressor::v3 as brotli, decompressor::v3 as unbrotli,
@@ -53,14 +55,40 @@ impl ContentCoding {
 }
 
 /// A compression library with its settings.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Compression {
     /// Level 1 to 9; window of `1 << window_bits` bytes, 9 to 15.
     Gzip { level: u32, window_bits: u8 },
     /// Quality 0 to 11; window of `1 << window_bits` bytes, 10 to 24.
     Brotli { quality: u8, window_bits: u8, mode: BrotliMode },
     /// Level 1 to 22.
-    Zstd { level: i32, checksum: bool },
+    Zstd { level: i32, checksum: bool, dictionary: Option<Arc<ZstdDictionary>> },
+}
+
+/// What both sides know of the content beforehand. Source: RFC 8878 section 5.
+#[derive(Clone, Eq, PartialEq)]
+pub struct ZstdDictionary {
+    /// By which content says that it needs this one; never 0.
+    pub id: u32,
+    /// All of it.
+    pub bytes: Box<[u8]>,
+}
+
+impl std::fmt::Debug for ZstdDictionary {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "ZstdDictionary {{ id: {}, .. }}", self.id)
+    }
+}
+
+impl ZstdDictionary {
+    fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: core::DataSource) -> Parsed<Arc<Self>> {
+        let bytes = wire::data_source(context, at, wire)?.bytes;
+        let rest = bytes.strip_prefix(&ZSTD_DICTIONARY_MAGIC[..]);
+        match rest.and_then(|rest| rest.first_chunk()).map(|id| u32::from_le_bytes(*id)) {
+            Some(id @ 1..) => Ok(Arc::new(Self { id, bytes: bytes.into() })),
+            _ => Err(at.reject("is not a dictionary of zstd with an id")),
+        }
+    }
 }
 
 /// Source: `Brotli.EncoderMode`.
@@ -76,7 +104,7 @@ pub enum BrotliMode {
 
 impl Compression {
     /// What it makes.
-    pub fn coding(self) -> ContentCoding {
+    pub fn coding(&self) -> ContentCoding {
         match self {
             Self::Gzip { .. } => ContentCoding::Gzip,
             Self::Brotli { .. } => ContentCoding::Brotli,
@@ -133,7 +161,7 @@ pub enum EtagRule {
 }
 
 /// What a route says. Source: `CompressorPerRoute`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum CompressorOverride {
     /// Nothing is compressed.
     Disabled,
@@ -160,6 +188,8 @@ pub struct Decompressor {
     pub coding: ContentCoding,
     /// Output ends when it is so many times as long as the input.
     pub max_ratio: u64,
+    /// What content of zstd may ask for.
+    pub dictionaries: Vec<Arc<ZstdDictionary>>,
     /// Requests.
     pub request: Decompressible,
     /// Upstreams are told that this encoding is accepted.
@@ -178,7 +208,7 @@ impl Compressor {
         });
         let (library_name, library) = extension(context, &at.field("compressor_library"), compressor_library)?;
         let library_at = at.field("compressor_library");
-        let compression = compression(&library_at.field("typed_config"), &library)?;
+        let compression = compression(context, &library_at.field("typed_config"), &library)?;
         let request = request_direction_config.map(|pb::compressor::RequestDirectionConfig { common_config }| {
             let at = at.field("request_direction_config");
             compressible(&at.field("common_config"), common_config.unwrap_or_default())
@@ -251,7 +281,7 @@ impl CompressorOverride {
                     None => None,
                     library => {
                         let (_, library) = extension(context, &library_at, library)?;
-                        Some(compression(&library_at.field("typed_config"), &library)?)
+                        Some(compression(context, &library_at.field("typed_config"), &library)?)
                     }
                 };
                 let remove = response_direction_config.as_ref().and_then(|config| config.remove_accept_encoding_header);
@@ -280,7 +310,8 @@ impl Decompressor {
                 format!("{library_name:?} is a part of a header's name, and has bytes that may not stand there");
             return Err(library_at.field("name").reject(reason));
         }
-        let (coding, max_ratio) = decompression(&library_at.field("typed_config"), &library)?;
+        let Decompression { coding, max_ratio, dictionaries } =
+            decompression(context, &library_at.field("typed_config"), &library)?;
         let request_at = at.field("request_direction_config");
         let response_at = at.field("response_direction_config");
         let decompressor::decompressor::RequestDirectionConfig { common_config, advertise_accept_encoding } =
@@ -291,6 +322,7 @@ impl Decompressor {
             library_name,
             coding,
             max_ratio,
+            dictionaries,
             request: decompressible(&request_at.field("common_config"), common_config.unwrap_or_default())?,
             advertise: advertise_accept_encoding.is_none_or(|flag| flag.value),
             response: decompressible(&response_at.field("common_config"), response.unwrap_or_default())?,
@@ -353,11 +385,11 @@ fn extension(
     Ok((name.into(), wire::extension(context, &config_at, any)?))
 }
 
-fn compression(at: &FieldPath<'_>, any: &Any) -> Parsed<Compression> {
+fn compression(context: &Context<'_>, at: &FieldPath<'_>, any: &Any) -> Parsed<Compression> {
     match wire::type_name(any) {
         "envoy.extensions.compression.gzip.compressor.v3.Gzip" => gzip_compression(at, wire::decode(at, any)?),
         "envoy.extensions.compression.brotli.compressor.v3.Brotli" => brotli_compression(at, wire::decode(at, any)?),
-        "envoy.extensions.compression.zstd.compressor.v3.Zstd" => zstd_compression(at, wire::decode(at, any)?),
+        "envoy.extensions.compression.zstd.compressor.v3.Zstd" => zstd_compression(context, at, wire::decode(at, any)?),
         _ => Err(at.reject(format!("the compression library {:?} is not supported", any.type_url))),
     }
 }
@@ -410,21 +442,31 @@ fn brotli_compression(at: &FieldPath<'_>, wire: brotli::Brotli) -> Parsed<Compre
     })
 }
 
-fn zstd_compression(at: &FieldPath<'_>, wire: zstd::Zstd) -> Parsed<Compression> {
+fn zstd_compression(context: &Context<'_>, at: &FieldPath<'_>, wire: zstd::Zstd) -> Parsed<Compression> {
     decide!(wire, at, zstd::Zstd as "envoy.extensions.compression.zstd.compressor.v3.Zstd" {
-        implemented: compression_level, enable_checksum;
+        implemented: compression_level, enable_checksum, dictionary;
         no_effect: strategy = "the strategy is that of the level; what comes out is zstd in any case",
             chunk_size = "output grows as it is needed";
-        unsupported: dictionary;
+        unsupported: ;
     });
     let level = match compression_level.map_or(0, |level| level.value) {
         0 => DEFAULT_ZSTD_LEVEL,
         level => i32::try_from(level).unwrap_or(i32::MAX).min(MAX_ZSTD_LEVEL),
     };
-    Ok(Compression::Zstd { level, checksum: enable_checksum })
+    let at = at.field("dictionary");
+    let dictionary = dictionary.map(|wire| ZstdDictionary::parse(context, &at, wire)).transpose()?;
+    Ok(Compression::Zstd { level, checksum: enable_checksum, dictionary })
 }
 
-fn decompression(at: &FieldPath<'_>, any: &Any) -> Parsed<(ContentCoding, u64)> {
+/// What a library is told.
+struct Decompression {
+    coding: ContentCoding,
+    max_ratio: u64,
+    dictionaries: Vec<Arc<ZstdDictionary>>,
+}
+
+fn decompression(context: &Context<'_>, at: &FieldPath<'_>, any: &Any) -> Parsed<Decompression> {
+    let of = |coding, max_ratio| Decompression { coding, max_ratio, dictionaries: Vec::new() };
     match wire::type_name(any) {
         "envoy.extensions.compression.gzip.decompressor.v3.Gzip" => {
             let wire = wire::decode::<gunzip::Gzip>(at, any)?;
@@ -435,7 +477,7 @@ fn decompression(at: &FieldPath<'_>, any: &Any) -> Parsed<(ContentCoding, u64)> 
                 unsupported: ;
             });
             let ratio = wire::number_within(&at.field("max_inflate_ratio"), max_inflate_ratio, 1..=1032)?;
-            Ok((ContentCoding::Gzip, ratio.map_or(DEFAULT_RATIO, u64::from)))
+            Ok(of(ContentCoding::Gzip, ratio.map_or(DEFAULT_RATIO, u64::from)))
         }
         "envoy.extensions.compression.brotli.decompressor.v3.Brotli" => {
             let wire = wire::decode::<unbrotli::Brotli>(at, any)?;
@@ -445,16 +487,18 @@ fn decompression(at: &FieldPath<'_>, any: &Any) -> Parsed<(ContentCoding, u64)> 
                     chunk_size = "output grows as it is needed";
                 unsupported: ;
             });
-            Ok((ContentCoding::Brotli, DEFAULT_RATIO))
+            Ok(of(ContentCoding::Brotli, DEFAULT_RATIO))
         }
         "envoy.extensions.compression.zstd.decompressor.v3.Zstd" => {
             let wire = wire::decode::<unzstd::Zstd>(at, any)?;
             decide!(wire, at, unzstd::Zstd as "envoy.extensions.compression.zstd.decompressor.v3.Zstd" {
-                implemented: ;
+                implemented: dictionaries;
                 no_effect: chunk_size = "output grows as it is needed";
-                unsupported: dictionaries;
+                unsupported: ;
             });
-            Ok((ContentCoding::Zstd, DEFAULT_RATIO))
+            let read = |at: &FieldPath<'_>, wire: core::DataSource| ZstdDictionary::parse(context, at, wire);
+            let dictionaries = wire::each(&at.field("dictionaries"), dictionaries, read)?;
+            Ok(Decompression { dictionaries, ..of(ContentCoding::Zstd, DEFAULT_RATIO) })
         }
         _ => Err(at.reject(format!("the decompression library {:?} is not supported", any.type_url))),
     }
@@ -462,6 +506,8 @@ fn decompression(at: &FieldPath<'_>, any: &Any) -> Parsed<(ContentCoding, u64)> 
 
 const DEFAULT_MIN_LENGTH: u64 = 30;
 const DEFAULT_GZIP_LEVEL: u32 = 6;
+/// RFC 8878 section 5.
+const ZSTD_DICTIONARY_MAGIC: [u8; 4] = 0xEC30_A437_u32.to_le_bytes();
 const DEFAULT_ZSTD_LEVEL: i32 = 3;
 const MAX_ZSTD_LEVEL: i32 = 22;
 /// Source: `Gzip.max_inflate_ratio`.
@@ -530,7 +576,9 @@ mod tests {
     #[test]
     fn what_no_library_does_is_refused() {
         let window = gzip::Gzip { window_bits: Some(UInt32Value { value: 16 }), ..Default::default() };
-        let dictionary = zstd::Zstd { dictionary: Some(core::DataSource::default()), ..Default::default() };
+        let specifier = Some(core::data_source::Specifier::InlineString("what one likes".to_owned()));
+        let dictionary = Some(core::DataSource { specifier, ..Default::default() });
+        let dictionary = zstd::Zstd { dictionary, ..Default::default() };
         for (wire, expected) in [
             (pb::Compressor::default(), "compressor_library: is required"),
             (gzip_with(window), "compressor_library.typed_config.window_bits: 16 is not within 9 to 15"),
@@ -539,7 +587,7 @@ mod tests {
                     compressor_library: library("zstd.compressor.v3.Zstd", dictionary.encode_to_vec()),
                     ..Default::default()
                 },
-                "compressor_library.typed_config.dictionary: is not supported",
+                "compressor_library.typed_config.dictionary: is not a dictionary of zstd with an id",
             ),
             (
                 pb::Compressor { compressor_library: library("lz4.Lz4", Vec::new()), ..Default::default() },

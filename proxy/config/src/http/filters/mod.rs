@@ -55,7 +55,7 @@ pub use basic_auth::{BasicAuth, Users};
 pub use buffer::Buffer;
 pub use compression::{
     BrotliMode, Compressible, Compression, Compressor, CompressorOverride, ContentCoding, Decompressible, Decompressor,
-    EtagRule,
+    EtagRule, ZstdDictionary,
 };
 pub use cors::CorsPolicy;
 pub(crate) use cors::deprecated_cors;
