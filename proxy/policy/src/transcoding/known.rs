@@ -27,7 +27,7 @@ impl Encoder<'_> {
                 if !has_zone(text) {
                     return Err(NO_ZONE.to_owned());
                 }
-                let parts = read_timestamp(text).ok_or_else(|| format!("Invalid time format: {text}"))?;
+                let parts = read_timestamp(text).ok_or("Invalid time format: Failed to parse input")?;
                 put_parts(parts, out);
             }
             (WellKnown::Duration, value) => put_parts(read_duration(text_of("duration", &value)?)?, out),

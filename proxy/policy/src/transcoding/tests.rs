@@ -225,7 +225,7 @@ fn what_does_not_fit_is_told_with_its_place() {
         (r#"{"aString":["a"]}"#, ": Proto field is not repeating, cannot start list."),
         (r#"{"counts":["a"]}"#, ": invalid value Cannot bind a list to map for field 'counts'. for type Map"),
         (r#"{"time":"xZ"}"#, {
-            "time: invalid value Field 'time', Invalid time format: xZ for type type.googleapis.com/google.protobuf.Timestamp"
+            "time: invalid value Field 'time', Invalid time format: Failed to parse input for type type.googleapis.com/google.protobuf.Timestamp"
         }),
         (r#"{"duration":"x"}"#, {
             "duration: invalid value Field 'duration', Illegal duration format; duration must end with 's' for type \

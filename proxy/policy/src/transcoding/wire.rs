@@ -104,8 +104,8 @@ impl<'m> Reader<'m> {
     }
 
     pub(super) fn bytes(&mut self) -> Result<&'m [u8], WireError> {
-        let length = usize::try_from(self.varint()?).map_err(|_| WireError::Length)?;
-        let (bytes, rest) = self.rest.split_at_checked(length).ok_or(WireError::Length)?;
+        let length = usize::try_from(self.varint()?).map_err(|_| WireError::End)?;
+        let (bytes, rest) = self.rest.split_at_checked(length).ok_or(WireError::End)?;
         self.rest = rest;
         Ok(bytes)
     }
@@ -132,7 +132,7 @@ impl<'m> Reader<'m> {
             match next {
                 (_, WireType::Varint) => drop(self.varint()?),
                 (_, WireType::Fixed64) => drop(self.fixed64()?),
-                (_, WireType::Length) => drop(self.bytes()?),
+                (_, WireType::Length) => drop(self.bytes().map_err(|_| WireError::Length)?),
                 (_, WireType::Fixed32) => drop(self.fixed32()?),
                 (number, WireType::StartGroup) if open.len() < MOST_GROUPS => open.push(number),
                 (number, WireType::EndGroup) if open.last() == Some(&number) => drop(open.pop()),
