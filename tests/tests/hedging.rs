@@ -249,7 +249,7 @@ async fn all_tries_end_with_the_time_of_the_request() {
 
 #[tokio::test]
 async fn all_tries_end_with_the_client() {
-    for (who, program) in both() {
+    for (_, program) in both() {
         let mesh = Mesh::start(program).await;
         for (count, path) in ["/hedged", "/multiplexed"].into_iter().enumerate() {
             let mut client = h1::Client::connect(mesh.web).await;
