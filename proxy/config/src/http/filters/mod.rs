@@ -83,8 +83,8 @@ pub use jwt_authn::{
 };
 pub use local_ratelimit::{LocalDescriptor, LocalRateLimit, VirtualHostLimits};
 pub use oauth2::{
-    Afterwards, Assertion, AuthorizationEndpoint, ClientAuth, Cookie, Cookies, EndSession, Exceptions, KeptTokens,
-    Lifetimes, OAuth2, SameSite, SigningAlgorithm, TokenForwarding,
+    Afterwards, Assertion, AuthorizationEndpoint, ClientAuth, Cookie, Cookies, EndSession, OAuth2, SameSite,
+    SigningAlgorithm,
 };
 pub(crate) use on_demand::on_demand_source;
 pub use on_demand::{OnDemand, OnDemandClusters};

@@ -93,7 +93,7 @@ impl HttpFilter for OAuth2 {
             (None, None) => return Verdict::Continue,
         };
         let active = self.active(settings, exchange.worker(), prefix);
-        if matches_any(&settings.exceptions.pass_through, exchange) {
+        if matches_any(&settings.pass_through, exchange) {
             active.stats.oauth_passthrough.increment();
             return Verdict::Continue;
         }
@@ -153,11 +153,11 @@ impl Ready {
         let settings = &self.settings;
         self.open_cookies(exchange);
         let headers = &mut exchange.head_mut().headers;
-        if !settings.forwarding.preserves_authorization {
+        if !settings.preserve_authorization {
             // Nobody has vouched for it.
             headers.remove_by_name("authorization");
         }
-        if let Some(header) = &settings.forwarding.id_token {
+        if let Some(header) = &settings.forward_id_token {
             headers.remove_by_name(header);
         }
         let path = exchange.head().path_str();
@@ -190,7 +190,7 @@ impl Ready {
 
     /// Opens the cookies that hold tokens. What cannot be opened stays, and nothing will vouch for it.
     fn open_cookies(&self, exchange: &mut Exchange<'_, '_, '_>) {
-        if !self.settings.kept.sealed {
+        if !self.settings.seals_tokens {
             return;
         }
         let mut cookies = cookies_of(exchange);
@@ -221,10 +221,10 @@ impl Ready {
     /// Tells the upstream who the user is.
     fn forward(&self, access: &str, id: &str, exchange: &mut Exchange<'_, '_, '_>) {
         let headers = &mut exchange.head_mut().headers;
-        if self.settings.forwarding.bearer_token && !access.is_empty() {
+        if self.settings.forward_bearer_token && !access.is_empty() {
             headers.set_by_name("authorization", format!("Bearer {access}").as_bytes());
         }
-        if let Some(header) = self.settings.forwarding.id_token.as_deref().filter(|_| !id.is_empty()) {
+        if let Some(header) = self.settings.forward_id_token.as_deref().filter(|_| !id.is_empty()) {
             match header {
                 "authorization" => headers.set_by_name(header, format!("Bearer {id}").as_bytes()),
                 header => headers.set_by_name(header, id.as_bytes()),
@@ -248,7 +248,7 @@ impl Ready {
         if self.may_fail(exchange) {
             return self.go_on_as_nobody(allowed, exchange);
         }
-        if matches_any(&self.settings.exceptions.deny_redirect, exchange) {
+        if matches_any(&self.settings.deny_redirect, exchange) {
             return self.refuse(denied, "");
         }
         self.send_to_sign_in(exchange)
@@ -258,7 +258,7 @@ impl Ready {
     fn may_fail(&self, exchange: &Exchange<'_, '_, '_>) -> bool {
         let path = exchange.head().path_str();
         !self.settings.redirect_path.matches(plain_path(path).as_bytes())
-            && matches_any(&self.settings.exceptions.allow_failed, exchange)
+            && matches_any(&self.settings.allow_failed, exchange)
     }
 
     fn go_on_as_nobody(&self, reason: &str, exchange: &mut Exchange<'_, '_, '_>) -> Verdict {

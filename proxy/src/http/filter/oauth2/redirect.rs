@@ -49,8 +49,8 @@ impl Ready {
         let mut reply = LocalReply::new(302, "oauth.missing_credentials");
         let names = &settings.cookies;
         for (kind, value, age) in [
-            (&names.nonce, &state.nonce, settings.lifetimes.csrf),
-            (&names.code_verifier, &sealed, settings.lifetimes.code_verifier),
+            (&names.nonce, &state.nonce, settings.csrf_expires_in),
+            (&names.code_verifier, &sealed, settings.code_verifier_expires_in),
         ] {
             // The second one is for versions of Envoy that know one sign-in at a time.
             for name in [format!("{}.{flow}", kind.name), kind.name.to_string()] {

@@ -35,20 +35,20 @@ impl Ready {
     pub(super) fn granted(&self, answer: TokenAnswer, expires_in: u64, now: u64) -> Granted {
         let settings = &self.settings;
         let TokenAnswer { access, id, refresh, expires_in: _ } = answer;
-        let id_age = match expiry_of(&id, now).filter(|_| !settings.lifetimes.id_token_as_access_token) {
+        let id_age = match expiry_of(&id, now).filter(|_| !settings.id_token_expires_with_access_token) {
             Some(seconds) if !id.is_empty() => seconds,
             _ => expires_in,
         };
         let refresh_age = match settings.use_refresh_token {
-            true => expiry_of(&refresh, now).unwrap_or(settings.lifetimes.refresh_token),
+            true => expiry_of(&refresh, now).unwrap_or(settings.default_refresh_token_expires_in),
             false => expires_in,
         };
         let kept = |keeps: bool, token: String| if keeps { token } else { String::new() };
         Granted {
             tokens: Tokens {
-                access: kept(settings.kept.access, access),
-                id: kept(settings.kept.id, id),
-                refresh: kept(settings.kept.refresh && settings.use_refresh_token, refresh),
+                access: kept(settings.keeps_access_token, access),
+                id: kept(settings.keeps_id_token, id),
+                refresh: kept(settings.keeps_refresh_token && settings.use_refresh_token, refresh),
             },
             expires: now.saturating_add(expires_in).to_string(),
             access_age: expires_in,
@@ -119,7 +119,7 @@ impl ResponseCookies<'_> {
                 }
                 continue;
             }
-            let value = match ready.settings.kept.sealed {
+            let value = match ready.settings.seals_tokens {
                 true => ready.seal(token, *sealing),
                 false => Some(token.clone()),
             };

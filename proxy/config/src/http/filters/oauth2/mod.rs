@@ -48,68 +48,40 @@ pub struct OAuth2 {
     pub signout_path: StringMatcher,
     /// Hosts that users may be sent to; any if empty.
     pub allowed_domains: Box<[String]>,
-    /// What upstreams are told of a user.
-    pub forwarding: TokenForwarding,
-    /// Requests that are not treated like others.
-    pub exceptions: Exceptions,
+    /// Upstreams get the access token in `authorization`.
+    pub forward_bearer_token: bool,
+    /// Upstreams get the ID token in this header; lower case.
+    pub forward_id_token: Option<Arc<str>>,
+    /// What a client says in `authorization` goes on.
+    pub preserve_authorization: bool,
+    /// Requests that match one of these are not looked at.
+    pub pass_through: Box<[HeaderMatcher]>,
+    /// Requests that match one of these are refused instead of being sent to sign in.
+    pub deny_redirect: Box<[HeaderMatcher]>,
+    /// Requests that match one of these go on without a user instead of being sent to sign in.
+    pub allow_failed: Box<[HeaderMatcher]>,
     /// Tokens are renewed.
     pub use_refresh_token: bool,
-    /// How long things hold.
-    pub lifetimes: Lifetimes,
-    /// Which tokens users keep in cookies.
-    pub kept: KeptTokens,
+    /// Seconds that tokens hold if the server does not say.
+    pub default_expires_in: u64,
+    /// Seconds that refresh tokens hold unless they say so themselves.
+    pub default_refresh_token_expires_in: u64,
+    /// Seconds that a user has to sign in, as far as the nonce is concerned.
+    pub csrf_expires_in: u64,
+    /// Seconds that a user has to sign in, as far as the code verifier is concerned.
+    pub code_verifier_expires_in: u64,
+    /// The cookie with the ID token holds as long as the access token.
+    pub id_token_expires_with_access_token: bool,
+    /// Users get a cookie with the access token.
+    pub keeps_access_token: bool,
+    /// Users get a cookie with the ID token.
+    pub keeps_id_token: bool,
+    /// Users get a cookie with the refresh token.
+    pub keeps_refresh_token: bool,
+    /// Tokens are sealed in cookies.
+    pub seals_tokens: bool,
     /// Stands before the names of stats; may be empty.
     pub stat_prefix: Box<str>,
-}
-
-/// What upstreams are told of a user.
-#[derive(Clone, Debug)]
-pub struct TokenForwarding {
-    /// They get the access token in `authorization`.
-    pub bearer_token: bool,
-    /// They get the ID token in this header; lower case.
-    pub id_token: Option<Arc<str>>,
-    /// What a client says in `authorization` goes on.
-    pub preserves_authorization: bool,
-}
-
-/// Requests that are not treated like others.
-#[derive(Clone, Debug)]
-pub struct Exceptions {
-    /// Those that match one of these are not looked at.
-    pub pass_through: Box<[HeaderMatcher]>,
-    /// Those that match one of these are refused instead of being sent to sign in.
-    pub deny_redirect: Box<[HeaderMatcher]>,
-    /// Those that match one of these go on without a user instead of being sent to sign in.
-    pub allow_failed: Box<[HeaderMatcher]>,
-}
-
-/// How long things hold, in seconds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Lifetimes {
-    /// Tokens, if the server does not say.
-    pub token: u64,
-    /// Refresh tokens, unless they say so themselves.
-    pub refresh_token: u64,
-    /// The time that a user has to sign in, as far as the nonce is concerned.
-    pub csrf: u64,
-    /// The time that a user has to sign in, as far as the code verifier is concerned.
-    pub code_verifier: u64,
-    /// The cookie with the ID token holds as long as the access token.
-    pub id_token_as_access_token: bool,
-}
-
-/// Which tokens users keep in cookies.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct KeptTokens {
-    /// The access token.
-    pub access: bool,
-    /// The ID token.
-    pub id: bool,
-    /// The refresh token.
-    pub refresh: bool,
-    /// They are sealed.
-    pub sealed: bool,
 }
 
 /// Source: `OAuth2Config.authorization_endpoint` and what every request to it says.

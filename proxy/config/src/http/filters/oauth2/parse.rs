@@ -10,10 +10,7 @@ use outrigger_api::pb::envoy::extensions::filters::http::oauth2::v3 as pb;
 use outrigger_api::pb::envoy::r#type::matcher::v3::PathMatcher;
 use outrigger_api::pb::google::protobuf::Duration as WireDuration;
 
-use super::{
-    Afterwards, Assertion, AuthorizationEndpoint, ClientAuth, Cookies, EndSession, Exceptions, KeptTokens, Lifetimes,
-    OAuth2, SigningAlgorithm, TokenForwarding,
-};
+use super::{Afterwards, Assertion, AuthorizationEndpoint, ClientAuth, Cookies, EndSession, OAuth2, SigningAlgorithm};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::format::Format;
@@ -66,133 +63,112 @@ impl OAuth2 {
             unsupported: ;
         });
         let token_endpoint = HttpTarget::parse(&at.field("token_endpoint"), token_endpoint)?;
-        let how = HowToAuthenticate { auth_type, private_key_jwt_config, audience: &token_endpoint.uri };
-        let Credentials { client_id, client_auth, hmac_secret, cookies } =
-            Credentials::parse(context, at, credentials, how, cookie_configs)?;
-        let (bearer, preserve) = (forward_bearer_token, preserve_authorization_header);
-        let is_openid = auth_scopes.iter().any(|scope| scope == "openid");
+        let credentials_at = at.field("credentials");
+        let Some(wire) = credentials else { return Err(credentials_at.reject("is required")) };
+        decide!(wire, credentials_at, pb::OAuth2Credentials
+            as "envoy.extensions.filters.http.oauth2.v3.OAuth2Credentials" {
+            implemented: client_id, token_secret, cookie_names, cookie_domain, token_formation;
+            no_effect: ;
+            unsupported: ;
+        });
+        let id_at = credentials_at.field("client_id");
+        if client_id.is_empty() {
+            return Err(id_at.reject("must not be empty"));
+        }
+        wire::header_value(&id_at, &client_id)?;
+        let audience = &token_endpoint.uri;
+        let how = HowToAuthenticate { auth_type, private_key_jwt_config, audience };
+        let secret_at = credentials_at.field("token_secret");
+        let client_auth = how.parse(context, at, &secret_at, token_secret)?;
+        let hmac = token_formation.map(|pb::o_auth2_credentials::TokenFormation::HmacSecret(wire)| wire);
+        let forward_id_token = forward_id_token
+            .map(|wire| {
+                let pb::OAuth2TokenForwarding { header } = wire;
+                plain_header(&at.field("forward_id_token").field("header"), &header)
+            })
+            .transpose()?;
+        check_authorization(
+            at,
+            forward_bearer_token,
+            preserve_authorization_header,
+            forward_id_token.as_deref() == Some("authorization"),
+        )?;
         let matchers = |field: &'static str, wire: Vec<_>| {
             wire::each(&at.field(field), wire, header_matcher).map(Vec::into_boxed_slice)
         };
         let seconds = |field: &'static str, wire: Option<WireDuration>, default: u64| {
             wire.map_or(Ok(default), |wire| wire::duration(&at.field(field), wire).map(|time| time.as_secs()))
         };
-        let (refresh, sign_in) = (DEFAULT_REFRESH_TOKEN_SECONDS, DEFAULT_SIGN_IN_SECONDS);
-        let endpoint_at = at.field("authorization_endpoint");
+        let is_openid = auth_scopes.iter().any(|scope| scope == "openid");
+        let end_at = at.field("end_session_endpoint");
+        if !end_session_endpoint.is_empty() && !is_openid {
+            return Err(end_at.reject("needs openid among auth_scopes"));
+        }
+        wire::header_value(&end_at, &end_session_endpoint)?;
         Ok(Self {
-            retries: retry_policy.map_or(Ok(None), |wire| CallRetries::parse(&at.field("retry_policy"), wire))?,
-            authorization: authorization(&endpoint_at, &authorization_endpoint, &client_id, &auth_scopes, &resources)?,
-            end_session: EndSession::parse(at, end_session_endpoint, post_logout_redirect_uri, is_openid)?,
-            client_id,
+            retries: match retry_policy {
+                None => None,
+                Some(wire) => CallRetries::parse(&at.field("retry_policy"), wire)?,
+            },
+            authorization: authorization(
+                &at.field("authorization_endpoint"),
+                &authorization_endpoint,
+                &client_id,
+                &auth_scopes,
+                &resources,
+            )?,
+            end_session: match end_session_endpoint.as_str() {
+                "" => None,
+                endpoint => Some(EndSession {
+                    endpoint: endpoint.into(),
+                    afterwards: afterwards(&at.field("post_logout_redirect_uri"), post_logout_redirect_uri)?,
+                }),
+            },
+            client_id: client_id.into(),
             client_auth,
-            hmac_secret,
-            cookies,
+            hmac_secret: SecretRef::parse(context, &credentials_at.field("hmac_secret"), hmac)?,
+            cookies: Cookies::parse(
+                &credentials_at,
+                cookie_names,
+                cookie_domain,
+                &at.field("cookie_configs"),
+                cookie_configs,
+            )?,
             redirect_uri: required_format(&at.field("redirect_uri"), &redirect_uri)?,
-            original_request_uri: optional_format(&at.field("original_request_uri"), &original_request_uri)?,
+            original_request_uri: match original_request_uri.as_str() {
+                "" => None,
+                text => Some(Format::parse(&at.field("original_request_uri"), text)?),
+            },
             redirect_path: path(&at.field("redirect_path_matcher"), redirect_path_matcher)?,
             signout_path: path(&at.field("signout_path"), signout_path)?,
             allowed_domains: allowed_redirect_domains.into(),
-            forwarding: TokenForwarding::parse(at, bearer, forward_id_token, preserve)?,
-            exceptions: Exceptions {
-                pass_through: matchers("pass_through_matcher", pass_through_matcher)?,
-                deny_redirect: matchers("deny_redirect_matcher", deny_redirect_matcher)?,
-                allow_failed: matchers("allow_failed_matcher", allow_failed_matcher)?,
-            },
+            forward_bearer_token,
+            forward_id_token,
+            preserve_authorization: preserve_authorization_header,
+            pass_through: matchers("pass_through_matcher", pass_through_matcher)?,
+            deny_redirect: matchers("deny_redirect_matcher", deny_redirect_matcher)?,
+            allow_failed: matchers("allow_failed_matcher", allow_failed_matcher)?,
             use_refresh_token: use_refresh_token.is_none_or(|flag| flag.value),
-            lifetimes: Lifetimes {
-                token: seconds("default_expires_in", default_expires_in, 0)?,
-                refresh_token: seconds("default_refresh_token_expires_in", default_refresh_token_expires_in, refresh)?,
-                csrf: seconds("csrf_token_expires_in", csrf_token_expires_in, sign_in)?,
-                code_verifier: seconds("code_verifier_token_expires_in", code_verifier_token_expires_in, sign_in)?,
-                id_token_as_access_token: use_access_token_expiry_for_id_token_cookie,
-            },
-            kept: KeptTokens {
-                access: !disable_access_token_set_cookie,
-                id: !disable_id_token_set_cookie,
-                refresh: !disable_refresh_token_set_cookie,
-                sealed: !disable_token_encryption,
-            },
+            default_expires_in: seconds("default_expires_in", default_expires_in, 0)?,
+            default_refresh_token_expires_in: seconds(
+                "default_refresh_token_expires_in",
+                default_refresh_token_expires_in,
+                DEFAULT_REFRESH_TOKEN_SECONDS,
+            )?,
+            csrf_expires_in: seconds("csrf_token_expires_in", csrf_token_expires_in, DEFAULT_SIGN_IN_SECONDS)?,
+            code_verifier_expires_in: seconds(
+                "code_verifier_token_expires_in",
+                code_verifier_token_expires_in,
+                DEFAULT_SIGN_IN_SECONDS,
+            )?,
+            id_token_expires_with_access_token: use_access_token_expiry_for_id_token_cookie,
+            keeps_access_token: !disable_access_token_set_cookie,
+            keeps_id_token: !disable_id_token_set_cookie,
+            keeps_refresh_token: !disable_refresh_token_set_cookie,
+            seals_tokens: !disable_token_encryption,
             stat_prefix: stat_prefix.into(),
             token_endpoint,
         })
-    }
-}
-
-/// Who we are at the server, and what users keep of it.
-struct Credentials {
-    client_id: Box<str>,
-    client_auth: ClientAuth,
-    hmac_secret: SecretRef,
-    cookies: Cookies,
-}
-
-impl Credentials {
-    /// Reads those of the settings at `at`. How cookies are made stands beside them.
-    fn parse(
-        context: &Context<'_>,
-        at: &FieldPath<'_>,
-        wire: Option<pb::OAuth2Credentials>,
-        how: HowToAuthenticate<'_>,
-        cookie_configs: Option<pb::CookieConfigs>,
-    ) -> Parsed<Self> {
-        let own_at = at.field("credentials");
-        let Some(wire) = wire else { return Err(own_at.reject("is required")) };
-        decide!(wire, own_at, pb::OAuth2Credentials as "envoy.extensions.filters.http.oauth2.v3.OAuth2Credentials" {
-            implemented: client_id, token_secret, cookie_names, cookie_domain, token_formation;
-            no_effect: ;
-            unsupported: ;
-        });
-        let id_at = own_at.field("client_id");
-        if client_id.is_empty() {
-            return Err(id_at.reject("must not be empty"));
-        }
-        wire::header_value(&id_at, &client_id)?;
-        let hmac = token_formation.map(|pb::o_auth2_credentials::TokenFormation::HmacSecret(wire)| wire);
-        let configs_at = at.field("cookie_configs");
-        Ok(Self {
-            client_id: client_id.into(),
-            client_auth: how.parse(context, at, &own_at.field("token_secret"), token_secret)?,
-            hmac_secret: SecretRef::parse(context, &own_at.field("hmac_secret"), hmac)?,
-            cookies: Cookies::parse(&own_at, cookie_names, cookie_domain, &configs_at, cookie_configs)?,
-        })
-    }
-}
-
-impl EndSession {
-    /// Reads that of the settings at `at`; there is none without an endpoint.
-    fn parse(
-        at: &FieldPath<'_>,
-        endpoint: String,
-        wire: Option<pb::PostLogoutRedirectUri>,
-        is_openid: bool,
-    ) -> Parsed<Option<Self>> {
-        if endpoint.is_empty() {
-            return Ok(None);
-        }
-        let end_at = at.field("end_session_endpoint");
-        if !is_openid {
-            return Err(end_at.reject("needs openid among auth_scopes"));
-        }
-        wire::header_value(&end_at, &endpoint)?;
-        let afterwards = afterwards(&at.field("post_logout_redirect_uri"), wire)?;
-        Ok(Some(Self { endpoint: endpoint.into(), afterwards }))
-    }
-}
-
-impl TokenForwarding {
-    fn parse(
-        at: &FieldPath<'_>,
-        bearer_token: bool,
-        id_token: Option<pb::OAuth2TokenForwarding>,
-        preserves_authorization: bool,
-    ) -> Parsed<Self> {
-        let header_at = at.field("forward_id_token");
-        let id_token =
-            id_token.map(|pb::OAuth2TokenForwarding { header }| plain_header(&header_at.field("header"), &header));
-        let id_token = id_token.transpose()?;
-        let by_id_token = id_token.as_deref() == Some("authorization");
-        check_authorization(at, bearer_token, preserves_authorization, by_id_token)?;
-        Ok(Self { bearer_token, id_token, preserves_authorization })
     }
 }
 
@@ -323,10 +299,6 @@ fn afterwards(at: &FieldPath<'_>, wire: Option<pb::PostLogoutRedirectUri>) -> Pa
 
 fn required_format(at: &FieldPath<'_>, text: &str) -> Parsed<Format> {
     if text.is_empty() { Err(at.reject("must not be empty")) } else { Format::parse(at, text) }
-}
-
-fn optional_format(at: &FieldPath<'_>, text: &str) -> Parsed<Option<Format>> {
-    if text.is_empty() { Ok(None) } else { Format::parse(at, text).map(Some) }
 }
 
 fn path(at: &FieldPath<'_>, wire: Option<PathMatcher>) -> Parsed<StringMatcher> {

@@ -57,9 +57,9 @@ fn read(change: impl FnOnce(&mut pb::OAuth2Config)) -> Result<OAuth2, String> {
 #[test]
 fn what_is_not_said_has_the_documented_defaults() {
     let read = read(|_| {}).unwrap();
-    assert!(read.use_refresh_token && read.kept.sealed && read.kept.access && !read.forwarding.bearer_token);
-    assert_eq!((read.lifetimes.token, read.lifetimes.refresh_token), (0, 604_800));
-    assert_eq!((read.lifetimes.csrf, read.lifetimes.code_verifier), (600, 600));
+    assert!(read.use_refresh_token && read.seals_tokens && read.keeps_access_token && !read.forward_bearer_token);
+    assert_eq!((read.default_expires_in, read.default_refresh_token_expires_in), (0, 604_800));
+    assert_eq!((read.csrf_expires_in, read.code_verifier_expires_in), (600, 600));
     assert!(matches!(&read.client_auth, ClientAuth::Body(secret) if *secret.name == *"token"));
     let names: Vec<_> = read.secrets().map(|secret| &*secret.name).collect();
     assert_eq!(names, ["token", "hmac"]);
