@@ -363,7 +363,6 @@ pub(crate) mod tests {
             }],
             overprovisioning_factor: 140,
             weighted_priority_health: false,
-            repeated: Vec::new(),
             stale_after: None,
             drop_overload: None,
         }

@@ -232,12 +232,6 @@ impl GraphManager {
             ResourceKind::ClusterLoadAssignment => {
                 let assignment = decode::<ClusterLoadAssignment>(any)?;
                 let assignment = Assignment::parse(context, assignment).map_err(words)?;
-                if let Some(first) = assignment.repeated.first() {
-                    let count = assignment.repeated.len();
-                    tracing::warn!(
-                        "endpoints {name:?}: {first} stands there again ({count} such in all): the first mention of an address counts"
-                    );
-                }
                 self.take_assignment(&need, Arc::new(assignment));
                 Ok(())
             }

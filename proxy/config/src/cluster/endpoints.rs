@@ -1,7 +1,6 @@
 //! Reading endpoints (`envoy.config.endpoint.v3.ClusterLoadAssignment`).
 //!
-//! Owns what an assignment must hold: priorities without gaps, weights that add up, no endpoint twice, of which the first
-//! counts where it is discovered. Never balances.
+//! Owns what an assignment must hold: priorities without gaps, weights that add up, no endpoint twice. Never balances.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +16,6 @@ use super::{Assignment, Endpoint, HealthStatus, LbMetadata, Locality, LocalityEn
 use crate::address::{Address, EndpointAddress};
 use crate::address_parse::{address, endpoint_address};
 use crate::context::Context;
-use crate::coverage;
 use crate::decide::decide;
 use crate::metadata::by_namespace;
 use crate::rejection::{FieldPath, Parsed};
@@ -26,14 +24,14 @@ use crate::wire;
 
 impl Assignment {
     /// Reads discovered endpoints, which must be complete: priorities from 0 without gaps, each locality once in its
-    /// priority. Of an address that stands there more than once, the first mention counts.
+    /// priority, each address once.
     pub fn parse(_context: &Context<'_>, wire: pb::ClusterLoadAssignment) -> Parsed<Self> {
         let name = wire.cluster_name.clone();
         let at = FieldPath::resource("endpoints", &name);
-        let mut assignment = read(&at, wire, AddressKind::Resolved)?;
+        let assignment = read(&at, wire, AddressKind::Resolved)?;
         let localities_at = at.field("endpoints");
         check_localities(&localities_at, &assignment.localities)?;
-        assignment.repeated = keep_first(&localities_at, &mut assignment.localities);
+        check_addresses(&localities_at, &assignment.localities)?;
         Ok(assignment)
     }
 
@@ -46,7 +44,6 @@ impl Assignment {
             weighted_priority_health: false,
             drop_overload: None,
             stale_after: None,
-            repeated: Vec::new(),
         }
     }
 }
@@ -93,7 +90,6 @@ fn read(at: &FieldPath<'_>, wire: pb::ClusterLoadAssignment, kind: AddressKind) 
         weighted_priority_health,
         drop_overload,
         stale_after,
-        repeated: Vec::new(),
     })
 }
 
@@ -336,23 +332,18 @@ fn check_localities(at: &FieldPath<'_>, localities: &[LocalityEndpoints]) -> Par
     }
 }
 
-/// Takes out endpoints whose address stands there before, in whichever locality and priority. Returns their addresses.
-fn keep_first(at: &FieldPath<'_>, localities: &mut [LocalityEndpoints]) -> Vec<EndpointAddress> {
+fn check_addresses(at: &FieldPath<'_>, localities: &[LocalityEndpoints]) -> Parsed<()> {
     let mut seen = HashSet::new();
-    let mut repeated = Vec::new();
     for (index, locality) in localities.iter().enumerate() {
-        let places = locality.endpoints.iter().enumerate().filter(|(_, endpoint)| !seen.insert(&endpoint.address));
-        repeated.extend(places.map(|(place, endpoint)| (index, place, endpoint.address.clone())));
-    }
-    // From the end, so that the places before stay what they are.
-    for (index, place, _) in repeated.iter().rev() {
-        let at = at.item(*index);
-        coverage::note(&at.field("lb_endpoints").item(*place), "the same address stands before: the first one counts");
-        if let Some(locality) = localities.get_mut(*index) {
-            locality.endpoints.remove(*place);
+        for (place, endpoint) in locality.endpoints.iter().enumerate() {
+            if !seen.insert(&endpoint.address) {
+                let at = at.item(index);
+                let list = at.field("lb_endpoints");
+                return Err(list.item(place).reject(format!("{} is there twice", endpoint.address)));
+            }
         }
     }
-    repeated.into_iter().map(|(_, _, address)| address).collect()
+    Ok(())
 }
 
 /// Joins localities that stand there twice in one priority, and numbers priorities without gaps.

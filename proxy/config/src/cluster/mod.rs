@@ -370,8 +370,6 @@ pub struct Assignment {
     pub drop_overload: Option<Fraction>,
     /// Without another assignment in this time, the endpoints are gone; never unless given. Counts for discovered ones.
     pub stale_after: Option<Duration>,
-    /// Addresses that stood there again, and were passed over. Of discovered ones alone.
-    pub repeated: Vec<EndpointAddress>,
 }
 
 /// Endpoints in one place.

@@ -482,6 +482,7 @@ fn discovered_endpoints_are_complete() {
             format!("{{lb_endpoints: [{a}]}}, {{lb_endpoints: [{b}]}}"),
             "endpoints[1].locality: region \"\", zone \"\", sub_zone \"\" with priority 0 is already in endpoints[0]",
         ),
+        (format!("{{lb_endpoints: [{a}, {a}]}}"), "endpoints[0].lb_endpoints[1]: 10.0.0.1:80 is there twice"),
         (
             "{load_balancing_weight: 4294967295, locality: {zone: a}}, {load_balancing_weight: 1}".to_owned(),
             "endpoints: the weights add up to 4294967296, expected up to 4294967295",
@@ -504,26 +505,6 @@ fn discovered_endpoints_are_complete() {
             &format!("endpoints \"s\": {reason}"),
         );
     }
-    let (repeated, noted) = crate::coverage::collecting(|| {
-        endpoints(&format!(
-            "{{cluster_name: s, endpoints: [{{lb_endpoints: [{a}, {a}, {b}, {a}]}}, {{priority: 1, lb_endpoints: [{b}]}}]}}"
-        ))
-    });
-    let repeated = repeated.unwrap();
-    let kept: Vec<Vec<String>> = repeated
-        .localities
-        .iter()
-        .map(|locality| locality.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect())
-        .collect();
-    assert_eq!(kept, [vec!["10.0.0.1:80", "10.0.0.2:80"], vec![]]);
-    let names: Vec<String> = repeated.repeated.iter().map(ToString::to_string).collect();
-    assert_eq!(names, ["10.0.0.1:80", "10.0.0.1:80", "10.0.0.2:80"]);
-    let mut places: Vec<&str> = noted.iter().map(|noted| &*noted.path).collect();
-    places.sort_unstable();
-    assert_eq!(
-        places,
-        ["endpoints[0].lb_endpoints[1]", "endpoints[0].lb_endpoints[3]", "endpoints[1].lb_endpoints[0]"]
-    );
     let policy = |fields: &str| endpoints(&format!("{{cluster_name: s, policy: {{{fields}}}}}"));
     let drops = policy("drop_overloads: [{category: x, drop_percentage: {numerator: 25}}], endpoint_stale_after: 0s");
     assert_eq!(drops.unwrap().drop_overload.unwrap().parts(), (25, 100));
