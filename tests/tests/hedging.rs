@@ -137,7 +137,7 @@ fn second() -> (u16, String) {
 
 #[tokio::test]
 async fn the_next_try_wins_over_one_that_is_late() {
-    for (_, program) in both() {
+    for (who, program) in both() {
         let mesh = Mesh::start(program).await;
         for (count, (path, cluster)) in [("/hedged", "one"), ("/multiplexed", "two")].into_iter().enumerate() {
             assert_eq!(answer(mesh.send(path, &[("x-reply", "hang | status=200")])).await, second(), "{who}");
@@ -166,7 +166,7 @@ async fn the_next_try_wins_over_one_that_is_late() {
 
 #[tokio::test]
 async fn a_late_try_wins_if_it_is_answered_first() {
-    for (_, program) in both() {
+    for (who, program) in both() {
         let mesh = Mesh::start(program).await;
         for (count, path) in ["/hedged", "/multiplexed"].into_iter().enumerate() {
             mesh.upstream.close_gate();
@@ -188,7 +188,7 @@ async fn a_late_try_wins_if_it_is_answered_first() {
 
 #[tokio::test]
 async fn a_late_try_that_fails_is_passed_over() {
-    for (_, program) in both() {
+    for (who, program) in both() {
         let mesh = Mesh::start(program).await;
         for (count, orders) in [
             &[("x-reply", "gate status=503 | gate status=200")],
@@ -213,7 +213,7 @@ async fn a_late_try_that_fails_is_passed_over() {
 
 #[tokio::test]
 async fn the_limit_of_retries_holds_and_the_late_one_is_waited_for() {
-    for (_, program) in both() {
+    for (who, program) in both() {
         let mesh = Mesh::start(program).await;
         let pending = mesh.send("/hedged", &[("x-reply", "gate | status=503")]);
         mesh.proxy.wait_stat("cluster.one.upstream_rq_retry_limit_exceeded", |count| count > 0).await;
@@ -234,7 +234,7 @@ async fn the_limit_of_retries_holds_and_the_late_one_is_waited_for() {
 
 #[tokio::test]
 async fn all_tries_end_with_the_time_of_the_request() {
-    for (_, program) in both() {
+    for (who, program) in both() {
         let mesh = Mesh::start(program).await;
         assert_eq!(answer(mesh.send("/short", &[("x-reply", "hang")])).await, (504, "2".to_owned()), "{who}");
         assert_eq!(mesh.last_line(1).await, "504 URX,UT response_timeout 2 0", "{who}");
@@ -264,7 +264,7 @@ async fn all_tries_end_with_the_client() {
 
 #[tokio::test]
 async fn each_try_sends_the_whole_body() {
-    for (_, program) in both() {
+    for (who, program) in both() {
         let mesh = Mesh::start(program).await;
         let body = vec![b'x'; 40_000];
         for (count, path) in ["/hedged", "/multiplexed"].into_iter().enumerate() {
@@ -284,7 +284,7 @@ const ENOUGH: (&str, &str) = ("x-envoy-upstream-rq-per-try-timeout-ms", "5000");
 
 #[tokio::test]
 async fn clients_of_the_mesh_say_whether_to_hedge() {
-    for (_, program) in both() {
+    for (who, program) in both() {
         let mesh = Mesh::start(program).await;
         // Not by the route, but by the header.
         let says: &[_] = &[("x-envoy-hedge-on-per-try-timeout", "true"), ("x-reply", "hang | status=200")];
@@ -309,7 +309,7 @@ async fn clients_of_the_mesh_say_whether_to_hedge() {
 
 #[tokio::test]
 async fn a_try_that_must_not_be_repeated_goes_on() {
-    for (_, program) in both() {
+    for (who, program) in both() {
         let mesh = Mesh::start(program).await;
         let pending = mesh.send("/full", &[("x-reply", "gate")]);
         mesh.proxy.wait_stat("cluster.full.upstream_rq_retry_overflow", |count| count > 0).await;
@@ -329,7 +329,7 @@ async fn a_try_that_must_not_be_repeated_goes_on() {
 
 #[tokio::test]
 async fn silence_within_a_try_has_a_stat_of_its_own() {
-    for (_, program) in both() {
+    for (who, program) in both() {
         let mesh = Mesh::start(program).await;
         assert_eq!(answer(mesh.send("/idle", &[("x-reply", "hang")])).await, (504, "2".to_owned()), "{who}");
         assert_eq!(mesh.last_line(1).await, "504 URX,UT upstream_per_try_idle_timeout 2 0", "{who}");
