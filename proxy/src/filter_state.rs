@@ -14,7 +14,7 @@ use outrigger_config::http::filters::{FilterStateEntry, FilterStateKind, FilterS
 pub struct FilterState {
     objects: BTreeMap<String, String>,
     /// Those that go with connections to upstreams; hardly anybody has any.
-    shared: Option<Box<BTreeMap<String, Share>>>,
+    shared: BTreeMap<String, Share>,
 }
 
 /// How an object goes with connections to upstreams.
@@ -42,13 +42,9 @@ impl FilterState {
         match transitive {
             Some(transitive) => {
                 let share = Share { hashable: entry.kind != FilterStateKind::Text, transitive };
-                self.shared.get_or_insert_default().insert(key.clone(), share);
+                self.shared.insert(key.clone(), share);
             }
-            None => {
-                if let Some(shared) = &mut self.shared {
-                    shared.remove(&key);
-                }
-            }
+            None => drop(self.shared.remove(&key)),
         }
         self.objects.insert(key, text);
     }
@@ -58,7 +54,7 @@ impl FilterState {
         let mut state = Self::default();
         for SharedObject { key, text, share } in objects.into_iter().flat_map(|objects| &objects.0) {
             if share.transitive {
-                state.shared.get_or_insert_default().insert(key.clone(), *share);
+                state.shared.insert(key.clone(), *share);
             }
             state.objects.insert(key.clone(), text.clone());
         }
@@ -96,12 +92,12 @@ impl SharedObjects {
     /// Those of a connection and of a request on it, which come before those of the same name. `None` if there are none.
     pub fn of(connection: &FilterState, own: Option<&FilterState>) -> Option<Box<Self>> {
         let states = [Some(connection), own];
-        if states.iter().flatten().all(|state| state.shared.is_none()) {
+        if states.iter().flatten().all(|state| state.shared.is_empty()) {
             return None;
         }
         let mut found = BTreeMap::new();
         for state in states.into_iter().flatten() {
-            for (key, share) in state.shared.iter().flat_map(|shared| &**shared) {
+            for (key, share) in &state.shared {
                 if let Some(text) = state.objects.get(key) {
                     found.insert(key, (text, *share));
                 }

@@ -130,7 +130,8 @@ fn is_inside(raw: &HttpBodyPath, path: &[&Field]) -> bool {
 
 /// Text without its escapes. Bytes that are no text are replaced.
 fn unescape(text: &str, unescaping: Unescaping, plus: bool) -> String {
-    if !text.contains('%') && !(plus && text.contains('+')) {
+    let is_plain = |byte: u8| byte != b'%' && (byte != b'+' || !plus);
+    if text.bytes().all(is_plain) {
         return text.to_owned();
     }
     let bytes = text.as_bytes();

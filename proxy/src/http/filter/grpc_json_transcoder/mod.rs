@@ -254,11 +254,8 @@ fn answer_without_body(exchange: &mut Exchange<'_, '_, '_>, ongoing: &Ongoing) {
         response.headers.remove_by_name("trailer");
     }
     let converted = json.is_some();
-    let body = json.unwrap_or_else(|| match ResponseTranslator::new(transcoder, method).finish() {
-        Ok(body) => body,
-        // Nothing was begun, so nothing can be cut.
-        Err(_) => Vec::new(),
-    });
+    // Nothing was begun, so nothing can be cut.
+    let body = json.unwrap_or_else(|| ResponseTranslator::new(transcoder, method).finish().unwrap_or_default());
     if !body.is_empty() {
         exchange.replace_response(body);
         if method.server_streaming && !converted {

@@ -175,10 +175,10 @@ impl Reader<'_> {
     fn finish(self) -> Result<PathTemplate, TemplateError> {
         let mut template = self.template;
         let count = template.segments.len();
-        if let Some(any) = template.segments.iter().position(|segment| *segment == Segment::Any) {
-            if template.segments[any + 1..].iter().any(|segment| !matches!(segment, Segment::Literal(_))) {
-                return Err(TemplateError::AfterAny);
-            }
+        if let Some(any) = template.segments.iter().position(|segment| *segment == Segment::Any)
+            && template.segments[any + 1..].iter().any(|segment| !matches!(segment, Segment::Literal(_)))
+        {
+            return Err(TemplateError::AfterAny);
         }
         for variable in &mut template.variables {
             if let End::FromEnd(end) = &mut variable.end {
