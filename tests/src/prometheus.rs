@@ -4,13 +4,12 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
-use std::time::Instant;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::{LOOK_AGAIN, SOON, eventually, h1, within};
+use crate::{eventually, h1, within};
 
 /// A running Prometheus; it ends when dropped.
 #[derive(Debug)]
@@ -104,28 +103,22 @@ impl Prometheus {
         mut meanwhile: impl AsyncFnMut(),
     ) {
         let mut open: Vec<&str> = queries.iter().map(AsRef::as_ref).collect();
-        let mut deadline = Instant::now() + SOON;
-        loop {
-            meanwhile().await;
-            let (mut later, mut report) = (Vec::new(), String::new());
-            for query in &open {
-                let wrong = match self.try_values(query).await {
-                    Ok(values) if good(query, &values) => continue,
-                    Ok(values) => format!("{values:?}"),
-                    Err(answer) => answer,
-                };
-                report.push_str(&format!("{query}\n  {wrong}\n"));
-                later.push(*query);
-            }
-            if later.is_empty() {
-                return;
-            }
-            if later.len() < open.len() {
-                deadline = Instant::now() + SOON;
-            }
-            assert!(Instant::now() < deadline, "not answered:\n{report}");
-            open = later;
-            tokio::time::sleep(LOOK_AGAIN).await;
+        while !open.is_empty() {
+            open = eventually("a further answer", async || {
+                meanwhile().await;
+                let (mut later, mut report) = (Vec::new(), String::new());
+                for query in &open {
+                    let wrong = match self.try_values(query).await {
+                        Ok(values) if good(query, &values) => continue,
+                        Ok(values) => format!("{values:?}"),
+                        Err(answer) => answer,
+                    };
+                    report.push_str(&format!("{query}\n  {wrong}\n"));
+                    later.push(*query);
+                }
+                if later.len() < open.len() { Ok(later) } else { Err(report) }
+            })
+            .await;
         }
     }
 }

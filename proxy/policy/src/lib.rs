@@ -12,6 +12,7 @@ pub mod breaker;
 pub mod cel;
 pub mod filter_chain;
 pub mod gradient;
+pub mod grpc_status;
 pub mod happy_eyeballs;
 mod hash;
 pub mod health;

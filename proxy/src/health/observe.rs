@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use outrigger_policy::grpc_status::http_status;
 use outrigger_policy::outlier::{Findings, HostMonitor, Limits, Outlier, ResponseView, status_by};
 
 use super::flags::HealthFlag;
@@ -106,23 +107,5 @@ fn send(process: &Process, host: &WorkerHost, what: Observation) {
 
 /// The status that says how a response went: that of gRPC, if it has one.
 pub fn status(status: u16, grpc_status: Option<u32>) -> u16 {
-    grpc_status.map_or(status, http_status)
-}
-
-/// What a gRPC status stands for in HTTP, as Envoy maps it.
-fn http_status(grpc: u32) -> u16 {
-    match grpc {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
-    }
+    grpc_status.map_or(status, |grpc| http_status(grpc.into()))
 }

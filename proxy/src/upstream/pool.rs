@@ -13,7 +13,7 @@ use outrigger_policy::breaker::{Permit, Resource};
 use tokio::sync::Notify;
 
 use super::clusters::WorkerCluster;
-use super::connect::{self, Claim, ConnectError, Full, Means};
+use super::connect::{self, Claim, ConnectError, Counted, Full, Means};
 use super::key::{ConnectionKey, Fit};
 use super::preconnect::spare;
 use super::stream::UpstreamStream;
@@ -182,22 +182,8 @@ pub async fn acquire(
                 drop(starving.take());
                 counted.set_key(fit.key());
                 counted.set_waited(waited);
-                let connecting = protocol != UpstreamProtocol::Http1 && !made_for_another;
-                let connecting = connecting.then(|| Connecting::new(host, fit.key()));
-                let opened = open(worker, host, counted, protocol, wanted).await;
-                match &opened {
-                    Ok(Opened::Http2(connection)) => connection.hold_until_settled(connecting),
-                    Ok(Opened::Http1(_)) | Err(_) => drop(connecting),
-                }
-                if let Err(error) = &opened
-                    && !made_for_another
-                    && protocol != UpstreamProtocol::Http1
-                {
-                    // Those who waited for this connection fail with it, instead of one after the other.
-                    let mut failure = host.connect_failure.borrow_mut();
-                    *failure = (failure.0.wrapping_add(1), error.to_string());
-                }
-                return opened.map(|opened| opened.stream(host));
+                let joint = protocol != UpstreamProtocol::Http1 && !made_for_another;
+                return open_taken(worker, host, counted, protocol, wanted, joint).await;
             }
             // Connections that cannot serve this request make room for one that can.
             Err(_) if close_unfit(host, &fit) => {}
@@ -221,6 +207,31 @@ pub async fn acquire(
             }
         }
     }
+}
+
+/// Opens a connection whose place was taken. If it is `joint`, others wait for it instead of making their own.
+async fn open_taken(
+    worker: &Rc<Worker>,
+    host: &Rc<WorkerHost>,
+    counted: Counted,
+    protocol: UpstreamProtocol,
+    wanted: Wanted<'_>,
+    joint: bool,
+) -> Result<UpstreamStream, PoolError> {
+    let connecting = joint.then(|| Connecting::new(host, wanted.fit(host).key()));
+    let opened = open(worker, host, counted, protocol, wanted).await;
+    match &opened {
+        Ok(Opened::Http2(connection)) => connection.hold_until_settled(connecting),
+        Ok(Opened::Http1(_)) | Err(_) => drop(connecting),
+    }
+    if let Err(error) = &opened
+        && joint
+    {
+        // Those who waited for this connection fail with it, instead of one after the other.
+        let mut failure = host.connect_failure.borrow_mut();
+        *failure = (failure.0.wrapping_add(1), error.to_string());
+    }
+    opened.map(|opened| opened.stream(host))
 }
 
 /// A place among connections that somebody waits for.

@@ -78,6 +78,18 @@ fn unsupported(any: &Any) -> String {
     format!("{name:?} is not supported")
 }
 
+/// The socket inside another one.
+fn inner_socket(
+    context: &Context<'_>,
+    at: &FieldPath<'_>,
+    wire: Option<core::TransportSocket>,
+) -> Parsed<UpstreamTransport> {
+    match wire {
+        None => Err(at.reject("is required")),
+        Some(wire) => upstream_transport_socket(context, at, wire),
+    }
+}
+
 fn proxied(
     context: &Context<'_>,
     at: &FieldPath<'_>,
@@ -90,10 +102,7 @@ fn proxied(
         unsupported: allow_unspecified_address;
     });
     let socket_at = at.field("transport_socket");
-    let inner = match transport_socket {
-        None => return Err(socket_at.reject("is required")),
-        Some(wire) => upstream_transport_socket(context, &socket_at, wire)?,
-    };
+    let inner = inner_socket(context, &socket_at, transport_socket)?;
     if matches!(inner, UpstreamTransport::Proxied(_)) {
         return Err(socket_at.reject("must not send a PROXY protocol header, too"));
     }
@@ -116,10 +125,7 @@ fn internal(
         unsupported: ;
     });
     let socket_at = at.field("transport_socket");
-    let inner = match transport_socket {
-        None => return Err(socket_at.reject("is required")),
-        Some(wire) => upstream_transport_socket(context, &socket_at, wire)?,
-    };
+    let inner = inner_socket(context, &socket_at, transport_socket)?;
     if inner.internal().is_some() {
         return Err(socket_at.reject("must not be an internal one, too"));
     }

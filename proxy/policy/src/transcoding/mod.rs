@@ -23,7 +23,7 @@ mod wire;
 pub use paths::{Call, Captured, NoCall, find};
 pub use request::{RequestError, RequestTranslator};
 pub use response::{ResponseError, ResponseTranslator};
-pub use status::{http_status, status_json};
+pub use status::status_json;
 pub use weave::Bindings;
 
 /// Appends `message` with the head of a gRPC frame.

@@ -1,29 +1,11 @@
-//! How calls end, as HTTP has it.
+//! How calls that failed are told in JSON.
 //!
-//! Owns the status for a gRPC status, and the JSON form of `google.rpc.Status`. Never reads a header.
+//! Owns the JSON form of `google.rpc.Status`. Never reads a header.
 
 use outrigger_config::http::filters::transcoder::Transcoder;
 
 use super::print;
 use super::wire::{WireType, put_bytes, put_tag, put_varint};
-
-/// The HTTP status for a gRPC status. Source: `google/rpc/code.proto`.
-pub fn http_status(grpc_status: u64) -> u16 {
-    match grpc_status {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
-    }
-}
 
 /// The JSON form of a failure: of `details`, which is a `google.rpc.Status`, or else of a status with a message. `None` if
 /// some of its types are not known.

@@ -13,8 +13,9 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use outrigger_config::http::filters::transcoder::{StreamStyle, TranscodedMethod, Transcoder};
 use outrigger_config::http::{HeaderMutations, RouteFilterConfig};
+use outrigger_policy::grpc_status::http_status;
 use outrigger_policy::transcoding::{
-    NoCall, RequestError, RequestTranslator, ResponseError, ResponseTranslator, find, http_status, status_json,
+    NoCall, RequestError, RequestTranslator, ResponseError, ResponseTranslator, find, status_json,
 };
 use prost::Message as _;
 
