@@ -85,8 +85,10 @@ impl Outcome {
 pub enum Decision {
     /// Try again after this time.
     Retry {
-        /// Random, with a limit that doubles from retry to retry.
+        /// Random, with a limit that doubles from retry to retry; or what the upstream has asked for.
         backoff: Duration,
+        /// The upstream has.
+        asked_for: bool,
     },
     /// Leave it at this outcome.
     GiveUp(GiveUp),
@@ -108,11 +110,12 @@ pub fn decide(policy: &RetryPolicy, retries: u32, outcome: &Outcome, random: u64
     } else if retries >= policy.num_retries {
         Decision::GiveUp(GiveUp::LimitExceeded)
     } else {
-        let backoff = match outcome {
-            Outcome::Response { wait: Some(wait), .. } => spread(*wait, random),
-            _ => backoff(policy, retries, random),
-        };
-        Decision::Retry { backoff }
+        match outcome {
+            Outcome::Response { wait: Some(wait), .. } => {
+                Decision::Retry { backoff: spread(*wait, random), asked_for: true }
+            }
+            _ => Decision::Retry { backoff: backoff(policy, retries, random), asked_for: false },
+        }
     }
 }
 
@@ -120,7 +123,7 @@ pub fn decide(policy: &RetryPolicy, retries: u32, outcome: &Outcome, random: u64
 pub fn hedge(policy: &RetryPolicy, retries: u32, random: u64) -> Decision {
     match retries >= policy.num_retries {
         true => Decision::GiveUp(GiveUp::LimitExceeded),
-        false => Decision::Retry { backoff: backoff(policy, retries, random) },
+        false => Decision::Retry { backoff: backoff(policy, retries, random), asked_for: false },
     }
 }
 
@@ -203,7 +206,7 @@ mod tests {
             base_interval: Duration::from_millis(25),
             max_interval: Duration::from_millis(250),
             host_selection_max_attempts: 1,
-            avoid_previous_hosts: false,
+            avoided_hosts: outrigger_config::route::AvoidedHosts::default(),
             retry_priority: None,
             retriable_headers: Vec::new(),
             retriable_request_headers: Vec::new(),
@@ -227,7 +230,7 @@ mod tests {
     fn late_tries_are_hedged_as_often_as_the_policy_allows() {
         let mut policy = policy(RetryOn::default());
         policy.num_retries = 1;
-        assert_eq!(hedge(&policy, 0, 0), Decision::Retry { backoff: Duration::ZERO });
+        assert_eq!(hedge(&policy, 0, 0), Decision::Retry { backoff: Duration::ZERO, asked_for: false });
         assert_eq!(hedge(&policy, 1, 0), Decision::GiveUp(GiveUp::LimitExceeded));
     }
 
@@ -259,7 +262,10 @@ mod tests {
         };
         let wait = Some(Duration::from_secs(2));
         let outcome = Outcome::Response { status, grpc_status, ratelimited, retriable_header, wait };
-        assert_eq!(decide(&policy, 0, &outcome, 0), Decision::Retry { backoff: Duration::from_secs(2) });
+        assert_eq!(
+            decide(&policy, 0, &outcome, 0),
+            Decision::Retry { backoff: Duration::from_secs(2), asked_for: true }
+        );
     }
 
     /// The outcomes among all kinds that a condition repeats.

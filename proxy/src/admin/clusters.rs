@@ -146,8 +146,7 @@ fn host_text(out: &mut String, cluster: &str, host: &Host, shown: Option<&Outlie
         ("region", host.locality.region.clone()),
         ("zone", host.locality.zone.clone()),
         ("sub_zone", host.locality.sub_zone.clone()),
-        // No endpoint here is a canary by its metadata.
-        ("canary", "false".to_owned()),
+        ("canary", host.is_canary().to_string()),
         ("priority", host.priority.to_string()),
         ("success_rate", rate(external)),
         ("local_origin_success_rate", rate(local)),

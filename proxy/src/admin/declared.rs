@@ -5,7 +5,7 @@
 use outrigger_config::cluster::Discovery;
 
 use crate::graph::{Application, ClusterNode, Graph, ListenerNode};
-use crate::http::manager::stats::HttpStats;
+use crate::http::manager::stats::{HttpStats, ListenerHttpStats};
 use crate::listener::accept::stat_prefix;
 use crate::listener::stats::ListenerStats;
 use crate::scope;
@@ -52,6 +52,7 @@ struct Unused {
     listener: ListenerStats,
     secure_listener: SecureListenerStats,
     http: HttpStats,
+    listener_http: ListenerHttpStats,
     tcp: TcpStats,
 }
 
@@ -86,7 +87,11 @@ impl Unused {
         }
         for chain in &listener.chains {
             match &chain.application {
-                Application::Http(node) => visit(&names::prefix("http", &node.config.stat_prefix), &self.http),
+                Application::Http(node) => {
+                    let manager = names::prefix("http", &node.config.stat_prefix);
+                    visit(&manager, &self.http);
+                    visit(&format!("{prefix}{manager}"), &self.listener_http);
+                }
                 Application::Tcp(node) => visit(&names::prefix("tcp", &node.config.stat_prefix), &self.tcp),
                 Application::Missing => {}
             }

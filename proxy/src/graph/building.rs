@@ -34,7 +34,8 @@ impl GraphManager {
             Ok(build) => {
                 let changed = old.is_none_or(|old| !Arc::ptr_eq(&old.node, &build.node));
                 let moved = old.is_none_or(|old| !Arc::ptr_eq(&old.node.hosts, &build.node.hosts));
-                let resized = moved && old.is_none_or(|old| !same_hosts(&old.node.hosts, &build.node.hosts));
+                let new = &build.node.hosts;
+                let resized = moved && old.map_or(!new.hosts.is_empty(), |old| !same_hosts(&old.node.hosts, new));
                 self.dirty |= changed;
                 self.clusters.insert(Arc::clone(name), build);
                 if moved && self.is_changed_by_hand(name) && self.put_by_hand(name) {

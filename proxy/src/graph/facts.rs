@@ -152,12 +152,6 @@ pub fn same_surroundings(old: Option<&Assignment>, new: Option<&Assignment>) -> 
         && weights(old) == weights(new)
 }
 
-/// Whether a cluster's policy reads the metadata of its endpoints.
-pub fn reads_metadata(cluster: &Cluster) -> bool {
-    use outrigger_config::cluster::LoadBalancing::{Maglev, RingHash};
-    cluster.balancing.subsets.is_some() || matches!(cluster.load_balancing, RingHash { .. } | Maglev { .. })
-}
-
 /// Milliseconds of the clock that hosts' ages are measured by.
 pub fn now() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);

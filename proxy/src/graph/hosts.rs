@@ -16,7 +16,7 @@ use outrigger_policy::balance::{self, BalanceOptions, Health, HostSet, LevelHeal
 use outrigger_policy::transport::{Said, may_preconnect, transport_of};
 
 use super::HostList;
-use super::facts::{HostFacts, reads_metadata};
+use super::facts::HostFacts;
 use super::zone::LocalZones;
 use crate::health::HealthFlag;
 use crate::upstream::host::{Host, HostShared};
@@ -47,7 +47,6 @@ impl HostInputs<'_> {
         let logical = matches!(self.cluster.discovery, Discovery::LogicalDns { .. });
         // A logical host is one host, wherever its name leads.
         let logical_shared = logical.then(|| self.old.and_then(|old| old.hosts.first())).flatten();
-        let wants_metadata = reads_metadata(self.cluster);
         let checks = !self.cluster.health_checks.is_empty();
         let mut seen = HashSet::new();
         let mut hosts = Vec::new();
@@ -82,7 +81,7 @@ impl HostInputs<'_> {
                     host.transport = transport_of(self.cluster, said, of_locality);
                     host.preconnect =
                         self.cluster.preconnect.as_ref().is_some_and(|policy| may_preconnect(policy, said));
-                    host.metadata = endpoint.metadata.as_ref().filter(|_| wants_metadata).map(Arc::clone);
+                    host.metadata = endpoint.metadata.clone();
                     hosts.push(match old {
                         Some(old) if same(old, &host) => Arc::clone(old),
                         _ => Arc::new(host),

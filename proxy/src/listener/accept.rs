@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 use super::connection::{self, Accepted, Arrival};
 use super::internal::{Luggage, client_address};
-use super::stats::ListenerStats;
+use super::stats::{ListenerShare, ListenerStats};
 use crate::graph::ListenerNode;
 use crate::overload::{CONNECTIONS_PREFIX, Hook, RefusedStats, limits};
 use crate::upstream::connect::set_keepalive;
@@ -96,7 +96,7 @@ async fn rest(name: &str, error: &io::Error) {
 /// A place among the downstream connections, given back when dropped.
 pub struct Place {
     worker: Rc<Worker>,
-    stats: Arc<ListenerStats>,
+    stats: ListenerShare,
     start: Instant,
     /// Connections of the listener.
     listener: Arc<AtomicU64>,
@@ -105,23 +105,27 @@ pub struct Place {
 }
 
 impl Place {
-    fn counted(worker: &Rc<Worker>, stats: Arc<ListenerStats>, listener: Arc<AtomicU64>, of_process: bool) -> Self {
-        stats.downstream_cx_total.increment();
-        stats.downstream_cx_active.increment();
+    fn counted(worker: &Rc<Worker>, stats: ListenerShare, listener: Arc<AtomicU64>, of_process: bool) -> Self {
+        stats.listener.downstream_cx_total.increment();
+        stats.listener.downstream_cx_active.increment();
+        stats.worker.downstream_cx_total.increment();
+        stats.worker.downstream_cx_active.increment();
         Self { worker: Rc::clone(worker), stats, start: Instant::now(), listener, of_process }
     }
 
     /// Stats of the listener that accepted the connection.
     pub fn stats(&self) -> &Arc<ListenerStats> {
-        &self.stats
+        &self.stats.listener
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.stats.downstream_cx_active.decrement();
-        self.stats.downstream_cx_destroy.increment();
-        self.stats.downstream_cx_length_ms.record(self.start.elapsed().as_millis() as u64);
+        let ListenerShare { listener, worker } = &self.stats;
+        worker.downstream_cx_active.decrement();
+        listener.downstream_cx_active.decrement();
+        listener.downstream_cx_destroy.increment();
+        listener.downstream_cx_length_ms.record(self.start.elapsed().as_millis() as u64);
         self.listener.fetch_sub(1, Ordering::Relaxed);
         if self.of_process {
             self.worker.process.downstream_connections.fetch_sub(1, Ordering::Relaxed);
@@ -137,7 +141,7 @@ fn take_place(worker: &Rc<Worker>, node: &ListenerNode) -> Option<Place> {
     let ignored = node.config.ignore_global_connection_limit;
     let limit = limits::of_process(process, &graph.runtime).filter(|_| !ignored);
     if !limits::take_place(&process.downstream_connections, limit) {
-        stats.downstream_global_cx_overflow.increment();
+        stats.listener.downstream_global_cx_overflow.increment();
         if process.max_downstream_connections.is_some() {
             worker.scope::<RefusedStats>(CONNECTIONS_PREFIX).failed_updates.increment();
         }
@@ -146,9 +150,9 @@ fn take_place(worker: &Rc<Worker>, node: &ListenerNode) -> Option<Place> {
     let bypasses = || node.config.bypass_overload_manager;
     let listener = worker.listener_connections(&node.config.name);
     if worker.is_overloaded(Hook::TcpAccept, bypasses) || worker.is_overloaded(Hook::RejectConnections, bypasses) {
-        stats.downstream_cx_overload_reject.increment();
+        stats.listener.downstream_cx_overload_reject.increment();
     } else if !limits::take_place(&listener, limits::of_listener(&node.config.name, &graph.runtime)) {
-        stats.downstream_cx_overflow.increment();
+        stats.listener.downstream_cx_overflow.increment();
     } else {
         return Some(Place::counted(worker, stats, listener, true));
     }

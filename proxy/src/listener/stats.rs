@@ -1,5 +1,7 @@
 //! Stats of a listener (`listener.<address>.*`).
 
+use std::sync::Arc;
+
 use crate::scope;
 use crate::stream::TlsInfo;
 use crate::tls::{HandshakeFailure, Stapling};
@@ -60,6 +62,24 @@ scope! {
         ssl_ocsp_staple_responses: UsedCounter = "ssl.ocsp_staple_responses",
         ssl_session_reused: UsedCounter = "ssl.session_reused",
     }
+}
+
+scope! {
+    /// What of a listener's connections is with one worker (`listener.<prefix>.worker_<index>.*`): shows how evenly they are
+    /// spread.
+    pub struct WorkerListenerStats {
+        downstream_cx_active: Gauge,
+        downstream_cx_total: Counter,
+    }
+}
+
+/// A worker's stats of one listener.
+#[derive(Clone)]
+pub struct ListenerShare {
+    /// Its part of what is told of the listener.
+    pub listener: Arc<ListenerStats>,
+    /// What is told of the worker alone.
+    pub worker: Arc<WorkerListenerStats>,
 }
 
 impl ListenerStats {

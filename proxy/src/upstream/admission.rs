@@ -18,6 +18,7 @@ use outrigger_policy::balance::{HostIndex, Wanted};
 use outrigger_policy::breaker::Resource;
 use outrigger_policy::queue::{Discipline, Entry, Full, Lane, Load, Order, endpoint_limit};
 
+use super::avoid::Avoid;
 use super::choice::Known;
 use super::clusters::WorkerCluster;
 use super::dns_cache::CachedName;
@@ -89,8 +90,8 @@ pub struct Seeker<'a> {
     pub cluster: Rc<WorkerCluster>,
     /// What a balancer is told.
     pub wanted: Wanted<'a>,
-    /// Endpoints that are avoided as long as there are others.
-    pub tried: &'a [Arc<Host>],
+    /// Endpoints that are avoided.
+    pub avoid: Avoid<'a>,
     /// Which thresholds count.
     pub priority: Priority,
     /// The one endpoint that will do, where that is not for the policy to say.
@@ -182,8 +183,7 @@ impl Seeker<'_> {
             let requests = host.shared.requests.load(Ordering::Relaxed);
             limit_of(&node, gate, Some(index), host).is_none_or(|limit| requests < limit)
         };
-        let was_tried = |host: &Host| self.tried.iter().any(|tried| Arc::ptr_eq(&tried.shared, &host.shared));
-        let fresh = |index: HostIndex, host: &Host| !was_tried(host) && has_room(index, host);
+        let fresh = |index: HostIndex, host: &Host| !self.avoid.has(host) && has_room(index, host);
         // More than one draw: the priority that is drawn may be full while another one is not, and another worker may be
         // quicker.
         for _ in 0..DRAWS {
@@ -219,7 +219,7 @@ impl Seeker<'_> {
         let by_hash = node.hosts.balance.as_ref().is_some_and(|balance| balance.wants_hash());
         let waits = node.config.concurrency.as_deref().is_some_and(|options| options.over_limit == OverLimit::Wait);
         if by_hash && waits && self.wanted.hash.is_some() {
-            return self.cluster.pick(self.worker, self.wanted, self.tried).map(Some).ok_or(NoPlace::NoHost);
+            return self.cluster.pick(self.worker, self.wanted, self.avoid).map(Some).ok_or(NoPlace::NoHost);
         }
         Ok(None)
     }

@@ -17,10 +17,12 @@ use outrigger_policy::breaker::Permit;
 use prost::Message;
 
 use super::admission::{Admitted, Refused, Seeker, Wish};
+use super::avoid::Avoid;
 use super::clusters::WorkerCluster;
 use super::gate::Place;
 use super::grpc_message;
 use super::pool::{self, PoolError};
+use super::response_stats::ResponseOrigin;
 use super::stream::UpstreamStream;
 use super::worker_host::WorkerHost;
 use crate::graph::ClusterNode;
@@ -167,9 +169,7 @@ impl<'a> Calling<'a> {
     pub(super) async fn begin(&mut self) -> Result<Begun, CallError> {
         let Admitted { host, place } = self.admit().await?;
         self.host = Some(Rc::clone(&host));
-        self.cluster.stats.upstream_rq_total.increment();
-        host.stats.rq_total.increment();
-        let active = Active::new(&self.cluster, &host);
+        let mut active = Active::new(&self.cluster, &host);
         let mut stream = self.connect(&host).await?;
         let mut permit = None;
         // Where requests may wait, the place counts.
@@ -178,6 +178,7 @@ impl<'a> Calling<'a> {
             stream = counted.0;
             permit = Some(counted.1);
         }
+        active.has_stream();
         observe::reached(&host);
         Ok(Begun { stream, host, _place: place, _permit: permit, _active: active })
     }
@@ -223,13 +224,19 @@ impl<'a> Calling<'a> {
         self.node = cluster.node();
         self.cluster = Rc::clone(&cluster);
         let Some(options) = self.node.config.concurrency.as_deref() else {
-            return match cluster.pick(self.worker, wanted, &[]) {
+            return match cluster.pick(self.worker, wanted, Avoid::default()) {
                 Some(host) => Ok(Admitted { host, place: None }),
                 None => Err(CallError::NoHost),
             };
         };
-        let mut seeker =
-            Seeker { worker: self.worker, cluster, wanted, tried: &[], priority: Priority::Default, own: None };
+        let mut seeker = Seeker {
+            worker: self.worker,
+            cluster,
+            wanted,
+            avoid: Avoid::default(),
+            priority: Priority::Default,
+            own: None,
+        };
         let wish = || Wish { timeout: options.queue_timeout, ..Wish::default() };
         let admission = seeker.admit(options, wish, |_: &mut Context<'_>| Poll::<()>::Pending).await;
         self.cluster = seeker.cluster;
@@ -264,7 +271,7 @@ impl<'a> Calling<'a> {
         let host = self.host.as_deref();
         let elapsed = self.began.elapsed().as_millis() as u64;
         let failed = |status: u16| {
-            stats.response(status);
+            self.cluster.count_response(self.worker, status, ResponseOrigin::own(host.map(|host| &*host.host)));
             if let Some(host) = host {
                 host.stats.rq_error.increment();
             }
@@ -272,8 +279,8 @@ impl<'a> Calling<'a> {
         match result {
             Ok((head, grpc)) => {
                 let status = head.status;
-                stats.response(status);
-                stats.upstream_rq_time.record(elapsed);
+                self.cluster.count_response(self.worker, status, ResponseOrigin::own(host.map(|host| &*host.host)));
+                self.cluster.count_time(self.worker, elapsed, ResponseOrigin::own(host.map(|host| &*host.host)));
                 if let Some(host) = host {
                     match status {
                         500.. => host.stats.rq_error.increment(),

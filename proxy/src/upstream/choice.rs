@@ -13,6 +13,7 @@ use outrigger_config::address::Address;
 use outrigger_config::cluster::{Discovery, LoadBalancing};
 use outrigger_policy::balance::{Attempted, HostIndex, HostSet, Latency, Load, Pick, Picker, ReportedWeight, Wanted};
 
+use super::avoid::Avoid;
 use super::clusters::WorkerCluster;
 use super::feedback::Feedback;
 use super::host::Host;
@@ -87,12 +88,11 @@ impl WorkerCluster {
         }
     }
 
-    /// Picks an endpoint. Those in `tried` are avoided as long as there are others.
-    pub fn pick(&self, worker: &Worker, wanted: Wanted<'_>, tried: &[Arc<Host>]) -> Option<Rc<WorkerHost>> {
-        let fresh = |_, host: &Host| !tried.iter().any(|tried| Arc::ptr_eq(&tried.shared, &host.shared));
-        let picked = self.pick_among(worker, wanted, fresh);
+    /// Picks an endpoint.
+    pub fn pick(&self, worker: &Worker, wanted: Wanted<'_>, avoid: Avoid<'_>) -> Option<Rc<WorkerHost>> {
+        let picked = self.pick_among(worker, wanted, |_, host| !avoid.has(host));
         let picked =
-            picked.or_else(|| if tried.is_empty() { None } else { self.pick_among(worker, wanted, |_, _| true) });
+            picked.or_else(|| if avoid.is_empty() { None } else { self.pick_among(worker, wanted, |_, _| true) });
         picked.map(|(host, _)| host)
     }
 
@@ -205,7 +205,7 @@ impl Load for WorkerLoad<'_> {
     }
 
     fn all_active_requests(&self) -> Option<u32> {
-        u32::try_from(self.stats.upstream_rq_active.value()).ok()
+        u32::try_from(self.stats.upstream_rq_active.value() + self.stats.upstream_rq_pending_active.value()).ok()
     }
 
     fn latency(&self, host: HostIndex) -> Latency {

@@ -21,6 +21,7 @@ use super::choice_stats::ChoiceStats;
 use super::dns_cache::CachedName;
 use super::host::HostShared;
 use super::lone_hosts::Forwarded;
+use super::response_stats::Origins;
 use super::stats::{ClusterStats, QueueStats};
 use super::vacancy::make_room;
 use super::worker_host::WorkerHost;
@@ -42,6 +43,7 @@ pub struct WorkerCluster {
     http2_stats: OnceCell<Arc<Http2Stats>>,
     queue_stats: OnceCell<Arc<QueueStats>>,
     pub(super) choices: ChoiceStats,
+    pub(super) origins: Origins,
     pub(super) node: RefCell<Arc<ClusterNode>>,
     pub(super) picker: RefCell<Option<Picker>>,
     /// Where the next requests will go, where connections are made in advance.
@@ -110,6 +112,7 @@ impl WorkerCluster {
             http2_stats: OnceCell::new(),
             queue_stats: OnceCell::new(),
             choices: ChoiceStats::default(),
+            origins: Origins::default(),
             node: RefCell::new(Arc::clone(node)),
             picker: RefCell::new(picker(worker, node.hosts.balance.as_ref())),
             foreseen: Foreseen::default(),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::{EndpointCheck, HealthStatus, LbMetadata, Locality};
+use outrigger_config::cluster::{EndpointCheck, HealthStatus, LbMetadata, LbValue, Locality};
 use outrigger_config::metadata::Namespaces;
 use outrigger_policy::balance::ReportedWeight;
 use outrigger_policy::outlier::HostMonitor;
@@ -36,7 +36,7 @@ pub struct Host {
     pub locality: Arc<Locality>,
     /// What discovery says.
     pub health: HealthStatus,
-    /// What it says of itself for balancing, if the policy reads that.
+    /// What it says of itself for balancing (`envoy.lb`).
     pub metadata: Option<Arc<LbMetadata>>,
     /// What its connections are: a place among `Cluster::transports`.
     pub transport: usize,
@@ -48,6 +48,14 @@ pub struct Host {
     pub passed: Option<Arc<Namespaces>>,
     /// What survives swaps.
     pub shared: Arc<HostShared>,
+}
+
+impl Host {
+    /// Whether it runs what is on trial (`envoy.lb: { canary: true }`).
+    pub fn is_canary(&self) -> bool {
+        let said = self.metadata.as_ref().and_then(|metadata| metadata.get("canary"));
+        said == Some(&LbValue::Bool(true))
+    }
 }
 
 /// State of an endpoint that survives graph swaps, keyed by its address within the cluster.
@@ -304,14 +312,24 @@ scope! {
         rq_total: Counter,
         cx_active: Gauge,
         rq_active: Gauge,
+        rq_pending_active: Gauge,
     }
 }
 
 impl HostStats {
     /// Adds what another has counted; its gauges are of what has ended.
     fn absorb(&self, other: &Self) {
-        let Self { cx_connect_fail, cx_total, rq_error, rq_success, rq_timeout, rq_total, cx_active: _, rq_active: _ } =
-            self;
+        let Self {
+            cx_connect_fail,
+            cx_total,
+            rq_error,
+            rq_success,
+            rq_timeout,
+            rq_total,
+            cx_active: _,
+            rq_active: _,
+            rq_pending_active: _,
+        } = self;
         for (sum, part) in [
             (cx_connect_fail, &other.cx_connect_fail),
             (cx_total, &other.cx_total),

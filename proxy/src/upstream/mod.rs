@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod aggregate;
+pub mod avoid;
 pub mod call;
 pub mod call_metadata;
 pub mod choice;
@@ -25,6 +26,7 @@ pub mod pool;
 pub mod preconnect;
 pub mod proxy_header;
 pub mod repeated_call;
+pub mod response_stats;
 pub mod stats;
 pub mod stream;
 pub mod vacancy;

@@ -21,6 +21,7 @@ use super::vacancy::{Starving, Vacancy};
 use super::worker_host::WorkerHost;
 use super::{h1, h2};
 use crate::filter_state::SharedObjects;
+use crate::graph::ClusterShared;
 use crate::http::h1::link::Link;
 use crate::http::message::{RequestHead, Version};
 use crate::overload::Hook;
@@ -130,108 +131,166 @@ pub async fn acquire(
     host: &Rc<WorkerHost>,
     wanted: Wanted<'_>,
 ) -> Result<UpstreamStream, PoolError> {
-    let (protocol, fit) = (protocol(host, wanted), wanted.fit(host));
     let (breaker, thresholds) = cluster.limits(wanted.priority);
     let Some(_pending) = breaker.try_acquire_within(Resource::PendingRequest, &thresholds) else {
         cluster.stats.upstream_rq_pending_overflow.increment();
         return Err(PoolError::PendingOverflow);
     };
     cluster.stats.upstream_rq_pending_total.increment();
-    let _waiting = Waiting::new(cluster);
-    let failures = host.connect_failure.borrow().0;
-    let shared = Arc::clone(&cluster.node().shared);
-    let mut told = Told(None);
-    // A connection for HTTP/1 comes free with the end of its request, so that the limit can hold exactly.
-    let beyond = protocol != UpstreamProtocol::Http1;
-    let mut starving = None;
-    let mut waited = false;
-    loop {
-        if let Some(stream) = ready_stream(host, protocol, &fit) {
-            return Ok(stream);
-        }
-        if protocol == UpstreamProtocol::Http1 && host.has_free_spare() && fit.is_plain() {
-            drop(told);
-            told = Told(None);
-            spare(host).await;
-            waited = true;
-            continue;
-        }
-        let made_for_another = host.connecting.get() && !fit.matches(host.connecting_for.borrow().as_deref());
-        if protocol != UpstreamProtocol::Http1 && host.connecting.get() && !made_for_another {
-            drop(told);
-            told = Told(None);
-            host.connected.notified().await;
-            waited = true;
-            let failure = host.connect_failure.borrow();
-            if failure.0 != failures {
-                return Err(ConnectError::Shared(failure.1.clone()).into());
-            }
-            continue;
-        }
-        if worker.is_overloaded(Hook::NewConnection, || false) {
-            return Err(PoolError::PendingOverflow);
-        }
-        let claim = match &starving {
-            Some(_) => Claim::Starving,
-            None if beyond => Claim::One,
-            None => Claim::Spare,
-        };
-        match connect::take_place(cluster, host, wanted.priority, claim) {
-            Ok(mut counted) => {
-                told.0 = None;
-                drop(starving.take());
-                counted.set_key(fit.key());
-                counted.set_waited(waited);
-                let joint = protocol != UpstreamProtocol::Http1 && !made_for_another;
-                return open_taken(worker, host, counted, protocol, wanted, joint).await;
-            }
-            // Connections that cannot serve this request make room for one that can.
-            Err(_) if close_unfit(host, &fit) => {}
-            Err(full) => {
-                starving = starving.filter(|_| host.connections.get() == 0);
-                if full == Full::Cluster && !beyond && host.connections.get() == 0 {
-                    let starving = starving.get_or_insert_with(|| Starving::new(cluster, wanted.priority));
-                    if starving.find_room(worker, cluster) {
-                        continue;
-                    }
-                }
-                let place = match full {
-                    Full::Cluster => Awaited::Cluster(shared.vacancy(wanted.priority), starving.is_some()),
-                    Full::Host => Awaited::Host(host.host.shared.freed()),
-                };
-                // Told of a place that somebody else was quicker to take, there is nothing to pass on.
-                told.0 = told.0.filter(|before| !before.is(&place));
-                drop(told);
-                told = Told(room(host, protocol, place).await);
-                waited = true;
-            }
-        }
+    let _waiting = Waiting::new(cluster, host);
+    let acquired = Search::new(worker, cluster, host, wanted).run().await;
+    acquired.inspect_err(|error| count_eject(cluster, error))
+}
+
+/// A request that waited for a connection which could not be made.
+fn count_eject(cluster: &WorkerCluster, error: &PoolError) {
+    if let PoolError::Connect(_) = error {
+        cluster.stats.upstream_rq_pending_failure_eject.increment();
     }
 }
 
-/// Opens a connection whose place was taken. If it is `joint`, others wait for it instead of making their own.
-async fn open_taken(
-    worker: &Rc<Worker>,
-    host: &Rc<WorkerHost>,
-    counted: Counted,
+/// A request on its way to a stream that is not there yet.
+struct Search<'a> {
+    worker: &'a Rc<Worker>,
+    cluster: &'a Rc<WorkerCluster>,
+    host: &'a Rc<WorkerHost>,
+    wanted: Wanted<'a>,
     protocol: UpstreamProtocol,
-    wanted: Wanted<'_>,
-    joint: bool,
-) -> Result<UpstreamStream, PoolError> {
-    let connecting = joint.then(|| Connecting::new(host, wanted.fit(host).key()));
-    let opened = open(worker, host, counted, protocol, wanted).await;
-    match &opened {
-        Ok(Opened::Http2(connection)) => connection.hold_until_settled(connecting),
-        Ok(Opened::Http1(_)) | Err(_) => drop(connecting),
+    fit: Fit<'a>,
+    starving: Option<Starving>,
+    /// Something was waited for.
+    waited: bool,
+}
+
+/// A connection that somebody else makes.
+enum Foreign {
+    /// Ahead of requests.
+    Spare,
+    /// For another request, and with room for this one.
+    Joint,
+}
+
+impl<'a> Search<'a> {
+    fn new(
+        worker: &'a Rc<Worker>,
+        cluster: &'a Rc<WorkerCluster>,
+        host: &'a Rc<WorkerHost>,
+        wanted: Wanted<'a>,
+    ) -> Self {
+        let (protocol, fit) = (protocol(host, wanted), wanted.fit(host));
+        Self { worker, cluster, host, wanted, protocol, fit, starving: None, waited: false }
     }
-    if let Err(error) = &opened
-        && joint
+
+    async fn run(mut self) -> Result<UpstreamStream, PoolError> {
+        let host = self.host;
+        let failures = host.connect_failure.borrow().0;
+        let shared = Arc::clone(&self.cluster.node().shared);
+        let mut told = Told(None);
+        loop {
+            if let Some(stream) = ready_stream(host, self.protocol, &self.fit) {
+                return Ok(stream);
+            }
+            if let Some(foreign) = self.foreign() {
+                told = Told(None);
+                self.waited = true;
+                match foreign {
+                    Foreign::Spare => spare(host).await,
+                    Foreign::Joint => host.connected.notified().await,
+                }
+                let failure = host.connect_failure.borrow();
+                if matches!(foreign, Foreign::Joint) && failure.0 != failures {
+                    return Err(ConnectError::Shared(failure.1.clone()).into());
+                }
+                continue;
+            }
+            if self.worker.is_overloaded(Hook::NewConnection, || false) {
+                return Err(PoolError::PendingOverflow);
+            }
+            let full = match connect::take_place(self.cluster, host, self.wanted.priority, self.claim()) {
+                Ok(counted) => {
+                    told.0 = None;
+                    return self.open(counted).await;
+                }
+                // Connections that cannot serve this request make room for one that can.
+                Err(_) if close_unfit(host, &self.fit) => continue,
+                Err(full) => full,
+            };
+            let Some(place) = self.awaited(full, &shared) else { continue };
+            // Told of a place that somebody else was quicker to take, there is nothing to pass on.
+            told.0 = told.0.filter(|before| !before.is(&place));
+            drop(told);
+            told = Told(room(host, self.protocol, place).await);
+            self.waited = true;
+        }
+    }
+
+    /// A connection for HTTP/1 comes free with the end of its request, so that the limit can hold exactly.
+    fn may_exceed(&self) -> bool {
+        self.protocol != UpstreamProtocol::Http1
+    }
+
+    /// A connection that is being made will do.
+    fn foreign(&self) -> Option<Foreign> {
+        match self.protocol {
+            UpstreamProtocol::Http1 => (self.host.has_free_spare() && self.fit.is_plain()).then_some(Foreign::Spare),
+            _ => (self.host.connecting.get() && !self.others_connect()).then_some(Foreign::Joint),
+        }
+    }
+
+    /// A connection is being made that cannot serve this request.
+    fn others_connect(&self) -> bool {
+        self.host.connecting.get() && !self.fit.matches(self.host.connecting_for.borrow().as_deref())
+    }
+
+    fn claim(&self) -> Claim {
+        match &self.starving {
+            Some(_) => Claim::Starving,
+            None if self.may_exceed() => Claim::One,
+            None => Claim::Spare,
+        }
+    }
+
+    /// What has to come free first. Nothing if there is room in the meantime.
+    fn awaited<'s>(&mut self, full: Full, shared: &'s ClusterShared) -> Option<Awaited<'s>>
+    where
+        'a: 's,
     {
-        // Those who waited for this connection fail with it, instead of one after the other.
-        let mut failure = host.connect_failure.borrow_mut();
-        *failure = (failure.0.wrapping_add(1), error.to_string());
+        let (host, priority) = (self.host, self.wanted.priority);
+        self.starving = self.starving.take().filter(|_| host.connections.get() == 0);
+        if full == Full::Cluster && !self.may_exceed() && host.connections.get() == 0 {
+            let starving = self.starving.get_or_insert_with(|| Starving::new(self.cluster, priority));
+            if starving.find_room(self.worker, self.cluster) {
+                return None;
+            }
+        }
+        Some(match full {
+            Full::Cluster => Awaited::Cluster(shared.vacancy(priority), self.starving.is_some()),
+            Full::Host => Awaited::Host(host.host.shared.freed()),
+        })
     }
-    opened.map(|opened| opened.stream(host))
+
+    /// Opens a connection whose place was taken. Others that it can serve wait for it instead of making their own.
+    async fn open(mut self, mut counted: Counted) -> Result<UpstreamStream, PoolError> {
+        drop(self.starving.take());
+        counted.set_key(self.fit.key());
+        counted.set_waited(self.waited);
+        let host = self.host;
+        let joint = self.protocol != UpstreamProtocol::Http1 && !self.others_connect();
+        let connecting = joint.then(|| Connecting::new(host, self.fit.key()));
+        let opened = open(self.worker, host, counted, self.protocol, self.wanted).await;
+        match &opened {
+            Ok(Opened::Http2(connection)) => connection.hold_until_settled(connecting),
+            Ok(Opened::Http1(_)) | Err(_) => drop(connecting),
+        }
+        if let Err(error) = &opened
+            && joint
+        {
+            // Those who waited for this connection fail with it, instead of one after the other.
+            let mut failure = host.connect_failure.borrow_mut();
+            *failure = (failure.0.wrapping_add(1), error.to_string());
+        }
+        opened.map(|opened| opened.stream(host))
+    }
 }
 
 /// A place among connections that somebody waits for.
@@ -298,18 +357,20 @@ impl Drop for Told<'_> {
 }
 
 /// A request that waits for a connection, as long as it lives.
-struct Waiting(Rc<WorkerCluster>);
+struct Waiting<'a>(&'a WorkerCluster, &'a WorkerHost);
 
-impl Waiting {
-    fn new(cluster: &Rc<WorkerCluster>) -> Self {
+impl<'a> Waiting<'a> {
+    fn new(cluster: &'a WorkerCluster, host: &'a WorkerHost) -> Self {
         cluster.stats.upstream_rq_pending_active.increment();
-        Self(Rc::clone(cluster))
+        host.stats.rq_pending_active.increment();
+        Self(cluster, host)
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.stats.upstream_rq_pending_active.decrement();
+        self.1.stats.rq_pending_active.decrement();
     }
 }
 
@@ -409,7 +470,10 @@ pub async fn open_raw(
         objects: wanted.objects,
         ..Means::default()
     };
-    let connected = connect::connect(worker, &counted, &means).await?;
+    let connected = connect::connect(worker, &counted, &means)
+        .await
+        .map_err(PoolError::from)
+        .inspect_err(|error| count_eject(cluster, error))?;
     let link = Link::new(Rc::clone(worker), connected.begin(worker, &counted));
     if let Some(preface) = preface {
         link.with_output(|output| output.extend_from_slice(preface));

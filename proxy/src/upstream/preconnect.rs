@@ -61,7 +61,8 @@ impl Maker<'_> {
     /// Connections at the endpoints whose turn comes next, until the cluster has as many as its requests, times the ratio.
     fn for_next_requests(&self, policy: &Preconnect, host: &Rc<WorkerHost>, has_connection: bool) {
         let stats = &self.cluster.stats;
-        let requests = stats.upstream_rq_active.value().max(0) as f64;
+        // Those that have a connection, those that wait for one, and the one at hand.
+        let requests = (1 + stats.upstream_rq_active.value() + stats.upstream_rq_pending_active.value()).max(0) as f64;
         let mut provided = stats.upstream_cx_active.value().max(0) as f64 * f64::from(self.streams);
         let mut has_connection = has_connection;
         for _ in 0..MOST_AT_ONCE {

@@ -37,7 +37,7 @@ use crate::http::filter::{Filters, SettingsStates};
 use crate::http::h2::stats::Http2Stats;
 use crate::http::manager::stats::HttpStats;
 use crate::istio::Mesh;
-use crate::listener::stats::{ListenerStats, TlsInspectorStats};
+use crate::listener::stats::{ListenerShare, TlsInspectorStats};
 use crate::network::NetworkStats;
 use crate::overload::{Hook, Rescaling, Weighing};
 use crate::process::Process;
@@ -133,7 +133,7 @@ pub struct Worker {
     /// HTTP filters in front of upstreams.
     pub upstream_filters: SettingsStates<UpstreamFilters, Filters>,
     view: RefCell<Rc<GraphView>>,
-    listener_stats: RefCell<HashMap<Arc<str>, Arc<ListenerStats>>>,
+    listener_stats: RefCell<HashMap<Arc<str>, ListenerShare>>,
     listener_connections: RefCell<HashMap<Arc<str>, Arc<AtomicU64>>>,
     /// Accept loops that are to be woken when they may go on.
     paused: RefCell<Vec<Waker>>,
@@ -209,9 +209,13 @@ impl Worker {
     }
 
     /// This worker's stats of a listener, by its stat prefix.
-    pub fn listener_stats(&self, prefix: &Arc<str>) -> Arc<ListenerStats> {
-        let make = || self.process.stats.scope(&names::prefix("listener", prefix));
-        Arc::clone(self.listener_stats.borrow_mut().entry(Arc::clone(prefix)).or_insert_with(make))
+    pub fn listener_stats(&self, prefix: &Arc<str>) -> ListenerShare {
+        let make = || {
+            let listener = names::prefix("listener", prefix);
+            let worker = format!("{listener}worker_{}.", self.index);
+            ListenerShare { listener: self.process.stats.scope(&listener), worker: self.process.stats.scope(&worker) }
+        };
+        self.listener_stats.borrow_mut().entry(Arc::clone(prefix)).or_insert_with(make).clone()
     }
 
     /// Downstream connections of a listener, by its name; all workers count there.

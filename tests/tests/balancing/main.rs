@@ -1,11 +1,12 @@
-//! Which endpoint a request goes to: affinity by hash, subsets, localities, and in the modules shares, policies, retry priority
-//! and out of band.
+//! Which endpoint a request goes to: affinity by hash, subsets, localities, and in the modules shares, policies, retry hosts,
+//! retry priority and out of band.
 //! Where both have to agree, the same requests go through Envoy, too.
 //!
 //! Needs `envoy` on the PATH (or `ENVOY_BIN`) and fails without it.
 
 mod out_of_band;
 mod policies;
+mod retry_hosts;
 mod retry_priority;
 mod shares;
 

@@ -12,6 +12,7 @@ mod matches;
 mod mirror;
 mod parse;
 mod retry;
+mod retry_hosts;
 mod rewrite;
 mod scope;
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub use mirror::{MirrorCluster, MirrorHost, MirrorPolicy};
 pub use parse::DomainConflict;
 pub(crate) use retry::retry_policy;
 pub use retry::{RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy};
+pub use retry_hosts::AvoidedHosts;
 pub(crate) use rewrite::regex_rewrite;
 pub use scope::{ScopeRoutes, ScopedRoute};
 

@@ -7,11 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_api::pb::envoy::config::route::v3 as pb;
-use outrigger_api::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
-use outrigger_api::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
-use outrigger_api::pb::google::protobuf::Any;
 
 use super::matches::{HeaderMatcher, header_matcher};
+use super::retry_hosts::{AvoidedHosts, avoided_hosts, previous_priorities};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http::header_mutations::header_name;
@@ -35,10 +33,10 @@ pub struct RetryPolicy {
     pub base_interval: Duration,
     /// Longest wait; 10 times the base unless given.
     pub max_interval: Duration,
-    /// Another endpoint is looked for this many times (`previous_hosts` predicate).
+    /// Another endpoint than those that are avoided is looked for this many times.
     pub host_selection_max_attempts: u32,
-    /// Endpoints already tried are avoided.
-    pub avoid_previous_hosts: bool,
+    /// Endpoints that retries avoid.
+    pub avoided_hosts: AvoidedHosts,
     /// After so many tries, priorities already tried are avoided (`previous_priorities`); none unless given.
     pub retry_priority: Option<NonZeroU32>,
     /// Response headers that `retriable-headers` repeats; one must match.
@@ -156,7 +154,7 @@ pub(crate) fn retry_policy(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::
             &at.field("host_selection_retry_max_attempts"),
             host_selection_retry_max_attempts,
         )?,
-        avoid_previous_hosts: host_predicates(context, &at.field("retry_host_predicate"), retry_host_predicate)?,
+        avoided_hosts: avoided_hosts(context, &at.field("retry_host_predicate"), retry_host_predicate)?,
         retry_priority: match retry_priority {
             None => None,
             Some(wire) => Some(previous_priorities(context, &at.field("retry_priority"), wire)?),
@@ -242,75 +240,6 @@ fn back_off(at: &FieldPath<'_>, wire: pb::retry_policy::RetryBackOff) -> Parsed<
         return Err(at.field("max_interval").reject(format!("{max:?} must not be below base_interval, {base:?}")));
     }
     Ok((base, max))
-}
-
-/// Whether hosts already tried are avoided, which is the one predicate there is.
-fn host_predicates(
-    context: &Context<'_>,
-    at: &FieldPath<'_>,
-    wire: Vec<pb::retry_policy::RetryHostPredicate>,
-) -> Parsed<bool> {
-    let mut avoid_previous = false;
-    for (index, wire) in wire.into_iter().enumerate() {
-        let at = at.item(index);
-        decide!(wire, at, pb::retry_policy::RetryHostPredicate
-            as "envoy.config.route.v3.RetryPolicy.RetryHostPredicate" {
-            implemented: name, config_type;
-            no_effect: ;
-            unsupported: ;
-        });
-        let config = config_type.map(|pb::retry_policy::retry_host_predicate::ConfigType::TypedConfig(config)| config);
-        let PreviousHostsPredicate {} = only(context, &at, &name, config, PREVIOUS_HOSTS)?;
-        avoid_previous = true;
-    }
-    Ok(avoid_previous)
-}
-
-/// The configuration of a named extension of which only one type, `known`, is supported.
-fn only<M: prost::Message + Default>(
-    context: &Context<'_>,
-    at: &FieldPath<'_>,
-    name: &str,
-    config: Option<Any>,
-    known: &str,
-) -> Parsed<M> {
-    if name.is_empty() {
-        return Err(at.field("name").reject("must not be empty"));
-    }
-    let at = at.field("typed_config");
-    let Some(config) = config else { return Err(at.reject("is required")) };
-    let config = wire::extension(context, &at, config)?;
-    if wire::type_name(&config) != known {
-        return Err(at.reject(format!("{:?} is not supported", config.type_url)));
-    }
-    wire::decode(&at, &config)
-}
-
-const PREVIOUS_HOSTS: &str = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
-const PREVIOUS_PRIORITIES: &str = "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig";
-
-/// After how many tries priorities already tried are avoided, which is the one way there is to choose among them.
-fn previous_priorities(
-    context: &Context<'_>,
-    at: &FieldPath<'_>,
-    wire: pb::retry_policy::RetryPriority,
-) -> Parsed<NonZeroU32> {
-    decide!(wire, at, pb::retry_policy::RetryPriority as "envoy.config.route.v3.RetryPolicy.RetryPriority" {
-        implemented: name, config_type;
-        no_effect: ;
-        unsupported: ;
-    });
-    let config = config_type.map(|pb::retry_policy::retry_priority::ConfigType::TypedConfig(config)| config);
-    let wire: PreviousPrioritiesConfig = only(context, at, &name, config, PREVIOUS_PRIORITIES)?;
-    let at = at.field("typed_config");
-    decide!(wire, at, PreviousPrioritiesConfig
-        as "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig" {
-        implemented: update_frequency;
-        no_effect: ;
-        unsupported: ;
-    });
-    let positive = u32::try_from(update_frequency).ok().and_then(NonZeroU32::new);
-    positive.ok_or_else(|| at.field("update_frequency").reject(format!("{update_frequency} must be above 0")))
 }
 
 const DEFAULT_BASE_INTERVAL: Duration = Duration::from_millis(25);

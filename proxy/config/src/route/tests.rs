@@ -130,7 +130,7 @@ ignore_port_in_host_matching: true
     assert_eq!(retry.on.grpc_codes, (1 << 14) | (1 << 1));
     assert_eq!(retry.retriable_status_codes, [503]);
     assert_eq!((retry.num_retries, retry.host_selection_max_attempts), (2, 5));
-    assert!(retry.avoid_previous_hosts);
+    assert!(retry.avoided_hosts.previous && !retry.avoided_hosts.canaries);
     assert_eq!(retry.retry_priority.map(NonZeroU32::get), Some(2));
     assert_eq!((retry.base_interval, retry.max_interval), (Duration::from_millis(25), Duration::from_millis(250)));
 }

@@ -258,7 +258,9 @@ fn retries(policy: &RetryPolicy) -> Tree {
         "on": Tree::list(conditions(&policy.on)),
         "statuses": if policy.retriable_status_codes.is_empty() { Tree::Nothing } else { Tree::list(policy.retriable_status_codes.clone()) },
         "back_off": format!("{} to {}", duration(policy.base_interval), duration(policy.max_interval)),
-        "avoids_endpoints_tried": policy.avoid_previous_hosts.then_some(true),
+        "avoids_endpoints_tried": policy.avoided_hosts.previous.then_some(true),
+        "avoids_canaries": policy.avoided_hosts.canaries.then_some(true),
+        "avoids_endpoints_by_metadata": (!policy.avoided_hosts.metadata.is_empty()).then_some(true),
     }
 }
 

@@ -51,6 +51,7 @@ mod shared;
 mod stateful_session;
 mod throttle;
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -71,6 +72,8 @@ pub use stateful_session::WantedHost;
 use crate::graph::HttpNode;
 use crate::http::headers::Headers;
 use crate::http::manager::reply::LocalReply;
+use crate::http::manager::stats::ListenerHttpStats;
+use crate::stats::names;
 use crate::worker::Worker;
 
 /// One filter of a chain, in one worker.
@@ -197,12 +200,23 @@ pub struct Filters {
     upgrades: Box<[(Box<str>, Rc<Filters>)]>,
     /// Some of them may change the bodies of requests.
     pub changes_bodies: bool,
+    listener_stats: OnceCell<Arc<ListenerHttpStats>>,
 }
 
 impl Filters {
+    /// What is counted of requests for the listener that has this connection manager.
+    pub fn listener_stats(&self, worker: &Worker, listener: &Arc<str>, stat_prefix: &str) -> Arc<ListenerHttpStats> {
+        let make = || {
+            let known = worker.graph().listeners.get(listener).map(|node| crate::listener::accept::stat_prefix(node));
+            let listener = names::prefix("listener", known.as_ref().unwrap_or(listener));
+            worker.scope(&format!("{listener}{}", names::prefix("http", stat_prefix)))
+        };
+        Arc::clone(self.listener_stats.get_or_init(make))
+    }
+
     /// Makes the filters of `node` for this worker.
     pub fn build(worker: &Rc<Worker>, node: &HttpNode) -> Self {
-        let prefix = crate::stats::names::prefix("http", &node.config.stat_prefix);
+        let prefix = names::prefix("http", &node.config.stat_prefix);
         let maker = Maker { worker, prefix, direction: node.direction, place: Place::Downstream };
         let own = node
             .upgrade_filters()
@@ -212,7 +226,14 @@ impl Filters {
 
     /// Nothing before a router with these settings.
     pub fn none(router: Arc<Router>) -> Self {
-        Self { slots: Vec::new(), router, report: false, changes_bodies: false, upgrades: Box::default() }
+        Self {
+            slots: Vec::new(),
+            router,
+            report: false,
+            changes_bodies: false,
+            upgrades: Box::default(),
+            listener_stats: OnceCell::new(),
+        }
     }
 
     fn chain<'n>(
@@ -244,7 +265,14 @@ impl Filters {
             matches!(config, Compressor(_) | ExtProc(_) | Delegating(_))
         };
         let changes_bodies = filters.0.iter().any(|filter| changes(&filter.config));
-        Self { slots, router: Arc::default(), report: false, changes_bodies, upgrades: Box::default() }
+        Self {
+            slots,
+            router: Arc::default(),
+            report: false,
+            changes_bodies,
+            upgrades: Box::default(),
+            listener_stats: OnceCell::new(),
+        }
     }
 }
 

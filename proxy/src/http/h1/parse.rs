@@ -65,9 +65,12 @@ pub enum HeadError {
     /// A method that nobody registered.
     #[error("unknown method")]
     Method,
-    /// HTTP/1.1 without exactly one host.
-    #[error("missing or repeated host")]
+    /// More than one host.
+    #[error("repeated host")]
     Host,
+    /// HTTP/1.1 without a host.
+    #[error("missing host")]
+    Hostless,
 }
 
 /// What came with a request head.
@@ -294,8 +297,11 @@ fn finish_request(head: &mut RequestHead, limits: &Limits, length: usize) -> Res
     };
     let mut hosts = head.headers.get_all(HeaderId::Host);
     let host = hosts.next().map(<[u8]>::to_vec);
-    if hosts.next().is_some() || (host.is_none() && !http10) {
+    if hosts.next().is_some() {
         return Err(HeadError::Host);
+    }
+    if host.is_none() && !http10 {
+        return Err(HeadError::Hostless);
     }
     drop(hosts);
     if let Some(host) = host {
@@ -514,7 +520,7 @@ mod tests {
         assert_eq!(with("A: b\r\n folded"), Err(HeadError::Syntax("header name")));
         assert_eq!(with("Host: b"), Err(HeadError::Host));
         assert!(matches!(request("GET / HTTP/1.1\nHost: a\n\n"), Err(HeadError::Syntax(_))));
-        assert_eq!(request("GET / HTTP/1.1\r\n\r\n"), Err(HeadError::Host));
+        assert_eq!(request("GET / HTTP/1.1\r\n\r\n"), Err(HeadError::Hostless));
         assert_eq!(request("FETCH / HTTP/1.1\r\nHost: a\r\n\r\n"), Err(HeadError::Method));
         assert_eq!(with("A: 1\r\nB: 1\r\nC: 1\r\nD: 1"), Err(HeadError::TooManyHeaders));
     }

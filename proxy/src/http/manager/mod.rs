@@ -36,7 +36,7 @@ use crate::stream::ConnectionInfo;
 use crate::worker::connections::Registered;
 use crate::worker::socket::Io;
 use crate::worker::{GraphView, Worker};
-use stats::HttpStats;
+use stats::{HttpStats, ListenerHttpStats};
 
 /// A downstream connection and what its requests share.
 pub struct HttpConnection {
@@ -48,6 +48,8 @@ pub struct HttpConnection {
     pub info: Rc<ConnectionInfo>,
     /// Stats of the connection manager.
     pub stats: Arc<HttpStats>,
+    /// The same for its listener.
+    listener_stats: Arc<ListenerHttpStats>,
     /// Where drains are heard of.
     pub registered: Registered,
     /// Why it ends in the middle of requests, where that is the client's fault; as in `%RESPONSE_CODE_DETAILS%`.
@@ -80,11 +82,13 @@ pub async fn serve(worker: Rc<Worker>, node: Arc<HttpNode>, io: Io, info: Rc<Con
     }
     let _counted = Counted { stats: Arc::clone(&stats), start, secure };
     let filters = worker.filters(&node);
+    let listener_stats = filters.listener_stats(&worker, &info.listener, &node.config.stat_prefix);
     let connection = Rc::new(HttpConnection {
         worker,
         node,
         info,
         stats,
+        listener_stats,
         registered,
         broken: Cell::new(None),
         filter_states: ConnectionStates::default(),

@@ -401,6 +401,7 @@ fn conclude(request: &mut Request<'_>) {
     // A redirect that was followed was no response for the client.
     if request.info.response_code.get() != 0 && request.redirects.as_ref().is_none_or(|redirects| !redirects.is_due) {
         stats.response(request.info.response_code.get());
+        connection.listener_stats.response(request.info.response_code.get());
     }
     if !request.filters.slots.is_empty() {
         let graph = Rc::clone(&request.graph);

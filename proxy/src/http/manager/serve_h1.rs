@@ -196,7 +196,7 @@ async fn serve_request(
     let config = &connection.node.config;
     let start = Instant::now();
     if let Some(reply) = overload::abort(connection) {
-        Box::pin(refuse(connection, link, limits, deadlines, reply)).await;
+        Box::pin(refuse(connection, link, limits, deadlines, RequestHead::default(), reply)).await;
         return false;
     }
     deadlines.set(Limit::RequestHeaders, config.request_headers_timeout.map(|limit| start + limit));
@@ -207,11 +207,19 @@ async fn serve_request(
     deadlines.set(Limit::RequestHeaders, None);
     let (parsed, waited) = match read {
         Ok(read) => read,
-        Err(reason) => {
+        Err(Unread::Hostless) => {
+            connection.stats.downstream_rq_http1_total.increment();
+            Box::pin(refuse(connection, link, limits, deadlines, head, missing_host())).await;
+            return false;
+        }
+        Err(Unread::Refused(reply)) => {
             connection.worker.heads.give(head);
-            if let Some(reply) = reason {
-                Box::pin(refuse(connection, link, limits, deadlines, reply)).await;
-            }
+            connection.stats.downstream_rq_http1_total.increment();
+            Box::pin(refuse(connection, link, limits, deadlines, RequestHead::default(), reply)).await;
+            return false;
+        }
+        Err(Unread::Gone) => {
+            connection.worker.heads.give(head);
             return false;
         }
     };
@@ -239,14 +247,24 @@ async fn serve_request(
     drained && exchange.is_reusable()
 }
 
-/// The next head and whether it had to be waited for, or what to answer instead (`None`: nothing, the client is gone).
+/// Why there is no head to serve.
+enum Unread {
+    /// The client is gone.
+    Gone,
+    /// What came is no request.
+    Refused(LocalReply),
+    /// A request that names no host.
+    Hostless,
+}
+
+/// The next head and whether it had to be waited for.
 async fn read_head(
     connection: &HttpConnection,
     link: &Link,
     limits: &Limits,
     deadlines: &Deadlines,
     head: &mut RequestHead,
-) -> Result<(ParsedRequest, bool), Option<LocalReply>> {
+) -> Result<(ParsedRequest, bool), Unread> {
     let mut waited = false;
     let mut looked = LookedAt::default();
     loop {
@@ -260,26 +278,29 @@ async fn read_head(
                 Ok(Some(parsed)) => {
                     link.consume(parsed.length);
                     if head.version == Version::Http10 && !connection.node.config.http1.accept_http_10 {
-                        let reply = low_version();
-                        return Err(Some(reply));
+                        return Err(Unread::Refused(low_version()));
                     }
                     return Ok((parsed, waited));
                 }
                 Ok(None) if link.is_full() => link.grow(limits.max_head_bytes),
                 Ok(None) => {}
+                Err(HeadError::Hostless) => return Err(Unread::Hostless),
                 Err(error) => {
-                    connection.stats.downstream_cx_protocol_error.increment();
-                    return Err(Some(reply_to(error)));
+                    let stats = &connection.stats;
+                    stats.downstream_cx_protocol_error.increment();
+                    stats.downstream_rq_rx_reset.increment();
+                    stats.downstream_rq_response_before_rq_complete.increment();
+                    return Err(Unread::Refused(reply_to(error)));
                 }
             }
         }
         let filled = poll_fn(|cx| {
             if let Poll::Ready(limit) = deadlines.poll(cx) {
-                return Poll::Ready(Err(Some(timeout_reply(connection, limit))));
+                return Poll::Ready(Err(Unread::Refused(timeout_reply(connection, limit))));
             }
             link.poll_fill(cx, false).map(|result| match result {
                 Ok(count) if count > 0 => Ok(()),
-                _ => Err(None),
+                _ => Err(Unread::Gone),
             })
         });
         filled.await?;
@@ -321,11 +342,15 @@ fn low_version() -> LocalReply {
     LocalReply::new(426, "low_version").flag(ResponseFlag::DownstreamProtocolError).body(&b"Upgrade Required"[..])
 }
 
+fn missing_host() -> LocalReply {
+    LocalReply::new(400, "missing_host_header")
+}
+
 fn reply_to(error: HeadError) -> LocalReply {
     let (status, details, body): (u16, &'static str, &'static [u8]) = match error {
         HeadError::TooLarge => (431, "http1.headers_too_large", b"Request Header Fields Too Large"),
         HeadError::TooManyHeaders => (431, "http1.too_many_headers", b"Request Header Fields Too Large"),
-        HeadError::Host => return LocalReply::new(400, "missing_host_header"),
+        HeadError::Host | HeadError::Hostless => return missing_host(),
         HeadError::Version => return low_version(),
         HeadError::Conflict => (400, "http1.content_length_and_chunked_not_allowed", b"Bad Request"),
         HeadError::TransferEncoding => (501, "http1.invalid_transfer_encoding", b"Not Implemented"),
@@ -335,12 +360,13 @@ fn reply_to(error: HeadError) -> LocalReply {
     LocalReply::new(status, details).flag(ResponseFlag::DownstreamProtocolError).body(body)
 }
 
-/// Answers what was not a request, and logs it.
+/// Answers what cannot be served, and logs it with what is known of it.
 async fn refuse(
     connection: &Rc<HttpConnection>,
     link: &Link,
     limits: &Limits,
     deadlines: &Deadlines,
+    head: RequestHead,
     reply: LocalReply,
 ) {
     let parsed = ParsedRequest { length: 0, framing: Framing::None, keep_alive: false, expects_continue: false };
@@ -349,5 +375,5 @@ async fn refuse(
     exchange.set_close();
     let info = StreamInfo::new(Instant::now(), Some(Version::Http11));
     info.cause.set(cause(&connection.node.config, &reply));
-    request::answer(connection, RequestHead::default(), &Downstream::H1(exchange), info, deadlines, reply).await;
+    request::answer(connection, head, &Downstream::H1(exchange), info, deadlines, reply).await;
 }

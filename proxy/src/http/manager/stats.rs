@@ -73,6 +73,33 @@ scope! {
     }
 }
 
+scope! {
+    /// One worker's share of what a connection manager does for one listener (`listener.<prefix>.http.<stat_prefix>.*`).
+    pub struct ListenerHttpStats {
+        downstream_rq_1xx: Counter,
+        downstream_rq_2xx: Counter,
+        downstream_rq_3xx: Counter,
+        downstream_rq_4xx: Counter,
+        downstream_rq_5xx: Counter,
+        downstream_rq_completed: Counter,
+    }
+}
+
+impl ListenerHttpStats {
+    /// Counts a response by its class.
+    pub fn response(&self, status: u16) {
+        self.downstream_rq_completed.increment();
+        match status / 100 {
+            1 => self.downstream_rq_1xx.increment(),
+            2 => self.downstream_rq_2xx.increment(),
+            3 => self.downstream_rq_3xx.increment(),
+            4 => self.downstream_rq_4xx.increment(),
+            5 => self.downstream_rq_5xx.increment(),
+            _ => {}
+        }
+    }
+}
+
 impl HttpStats {
     /// Counts a response by its class.
     pub fn response(&self, status: u16) {

@@ -19,6 +19,7 @@ use crate::http::manager::client_address::client_address;
 use crate::http::manager::request::Request;
 use crate::trace;
 use crate::upstream::admission::{Admission, Admitted, OwnEndpoint, Refused, Seeker, Waited, Wish};
+use crate::upstream::avoid::Avoid;
 use crate::upstream::choice::Known;
 use crate::upstream::clusters::Target;
 use crate::upstream::gate::Place;
@@ -40,8 +41,8 @@ impl Forwarding<'_, '_> {
         }
         let (cluster, wanted) = self.cluster.delegate(worker, wanted).ok_or(Failure::NoHost)?;
         let node = cluster.node();
-        let avoid = self.policy.as_ref().is_some_and(|policy| policy.avoid_previous_hosts);
-        let tried: &[_] = if avoid { &self.tried } else { &[] };
+        let policy = self.policy.as_ref();
+        let avoid = policy.map_or_else(Avoid::default, |policy| Avoid::of(&policy.avoided_hosts, &self.tried));
         let destination = match &node.config.discovery {
             Discovery::OriginalDst(options) => {
                 Some(prepare::original_destination(self.request, options).ok_or(Failure::NoHost)?)
@@ -67,13 +68,13 @@ impl Forwarding<'_, '_> {
             let host = match (session, lone) {
                 (Some(host), _) => Some(host),
                 (None, Some(lone)) => lone.of(&cluster),
-                (None, None) => cluster.pick(worker, wanted, tried),
+                (None, None) => cluster.pick(worker, wanted, avoid),
             };
             return Ok((Target { cluster, host: host.ok_or(Failure::NoHost)? }, None));
         };
         let own = session.map(|host| OwnEndpoint::Session(host.host.address.to_string())).or(lone);
         let request = &*self.request;
-        let mut seeker = Seeker { worker, cluster, wanted, tried, priority: self.action.priority, own };
+        let mut seeker = Seeker { worker, cluster, wanted, avoid, priority: self.action.priority, own };
         let interrupted = |cx: &mut std::task::Context<'_>| attempt::interrupted(request, cx);
         let Admission { result, waited } = seeker.admit(options, || self.wish(options), interrupted).await;
         let cluster = seeker.cluster;

@@ -152,24 +152,38 @@ impl Answered {
     }
 }
 
-/// Counts a request towards an endpoint.
-pub struct Active(Rc<WorkerCluster>, Rc<WorkerHost>);
+/// Counts a request towards an endpoint, until it is dropped: for balancing from when the endpoint was picked, in stats, as Envoy
+/// does, from when it has a stream.
+pub struct Active {
+    cluster: Rc<WorkerCluster>,
+    host: Rc<WorkerHost>,
+    has_stream: bool,
+}
 
 impl Active {
-    /// One request more, until it is dropped.
+    /// One request more for an endpoint that was picked.
     pub fn new(cluster: &Rc<WorkerCluster>, host: &Rc<WorkerHost>) -> Self {
-        cluster.stats.upstream_rq_active.increment();
-        host.stats.rq_active.increment();
         host.begin();
-        Self(Rc::clone(cluster), Rc::clone(host))
+        Self { cluster: Rc::clone(cluster), host: Rc::clone(host), has_stream: false }
+    }
+
+    /// It has a stream.
+    pub fn has_stream(&mut self) {
+        self.has_stream = true;
+        self.cluster.stats.upstream_rq_total.increment();
+        self.cluster.stats.upstream_rq_active.increment();
+        self.host.stats.rq_total.increment();
+        self.host.stats.rq_active.increment();
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.stats.upstream_rq_active.decrement();
-        self.1.stats.rq_active.decrement();
-        self.1.end();
+        self.host.end();
+        if self.has_stream {
+            self.cluster.stats.upstream_rq_active.decrement();
+            self.host.stats.rq_active.decrement();
+        }
     }
 }
 
@@ -190,7 +204,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
     /// Drives the try until there is a response head in the request, a failure, or it is late and goes on. `place` is its
     /// place at the endpoint.
     pub(super) async fn until_head(&mut self, place: Option<Place>) -> Ended {
-        let active = Active::new(self.cluster, self.host);
+        let mut active = Active::new(self.cluster, self.host);
         self.cluster.began(self.action.priority);
         let limits = self.request.deadlines;
         let now = Instant::now();
@@ -221,6 +235,7 @@ impl<'a, 'r> Attempt<'a, 'r> {
                 return Ended::Failed(failure);
             }
         };
+        active.has_stream();
         observe::reached(self.host);
         self.request.route_counts.began();
         self.request.info.upstream_local.set(stream.local_address());

@@ -35,7 +35,7 @@ pub async fn answer(request: &mut Request<'_>, chosen: &Chosen<'_>, cluster: &Wo
     if !suppresses_envoy_headers(request) {
         reply.header("x-envoy-drop-overload", "true");
     }
-    count_local_reply(cluster, reply.status);
+    count_local_reply(request, cluster, reply.status);
     send_local(request, reply, Some(chosen)).await;
 }
 

@@ -20,18 +20,20 @@ use outrigger_policy::balance::Wanted;
 use outrigger_policy::route::fraction_holds;
 
 use super::attempt::Active;
-use super::count_response;
+use super::count_outcome;
 use crate::graph::ClusterNode;
 use crate::http::filter::{BodyObserver, header_mutation};
 use crate::http::h1::parse::Framing;
-use crate::http::headers::Headers;
+use crate::http::headers::{HeaderId, Headers};
 use crate::http::manager::mutate::{self, Mutable};
 use crate::http::manager::request::{Chosen, Request};
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{BodySource, Chunk, Pump, StreamError};
 use crate::trace;
 use crate::upstream::admission::{Admitted, Seeker};
+use crate::upstream::avoid::Avoid;
 use crate::upstream::pool;
+use crate::upstream::response_stats::ResponseOrigin;
 use crate::upstream::stream::UpstreamStream;
 use crate::worker::Worker;
 
@@ -57,6 +59,9 @@ pub fn begin(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Forward, o
         }
         let Some(node) = target(request, policy) else { continue };
         let mut head = head(&request.head, &policy.host);
+        if chosen.virtual_host.include_request_attempt_count {
+            head.headers.set(HeaderId::XEnvoyAttemptCount, b"1");
+        }
         if !policy.mutations.is_empty() {
             mutate::change(&policy.mutations, &mut CopySide { request, head: &mut head });
         }
@@ -135,6 +140,8 @@ fn pass(filters: &UpstreamFilters, request: &Request<'_>, head: &mut RequestHead
 
 fn head(original: &RequestHead, host: &MirrorHost) -> RequestHead {
     let mut head = original.clone();
+    // It is a request of ours.
+    head.headers.set(HeaderId::XEnvoyInternal, b"true");
     match host {
         MirrorHost::Keep => {}
         MirrorHost::Literal(host) => head.set_authority(host.as_bytes()),
@@ -176,17 +183,16 @@ impl Copy {
         let admitted = if cluster.node().config.concurrency.is_some() {
             // A copy takes a place that is free, and never one that somebody waits for.
             let worker = &self.worker;
-            Seeker { worker, cluster: Rc::clone(&cluster), wanted, tried: &[], priority, own: None }.admit_now()
+            Seeker { worker, cluster: Rc::clone(&cluster), wanted, avoid: Avoid::default(), priority, own: None }
+                .admit_now()
         } else {
-            cluster.pick(&self.worker, wanted, &[]).map(|host| Admitted { host, place: None })
+            cluster.pick(&self.worker, wanted, Avoid::default()).map(|host| Admitted { host, place: None })
         };
         let Some(Admitted { host, place }) = admitted else {
             cluster.stats.upstream_cx_none_healthy.increment();
             return;
         };
-        cluster.stats.upstream_rq_total.increment();
-        host.stats.rq_total.increment();
-        let _active = Active::new(&cluster, &host);
+        let mut active = Active::new(&cluster, &host);
         let wanted = pool::Wanted {
             priority,
             downstream: self.head.version,
@@ -214,9 +220,11 @@ impl Copy {
                 Err(_) => return host.stats.rq_error.increment(),
             },
         };
+        active.has_stream();
         match self.exchange(&stream, &host.node.config.http).await {
             Ok(status) => {
-                count_response(&cluster, &host, status);
+                cluster.count_response(&self.worker, status, ResponseOrigin::own(Some(&host.host)));
+                count_outcome(&host, status);
                 stream.finish(Instant::now());
             }
             Err(_) => host.stats.rq_error.increment(),

@@ -44,6 +44,7 @@ use crate::trace;
 use crate::upstream::clusters::WorkerCluster;
 use crate::upstream::dns_cache::{CachedName, Lookup};
 use crate::upstream::host::Host;
+use crate::upstream::response_stats::ResponseOrigin;
 use crate::upstream::worker_host::WorkerHost;
 use crate::worker::deadlines::Limit;
 use affinity::Affinity;
@@ -333,14 +334,18 @@ fn grpc_status(response: &ResponseHead) -> Option<u32> {
     response.headers.get_str(HeaderId::GrpcStatus).and_then(|status| status.parse().ok())
 }
 
-fn count_response(cluster: &WorkerCluster, host: &WorkerHost, status: u16) {
-    cluster.stats.response(status);
+fn count_outcome(host: &WorkerHost, status: u16) {
     if status >= 500 { host.stats.rq_error.increment() } else { host.stats.rq_success.increment() }
 }
 
-/// As Envoy does, answers that we made count for the cluster too.
-fn count_local_reply(cluster: &WorkerCluster, status: u16) {
-    cluster.stats.response(status);
+/// As Envoy does, answers that we made count for the cluster too, and where the last try went.
+fn count_local_reply(request: &Request<'_>, cluster: &WorkerCluster, status: u16) {
+    let host = request.info.upstream_host.borrow();
+    cluster.count_response(
+        &request.connection.worker,
+        status,
+        ResponseOrigin::of(&request.head, None, host.as_deref()),
+    );
 }
 
 /// Applies the mutations of a weighted cluster to the request.

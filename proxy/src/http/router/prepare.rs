@@ -11,7 +11,7 @@ use std::time::Duration;
 use outrigger_config::address::Address;
 use outrigger_config::cluster::{DnsCache, OriginalDstOptions};
 use outrigger_config::route::{
-    Forward, HeaderMatch, HeaderMatcher, HostRewrite, RetryOn, RetryPolicy, WeightedCluster,
+    AvoidedHosts, Forward, HeaderMatch, HeaderMatcher, HostRewrite, RetryOn, RetryPolicy, WeightedCluster,
 };
 use outrigger_policy::route::{rewrite_path, rewrite_path_by_regex};
 
@@ -198,7 +198,7 @@ pub fn default_retry_policy() -> RetryPolicy {
         base_interval: Duration::from_millis(25),
         max_interval: Duration::from_millis(250),
         host_selection_max_attempts: 1,
-        avoid_previous_hosts: false,
+        avoided_hosts: AvoidedHosts::default(),
         retry_priority: None,
         retriable_headers: Vec::new(),
         retriable_request_headers: Vec::new(),

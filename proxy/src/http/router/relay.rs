@@ -22,6 +22,7 @@ use crate::stream::{Kill, Phase, ResponseFlag};
 use crate::trace::{self, Mark};
 use crate::upstream::clusters::WorkerCluster;
 use crate::upstream::feedback;
+use crate::upstream::response_stats::ResponseOrigin;
 use crate::upstream::stream::UpstreamStream;
 use crate::upstream::worker_host::WorkerHost;
 use crate::worker::deadlines::Limit;
@@ -41,7 +42,8 @@ pub async fn relay(
     let idle = request.tries.as_ref().and_then(|tries| tries.idle());
     request.deadlines.set(Limit::PerTryIdle, idle.map(|limit| now + limit));
     let took = now.saturating_duration_since(request.info.start).as_millis() as u64;
-    cluster.stats.upstream_rq_time.record(took);
+    let origin = ResponseOrigin::of(&request.head, Some(&request.response), Some(&host.host));
+    cluster.count_time(&connection.worker, took, origin);
     request.route_counts.took(took);
     trace::exemplar::keep(request, "cluster", &cluster.node().config.stat_name, "upstream_rq_time", now);
     let connected = request.head.is_connect() && (200..300).contains(&request.response.status);

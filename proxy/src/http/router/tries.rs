@@ -16,7 +16,7 @@ use super::body::ReplayBody;
 use super::failure::{self, Failure};
 use super::late::{self, LateTry};
 use super::passage::Passage;
-use super::{Forwarding, count_local_reply, count_response, end, grpc_status, outcome, prepare, redirect, relay};
+use super::{Forwarding, count_local_reply, count_outcome, end, grpc_status, outcome, prepare, redirect, relay};
 use crate::accesslog::LogType;
 use crate::graph::facts;
 use crate::health::observe;
@@ -26,6 +26,7 @@ use crate::http::manager::request::{Request, send_local};
 use crate::stream::{Phase, ResponseFlag};
 use crate::trace;
 use crate::upstream::feedback::Watch;
+use crate::upstream::response_stats::ResponseOrigin;
 use crate::upstream::worker_host::WorkerHost;
 use crate::worker::deadlines::Limit;
 
@@ -110,8 +111,6 @@ impl Forwarding<'_, '_> {
             };
         }
         trace::begin_attempt(self.request);
-        target.cluster.stats.upstream_rq_total.increment();
-        host.stats.rq_total.increment();
         let watch = Watch::begin(&host);
         let mut attempt = Attempt::new(self.request, &self.cluster, &target, self.action, &self.timeouts, body);
         let ended = match attempt.until_head(place).await {
@@ -161,7 +160,9 @@ impl Forwarding<'_, '_> {
             return Next::Late;
         }
         self.end_late(None);
-        count_response(&self.cluster, &host, status);
+        let origin = ResponseOrigin::of(&self.request.head, Some(&self.request.response), Some(&host.host));
+        self.cluster.count_response(&self.request.connection.worker, status, origin);
+        count_outcome(&host, status);
         self.request.route_counts.response(status);
         if self.retries > 0 && retry == Retry::NotWanted && !is_replaced {
             self.request.route_counts.retry_success();
@@ -322,8 +323,8 @@ impl Forwarding<'_, '_> {
         host: &Rc<WorkerHost>,
     ) -> Retry {
         let stats = &self.cluster.stats;
-        let backoff = match decision {
-            Decision::Retry { backoff } => backoff,
+        let (backoff, asked_for) = match decision {
+            Decision::Retry { backoff, asked_for } => (backoff, asked_for),
             Decision::GiveUp(GiveUp::LimitExceeded) => {
                 stats.upstream_rq_retry_limit_exceeded.increment();
                 self.request.route_counts.retry_limit_exceeded();
@@ -346,6 +347,10 @@ impl Forwarding<'_, '_> {
         self.restore();
         let stats = &self.cluster.stats;
         stats.upstream_rq_retry.increment();
+        match asked_for {
+            true => stats.upstream_rq_retry_backoff_ratelimited.increment(),
+            false => stats.upstream_rq_retry_backoff_exponential.increment(),
+        }
         self.request.route_counts.retried();
         self._retrying = Some(permit);
         self.retries += 1;
@@ -379,7 +384,7 @@ impl Forwarding<'_, '_> {
             return Next::Late;
         }
         if failure.is_of_a_try() && late::are_waited_for(self.request) {
-            count_local_reply(&self.cluster, failure.reply(self.request).status);
+            count_local_reply(self.request, &self.cluster, failure.reply(self.request).status);
             return Next::Late;
         }
         self.give_up(failure).await;
@@ -415,7 +420,7 @@ impl Forwarding<'_, '_> {
         if !matches!(failure, Failure::DownstreamGone(_)) {
             let status = failure.reply(self.request).status;
             for _ in 0..=others {
-                count_local_reply(&self.cluster, status);
+                count_local_reply(self.request, &self.cluster, status);
             }
             self.request.route_counts.response(status);
         }

@@ -34,6 +34,7 @@ use crate::stats::names;
 use crate::stream::{Phase, ResponseFlag};
 use crate::trace::Opening;
 use crate::upstream::admission::{Admitted, OwnEndpoint, Refused, Seeker, Wish};
+use crate::upstream::avoid::Avoid;
 use crate::upstream::clusters::WorkerCluster;
 use crate::upstream::connect::{Claim, ConnectError, Counted, Full, Means, connect, take_place};
 use crate::upstream::destination::{destination_in, told_destination};
@@ -288,6 +289,7 @@ impl Session {
         downstream: &mut Io,
     ) -> (Rc<WorkerCluster>, Option<Admitted>) {
         let config = &self.node.config;
+        let avoid = Avoid { tried, policy: None };
         let hash = request_hash(&config.hash_policy, &View(self), |_| String::new());
         let metadata = config.metadata_match.as_deref();
         let wanted = balance::Wanted { hash, metadata, ..balance::Wanted::default() };
@@ -305,14 +307,14 @@ impl Session {
         let Some(options) = node.config.concurrency.as_deref() else {
             let host = match own {
                 Some(own) => own.of(&cluster),
-                None => cluster.pick(&self.worker, wanted, tried),
+                None => cluster.pick(&self.worker, wanted, avoid),
             };
             let admitted = host.map(|host| Admitted { host, place: None });
             let admitted = admitted.or_else(|| self.refused(&cluster, &Refused::NoHost));
             return (cluster, admitted);
         };
         let worker = &self.worker;
-        let mut seeker = Seeker { worker, cluster, wanted, tried, priority: Priority::Default, own };
+        let mut seeker = Seeker { worker, cluster, wanted, avoid, priority: Priority::Default, own };
         // Whatever else ends the session drops this.
         let mut left = pin!(left(downstream));
         let result = seeker.admit(options, || self.wish(options), |cx| left.as_mut().poll(cx)).await.result;
