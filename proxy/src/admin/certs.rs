@@ -99,6 +99,15 @@ fn all(context: &AdminContext) -> Vec<Certificates> {
         if let Some(secret) = any.and_then(|any| tls_pb::Secret::decode(&*any.value).ok()) {
             found.push(of_secret(secret));
         }
+/// Seconds until the first OCSP response expires; 0 if there is none.
+pub(super) fn first_staple_expires(context: &AdminContext) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let graph = context.process.graph.load();
+    let chains = graph.listeners.values().flat_map(|listener| listener.chains.iter());
+    let staples = chains.filter_map(|chain| chain.tls.as_ref()?.expirations().staple());
+    staples.min().map_or(0, |time| time.saturating_sub(now))
+}
+
     }
     // The same context on many clusters is shown once.
     found.retain(|Certificates { authorities, chain }| {

@@ -27,6 +27,7 @@ use webpki::{
 use super::certificate::{Parsed, SubjectAltName};
 use super::error::{TlsError, VerifyFailure};
 use super::intern::{Sha256, hex, sha256};
+use super::origin;
 use super::san;
 use super::trust::{self, Roots, revocation_lists, roots};
 
@@ -119,6 +120,39 @@ impl PeerVerifier {
     /// Whether chains are verified against trusted certificates.
     pub(super) fn has_roots(&self) -> bool {
         self.roots.is_some() || self.domains.is_some()
+    }
+
+    /// Whether both accept the same peers for the same reasons.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        let same_roots = |a: Option<&Arc<Roots>>, b: Option<&Arc<Roots>>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        let same_domains = match (&self.domains, &other.domains) {
+            (Some(a), Some(b)) => a.len() == b.len() && a.keys().all(|name| same_roots(a.get(name), b.get(name))),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        let same_lists = match (&self.revocation_lists, &other.revocation_lists) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        // Equal ones are kept once, so who has the same has the very same.
+        same_roots(self.roots.as_ref(), other.roots.as_ref())
+            && same_domains
+            && same_lists
+            && self.only_verify_leaf_crl == other.only_verify_leaf_crl
+            && self.subject_alt_names == other.subject_alt_names
+            && self.spki_pins == other.spki_pins
+            && self.certificate_hashes == other.certificate_hashes
+            && self.allow_expired == other.allow_expired
+            && self.accept_untrusted == other.accept_untrusted
+            && self.max_verify_depth == other.max_verify_depth
+    }
+
+    /// When the first trusted certificate expires, in Unix seconds.
+    pub(super) fn authorities_expire(&self) -> Option<u64> {
+        let all = self.roots.iter().chain(self.domains.iter().flat_map(HashMap::values));
+        all.filter_map(|roots| roots.first_expires).min()
     }
 
     /// Whether names or pins are checked; a client then has to show a certificate.
@@ -338,6 +372,7 @@ impl PeerVerifier {
             .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
         // An algorithm for another kind of key fails at once.
         if candidates.iter().any(|algorithm| key.verify_signature(*algorithm, message, signed.signature()).is_ok()) {
+            origin::signed(signed.scheme);
             Ok(HandshakeSignatureValid::assertion())
         } else {
             Err(bad)

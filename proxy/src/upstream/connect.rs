@@ -34,7 +34,7 @@ use crate::graph::ClusterShared;
 use crate::istio;
 use crate::listener::internal::{self, Luggage};
 use crate::stream::{ConnectionInfo, TlsInfo};
-use crate::tls::{Ends, HandshakeFailure, Peer};
+use crate::tls::{Ends, Peer};
 use crate::trace::Opening;
 use crate::worker::Worker;
 use crate::worker::socket::{Io, Socket, SocketKind};
@@ -385,21 +385,12 @@ async fn secure(
     let peer = Peer { server_name: sni, certificate_name: means.certificate_name, ends };
     match tls.connect_to(socket, peer, means.alpn).await {
         Ok((stream, info)) => {
-            stats.ssl_handshake.increment();
-            if info.resumed {
-                stats.ssl_session_reused.increment();
-            }
+            stats.handshake(&info);
             let alpn = info.alpn.clone();
             Ok(Connected { io: Io::TlsClient(Box::new(stream)), alpn, tls: Some(Arc::new(info)) })
         }
         Err(error) => {
-            match error.failure() {
-                HandshakeFailure::SubjectAltName => stats.ssl_fail_verify_san.increment(),
-                HandshakeFailure::Pin => stats.ssl_fail_verify_cert_hash.increment(),
-                HandshakeFailure::Untrusted => stats.ssl_fail_verify_error.increment(),
-                HandshakeFailure::Alert | HandshakeFailure::Protocol => stats.ssl_connection_error.increment(),
-                HandshakeFailure::NoPeerCertificate | HandshakeFailure::Staple | HandshakeFailure::Closed => {}
-            }
+            stats.failed_handshake(error.failure());
             Err(ConnectError::Tls(error.to_string()))
         }
     }

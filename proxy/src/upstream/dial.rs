@@ -120,7 +120,7 @@ async fn counted(
 ) -> io::Result<Connection> {
     let counted = CountedIo::begin(Arc::clone(stats), version);
     let limit = cluster.config.connect_timeout;
-    match tokio::time::timeout(limit, connect(cluster, turn, version)).await {
+    match tokio::time::timeout(limit, connect(cluster, turn, version, &counted.stats)).await {
         Ok(Ok(connection)) => Ok(Box::new(counted.connected(connection)) as Connection),
         Ok(Err(error)) => {
             counted.stats.upstream_cx_connect_fail.increment();
@@ -213,7 +213,12 @@ fn member_of(process: &Process, cluster: Arc<ClusterNode>) -> Arc<ClusterNode> {
     fit.or_else(any).map_or_else(|| Arc::clone(&cluster), |member| Arc::clone(member))
 }
 
-async fn connect(cluster: &ClusterNode, turn: usize, version: HttpVersion) -> io::Result<Connection> {
+async fn connect(
+    cluster: &ClusterNode,
+    turn: usize,
+    version: HttpVersion,
+    stats: &ClusterStats,
+) -> io::Result<Connection> {
     let name = &cluster.config.name;
     let Some(host) = choose(&cluster.hosts.hosts, turn) else {
         let reason = format!("cluster {name:?} has no endpoints");
@@ -246,8 +251,14 @@ async fn connect(cluster: &ClusterNode, turn: usize, version: HttpVersion) -> io
             HttpVersion::Http2 => b"h2",
         };
         return match tls.connect(opened, sni, Some(&[alpn.to_vec()])).await {
-            Ok((stream, _)) => Ok(Box::new(stream) as Connection),
-            Err(error) => Err(io::Error::other(format!("cluster {name:?}: {address}: {error}"))),
+            Ok((stream, info)) => {
+                stats.handshake(&info);
+                Ok(Box::new(stream) as Connection)
+            }
+            Err(error) => {
+                stats.failed_handshake(error.failure());
+                Err(io::Error::other(format!("cluster {name:?}: {address}: {error}")))
+            }
         };
     }
     Err(failure.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))

@@ -278,7 +278,9 @@ impl HostShared {
                 let (value, gauge) = match metric {
                     Metric::Counter(value) => (value as i64, false),
                     Metric::Gauge(value) => (value.unwrap_or(0), true),
-                    Metric::StatusCounters(_) | Metric::Histogram(_) | Metric::Hidden => return,
+                    Metric::StatusCounters(_) | Metric::NamedCounters(_) | Metric::Histogram(_) | Metric::Hidden => {
+                        return;
+                    }
                 };
                 match totals.get_mut(position) {
                     Some(total) => total.1 += value,

@@ -1,6 +1,7 @@
 //! TLS with other people's programs: who may connect to whom, and what each side says about it if not.
 
 mod clients;
+mod counted;
 mod keeping;
 mod mesh;
 mod others;
