@@ -6,6 +6,7 @@ mod keeping;
 mod mesh;
 mod others;
 mod pki;
+mod problems;
 mod rotation;
 mod servers;
 mod sessions;
