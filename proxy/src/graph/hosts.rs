@@ -417,6 +417,7 @@ pub(crate) mod tests {
             update_merge_window: Duration::from_secs(1),
             max_requests_per_connection: None,
             ignore_health_on_host_removal: false,
+            retire_within: None,
             outlier_detection: None,
             close_connections_on_host_health_failure: false,
             health_checks: Box::default(),

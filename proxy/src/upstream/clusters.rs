@@ -3,7 +3,7 @@
 //! Owns the balancer state, the pools and the stats of one worker, and carries them over graph swaps. Never opens
 //! connections (see `pool`).
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -24,7 +24,7 @@ use super::lone_hosts::Forwarded;
 use super::stats::{ClusterStats, QueueStats};
 use super::vacancy::make_room;
 use super::worker_host::WorkerHost;
-use crate::graph::{ClusterNode, facts, same_hosts};
+use crate::graph::{ClusterNode, Graph, facts, same_hosts};
 use crate::http::h2::stats::Http2Stats;
 use crate::stats::names;
 use crate::worker::Worker;
@@ -33,6 +33,8 @@ use crate::worker::Worker;
 #[derive(Default)]
 pub struct WorkerClusters {
     by_name: RefCell<HashMap<Arc<str>, Rc<WorkerCluster>>>,
+    /// The generation of the graph that all of them were last brought up to date with.
+    followed: Cell<u64>,
 }
 
 /// One cluster on one worker.
@@ -85,6 +87,18 @@ impl WorkerClusters {
             }
             keep
         });
+    }
+
+    /// Brings all of them up to date: for some no request may come that would.
+    pub fn follow(&self, worker: &Worker, graph: &Graph) {
+        if self.followed.replace(graph.generation) == graph.generation {
+            return;
+        }
+        for (name, cluster) in &*self.by_name.borrow() {
+            if let Some(node) = graph.clusters.get(name) {
+                cluster.update(worker, node);
+            }
+        }
     }
 
     /// Closes an idle connection of a cluster if that helps a request of another worker.
@@ -187,12 +201,17 @@ impl WorkerCluster {
         let old = self.node.replace(Arc::clone(node));
         let parts = node.config.balancing.close_connections_on_change && !same_hosts(&old.hosts, &node.hosts);
         let same_connections = !parts && Arc::ptr_eq(&old.config, &node.config) && old.tls.same(&node.tls);
+        let limit = node.config.retire_within.filter(|_| !old.tls.same_trust(&node.tls));
+        let retire = |host: &Rc<WorkerHost>| match limit {
+            Some(limit) => host.retire_within(limit),
+            None => host.retire(),
+        };
         let mut known: HashMap<*const HostShared, Rc<WorkerHost>> = HashMap::new();
         for host in self.hosts.borrow_mut().drain(..).flatten() {
             if same_connections {
                 known.insert(Arc::as_ptr(&host.host.shared), host);
             } else {
-                host.retire();
+                retire(&host);
             }
         }
         let carried = node.hosts.hosts.iter().map(|host| {
@@ -212,10 +231,10 @@ impl WorkerCluster {
         }
         if !same_connections {
             for (_, host) in self.destinations.borrow_mut().drain() {
-                host.retire();
+                retire(&host);
             }
             for (_, forwarded) in self.forwarded.borrow_mut().drain() {
-                forwarded.host.retire();
+                retire(&forwarded.host);
             }
         }
         if let Some(gate) = node.shared.gate_if_used() {

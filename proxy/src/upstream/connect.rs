@@ -23,6 +23,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::clusters::WorkerCluster;
+use super::cut::Cut;
 use super::host::Host;
 use super::key::{ConnectionKey, Fit};
 use super::proxy_header;
@@ -96,12 +97,19 @@ pub struct Counted {
     id: u64,
     /// What TLS showed.
     tls: OnceCell<Arc<TlsInfo>>,
+    /// Ends it, where that may be necessary.
+    cut: OnceCell<Rc<Cut>>,
 }
 
 impl Counted {
     /// Whose connection it is.
     pub fn host(&self) -> &Rc<WorkerHost> {
         &self.host
+    }
+
+    /// It was made with a certificate that has been replaced, and has had its time.
+    pub fn is_cut(&self) -> bool {
+        self.cut.get().is_some_and(|cut| cut.is_done())
     }
 
     /// Says for whose requests it is made.
@@ -189,7 +197,8 @@ impl Drop for Counted {
         stats.upstream_cx_active.decrement();
         stats.upstream_cx_destroy.increment();
         stats.upstream_cx_length_ms.record(self.start.elapsed().as_millis() as u64);
-        match self.end.get() {
+        let (by, in_use) = self.end.get();
+        match (if self.is_cut() { EndedBy::Us } else { by }, in_use) {
             (by, true) => stats.destroyed_while_active(by),
             (EndedBy::Us, false) => stats.upstream_cx_destroy_local.increment(),
             (EndedBy::Upstream, false) => stats.upstream_cx_destroy_remote.increment(),
@@ -267,6 +276,7 @@ pub fn take_place(
         waited: false,
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         tls: OnceCell::new(),
+        cut: OnceCell::new(),
     })
 }
 
@@ -336,6 +346,12 @@ pub async fn connect(worker: &Rc<Worker>, counted: &Counted, means: &Means<'_>) 
             Address::Ip(_) | Address::Pipe { .. } => open_host(host, &node.config, means).await?,
         };
         counted.set_connected();
+        if node.config.retire_within.is_some()
+            && let Some(cut) = counted.host().cuts.add(&socket)
+        {
+            // Nobody else sets it.
+            let _ = counted.cut.set(cut);
+        }
         if let Some(header) = counted.host().proxy_header() {
             socket.write_all(&header_of(header, means.downstream, &socket, host)).await.map_err(ConnectError::Io)?;
         }

@@ -8,6 +8,7 @@ pub mod choice;
 pub mod choice_stats;
 pub mod clusters;
 pub mod connect;
+pub mod cut;
 pub mod destination;
 pub mod dial;
 pub mod dns;

@@ -7,6 +7,7 @@ mod mesh;
 mod others;
 mod pki;
 mod problems;
+mod retiring;
 mod rotation;
 mod servers;
 mod sessions;

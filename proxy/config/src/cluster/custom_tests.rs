@@ -145,6 +145,19 @@ fn proxied_transports_wrap_others() {
 }
 
 #[test]
+fn connections_may_be_cut_after_a_rotation() {
+    let within = |fields: &str| {
+        with(&format!("metadata: {{filter_metadata: {{outrigger.tls: {{{fields}}}}}}}")).map(|got| got.retire_within)
+    };
+    assert_eq!(within("retire_within: 60s").unwrap(), Some(Duration::from_secs(60)));
+    assert_eq!(within("").unwrap(), None);
+    assert_refused(
+        with("metadata: {filter_metadata: {outrigger.tls: {retire_within: 0s}}}"),
+        "metadata.filter_metadata[\"outrigger.tls\"].retire_within: 0s must be above zero",
+    );
+}
+
+#[test]
 fn connections_are_made_as_configured() {
     let cluster = with(
         "preconnect_policy: {per_upstream_preconnect_ratio: 1.5}, connection_pool_per_downstream_connection: true, \

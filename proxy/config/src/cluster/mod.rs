@@ -95,6 +95,9 @@ pub struct Cluster {
     /// Says which of them an endpoint has, in place of what each of them asks for.
     pub transport_matcher: Option<Box<Matcher<usize>>>,
     /// SO_KEEPALIVE of its connections.
+    /// Connections that were made with a certificate or trust that has been replaced are cut after this; unless given,
+    /// they may take as long as what they carry.
+    pub retire_within: Option<Duration>,
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// In which order the addresses of an endpoint are tried.
     pub happy_eyeballs: HappyEyeballs,
