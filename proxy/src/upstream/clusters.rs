@@ -222,7 +222,8 @@ impl WorkerCluster {
             }
             let same_place = kept.host.address == host.address
                 && kept.host.additional_addresses == host.additional_addresses
-                && kept.host.hostname == host.hostname;
+                && kept.host.hostname == host.hostname
+                && kept.host.http_proxy == host.http_proxy;
             Some(if same_place { kept } else { kept.moved(Arc::clone(host), Arc::clone(node)) })
         });
         *self.hosts.borrow_mut() = carried.collect();

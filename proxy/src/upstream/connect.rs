@@ -25,6 +25,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::clusters::WorkerCluster;
 use super::cut::Cut;
 use super::host::Host;
+use super::http_tunnel::{self, TunnelError};
 use super::key::{ConnectionKey, Fit};
 use super::proxy_header;
 use super::stats::{ClusterStats, EndedBy};
@@ -55,6 +56,9 @@ pub enum ConnectError {
     /// TLS failed.
     #[error("TLS_error: {0}")]
     Tls(String),
+    /// The HTTP proxy on the way did not lead to the endpoint.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
     /// Another request made the connection that this one waited for, and failed.
     #[error("{0}")]
     Shared(String),
@@ -341,9 +345,10 @@ pub async fn connect(worker: &Rc<Worker>, counted: &Counted, means: &Means<'_>) 
     let node = Arc::clone(&counted.host().node);
     let attempt = async {
         let host = &counted.host().host;
-        let mut socket = match &host.address {
-            Address::Internal(address) => enter(worker, counted.host(), address, means)?,
-            Address::Ip(_) | Address::Pipe { .. } => open_host(host, &node.config, means).await?,
+        let mut socket = match (&host.http_proxy, &host.address) {
+            (Some(proxy), _) => open(&proxy.address, &node.config, means.unacknowledged).await?,
+            (None, Address::Internal(address)) => enter(worker, counted.host(), address, means)?,
+            (None, Address::Ip(_) | Address::Pipe { .. }) => open_host(host, &node.config, means).await?,
         };
         counted.set_connected();
         if node.config.retire_within.is_some()
@@ -351,6 +356,9 @@ pub async fn connect(worker: &Rc<Worker>, counted: &Counted, means: &Means<'_>) 
         {
             // Nobody else sets it.
             let _ = counted.cut.set(cut);
+        }
+        if let Some(proxy) = host.http_proxy.as_ref().filter(|proxy| proxy.tunnel) {
+            http_tunnel::open(&mut socket, &proxy.address, &host.address, &host.hostname).await?;
         }
         if let Some(header) = counted.host().proxy_header() {
             socket.write_all(&header_of(header, means.downstream, &socket, host)).await.map_err(ConnectError::Io)?;
@@ -374,7 +382,9 @@ pub async fn connect(worker: &Rc<Worker>, counted: &Counted, means: &Means<'_>) 
         Err(error) => {
             match error {
                 ConnectError::Timeout => cluster.stats.upstream_cx_connect_timeout.increment(),
-                ConnectError::Io(_) | ConnectError::Immediate(..) => counted.set_end(EndedBy::Upstream, false),
+                ConnectError::Io(_) | ConnectError::Immediate(..) | ConnectError::Tunnel(_) => {
+                    counted.set_end(EndedBy::Upstream, false)
+                }
                 ConnectError::Tls(_) | ConnectError::Shared(_) => {}
             }
             cluster.stats.upstream_cx_connect_fail.increment();

@@ -21,8 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::host::Host;
-use super::proxy_header;
 use super::stats::ClusterStats;
+use super::{http_tunnel, proxy_header};
 use crate::graph::ClusterNode;
 use crate::graph::tls_inputs::plain_upstream;
 use crate::process::Process;
@@ -225,7 +225,10 @@ async fn connect(
         return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, reason));
     };
     let mut failure = None;
-    for address in std::iter::once(&host.address).chain(&host.additional_addresses) {
+    let proxy = host.http_proxy.as_ref();
+    let own = std::iter::once(&host.address).chain(&host.additional_addresses);
+    let addresses: Vec<&Address> = proxy.map_or_else(|| own.collect(), |proxy| vec![&*proxy.address]);
+    for address in addresses {
         let mut opened = match open(address, &cluster.config).await {
             Ok(opened) => opened,
             Err(error) => {
@@ -233,6 +236,10 @@ async fn connect(
                 continue;
             }
         };
+        if let Some(proxy) = proxy.filter(|proxy| proxy.tunnel) {
+            let tunnel = http_tunnel::open(&mut opened, &proxy.address, &host.address, &host.hostname).await;
+            tunnel.map_err(|error| io::Error::other(format!("cluster {name:?}: {error}")))?;
+        }
         let transport = cluster.config.transports().nth(host.transport);
         if let Some(header) = transport.and_then(UpstreamTransport::proxy_header) {
             // Nobody but us wants this connection.
@@ -430,6 +437,7 @@ mod tests {
             preconnect: false,
             health_check: None,
             passed: None,
+            http_proxy: None,
             shared: Arc::default(),
         })
     }

@@ -20,6 +20,7 @@ pub mod grpc_stream;
 pub mod h1;
 pub mod h2;
 pub mod host;
+pub mod http_tunnel;
 pub mod key;
 pub mod lone_hosts;
 pub mod pool;
