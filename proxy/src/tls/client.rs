@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::adapter::{Expected, ServerVerifier};
 use super::error::{HandshakeError, HandshakeFailure, TlsError};
 use super::expiration::{Expirations, SecretNames};
 use super::identity::Identities;
@@ -24,7 +25,7 @@ use super::key_log::{Ends, KeyLog};
 use super::origin::{Origin, Origins, noted};
 use super::provider::{provider, signature_schemes, versions};
 use super::sessions::Sessions;
-use super::verify::{Expected, PeerRole, PeerVerifier, ServerVerifier};
+use super::verify::{PeerRole, PeerVerifier};
 use crate::stream::TlsInfo;
 
 /// Whom to connect to.

@@ -3,6 +3,7 @@
 //! Owns rustls configurations, how peers are verified and what is known of certificates. Never reads secrets from a
 //! control plane or watches files: resolved certificates and validations come in, and a change means a new context.
 
+mod adapter;
 mod certificate;
 mod client;
 mod error;

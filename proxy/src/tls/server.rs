@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
+use super::adapter::ClientVerifier;
 use super::client::{alpn_values, warn_left_out};
 use super::error::{HandshakeError, HandshakeFailure, TlsError};
 use super::expiration::{Expirations, SecretNames};
@@ -27,7 +28,7 @@ use super::ocsp::Stapling;
 use super::origin::noted;
 use super::provider::{provider, signature_schemes, versions};
 use super::tickets::{session_store, ticketer};
-use super::verify::{ClientVerifier, PeerRole, PeerVerifier};
+use super::verify::{PeerRole, PeerVerifier};
 use crate::listener::filters::{Parse, client_hello};
 use crate::stream::TlsInfo;
 
@@ -186,8 +187,12 @@ impl ServerTls {
                 Arc::new(logged)
             }
         };
-        // The first message is looked at before there is a future.
-        let (stream, note) = noted(async { start.into_stream(config).await }).await;
+        let handshake = async {
+            // The first message is looked at before there is a future.
+            let rest = start.into_stream(config);
+            rest.await
+        };
+        let (stream, note) = noted(handshake).await;
         let stream = stream?;
         let connection = stream.get_ref().1;
         let verifier = self.verifier.as_deref();

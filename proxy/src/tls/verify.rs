@@ -1,9 +1,8 @@
 //! Whether a peer's certificate is accepted.
 //!
-//! Owns the checks of `CertificateValidationContext` and their adapters to rustls. As in Envoy, no host name is checked
+//! Owns the checks of `CertificateValidationContext`. As in Envoy, no host name is checked
 //! unless the configuration asks for it. Never chooses our own certificate.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -11,10 +10,9 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use outrigger_config::tls::{SanMatcher, Validation};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, PeerMisbehaved, ProtocolVersion,
     SignatureScheme,
@@ -160,6 +158,11 @@ impl PeerVerifier {
         !self.subject_alt_names.is_empty() || self.has_pins()
     }
 
+    /// Whether there is anything to go by.
+    pub(super) fn can_accept(&self) -> bool {
+        self.has_roots() || self.has_names_or_pins() || self.accept_untrusted
+    }
+
     fn has_pins(&self) -> bool {
         !self.spki_pins.is_empty() || !self.certificate_hashes.is_empty()
     }
@@ -179,7 +182,7 @@ impl PeerVerifier {
         }
     }
 
-    fn accept(
+    pub(super) fn accept(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -332,7 +335,7 @@ impl PeerVerifier {
     }
 
     /// What the peer may sign the handshake with, the best first.
-    fn verify_schemes(&self) -> Vec<SignatureScheme> {
+    pub(super) fn verify_schemes(&self) -> Vec<SignatureScheme> {
         let known = self.algorithms.supported_schemes();
         match &self.schemes {
             None => known,
@@ -342,7 +345,7 @@ impl PeerVerifier {
 
     /// Checks that the peer holds the key. Works on the bare key, because peers that are not verified may send
     /// certificates that webpki would not take (version 1, say).
-    fn verify_signature(
+    pub(super) fn verify_signature(
         &self,
         version: ProtocolVersion,
         message: &[u8],
@@ -437,7 +440,7 @@ fn public_key(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, String> {
     }
 }
 
-fn failure(failure: VerifyFailure) -> CertificateError {
+pub(super) fn failure(failure: VerifyFailure) -> CertificateError {
     CertificateError::Other(OtherError(Arc::new(failure)))
 }
 
@@ -492,118 +495,6 @@ fn parse_hash(hash: &str) -> Result<Sha256, TlsError> {
         return Ok(out);
     }
     Err(TlsError::Pin { field: "verify_certificate_hash", value: hash.to_owned(), expected: "a hex-encoded SHA-256" })
-}
-
-/// Checks clients.
-#[derive(Debug)]
-pub(super) struct ClientVerifier {
-    pub(super) peer: Arc<PeerVerifier>,
-    /// Clients without a certificate are turned away.
-    pub(super) mandatory: bool,
-}
-
-impl ClientCertVerifier for ClientVerifier {
-    fn client_auth_mandatory(&self) -> bool {
-        self.mandatory
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.peer.hints()
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        if !self.peer.has_roots() && !self.peer.has_names_or_pins() && !self.peer.accept_untrusted {
-            return Err(rustls::Error::InvalidCertificate(failure(VerifyFailure::Nothing)));
-        }
-        self.peer.accept(end_entity, intermediates, None, now)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.peer.verify_signature(ProtocolVersion::TLSv1_2, message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.peer.verify_signature(ProtocolVersion::TLSv1_3, message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.peer.verify_schemes()
-    }
-}
-
-/// Checks servers.
-#[derive(Debug)]
-pub(super) struct ServerVerifier {
-    pub(super) peer: Arc<PeerVerifier>,
-    pub(super) expected: Expected,
-}
-
-/// Whom the certificate of a server must be for.
-#[derive(Debug)]
-pub(super) enum Expected {
-    /// As the validation context says.
-    Configured,
-    /// The name we sent (`auto_sni_san_validation`).
-    ServerName,
-    /// This name.
-    Name(String),
-}
-
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let name = match &self.expected {
-            Expected::Configured => None,
-            Expected::ServerName => Some(server_name.to_str()),
-            Expected::Name(name) => Some(Cow::Borrowed(name.as_str())),
-        };
-        self.peer.accept(end_entity, intermediates, name.as_deref(), now)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.peer.verify_signature(ProtocolVersion::TLSv1_2, message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.peer.verify_signature(ProtocolVersion::TLSv1_3, message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.peer.verify_schemes()
-    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub mod pool;
 pub mod preconnect;
 pub mod proxy_header;
 pub mod repeated_call;
+pub mod socket;
 pub mod stats;
 pub mod stream;
 pub mod vacancy;
