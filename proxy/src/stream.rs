@@ -111,6 +111,9 @@ pub struct TlsInfo {
     pub stapling: Option<crate::tls::Stapling>,
     /// The group of the key exchange, as OpenSSL calls it.
     pub group: &'static str,
+    /// The algorithm that the peer signed the handshake with, as OpenSSL calls it; that of the first handshake where a
+    /// session was taken up again, and empty without a certificate.
+    pub peer_signature: &'static str,
     /// Our own certificate, the leaf first.
     pub local: Option<Arc<CertifiedKey>>,
     /// From the beginning of the connection to the end of the handshake.

@@ -23,7 +23,7 @@ pub type Namespaces = BTreeMap<String, MetadataMap>;
 pub(crate) fn by_namespace(at: &FieldPath<'_>, wire: core::Metadata) -> Namespaces {
     decide!(wire, at, core::Metadata as "envoy.config.core.v3.Metadata" {
         implemented: filter_metadata;
-        no_effect: typed_filter_metadata = "nothing reads typed metadata";
+        no_effect: typed_filter_metadata = "nothing reads it but the way to endpoints, where it names an HTTP proxy";
         unsupported: ;
     });
     filter_metadata.into_iter().map(|(name, wire)| (name, object(wire))).collect()

@@ -175,6 +175,7 @@ pub fn host(port: u16) -> Arc<Host> {
         preconnect: false,
         health_check: None,
         passed: None,
+        http_proxy: None,
         shared: Arc::new(HostShared::default()),
     })
 }

@@ -43,7 +43,7 @@ pub(super) fn write(operator: &Operator, facts: &Facts<'_>, out: &mut Vec<u8>) -
         },
         // A host that was chosen but not reached has no remote address yet.
         Operator::UpstreamRemoteAddress(part) => match (&*info.upstream_host.borrow(), local_address(info)) {
-            (Some(host), Some(_)) => address(&host.address, *part, out),
+            (Some(host), Some(_)) => address(host.peer(), *part, out),
             _ => Given::Absent,
         },
         Operator::UpstreamTransportFailureReason => {

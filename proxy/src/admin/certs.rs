@@ -1,6 +1,7 @@
 //! `/certs`: all certificates in use, and when the first of them expires.
 //!
-//! Owns where certificates are looked for: TLS contexts in the graph, and secrets. Never trusts or loads one for use.
+//! Owns where certificates are looked for (TLS contexts in the graph, and secrets), and what counts as a problem with
+//! them. Never trusts or loads one for use.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,10 +19,13 @@ use serde_json::{Value, json};
 use super::context::AdminContext;
 use super::pretty::{indented, timestamp};
 use super::response::{JSON, Response};
+use crate::graph::history::ResourceHistory;
 use crate::tls::{CertificateFacts, SubjectAltName, certificate_details};
 
 /// Certificates of one context or secret.
 struct Certificates {
+    /// Such as `secret "a"`.
+    of: String,
     authorities: Vec<(String, CertificateFacts)>,
     chain: Vec<(String, CertificateFacts)>,
 }
@@ -39,16 +43,52 @@ pub(super) fn certs(context: &AdminContext) -> Response {
             "expiration_time": whole_seconds(facts.not_after),
         })
     };
-    let certificates: Vec<Value> = all(context)
+    let all = all(context);
+    let certificates: Vec<Value> = all
         .iter()
-        .map(|Certificates { authorities, chain }| {
+        .map(|Certificates { of: _, authorities, chain }| {
             json!({
                 "ca_cert": authorities.iter().map(shown).collect::<Vec<_>>(),
                 "cert_chain": chain.iter().map(shown).collect::<Vec<_>>(),
             })
         })
         .collect();
-    Response::whole(StatusCode::OK, JSON, indented(&json!({ "certificates": certificates }), 0) + "\n")
+    let mut page = json!({ "certificates": certificates });
+    let mut problems = refusals(context);
+    problems.extend(all.iter().flat_map(|found| out_of_time(found, now)));
+    if !problems.is_empty() {
+        page["problems"] = problems.into();
+    }
+    Response::whole(StatusCode::OK, JSON, indented(&page, 0) + "\n")
+}
+
+/// Secrets whose last update could not be used, which Envoy's page does not tell.
+fn refusals(context: &AdminContext) -> Vec<Value> {
+    let problem = |(name, history): (Arc<str>, ResourceHistory)| {
+        let refusal = history.refusal?;
+        let since = history.failing_since.unwrap_or(refusal.record.updated);
+        Some(json!({
+            "of": format!("secret {name:?}"),
+            "problem": refusal.details,
+            "refused_version": refusal.record.version,
+            "since": timestamp(since),
+            "predecessor_in_use": history.active.is_some(),
+        }))
+    };
+    context.configuration.resources(ResourceKind::Secret).into_iter().filter_map(problem).collect()
+}
+
+/// Certificates that are not valid at this time.
+fn out_of_time(found: &Certificates, now: SystemTime) -> impl Iterator<Item = Value> {
+    found.authorities.iter().chain(&found.chain).filter_map(move |(path, facts)| {
+        let (problem, key, time) = match (facts.not_before, facts.not_after) {
+            (_, until) if until < now => ("expired", "since", until),
+            (from, _) if from > now => ("not valid yet", "until", from),
+            _ => return None,
+        };
+        let serial = &facts.serial;
+        Some(json!({ "of": found.of, "path": path, "serial_number": serial, "problem": problem, key: timestamp(time) }))
+    })
 }
 
 /// Days until the first certificate expires; the most there is if there is none.
@@ -57,6 +97,15 @@ pub(super) fn days_until_first_expires(context: &AdminContext) -> u64 {
     let all = all(context);
     let certificates = all.iter().flat_map(|found| found.authorities.iter().chain(&found.chain));
     certificates.map(|(_, facts)| facts.days_until_expiration(now)).min().unwrap_or(u32::MAX.into())
+}
+
+/// Seconds until the first OCSP response expires; 0 if there is none.
+pub(super) fn first_staple_expires(context: &AdminContext) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let graph = context.process.graph.load();
+    let chains = graph.listeners.values().flat_map(|listener| listener.chains.iter());
+    let staples = chains.filter_map(|chain| chain.tls.as_ref()?.expirations().staple());
+    staples.min().map_or(0, |time| time.saturating_sub(now))
 }
 
 fn alt_name(name: &SubjectAltName) -> Option<Value> {
@@ -81,7 +130,11 @@ fn all(context: &AdminContext) -> Vec<Certificates> {
     clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
     for cluster in clusters {
         found.extend(
-            cluster.config.transports().filter_map(|transport| transport.tls()).map(|tls| of_context(&tls.common)),
+            cluster
+                .config
+                .transports()
+                .filter_map(|transport| transport.tls())
+                .map(|tls| of_context(format!("cluster {:?}", cluster.config.name), &tls.common)),
         );
     }
     let mut listeners: Vec<_> = graph.listeners.values().collect();
@@ -89,19 +142,19 @@ fn all(context: &AdminContext) -> Vec<Certificates> {
     for listener in listeners {
         for chain in listener.config.filter_chains.iter().chain(&listener.config.default_filter_chain) {
             if let DownstreamTransport::Tls(tls) = &chain.transport {
-                found.push(of_context(&tls.common));
+                found.push(of_context(format!("listener {:?}", listener.config.name), &tls.common));
             }
         }
     }
-    for (_, history) in context.configuration.resources(ResourceKind::Secret) {
+    for (name, history) in context.configuration.resources(ResourceKind::Secret) {
         let record = history.active.or(history.warming);
         let any = record.and_then(|record| record.resource);
         if let Some(secret) = any.and_then(|any| tls_pb::Secret::decode(&*any.value).ok()) {
-            found.push(of_secret(secret));
+            found.push(of_secret(format!("secret {name:?}"), secret));
         }
     }
     // The same context on many clusters is shown once.
-    found.retain(|Certificates { authorities, chain }| {
+    found.retain(|Certificates { of: _, authorities, chain }| {
         let serials = |list: &[(String, CertificateFacts)]| {
             list.iter().map(|(path, facts)| (path.clone(), facts.serial.clone())).collect::<Vec<_>>()
         };
@@ -110,7 +163,7 @@ fn all(context: &AdminContext) -> Vec<Certificates> {
     found
 }
 
-fn of_context(tls: &CommonTls) -> Certificates {
+fn of_context(of: String, tls: &CommonTls) -> Certificates {
     let mut chain = Vec::new();
     for source in &tls.certificates {
         if let CertificateSource::Inline(certificate) = source {
@@ -124,7 +177,7 @@ fn of_context(tls: &CommonTls) -> Certificates {
         ValidationSource::Inline(validation) => Some(Arc::clone(validation)),
         ValidationSource::Sds { default, .. } => default.clone(),
     };
-    Certificates { authorities: validation.map(|validation| authorities(&validation)).unwrap_or_default(), chain }
+    Certificates { of, authorities: validation.map(|validation| authorities(&validation)).unwrap_or_default(), chain }
 }
 
 /// Trusted certificates, those of trust domains among them.
@@ -133,22 +186,20 @@ fn authorities(validation: &Validation) -> Vec<(String, CertificateFacts)> {
     std::iter::once(&validation.trusted_ca_pem).chain(bundles).flat_map(|pem| read(&inline(), pem)).collect()
 }
 
-fn of_secret(secret: tls_pb::Secret) -> Certificates {
+fn of_secret(of: String, secret: tls_pb::Secret) -> Certificates {
     use tls_pb::secret::Type;
     let read = |source: Option<DataSource>| {
         let (path, pem) = source.and_then(bytes_of).unwrap_or_default();
         read(&path, &pem)
     };
-    match secret.r#type {
-        Some(Type::TlsCertificate(certificate)) => Certificates {
-            authorities: Vec::new(),
-            chain: read(certificate.certificate_chain).into_iter().take(1).collect(),
-        },
-        Some(Type::ValidationContext(context)) => {
-            Certificates { authorities: read(context.trusted_ca), chain: Vec::new() }
+    let (authorities, chain) = match secret.r#type {
+        Some(Type::TlsCertificate(certificate)) => {
+            (Vec::new(), read(certificate.certificate_chain).into_iter().take(1).collect())
         }
-        _ => Certificates { authorities: Vec::new(), chain: Vec::new() },
-    }
+        Some(Type::ValidationContext(context)) => (read(context.trusted_ca), Vec::new()),
+        _ => (Vec::new(), Vec::new()),
+    };
+    Certificates { of, authorities, chain }
 }
 
 fn bytes_of(source: DataSource) -> Option<(String, Vec<u8>)> {

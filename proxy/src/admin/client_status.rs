@@ -44,7 +44,7 @@ pub(super) fn status(context: &AdminContext, request: ClientStatusRequest) -> Re
 }
 
 fn resource(kind: ResourceKind, name: &str, history: &ResourceHistory, contents: bool) -> GenericXdsConfig {
-    let ResourceHistory { is_static, active, warming, draining, refusal } = history;
+    let ResourceHistory { is_static, active, warming, draining, refusal, failing_since: _ } = history;
     let record = active.as_ref().or(warming.as_ref()).or(draining.as_ref());
     let (status, client_status) = match (is_static, refusal, record) {
         (true, ..) => (ConfigStatus::Unknown, ClientResourceStatus::Unknown),

@@ -2,6 +2,8 @@
 //!
 //! Owns the prefixes of clusters, listeners and what their filter chains do. Never counts anything.
 
+use std::collections::BTreeMap;
+
 use outrigger_config::cluster::Discovery;
 
 use crate::graph::{Application, ClusterNode, Graph, ListenerNode};
@@ -11,6 +13,7 @@ use crate::listener::stats::ListenerStats;
 use crate::scope;
 use crate::stats::{Scope, names};
 use crate::tcp::stats::TcpStats;
+use crate::tls::Expirations;
 use crate::upstream::stats::ClusterStats;
 
 scope! {
@@ -23,23 +26,28 @@ scope! {
 }
 
 scope! {
-    /// What `cluster.<name>.*` has more where upstreams are spoken to by TLS.
-    struct SecureClusterStats {
+    /// What `cluster.<name>.*` and `listener.<address>.*` have more where there is TLS. Not all of it can happen on both
+    /// sides.
+    struct SecureStats {
         connection_error: Counter = "ssl.connection_error",
         fail_verify_cert_hash: Counter = "ssl.fail_verify_cert_hash",
         fail_verify_error: Counter = "ssl.fail_verify_error",
+        fail_verify_no_cert: Counter = "ssl.fail_verify_no_cert",
         fail_verify_san: Counter = "ssl.fail_verify_san",
         handshake: Counter = "ssl.handshake",
+        no_certificate: Counter = "ssl.no_certificate",
+        ocsp_staple_failed: Counter = "ssl.ocsp_staple_failed",
+        ocsp_staple_omitted: Counter = "ssl.ocsp_staple_omitted",
+        ocsp_staple_requests: Counter = "ssl.ocsp_staple_requests",
+        ocsp_staple_responses: Counter = "ssl.ocsp_staple_responses",
+        session_reused: Counter = "ssl.session_reused",
     }
 }
 
 scope! {
-    /// What `listener.<address>.*` has more where TLS is terminated.
-    struct SecureListenerStats {
-        connection_error: Counter = "ssl.connection_error",
-        fail_verify_error: Counter = "ssl.fail_verify_error",
-        handshake: Counter = "ssl.handshake",
-        no_certificate: Counter = "ssl.no_certificate",
+    /// `ssl.certificate.<name>.*`
+    struct CertificateStats {
+        expiration_unix_time_seconds: Gauge,
     }
 }
 
@@ -48,9 +56,8 @@ scope! {
 struct Unused {
     cluster: ClusterStats,
     discovered: DiscoveredClusterStats,
-    secure_cluster: SecureClusterStats,
     listener: ListenerStats,
-    secure_listener: SecureListenerStats,
+    secure: SecureStats,
     http: HttpStats,
     listener_http: ListenerHttpStats,
     tcp: TcpStats,
@@ -75,7 +82,8 @@ impl Unused {
             visit(&prefix, &self.discovered);
         }
         if cluster.config.transports().any(|transport| transport.tls().is_some()) {
-            visit(&prefix, &self.secure_cluster);
+            visit(&prefix, &self.secure);
+            certificates(&prefix, cluster.tls.all().map(|tls| tls.expirations()), visit);
         }
     }
 
@@ -83,7 +91,9 @@ impl Unused {
         let prefix = names::prefix("listener", &stat_prefix(listener));
         visit(&prefix, &self.listener);
         if listener.chains.iter().any(|chain| chain.tls.is_some()) {
-            visit(&prefix, &self.secure_listener);
+            visit(&prefix, &self.secure);
+            let contexts = listener.chains.iter().filter_map(|chain| chain.tls.as_ref());
+            certificates(&prefix, contexts.map(|tls| tls.expirations()), visit);
         }
         for chain in &listener.chains {
             match &chain.application {
@@ -96,5 +106,19 @@ impl Unused {
                 Application::Missing => {}
             }
         }
+    }
+}
+
+/// Shows when certificates expire. As with Envoy, the last context that has one of a name decides.
+fn certificates<'a>(
+    prefix: &str,
+    contexts: impl Iterator<Item = &'a Expirations>,
+    visit: &mut dyn FnMut(&str, &dyn Scope),
+) {
+    let all: BTreeMap<&str, u64> = contexts.flat_map(Expirations::certificates).collect();
+    for (name, time) in all {
+        let stats = CertificateStats::default();
+        stats.expiration_unix_time_seconds.set(i64::try_from(time).unwrap_or(i64::MAX));
+        visit(&format!("{prefix}ssl.certificate.{}.", names::sanitize(name)), &stats);
     }
 }

@@ -3,7 +3,7 @@
 //! Owns the names.
 
 use super::Admin;
-use super::certs::days_until_first_expires;
+use super::certs::{days_until_first_expires, first_staple_expires};
 use crate::scope;
 
 scope! {
@@ -61,5 +61,7 @@ impl Admin {
         // There is no table of names in which stats are looked up.
         self.gauges.stats_recent_lookups.set(0);
         self.gauges.days_until_first_cert_expiring.set(i64::try_from(days).unwrap_or(i64::MAX));
+        let staple = first_staple_expires(&self.context);
+        self.gauges.seconds_until_first_ocsp_response_expiring.set(i64::try_from(staple).unwrap_or(i64::MAX));
     }
 }

@@ -37,6 +37,10 @@ impl GraphManager {
                 let new = &build.node.hosts;
                 let resized = moved && old.map_or(!new.hosts.is_empty(), |old| !same_hosts(&old.node.hosts, new));
                 self.dirty |= changed;
+                // Not again for each new certificate.
+                if build.node.tls.accept_anybody() && !old.is_some_and(|old| old.node.tls.accept_anybody()) {
+                    tracing::warn!("cluster {name:?}: no trusted CA in a TLS context: any server is accepted");
+                }
                 self.clusters.insert(Arc::clone(name), build);
                 if moved && self.is_changed_by_hand(name) && self.put_by_hand(name) {
                     self.rebalance(name);

@@ -44,6 +44,8 @@ pub struct ResourceHistory {
     pub draining: Option<Record>,
     /// The last attempt, if it failed.
     pub refusal: Option<Refusal>,
+    /// Since when all attempts have failed.
+    pub failing_since: Option<SystemTime>,
 }
 
 impl ResourceHistory {
@@ -94,6 +96,7 @@ impl History {
         history.is_static = is_static;
         history.warming = Some(record);
         history.refusal = None;
+        history.failing_since = None;
     }
 
     pub(super) fn activated(&mut self, kind: ResourceKind, name: &Arc<str>) {
@@ -104,7 +107,9 @@ impl History {
     }
 
     pub(super) fn refused(&mut self, kind: ResourceKind, name: &Arc<str>, refusal: Refusal) {
-        self.entry(kind, name).refusal = Some(refusal);
+        let history = self.entry(kind, name);
+        history.failing_since.get_or_insert(refusal.record.updated);
+        history.refusal = Some(refusal);
     }
 
     /// What was in use drains if `drains`.
@@ -113,6 +118,7 @@ impl History {
         let active = history.active.take();
         history.warming = None;
         history.refusal = None;
+        history.failing_since = None;
         if drains {
             history.draining = active;
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use outrigger_config::address::{Address, EndpointAddress};
 use outrigger_config::cluster::{
-    Assignment, Cluster, Discovery, DnsFamily, Endpoint, HealthStatus, Locality, LocalityEndpoints, Probe,
+    Assignment, Cluster, Discovery, DnsFamily, Endpoint, HealthStatus, HttpProxy, Locality, LocalityEndpoints, Probe,
 };
 use outrigger_config::units::Fraction;
 use outrigger_policy::balance::{self, BalanceOptions, Health, HostSet, LevelHealth, Policy};
@@ -79,6 +79,7 @@ impl HostInputs<'_> {
                     let said =
                         Said { transport: endpoint.transport.as_deref(), balancing: endpoint.metadata.as_deref() };
                     host.transport = transport_of(self.cluster, said, of_locality);
+                    host.http_proxy = http_proxy(self.cluster, host.transport, endpoint.http_proxy.as_ref());
                     host.preconnect =
                         self.cluster.preconnect.as_ref().is_some_and(|policy| may_preconnect(policy, said));
                     host.metadata = endpoint.metadata.clone();
@@ -198,6 +199,11 @@ impl HostInputs<'_> {
     }
 }
 
+/// The HTTP proxy to an endpoint with this transport, which may name one itself.
+pub(crate) fn http_proxy(cluster: &Cluster, transport: usize, named: Option<&Arc<Address>>) -> Option<HttpProxy> {
+    cluster.transports().nth(transport)?.http_proxy(named)
+}
+
 fn make(endpoint: &Endpoint, address: Address, priority: u32, at: &Arc<Locality>, shared: Arc<HostShared>) -> Host {
     let Endpoint {
         address: configured,
@@ -210,6 +216,7 @@ fn make(endpoint: &Endpoint, address: Address, priority: u32, at: &Arc<Locality>
         transport: _,
         health_check: _,
         passed,
+        http_proxy: _,
     } = endpoint;
     // The name that was resolved is the host's name unless it has one of its own.
     let hostname = match configured {
@@ -230,6 +237,7 @@ fn make(endpoint: &Endpoint, address: Address, priority: u32, at: &Arc<Locality>
         preconnect: false,
         health_check: None,
         passed: passed.clone(),
+        http_proxy: None,
         shared,
     }
 }
@@ -249,6 +257,7 @@ fn same(a: &Host, b: &Host) -> bool {
         preconnect,
         health_check,
         passed,
+        http_proxy,
         shared,
     } = a;
     *address == b.address
@@ -261,6 +270,7 @@ fn same(a: &Host, b: &Host) -> bool {
         && *health == b.health
         && *metadata == b.metadata
         && *passed == b.passed
+        && *http_proxy == b.http_proxy
         && *transport == b.transport
         && *preconnect == b.preconnect
         && *health_check == b.health_check
@@ -349,6 +359,7 @@ pub(crate) mod tests {
             transport: None,
             health_check: None,
             passed: None,
+            http_proxy: None,
         };
         Assignment {
             name: "a".into(),
@@ -405,6 +416,7 @@ pub(crate) mod tests {
             },
             transport: UpstreamTransport::Raw,
             transport_matches: Vec::new(),
+            retire_within: None,
             transport_matcher: None,
             requests: None,
             tcp_keepalive: None,

@@ -12,7 +12,7 @@ use outrigger_config::tls::{
 };
 
 use super::resources::{certificate, ticket_keys, validation};
-use crate::tls::{ClientTls, ServerTls, TlsError};
+use crate::tls::{ClientTls, SecretNames, ServerTls, TlsError};
 
 /// Finds a secret; `None` as source means the bootstrap.
 pub type FindSecret<'a> = dyn Fn(&Arc<str>, Option<&ConfigSource>) -> Option<Arc<Secret>> + 'a;
@@ -41,6 +41,7 @@ pub struct TlsInputs {
     /// The base that `validation` is merged over.
     base: Option<Arc<Validation>>,
     ticket_keys: Option<Arc<TicketKeys>>,
+    names: SecretNames,
 }
 
 impl TlsInputs {
@@ -49,6 +50,11 @@ impl TlsInputs {
         let mut inputs = Self::default();
         let mut complete = true;
         for source in &common.certificates {
+            let name = match source {
+                CertificateSource::Inline(_) => None,
+                CertificateSource::Sds { name, .. } => Some(Arc::clone(name)),
+            };
+            inputs.names.certificates.push(name);
             match source {
                 CertificateSource::Inline(found) => inputs.certificates.push(Arc::clone(found)),
                 CertificateSource::Sds { name, source } => match find(name, source.as_ref()) {
@@ -71,6 +77,7 @@ impl TlsInputs {
                     let other = || SecretError::OtherKind { name: Arc::clone(name), expected };
                     inputs.validation = Some(Arc::clone(validation(&secret).ok_or_else(other)?));
                     inputs.base = default.clone();
+                    inputs.names.authorities = Some(Arc::clone(name));
                 }
                 None if source.is_none() => return Err(SecretError::Unknown(Arc::clone(name))),
                 None => complete = false,
@@ -123,12 +130,14 @@ impl TlsInputs {
     /// A context for downstream.
     pub fn server(&self, config: &DownstreamTls) -> Result<Arc<ServerTls>, TlsError> {
         let ticket_keys = self.ticket_keys.as_deref();
-        ServerTls::build_with(config, &self.certificates, self.merged().as_ref(), ticket_keys).map(Arc::new)
+        let built = ServerTls::build_with(config, &self.certificates, self.merged().as_ref(), ticket_keys)?;
+        Ok(Arc::new(built.with_names(self.names.clone())))
     }
 
     /// A context for upstream.
     pub fn client(&self, config: &UpstreamTls) -> Result<Arc<ClientTls>, TlsError> {
-        ClientTls::build(config, &self.certificates, self.merged().as_ref()).map(Arc::new)
+        let built = ClientTls::build(config, &self.certificates, self.merged().as_ref())?;
+        Ok(Arc::new(built.with_names(self.names.clone())))
     }
 }
 
@@ -194,6 +203,7 @@ mod tests {
             validation: Some(Arc::default()),
             base: None,
             ticket_keys: Some(Arc::new(TicketKeys { keys: vec![[ticket; 80]], files: Vec::new() })),
+            names: SecretNames::default(),
         };
         assert!(inputs(b"a", 1).same(&inputs(b"a", 1)));
         assert!(!inputs(b"a", 1).same(&inputs(b"a", 2)) && inputs(b"a", 1).same_trust(&inputs(b"a", 2)));

@@ -26,11 +26,30 @@ impl Transports {
         }
     }
 
+    /// All contexts.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<ClientTls>> {
+        self.default.iter().chain(self.matched.iter().flatten())
+    }
+
+    /// Whether any of them accepts any server.
+    pub fn accept_anybody(&self) -> bool {
+        self.all().any(|tls| tls.accepts_anybody())
+    }
+
     /// Whether these are the very same contexts.
     pub fn same(&self, other: &Self) -> bool {
+        self.all_are(other, Arc::ptr_eq)
+    }
+
+    /// Whether these show the same certificates and accept the same servers.
+    pub fn same_trust(&self, other: &Self) -> bool {
+        self.all_are(other, |a, b| a.same_trust(b))
+    }
+
+    fn all_are(&self, other: &Self, same: impl Fn(&Arc<ClientTls>, &Arc<ClientTls>) -> bool) -> bool {
         let same = |a: &Option<Arc<ClientTls>>, b: &Option<Arc<ClientTls>>| match (a, b) {
             (None, None) => true,
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (Some(a), Some(b)) => same(a, b),
             _ => false,
         };
         same(&self.default, &other.default)

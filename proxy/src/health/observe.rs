@@ -69,9 +69,11 @@ pub fn not_connected(process: &Process, host: &WorkerHost, error: &ConnectError)
     match error {
         // Our own limit says nothing of the endpoint.
         ConnectError::Timeout => timed_out(process, host),
-        ConnectError::Io(_) | ConnectError::Immediate(..) | ConnectError::Tls(_) | ConnectError::Shared(_) => {
-            unreachable(process, host)
-        }
+        ConnectError::Io(_)
+        | ConnectError::Immediate(..)
+        | ConnectError::Tls(_)
+        | ConnectError::Tunnel(_)
+        | ConnectError::Shared(_) => unreachable(process, host),
     }
 }
 

@@ -20,7 +20,7 @@ use super::internal::{Luggage, client_address};
 use super::stats::{ListenerShare, ListenerStats};
 use crate::graph::ListenerNode;
 use crate::overload::{CONNECTIONS_PREFIX, Hook, RefusedStats, limits};
-use crate::upstream::connect::set_keepalive;
+use crate::upstream::socket::set_keepalive;
 use crate::worker::Worker;
 use crate::worker::socket::{Socket, SocketKind};
 

@@ -50,7 +50,9 @@ scope! {
         extension_config_missing: UsedCounter,
         no_filter_chain_match: Counter,
         no_certificate: UsedCounter = "ssl.no_certificate",
+        ssl_ciphers: NamedCounters = "ssl.ciphers",
         ssl_connection_error: UsedCounter = "ssl.connection_error",
+        ssl_curves: NamedCounters = "ssl.curves",
         ssl_fail_verify_cert_hash: UsedCounter = "ssl.fail_verify_cert_hash",
         ssl_fail_verify_error: UsedCounter = "ssl.fail_verify_error",
         ssl_fail_verify_no_cert: UsedCounter = "ssl.fail_verify_no_cert",
@@ -61,6 +63,8 @@ scope! {
         ssl_ocsp_staple_requests: UsedCounter = "ssl.ocsp_staple_requests",
         ssl_ocsp_staple_responses: UsedCounter = "ssl.ocsp_staple_responses",
         ssl_session_reused: UsedCounter = "ssl.session_reused",
+        ssl_sigalgs: NamedCounters = "ssl.sigalgs",
+        ssl_versions: NamedCounters = "ssl.versions",
     }
 }
 
@@ -86,6 +90,10 @@ impl ListenerStats {
     /// A handshake is done.
     pub fn handshake(&self, info: &TlsInfo) {
         self.ssl_handshake.increment();
+        self.ssl_ciphers.increment(info.cipher);
+        self.ssl_curves.increment(info.group);
+        self.ssl_sigalgs.increment(info.peer_signature);
+        self.ssl_versions.increment(info.version);
         if info.resumed {
             self.ssl_session_reused.increment();
         }

@@ -108,6 +108,39 @@ impl StatusCounters {
     }
 }
 
+/// Counts by names out of a short list that is fixed in the program, made on first use.
+#[derive(Debug, Default)]
+pub struct NamedCounters(OnceLock<Box<[Named; NAMES]>>);
+
+#[derive(Debug, Default)]
+struct Named {
+    name: OnceLock<&'static str>,
+    count: Counter,
+}
+
+/// More than there are cipher suites, groups or signature algorithms.
+const NAMES: usize = 16;
+
+impl NamedCounters {
+    /// Counts one more of this name. An empty name is none.
+    pub fn increment(&self, name: &'static str) {
+        if name.is_empty() {
+            return;
+        }
+        let all = self.0.get_or_init(Box::default);
+        // One thread writes: whoever gets a place keeps it.
+        if let Some(found) = all.iter().find(|named| *named.name.get_or_init(|| name) == name) {
+            found.count.increment();
+        }
+    }
+
+    /// The names seen, in the order in which they were, with their counts.
+    pub fn values(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let all = self.0.get().into_iter().flat_map(|all| all.iter());
+        all.filter_map(|named| Some((*named.name.get()?, named.count.value())))
+    }
+}
+
 /// A [`Counter`] that is shown once it has counted: what depends on what happens, such as response classes.
 #[derive(Debug, Default)]
 pub struct UsedCounter(Counter);
@@ -152,6 +185,8 @@ pub enum Metric<'a> {
     Gauge(Option<i64>),
     /// Counts by status code; shown as `<name>_<code>`, such as `upstream_rq_200`.
     StatusCounters(&'a StatusCounters),
+    /// Counts by name; shown as `<name>.<one of them>`, such as `ssl.versions.TLSv1.3`.
+    NamedCounters(&'a NamedCounters),
     /// A histogram.
     Histogram(&'a Histogram),
     /// One that is shown only once it is used, and is not.
@@ -185,6 +220,12 @@ impl AsMetric for Gauge {
 impl AsMetric for StatusCounters {
     fn as_metric(&self) -> Metric<'_> {
         Metric::StatusCounters(self)
+    }
+}
+
+impl AsMetric for NamedCounters {
+    fn as_metric(&self) -> Metric<'_> {
+        Metric::NamedCounters(self)
     }
 }
 
@@ -248,5 +289,17 @@ mod tests {
             gauge.set(value);
             assert_eq!(gauge.value(), value);
         }
+    }
+
+    #[test]
+    fn names_are_counted_as_long_as_there_is_place() {
+        let counters = NamedCounters::default();
+        for name in ["P-256", "", "X25519", "P-256"] {
+            counters.increment(name);
+        }
+        assert_eq!(counters.values().collect::<Vec<_>>(), [("P-256", 2), ("X25519", 1)]);
+        let more = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
+        more.iter().for_each(|name| counters.increment(name));
+        assert_eq!((counters.values().count(), counters.values().last()), (NAMES, Some(("n", 1))));
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::buckets::{self, Values};
-use super::{Histogram, Metric, Scope};
+use super::{Histogram, Metric, NAMES, Scope};
 
 /// All scopes of the process.
 #[derive(Default)]
@@ -261,6 +261,11 @@ impl Registry {
                     }
                     baseline.extend(values);
                 }
+                Metric::NamedCounters(counters) => {
+                    let mut values = [0; NAMES];
+                    values.iter_mut().zip(counters.values()).for_each(|(value, (_, count))| *value = count);
+                    baseline.extend(values);
+                }
                 Metric::Gauge(_) | Metric::Histogram(_) | Metric::Hidden => baseline.push(0),
             });
             entry.baseline = baseline.into();
@@ -284,6 +289,7 @@ fn total(scope: &dyn Scope) -> u64 {
             Metric::Counter(value) => value,
             Metric::Gauge(value) => value.map_or(0, |value| value as u64),
             Metric::StatusCounters(counters) => counters.values().map(|(_, count)| count).sum(),
+            Metric::NamedCounters(counters) => counters.values().map(|(_, count)| count).sum(),
             Metric::Histogram(histogram) => histogram.count(),
             Metric::Hidden => 0,
         };
@@ -317,6 +323,12 @@ fn add_scope(
                 for (code, count) in counters.values() {
                     let since = count.wrapping_sub(before(at + usize::from(code) - 100));
                     add_counter(all, &format!("{full}_{code}"), since, wanted);
+                }
+            }
+            Metric::NamedCounters(counters) => {
+                position = at + NAMES;
+                for (index, (value, count)) in counters.values().enumerate() {
+                    add_counter(all, &format!("{full}.{value}"), count.wrapping_sub(before(at + index)), wanted);
                 }
             }
             Metric::Gauge(value) => {

@@ -97,6 +97,8 @@ enum Interrupt {
     EndpointGone,
     /// Its endpoint has failed, and the cluster wants its sessions to end then.
     EndpointFailed,
+    /// It was made with a certificate that has been replaced, and has had its time.
+    Retired,
     /// Somebody ended it by hand.
     Killed,
 }
@@ -181,6 +183,10 @@ impl Session {
         let watched = !sets_user_timeout(&active.host.node.config);
         let ends_with_drain = self.node.config.check_drain_close;
         let outcome = poll_fn(|cx| {
+            // Looks like the endpoint's end.
+            if active.is_cut() {
+                return Poll::Ready(Err(Interrupt::Retired));
+            }
             let end = relay.poll(cx, &self.worker.buffers);
             let written = meter.up.written;
             let moved = meter.update(relay.up(), relay.down());
@@ -308,6 +314,7 @@ impl Session {
                 self.info.cause.set(Some(Cause::Time { limit, field }));
             }
             Interrupt::Killed => self.info.set_details("killed_by_operator"),
+            Interrupt::Retired => self.info.set_details("upstream_certificate_replaced"),
             Interrupt::Drained | Interrupt::EndpointFailed | Interrupt::EndpointGone => {}
         }
     }
@@ -376,6 +383,11 @@ impl ActiveSession {
         cluster.stats.upstream_rq_total.increment();
         cluster.stats.upstream_rq_active.increment();
         Self { cluster, host, held, _place: place }
+    }
+
+    /// The connection to the endpoint was cut. One that carries requests breaks by itself.
+    fn is_cut(&self) -> bool {
+        matches!(&self.held, Held::Connection(counted) if counted.is_cut())
     }
 
     /// Says who ends the connection to the endpoint. One that carries requests goes by itself.

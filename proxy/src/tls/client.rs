@@ -8,21 +8,24 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 
 use outrigger_config::tls::{CommonTls, TlsCertificate, UpstreamTls, Validation};
-use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, HandshakeKind};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::adapter::{Expected, ServerVerifier};
 use super::error::{HandshakeError, HandshakeFailure, TlsError};
+use super::expiration::{Expirations, SecretNames};
 use super::identity::Identities;
 use super::info::tls_info;
 use super::key_log::{Ends, KeyLog};
+use super::origin::{Origin, Origins, noted};
 use super::provider::{provider, signature_schemes, versions};
 use super::sessions::Sessions;
-use super::verify::{Expected, PeerRole, PeerVerifier, ServerVerifier};
+use super::verify::{PeerRole, PeerVerifier};
 use crate::stream::TlsInfo;
 
 /// Whom to connect to.
@@ -45,11 +48,14 @@ pub struct ClientTls {
     /// The same, but the certificate has to be for the name that is sent; made on first use.
     matching: OnceLock<Arc<ClientConfig>>,
     max_session_keys: u32,
+    origins: Origins,
     verifier: Arc<PeerVerifier>,
     local_uri_sans: Vec<String>,
     local_principal: Arc<str>,
     key_log: Option<KeyLog>,
     local: Option<Arc<CertifiedKey>>,
+    identities: Arc<Identities>,
+    expirations: Expirations,
 }
 
 impl ClientTls {
@@ -74,20 +80,24 @@ impl ClientTls {
         let validation = validation.unwrap_or(&nothing);
         let algorithms = provider.signature_verification_algorithms;
         let verifier = PeerVerifier::build(PeerRole::Server, validation, algorithms, schemes)?;
-        if !verifier.has_roots() && !verifier.has_names_or_pins() {
-            tracing::warn!(sni = sni.as_str(), "no trusted CA for an upstream TLS context: any server is accepted");
-        }
+        let expirations = Expirations {
+            names: SecretNames::default(),
+            certificates: identities.expirations(),
+            authorities: verifier.authorities_expire(),
+            staple: None,
+        };
         let verifier = Arc::new(verifier);
         let adapter = ServerVerifier {
             peer: verifier.clone(),
             expected: if *auto_sni_san_validation { Expected::ServerName } else { Expected::Configured },
         };
         let versions = versions(common.versions, &provider)?;
+        let identities = Arc::new(identities);
         let mut rustls = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&versions)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(adapter))
-            .with_client_cert_resolver(Arc::new(identities));
+            .with_client_cert_resolver(identities.clone());
         rustls.alpn_protocols = alpn_values(&common.alpn)?;
         rustls.resumption = match max_session_keys {
             0 => Resumption::disabled(),
@@ -99,12 +109,36 @@ impl ClientTls {
             match_server_name: *auto_sni_san_validation,
             matching: OnceLock::new(),
             max_session_keys: *max_session_keys,
+            origins: Origins::default(),
             verifier,
             local_uri_sans,
             local_principal,
             key_log: common.key_log.as_deref().map(KeyLog::open).transpose()?,
             local,
+            identities,
+            expirations,
         })
+    }
+
+    /// Says what secrets its certificates are from.
+    pub fn with_names(mut self, names: SecretNames) -> Self {
+        self.expirations.names = names;
+        self
+    }
+
+    /// When what it is made of expires.
+    pub fn expirations(&self) -> &Expirations {
+        &self.expirations
+    }
+
+    /// Whether both show the same certificates and accept the same servers.
+    pub fn same_trust(&self, other: &Self) -> bool {
+        self.identities.same(&other.identities) && self.verifier.same(&other.verifier)
+    }
+
+    /// Whether any server is accepted, whoever has certified it.
+    pub fn accepts_anybody(&self) -> bool {
+        !self.verifier.has_roots() && !self.verifier.has_names_or_pins()
     }
 
     /// Does the client's side of a handshake. `server_name` is sent, or else the configured one; nothing is sent when
@@ -152,11 +186,21 @@ impl ClientTls {
             }
         };
         let connector = TlsConnector::from(config);
-        let stream = match alpn {
-            None => connector.connect(name, io).await?,
-            Some(list) => connector.with_alpn(list.to_vec()).connect(name, io).await?,
+        let handshake = match alpn {
+            None => connector.connect(name, io),
+            Some(list) => connector.with_alpn(list.to_vec()).connect(name, io),
         };
-        let mut info = tls_info(stream.get_ref().1, Some(&self.verifier), &self.local_uri_sans, &self.local_principal);
+        let (stream, mut note) = noted(handshake).await;
+        let stream = stream?;
+        let connection = stream.get_ref().1;
+        if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
+            note.earlier = self.origins.of(sent);
+        } else if self.max_session_keys > 0 {
+            let group = connection.negotiated_key_exchange_group().map(|group| group.name());
+            self.origins.began(sent, Origin { group, ..note.seen });
+        }
+        let verifier = Some(&*self.verifier);
+        let mut info = tls_info(connection, verifier, &self.local_uri_sans, &self.local_principal, note);
         info.local.clone_from(&self.local);
         info.sni = (!sent.is_empty()).then(|| sent.into());
         Ok((stream, info))

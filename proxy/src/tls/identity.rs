@@ -32,6 +32,8 @@ pub(super) struct Identity {
     server_names: Vec<String>,
     /// URI names of the certificate.
     pub(super) uri_sans: Vec<String>,
+    /// Unix seconds.
+    expires: u64,
     /// What it is called where one name must do: its first URI name, else its first DNS name, else its subject.
     principal: Arc<str>,
 }
@@ -89,7 +91,8 @@ impl Identity {
             }
         };
         let must_staple = leaf.must_staple();
-        Ok(Self { certified: Arc::new(certified), staple, must_staple, server_names, uri_sans, principal })
+        let expires = leaf.validity().1.as_secs();
+        Ok(Self { certified: Arc::new(certified), staple, must_staple, server_names, uri_sans, expires, principal })
     }
 
     /// The certificate for a handshake, with its OCSP response as long as that holds.
@@ -210,6 +213,23 @@ impl Identities {
     /// Whether any handshake depends on what clients say about OCSP.
     pub(super) fn staple(&self) -> bool {
         self.0.iter().any(|identity| identity.staple.is_some())
+    }
+
+    /// Whether both are the same certificates, in order.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        // Equal ones are kept once.
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+
+    /// When each of them expires, in Unix seconds.
+    pub(super) fn expirations(&self) -> Vec<u64> {
+        self.0.iter().map(|identity| identity.expires).collect()
+    }
+
+    /// When the first of their OCSP responses does; 0 for one that does not say.
+    pub(super) fn first_staple_expires(&self) -> Option<u64> {
+        let staples = self.0.iter().filter_map(|identity| identity.staple.as_ref());
+        staples.map(|(staple, _)| staple.expires().unwrap_or(0)).min()
     }
 
     /// The names that all certificates are for, in order.

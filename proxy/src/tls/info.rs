@@ -7,7 +7,8 @@ use std::sync::Arc;
 use rustls::{CommonState, HandshakeKind};
 
 use super::certificate::peer_certificate;
-use super::provider::{group_name, suite_name, version_name};
+use super::origin::Note;
+use super::provider::{group_name, scheme_name, suite_name, version_name};
 use super::verify::PeerVerifier;
 use crate::stream::TlsInfo;
 
@@ -17,7 +18,12 @@ pub(super) fn tls_info(
     verifier: Option<&PeerVerifier>,
     local_uri_sans: &[String],
     local_principal: &Arc<str>,
+    note: Note,
 ) -> TlsInfo {
+    let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+    let origin = if resumed { note.earlier.unwrap_or_default() } else { note.seen };
+    // TLS 1.2 exchanges no keys when a session is taken up again.
+    let group = connection.negotiated_key_exchange_group().map(|group| group.name()).or(origin.group);
     let chain = connection.peer_certificates().unwrap_or_default();
     let verified = verifier.is_some_and(|verifier| verifier.is_verified(chain));
     TlsInfo {
@@ -28,9 +34,10 @@ pub(super) fn tls_info(
         local_uri_sans: local_uri_sans.to_vec(),
         local_principal: Arc::clone(local_principal),
         sni: None,
-        resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        resumed,
         stapling: None,
-        group: connection.negotiated_key_exchange_group().map_or("", |group| group_name(group.name())),
+        group: group.map_or("", group_name),
+        peer_signature: origin.scheme.map_or("", scheme_name),
         local: None,
         handshake: std::time::Duration::ZERO,
     }

@@ -26,6 +26,11 @@ pub enum Stapling {
 }
 
 impl Staple {
+    /// Until when it holds, in Unix seconds, if it says so.
+    pub(super) fn expires(&self) -> Option<u64> {
+        self.next_update.map(|time| time.as_secs())
+    }
+
     /// Reads a DER-encoded response for the certificate with the given serial number.
     pub(super) fn read(der: &[u8], serial: &[u8]) -> Result<Self, String> {
         let broken = |error: x509_cert::der::Error| format!("not a valid OCSP response: {error}");
@@ -87,7 +92,7 @@ impl Staple {
 /// # Errors
 /// Why it cannot be stapled to that certificate.
 pub fn staple_holds_until(der: &[u8], serial: &[u8]) -> Result<Option<u64>, String> {
-    Staple::read(der, serial).map(|staple| staple.next_update.map(|time| time.as_secs()))
+    Staple::read(der, serial).map(|staple| staple.expires())
 }
 
 /// What a policy says; `staple` is the response with whether it still holds.

@@ -13,6 +13,7 @@ use rustls::{CipherSuite, ProtocolVersion, SignatureScheme, SupportedCipherSuite
 
 use super::error::TlsError;
 use super::intern::{Interned, sha256_parts};
+use super::origin::Noting;
 
 /// What is used of TLS, in order of preference. Equal choices share one provider.
 pub(super) fn provider(common: &CommonTls) -> Result<Arc<CryptoProvider>, TlsError> {
@@ -91,6 +92,11 @@ pub(super) fn group_name(group: NamedGroup) -> &'static str {
     }
 }
 
+/// OpenSSL's name of a signature algorithm.
+pub(super) fn scheme_name(scheme: SignatureScheme) -> &'static str {
+    SIGNATURE_SCHEMES.iter().find(|(_, known)| *known == scheme).map_or("", |(name, _)| name)
+}
+
 /// OpenSSL's name.
 pub(super) fn suite_name(suite: CipherSuite) -> &'static str {
     match suite {
@@ -129,19 +135,26 @@ fn tls12_suites(names: &[&str]) -> Result<Vec<SupportedCipherSuite>, TlsError> {
 
 fn groups(names: &[&str]) -> Result<Vec<&'static dyn SupportedKxGroup>, TlsError> {
     if names.is_empty() {
-        return Ok(vec![kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1]);
+        return Ok(vec![&X25519, &SECP256R1, &SECP384R1]);
     }
     names
         .iter()
-        .map(|name| match *name {
-            "X25519" => Ok(kx_group::X25519),
-            "P-256" => Ok(kx_group::SECP256R1),
-            "P-384" => Ok(kx_group::SECP384R1),
-            "X25519MLKEM768" => Ok(kx_group::X25519MLKEM768),
-            other => Err(TlsError::Unsupported { what: "curve", name: other.to_owned() }),
+        .map(|name| -> Result<&'static dyn SupportedKxGroup, TlsError> {
+            match *name {
+                "X25519" => Ok(&X25519),
+                "P-256" => Ok(&SECP256R1),
+                "P-384" => Ok(&SECP384R1),
+                "X25519MLKEM768" => Ok(&X25519MLKEM768),
+                other => Err(TlsError::Unsupported { what: "curve", name: other.to_owned() }),
+            }
         })
         .collect()
 }
+
+static X25519: Noting = Noting(kx_group::X25519);
+static SECP256R1: Noting = Noting(kx_group::SECP256R1);
+static SECP384R1: Noting = Noting(kx_group::SECP384R1);
+static X25519MLKEM768: Noting = Noting(kx_group::X25519MLKEM768);
 
 fn aes_in_hardware() -> bool {
     #[cfg(target_arch = "x86_64")]

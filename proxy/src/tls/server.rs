@@ -16,16 +16,19 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
+use super::adapter::ClientVerifier;
 use super::client::{alpn_values, warn_left_out};
 use super::error::{HandshakeError, HandshakeFailure, TlsError};
+use super::expiration::{Expirations, SecretNames};
 use super::identity::Identities;
 use super::info::tls_info;
 use super::intern::{Sha256, sha256_parts};
 use super::key_log::{Ends, KeyLog};
 use super::ocsp::Stapling;
+use super::origin::noted;
 use super::provider::{provider, signature_schemes, versions};
 use super::tickets::{session_store, ticketer};
-use super::verify::{ClientVerifier, PeerRole, PeerVerifier};
+use super::verify::{PeerRole, PeerVerifier};
 use crate::listener::filters::{Parse, client_hello};
 use crate::stream::TlsInfo;
 
@@ -44,6 +47,7 @@ pub struct ServerTls {
     reads_hello: bool,
     key_log: Option<KeyLog>,
     local: Option<Arc<CertifiedKey>>,
+    expirations: Expirations,
 }
 
 impl ServerTls {
@@ -89,6 +93,12 @@ impl ServerTls {
         let verifier = client_verifier(validation, *require_client_certificate, &provider, schemes)?;
         let binding = binding(validation, *require_client_certificate, &identities);
         let local = identities.certified();
+        let expirations = Expirations {
+            names: SecretNames::default(),
+            certificates: identities.expirations(),
+            authorities: verifier.as_ref().and_then(|verifier| verifier.peer.authorities_expire()),
+            staple: identities.first_staple_expires(),
+        };
         let versions = versions(common.versions, &provider)?;
         let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&versions)?;
         let builder = match &verifier {
@@ -124,7 +134,19 @@ impl ServerTls {
             ocsp_policy: *ocsp_policy,
             key_log: common.key_log.as_deref().map(KeyLog::open).transpose()?,
             local,
+            expirations,
         })
+    }
+
+    /// Says what secrets its certificates are from.
+    pub fn with_names(mut self, names: SecretNames) -> Self {
+        self.expirations.names = names;
+        self
+    }
+
+    /// When what it is made of expires.
+    pub fn expirations(&self) -> &Expirations {
+        &self.expirations
     }
 
     /// Does the server's side of a handshake. The caller limits its time.
@@ -165,9 +187,16 @@ impl ServerTls {
                 Arc::new(logged)
             }
         };
-        let stream = start.into_stream(config).await?;
-        let mut info =
-            tls_info(stream.get_ref().1, self.verifier.as_deref(), &self.local_uri_sans, &self.local_principal);
+        let handshake = async {
+            // The first message is looked at before there is a future.
+            let rest = start.into_stream(config);
+            rest.await
+        };
+        let (stream, note) = noted(handshake).await;
+        let stream = stream?;
+        let connection = stream.get_ref().1;
+        let verifier = self.verifier.as_deref();
+        let mut info = tls_info(connection, verifier, &self.local_uri_sans, &self.local_principal, note);
         info.local.clone_from(&self.local);
         info.sni = stream.get_ref().1.server_name().map(Into::into);
         info.stapling = stapling;
@@ -281,8 +310,11 @@ fn binding(validation: Option<&Validation>, require: bool, identities: &Identiti
     // Where files lie differs between machines that share their keys.
     let checks = validation.map(|validation| Validation { files: Vec::new(), ..validation.clone() });
     let checks = format!("{checks:?} {require}");
-    sha256_parts([checks.as_str()].into_iter().chain(identities.names()).map(str::as_bytes))
+    sha256_parts([checks.as_str(), TICKET_FORM].into_iter().chain(identities.names()).map(str::as_bytes))
 }
+
+/// Changes when the content of tickets does, so that nobody takes those of another form for their own.
+const TICKET_FORM: &str = "2";
 
 /// How clients may come back.
 struct Resumption<'a> {

@@ -18,6 +18,7 @@ use rustls::ticketer::TicketRotator;
 
 use super::error::TlsError;
 use super::intern::Sha256;
+use super::origin;
 
 /// What a server seals tickets with. `binding` stands for everything that a resumed session takes for granted.
 pub(super) fn ticketer(
@@ -28,20 +29,21 @@ pub(super) fn ticketer(
     let timeout = seconds(timeout);
     let (keys, lifetime): (Arc<dyn ProducesTickets>, u32) = match (keys, timeout) {
         // Keys that nobody else has, and that are thrown away after some hours, need nothing more.
-        (None, None) => return Ok(Ticketer::new()?),
+        (None, None) => return Ok(Arc::new(origin::Tickets(Ticketer::new()?))),
         (None, Some(timeout)) => (Arc::new(TicketRotator::new(timeout, random_key)?), timeout),
         (Some(keys), timeout) => (Arc::new(GivenKeys::new(keys)), timeout.unwrap_or(LIFETIME)),
     };
-    Ok(Arc::new(Tickets { keys, lifetime, binding }))
+    Ok(Arc::new(origin::Tickets(Arc::new(Tickets { keys, lifetime, binding }))))
 }
 
 /// A store of sessions that forgets those older than `timeout`.
 pub(super) fn session_store(sessions: usize, timeout: Option<Duration>) -> Arc<dyn StoresServerSessions> {
     let store = ServerSessionMemoryCache::new(sessions);
-    match seconds(timeout) {
+    let store: Arc<dyn StoresServerSessions> = match seconds(timeout) {
         None => store,
         Some(lifetime) => Arc::new(TimedSessions { store, lifetime }),
-    }
+    };
+    Arc::new(origin::Stored(store))
 }
 
 /// As in BoringSSL, zero says nothing.

@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
 use webpki::{CertRevocationList, OwnedCertRevocationList, anchor_from_trusted_cert};
 
-use super::certificate::read_chain;
+use super::certificate::{Parsed, read_chain};
 use super::error::{TlsError, place};
 use super::intern::{Interned, Sha256, sha256, sha256_parts};
 
@@ -24,6 +24,8 @@ pub(super) struct Roots {
     pub(super) certificates: HashSet<Sha256>,
     /// Names to hint to clients; none for the system's roots, which would fill a large message and say nothing.
     pub(super) subjects: Vec<DistinguishedName>,
+    /// When the first one expires, in Unix seconds; the system's do not count.
+    pub(super) first_expires: Option<u64>,
 }
 
 /// The roots of a validation; `None` when it has none, and trusts any chain.
@@ -82,7 +84,8 @@ pub(super) fn revocation_lists(
 }
 
 fn parse_roots(validation: &Validation) -> Result<Roots, TlsError> {
-    let mut roots = Roots { anchors: Vec::new(), certificates: HashSet::new(), subjects: Vec::new() };
+    let mut roots =
+        Roots { anchors: Vec::new(), certificates: HashSet::new(), subjects: Vec::new(), first_expires: None };
     if validation.system_roots {
         for certificate in system_certificates()? {
             // Distributions ship a few certificates that no parser likes; the others are still good.
@@ -96,6 +99,8 @@ fn parse_roots(validation: &Validation) -> Result<Roots, TlsError> {
                 .add(certificate)
                 .map_err(|error| refuse(format!("certificate {} cannot be used: {error}", index + 1)))?;
             roots.subjects.push(anchor);
+            let expires = Parsed::read(certificate).ok().map(|parsed| parsed.validity().1.as_secs());
+            roots.first_expires = roots.first_expires.into_iter().chain(expires).min();
         }
     }
     Ok(roots)

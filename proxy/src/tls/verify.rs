@@ -1,9 +1,8 @@
 //! Whether a peer's certificate is accepted.
 //!
-//! Owns the checks of `CertificateValidationContext` and their adapters to rustls. As in Envoy, no host name is checked
+//! Owns the checks of `CertificateValidationContext`. As in Envoy, no host name is checked
 //! unless the configuration asks for it. Never chooses our own certificate.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -11,10 +10,9 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use outrigger_config::tls::{SanMatcher, Validation};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, PeerMisbehaved, ProtocolVersion,
     SignatureScheme,
@@ -27,6 +25,7 @@ use webpki::{
 use super::certificate::{Parsed, SubjectAltName};
 use super::error::{TlsError, VerifyFailure};
 use super::intern::{Sha256, hex, sha256};
+use super::origin;
 use super::san;
 use super::trust::{self, Roots, revocation_lists, roots};
 
@@ -121,9 +120,47 @@ impl PeerVerifier {
         self.roots.is_some() || self.domains.is_some()
     }
 
+    /// Whether both accept the same peers for the same reasons.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        let same_roots = |a: Option<&Arc<Roots>>, b: Option<&Arc<Roots>>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        let same_domains = match (&self.domains, &other.domains) {
+            (Some(a), Some(b)) => a.len() == b.len() && a.keys().all(|name| same_roots(a.get(name), b.get(name))),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        let same_lists = match (&self.revocation_lists, &other.revocation_lists) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        // Equal ones are kept once, so who has the same has the very same.
+        same_roots(self.roots.as_ref(), other.roots.as_ref())
+            && same_domains
+            && same_lists
+            && self.only_verify_leaf_crl == other.only_verify_leaf_crl
+            && self.subject_alt_names == other.subject_alt_names
+            && self.spki_pins == other.spki_pins
+            && self.certificate_hashes == other.certificate_hashes
+            && self.allow_expired == other.allow_expired
+            && self.accept_untrusted == other.accept_untrusted
+            && self.max_verify_depth == other.max_verify_depth
+    }
+
+    /// When the first trusted certificate expires, in Unix seconds.
+    pub(super) fn authorities_expire(&self) -> Option<u64> {
+        let all = self.roots.iter().chain(self.domains.iter().flat_map(HashMap::values));
+        all.filter_map(|roots| roots.first_expires).min()
+    }
+
     /// Whether names or pins are checked; a client then has to show a certificate.
     pub(super) fn has_names_or_pins(&self) -> bool {
         !self.subject_alt_names.is_empty() || self.has_pins()
+    }
+
+    /// Whether there is anything to go by.
+    pub(super) fn can_accept(&self) -> bool {
+        self.has_roots() || self.has_names_or_pins() || self.accept_untrusted
     }
 
     fn has_pins(&self) -> bool {
@@ -145,7 +182,7 @@ impl PeerVerifier {
         }
     }
 
-    fn accept(
+    pub(super) fn accept(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -298,7 +335,7 @@ impl PeerVerifier {
     }
 
     /// What the peer may sign the handshake with, the best first.
-    fn verify_schemes(&self) -> Vec<SignatureScheme> {
+    pub(super) fn verify_schemes(&self) -> Vec<SignatureScheme> {
         let known = self.algorithms.supported_schemes();
         match &self.schemes {
             None => known,
@@ -308,7 +345,7 @@ impl PeerVerifier {
 
     /// Checks that the peer holds the key. Works on the bare key, because peers that are not verified may send
     /// certificates that webpki would not take (version 1, say).
-    fn verify_signature(
+    pub(super) fn verify_signature(
         &self,
         version: ProtocolVersion,
         message: &[u8],
@@ -338,6 +375,7 @@ impl PeerVerifier {
             .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
         // An algorithm for another kind of key fails at once.
         if candidates.iter().any(|algorithm| key.verify_signature(*algorithm, message, signed.signature()).is_ok()) {
+            origin::signed(signed.scheme);
             Ok(HandshakeSignatureValid::assertion())
         } else {
             Err(bad)
@@ -402,7 +440,7 @@ fn public_key(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, String> {
     }
 }
 
-fn failure(failure: VerifyFailure) -> CertificateError {
+pub(super) fn failure(failure: VerifyFailure) -> CertificateError {
     CertificateError::Other(OtherError(Arc::new(failure)))
 }
 
@@ -457,118 +495,6 @@ fn parse_hash(hash: &str) -> Result<Sha256, TlsError> {
         return Ok(out);
     }
     Err(TlsError::Pin { field: "verify_certificate_hash", value: hash.to_owned(), expected: "a hex-encoded SHA-256" })
-}
-
-/// Checks clients.
-#[derive(Debug)]
-pub(super) struct ClientVerifier {
-    pub(super) peer: Arc<PeerVerifier>,
-    /// Clients without a certificate are turned away.
-    pub(super) mandatory: bool,
-}
-
-impl ClientCertVerifier for ClientVerifier {
-    fn client_auth_mandatory(&self) -> bool {
-        self.mandatory
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.peer.hints()
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        if !self.peer.has_roots() && !self.peer.has_names_or_pins() && !self.peer.accept_untrusted {
-            return Err(rustls::Error::InvalidCertificate(failure(VerifyFailure::Nothing)));
-        }
-        self.peer.accept(end_entity, intermediates, None, now)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.peer.verify_signature(ProtocolVersion::TLSv1_2, message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.peer.verify_signature(ProtocolVersion::TLSv1_3, message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.peer.verify_schemes()
-    }
-}
-
-/// Checks servers.
-#[derive(Debug)]
-pub(super) struct ServerVerifier {
-    pub(super) peer: Arc<PeerVerifier>,
-    pub(super) expected: Expected,
-}
-
-/// Whom the certificate of a server must be for.
-#[derive(Debug)]
-pub(super) enum Expected {
-    /// As the validation context says.
-    Configured,
-    /// The name we sent (`auto_sni_san_validation`).
-    ServerName,
-    /// This name.
-    Name(String),
-}
-
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let name = match &self.expected {
-            Expected::Configured => None,
-            Expected::ServerName => Some(server_name.to_str()),
-            Expected::Name(name) => Some(Cow::Borrowed(name.as_str())),
-        };
-        self.peer.accept(end_entity, intermediates, name.as_deref(), now)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.peer.verify_signature(ProtocolVersion::TLSv1_2, message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.peer.verify_signature(ProtocolVersion::TLSv1_3, message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.peer.verify_schemes()
-    }
 }
 
 #[cfg(test)]

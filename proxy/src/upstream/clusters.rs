@@ -3,7 +3,7 @@
 //! Owns the balancer state, the pools and the stats of one worker, and carries them over graph swaps. Never opens
 //! connections (see `pool`).
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,7 +25,7 @@ use super::response_stats::Origins;
 use super::stats::{ClusterStats, QueueStats};
 use super::vacancy::make_room;
 use super::worker_host::WorkerHost;
-use crate::graph::{ClusterNode, facts, same_hosts};
+use crate::graph::{ClusterNode, Graph, facts, same_hosts};
 use crate::http::h2::stats::Http2Stats;
 use crate::stats::names;
 use crate::worker::Worker;
@@ -34,6 +34,8 @@ use crate::worker::Worker;
 #[derive(Default)]
 pub struct WorkerClusters {
     by_name: RefCell<HashMap<Arc<str>, Rc<WorkerCluster>>>,
+    /// The generation of the graph that all of them were last brought up to date with.
+    followed: Cell<u64>,
 }
 
 /// One cluster on one worker.
@@ -87,6 +89,18 @@ impl WorkerClusters {
             }
             keep
         });
+    }
+
+    /// Brings all of them up to date: for some no request may come that would.
+    pub fn follow(&self, worker: &Worker, graph: &Graph) {
+        if self.followed.replace(graph.generation) == graph.generation {
+            return;
+        }
+        for (name, cluster) in &*self.by_name.borrow() {
+            if let Some(node) = graph.clusters.get(name) {
+                cluster.update(worker, node);
+            }
+        }
     }
 
     /// Closes an idle connection of a cluster if that helps a request of another worker.
@@ -190,12 +204,17 @@ impl WorkerCluster {
         let old = self.node.replace(Arc::clone(node));
         let parts = node.config.balancing.close_connections_on_change && !same_hosts(&old.hosts, &node.hosts);
         let same_connections = !parts && Arc::ptr_eq(&old.config, &node.config) && old.tls.same(&node.tls);
+        let limit = node.config.retire_within.filter(|_| !old.tls.same_trust(&node.tls));
+        let retire = |host: &Rc<WorkerHost>| match limit {
+            Some(limit) => host.retire_within(limit),
+            None => host.retire(),
+        };
         let mut known: HashMap<*const HostShared, Rc<WorkerHost>> = HashMap::new();
         for host in self.hosts.borrow_mut().drain(..).flatten() {
             if same_connections {
                 known.insert(Arc::as_ptr(&host.host.shared), host);
             } else {
-                host.retire();
+                retire(&host);
             }
         }
         let carried = node.hosts.hosts.iter().map(|host| {
@@ -206,7 +225,8 @@ impl WorkerCluster {
             }
             let same_place = kept.host.address == host.address
                 && kept.host.additional_addresses == host.additional_addresses
-                && kept.host.hostname == host.hostname;
+                && kept.host.hostname == host.hostname
+                && kept.host.http_proxy == host.http_proxy;
             Some(if same_place { kept } else { kept.moved(Arc::clone(host), Arc::clone(node)) })
         });
         *self.hosts.borrow_mut() = carried.collect();
@@ -215,10 +235,10 @@ impl WorkerCluster {
         }
         if !same_connections {
             for (_, host) in self.destinations.borrow_mut().drain() {
-                host.retire();
+                retire(&host);
             }
             for (_, forwarded) in self.forwarded.borrow_mut().drain() {
-                forwarded.host.retire();
+                retire(&forwarded.host);
             }
         }
         if let Some(gate) = node.shared.gate_if_used() {

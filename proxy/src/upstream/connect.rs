@@ -1,31 +1,27 @@
 //! New connections to endpoints.
 //!
-//! Owns the way from an endpoint to a byte stream: limits, TCP or Unix, TLS, and the time all that may take. Never keeps
-//! connections (see `pool`).
+//! Owns the way from an endpoint to a byte stream: limits, proxies on the way, TLS, and the time all that may take. Never opens
+//! sockets (see `socket`) or keeps connections (see `pool`).
 
 use std::cell::{Cell, OnceCell};
-use std::future::Future;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use outrigger_config::address::{Address, InternalAddress};
-use outrigger_config::cluster::{Cluster, ProxyHeaderSettings, UpstreamTransport};
-use outrigger_config::listener::SocketState;
+use outrigger_config::cluster::{ProxyHeaderSettings, UpstreamTransport};
 use outrigger_config::route::Priority;
 use outrigger_policy::breaker::{Permit, Resource};
-use outrigger_policy::happy_eyeballs;
-use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpStream, UnixStream};
 
 use super::clusters::WorkerCluster;
+use super::cut::Cut;
 use super::host::Host;
+use super::http_tunnel::{self, TunnelError};
 use super::key::{ConnectionKey, Fit};
 use super::proxy_header;
+use super::socket::{open, open_host};
 use super::stats::{ClusterStats, EndedBy};
 use super::vacancy;
 use super::worker_host::WorkerHost;
@@ -34,10 +30,10 @@ use crate::graph::ClusterShared;
 use crate::istio;
 use crate::listener::internal::{self, Luggage};
 use crate::stream::{ConnectionInfo, TlsInfo};
-use crate::tls::{Ends, HandshakeFailure, Peer};
+use crate::tls::{Ends, Peer};
 use crate::trace::Opening;
 use crate::worker::Worker;
-use crate::worker::socket::{Io, Socket, SocketKind};
+use crate::worker::socket::{Io, Socket};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +50,9 @@ pub enum ConnectError {
     /// TLS failed.
     #[error("TLS_error: {0}")]
     Tls(String),
+    /// The HTTP proxy on the way did not lead to the endpoint.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
     /// Another request made the connection that this one waited for, and failed.
     #[error("{0}")]
     Shared(String),
@@ -96,12 +95,19 @@ pub struct Counted {
     id: u64,
     /// What TLS showed.
     tls: OnceCell<Arc<TlsInfo>>,
+    /// Ends it, where that may be necessary.
+    cut: OnceCell<Rc<Cut>>,
 }
 
 impl Counted {
     /// Whose connection it is.
     pub fn host(&self) -> &Rc<WorkerHost> {
         &self.host
+    }
+
+    /// It was made with a certificate that has been replaced, and has had its time.
+    pub fn is_cut(&self) -> bool {
+        self.cut.get().is_some_and(|cut| cut.is_done())
     }
 
     /// Says for whose requests it is made.
@@ -189,7 +195,8 @@ impl Drop for Counted {
         stats.upstream_cx_active.decrement();
         stats.upstream_cx_destroy.increment();
         stats.upstream_cx_length_ms.record(self.start.elapsed().as_millis() as u64);
-        match self.end.get() {
+        let (by, in_use) = self.end.get();
+        match (if self.is_cut() { EndedBy::Us } else { by }, in_use) {
             (by, true) => stats.destroyed_while_active(by),
             (EndedBy::Us, false) => stats.upstream_cx_destroy_local.increment(),
             (EndedBy::Upstream, false) => stats.upstream_cx_destroy_remote.increment(),
@@ -267,6 +274,7 @@ pub fn take_place(
         waited: false,
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         tls: OnceCell::new(),
+        cut: OnceCell::new(),
     })
 }
 
@@ -331,11 +339,21 @@ pub async fn connect(worker: &Rc<Worker>, counted: &Counted, means: &Means<'_>) 
     let node = Arc::clone(&counted.host().node);
     let attempt = async {
         let host = &counted.host().host;
-        let mut socket = match &host.address {
-            Address::Internal(address) => enter(worker, counted.host(), address, means)?,
-            Address::Ip(_) | Address::Pipe { .. } => open_host(host, &node.config, means).await?,
+        let mut socket = match (&host.http_proxy, &host.address) {
+            (Some(proxy), _) => open(&proxy.address, &node.config, means.unacknowledged).await?,
+            (None, Address::Internal(address)) => enter(worker, counted.host(), address, means)?,
+            (None, Address::Ip(_) | Address::Pipe { .. }) => open_host(host, &node.config, means).await?,
         };
         counted.set_connected();
+        if node.config.retire_within.is_some()
+            && let Some(cut) = counted.host().cuts.add(&socket)
+        {
+            // Nobody else sets it.
+            let _ = counted.cut.set(cut);
+        }
+        if let Some(proxy) = host.http_proxy.as_ref().filter(|proxy| proxy.tunnel) {
+            http_tunnel::open(&mut socket, &proxy.address, &host.address, &host.hostname).await?;
+        }
         if let Some(header) = counted.host().proxy_header() {
             socket.write_all(&header_of(header, means.downstream, &socket, host)).await.map_err(ConnectError::Io)?;
         }
@@ -358,7 +376,9 @@ pub async fn connect(worker: &Rc<Worker>, counted: &Counted, means: &Means<'_>) 
         Err(error) => {
             match error {
                 ConnectError::Timeout => cluster.stats.upstream_cx_connect_timeout.increment(),
-                ConnectError::Io(_) | ConnectError::Immediate(..) => counted.set_end(EndedBy::Upstream, false),
+                ConnectError::Io(_) | ConnectError::Immediate(..) | ConnectError::Tunnel(_) => {
+                    counted.set_end(EndedBy::Upstream, false)
+                }
                 ConnectError::Tls(_) | ConnectError::Shared(_) => {}
             }
             cluster.stats.upstream_cx_connect_fail.increment();
@@ -385,21 +405,12 @@ async fn secure(
     let peer = Peer { server_name: sni, certificate_name: means.certificate_name, ends };
     match tls.connect_to(socket, peer, means.alpn).await {
         Ok((stream, info)) => {
-            stats.ssl_handshake.increment();
-            if info.resumed {
-                stats.ssl_session_reused.increment();
-            }
+            stats.handshake(&info);
             let alpn = info.alpn.clone();
             Ok(Connected { io: Io::TlsClient(Box::new(stream)), alpn, tls: Some(Arc::new(info)) })
         }
         Err(error) => {
-            match error.failure() {
-                HandshakeFailure::SubjectAltName => stats.ssl_fail_verify_san.increment(),
-                HandshakeFailure::Pin => stats.ssl_fail_verify_cert_hash.increment(),
-                HandshakeFailure::Untrusted => stats.ssl_fail_verify_error.increment(),
-                HandshakeFailure::Alert | HandshakeFailure::Protocol => stats.ssl_connection_error.increment(),
-                HandshakeFailure::NoPeerCertificate | HandshakeFailure::Staple | HandshakeFailure::Closed => {}
-            }
+            stats.failed_handshake(error.failure());
             Err(ConnectError::Tls(error.to_string()))
         }
     }
@@ -436,177 +447,4 @@ fn enter(
         let reason = std::io::Error::new(std::io::ErrorKind::NotFound, "no internal listener has this name");
         ConnectError::Immediate(reason, Address::Internal(Arc::clone(address)))
     })
-}
-
-/// A socket to one of the endpoint's addresses.
-async fn open_host(host: &Host, cluster: &Cluster, means: &Means<'_>) -> Result<Socket, ConnectError> {
-    if host.additional_addresses.is_empty() {
-        return open(&host.address, cluster, means.unacknowledged).await;
-    }
-    let mut addresses = Vec::new();
-    for address in std::iter::once(&host.address).chain(&host.additional_addresses) {
-        match address {
-            Address::Ip(ip) => addresses.push(*ip),
-            Address::Pipe { .. } | Address::Internal(_) => return open(address, cluster, means.unacknowledged).await,
-        }
-    }
-    let order = happy_eyeballs::order(&addresses, cluster.happy_eyeballs);
-    let attempts = order.into_iter().map(|position| {
-        let address = Address::Ip(addresses[position]);
-        async move { open(&address, cluster, means.unacknowledged).await }
-    });
-    first_of(attempts).await
-}
-
-/// The first success. An attempt begins when the one before has failed or has had its head start (RFC 8305, section 5).
-async fn first_of<A>(mut attempts: impl ExactSizeIterator<Item = A>) -> Result<Socket, ConnectError>
-where
-    A: Future<Output = Result<Socket, ConnectError>>,
-{
-    let mut running: Vec<Pin<Box<A>>> = Vec::with_capacity(attempts.len());
-    let mut failure = None;
-    let mut head_start = pin!(tokio::time::sleep(Duration::ZERO));
-    std::future::poll_fn(|cx| {
-        loop {
-            let mut index = 0;
-            let mut failed = false;
-            while let Some(attempt) = running.get_mut(index) {
-                match attempt.as_mut().poll(cx) {
-                    Poll::Ready(Ok(socket)) => return Poll::Ready(Ok(socket)),
-                    Poll::Ready(Err(error)) => {
-                        failure.get_or_insert(error);
-                        failed = true;
-                        drop(running.swap_remove(index));
-                    }
-                    Poll::Pending => index += 1,
-                }
-            }
-            let is_time = running.is_empty() || failed || head_start.as_mut().poll(cx).is_ready();
-            if is_time && let Some(attempt) = attempts.next() {
-                running.push(Box::pin(attempt));
-                head_start.as_mut().reset(tokio::time::Instant::now() + HEAD_START);
-            } else if running.is_empty() {
-                let none = || ConnectError::Io(std::io::ErrorKind::AddrNotAvailable.into());
-                return Poll::Ready(Err(failure.take().unwrap_or_else(none)));
-            } else {
-                return Poll::Pending;
-            }
-        }
-    })
-    .await
-}
-
-/// What Envoy gives an attempt before the next one begins.
-const HEAD_START: Duration = Duration::from_millis(300);
-
-async fn open(address: &Address, cluster: &Cluster, unacknowledged: Option<Duration>) -> Result<Socket, ConnectError> {
-    let immediate = |error| ConnectError::Immediate(error, address.clone());
-    match address {
-        Address::Ip(ip) => {
-            let stream = begin_tcp(*ip, cluster, unacknowledged).map_err(immediate)?;
-            stream.writable().await.map_err(ConnectError::Io)?;
-            match stream.take_error().map_err(ConnectError::Io)? {
-                None => Ok(Socket::new(SocketKind::Tcp(stream))),
-                Some(error) => Err(ConnectError::Io(error)),
-            }
-        }
-        Address::Pipe { path, .. } => {
-            // That a full backlog is a refusal, although the listener might take us a moment later, is as Envoy has it.
-            let stream = outrigger_sys::unix::connect_now(&path.to_string_lossy()).map_err(immediate)?;
-            Ok(Socket::new(SocketKind::Unix(UnixStream::from_std(stream).map_err(immediate)?)))
-        }
-        // Further addresses of an endpoint are never such ones.
-        Address::Internal(_) => Err(immediate(std::io::ErrorKind::Unsupported.into())),
-    }
-}
-
-fn begin_tcp(
-    address: std::net::SocketAddr,
-    cluster: &Cluster,
-    unacknowledged: Option<Duration>,
-) -> std::io::Result<TcpStream> {
-    let raw = RawSocket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
-    raw.set_tcp_nodelay(true)?;
-    if unacknowledged.is_some() {
-        // Before the configured options, so that those have the last word.
-        raw.set_tcp_user_timeout(unacknowledged)?;
-    }
-    if let Some(keepalive) = &cluster.tcp_keepalive {
-        set_keepalive(&SockRef::from(&raw), keepalive)?;
-    }
-    if let Some(bind) = &cluster.bind {
-        if bind.freebind {
-            outrigger_sys::sockopt::set_freebind(&raw, true)?;
-        }
-        let options = bind.options_for(address);
-        for option in options.iter().filter(|option| option.is_for(Some(address.ip()), SocketState::PreBind)) {
-            crate::listener::socket_options::apply(&raw, option)?;
-        }
-        // A source of the other family cannot be used for this destination.
-        if let Some(source) = bind.source_for(address) {
-            raw.bind(&source.into())?;
-        }
-        for option in options.iter().filter(|option| option.is_for(Some(address.ip()), SocketState::Bound)) {
-            crate::listener::socket_options::apply(&raw, option)?;
-        }
-    }
-    match raw.connect(&address.into()) {
-        Ok(()) => {}
-        Err(error) if error.raw_os_error() == Some(EINPROGRESS) => {}
-        Err(error) => return Err(error),
-    }
-    TcpStream::from_std(raw.into())
-}
-
-/// `connect(2)` goes on in the background; Linux's number on every architecture that it runs on here.
-const EINPROGRESS: i32 = 115;
-
-/// Applies keep-alive settings; what is not given stays the system's.
-pub fn set_keepalive(
-    socket: &SockRef<'_>,
-    keepalive: &outrigger_config::listener::TcpKeepalive,
-) -> std::io::Result<()> {
-    let seconds = |value: u32| std::time::Duration::from_secs(u64::from(value));
-    let mut settings = TcpKeepalive::new();
-    if let Some(time) = keepalive.time_s {
-        settings = settings.with_time(seconds(time));
-    }
-    if let Some(interval) = keepalive.interval_s {
-        settings = settings.with_interval(seconds(interval));
-    }
-    if let Some(probes) = keepalive.probes {
-        settings = settings.with_retries(probes);
-    }
-    socket.set_tcp_keepalive(&settings)
-}
-
-#[cfg(test)]
-mod tests {
-    use outrigger_config::cluster::{BindConfig, Discovery};
-    use outrigger_config::listener::{SocketOption, SocketOptionValue};
-
-    use super::*;
-    use crate::graph::hosts::tests::{assignment, cluster};
-
-    #[tokio::test]
-    async fn unacknowledged_bytes_have_a_limit_and_configuration_has_the_last_word() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let limit = Some(Duration::from_secs(30));
-        let mut config = cluster("c", Discovery::Static(Arc::new(assignment(&[]))));
-        let of = |config: &Cluster| {
-            let stream = begin_tcp(address, config, limit).unwrap();
-            SockRef::from(&stream).tcp_user_timeout().unwrap()
-        };
-        assert_eq!(of(&config), limit);
-        let (value, state) = (SocketOptionValue::Int(0), SocketState::PreBind);
-        let off = SocketOption { level: 6, name: 18, value, state, is_ipv6: None };
-        config.bind = Some(Box::new(BindConfig {
-            source: None,
-            extra_sources: Vec::new(),
-            freebind: false,
-            socket_options: vec![off],
-        }));
-        assert_eq!(of(&config), None);
-    }
 }

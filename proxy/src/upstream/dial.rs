@@ -21,8 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::host::Host;
-use super::proxy_header;
 use super::stats::ClusterStats;
+use super::{http_tunnel, proxy_header};
 use crate::graph::ClusterNode;
 use crate::graph::tls_inputs::plain_upstream;
 use crate::process::Process;
@@ -120,7 +120,7 @@ async fn counted(
 ) -> io::Result<Connection> {
     let counted = CountedIo::begin(Arc::clone(stats), version);
     let limit = cluster.config.connect_timeout;
-    match tokio::time::timeout(limit, connect(cluster, turn, version)).await {
+    match tokio::time::timeout(limit, connect(cluster, turn, version, &counted.stats)).await {
         Ok(Ok(connection)) => Ok(Box::new(counted.connected(connection)) as Connection),
         Ok(Err(error)) => {
             counted.stats.upstream_cx_connect_fail.increment();
@@ -213,14 +213,22 @@ fn member_of(process: &Process, cluster: Arc<ClusterNode>) -> Arc<ClusterNode> {
     fit.or_else(any).map_or_else(|| Arc::clone(&cluster), |member| Arc::clone(member))
 }
 
-async fn connect(cluster: &ClusterNode, turn: usize, version: HttpVersion) -> io::Result<Connection> {
+async fn connect(
+    cluster: &ClusterNode,
+    turn: usize,
+    version: HttpVersion,
+    stats: &ClusterStats,
+) -> io::Result<Connection> {
     let name = &cluster.config.name;
     let Some(host) = choose(&cluster.hosts.hosts, turn) else {
         let reason = format!("cluster {name:?} has no endpoints");
         return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, reason));
     };
     let mut failure = None;
-    for address in std::iter::once(&host.address).chain(&host.additional_addresses) {
+    let proxy = host.http_proxy.as_ref();
+    let own = std::iter::once(&host.address).chain(&host.additional_addresses);
+    let addresses: Vec<&Address> = proxy.map_or_else(|| own.collect(), |proxy| vec![&*proxy.address]);
+    for address in addresses {
         let mut opened = match open(address, &cluster.config).await {
             Ok(opened) => opened,
             Err(error) => {
@@ -228,6 +236,10 @@ async fn connect(cluster: &ClusterNode, turn: usize, version: HttpVersion) -> io
                 continue;
             }
         };
+        if let Some(proxy) = proxy.filter(|proxy| proxy.tunnel) {
+            let tunnel = http_tunnel::open(&mut opened, &proxy.address, &host.address, &host.hostname).await;
+            tunnel.map_err(|error| io::Error::other(format!("cluster {name:?}: {error}")))?;
+        }
         let transport = cluster.config.transports().nth(host.transport);
         if let Some(header) = transport.and_then(UpstreamTransport::proxy_header) {
             // Nobody but us wants this connection.
@@ -246,8 +258,14 @@ async fn connect(cluster: &ClusterNode, turn: usize, version: HttpVersion) -> io
             HttpVersion::Http2 => b"h2",
         };
         return match tls.connect(opened, sni, Some(&[alpn.to_vec()])).await {
-            Ok((stream, _)) => Ok(Box::new(stream) as Connection),
-            Err(error) => Err(io::Error::other(format!("cluster {name:?}: {address}: {error}"))),
+            Ok((stream, info)) => {
+                stats.handshake(&info);
+                Ok(Box::new(stream) as Connection)
+            }
+            Err(error) => {
+                stats.failed_handshake(error.failure());
+                Err(io::Error::other(format!("cluster {name:?}: {address}: {error}")))
+            }
         };
     }
     Err(failure.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
@@ -419,6 +437,7 @@ mod tests {
             preconnect: false,
             health_check: None,
             passed: None,
+            http_proxy: None,
             shared: Arc::default(),
         })
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::{EndpointCheck, HealthStatus, LbMetadata, LbValue, Locality};
+use outrigger_config::cluster::{EndpointCheck, HealthStatus, HttpProxy, LbMetadata, LbValue, Locality};
 use outrigger_config::metadata::Namespaces;
 use outrigger_policy::balance::ReportedWeight;
 use outrigger_policy::outlier::HostMonitor;
@@ -46,6 +46,8 @@ pub struct Host {
     pub health_check: Option<Arc<EndpointCheck>>,
     /// All its metadata, where it leads into a listener of this process: parts may go there.
     pub passed: Option<Arc<Namespaces>>,
+    /// The HTTP proxy that its connections go through.
+    pub http_proxy: Option<HttpProxy>,
     /// What survives swaps.
     pub shared: Arc<HostShared>,
 }
@@ -150,6 +152,13 @@ impl Instances {
             }
             held
         });
+    }
+}
+
+impl Host {
+    /// Who is at the other end of its connections: the endpoint, or the HTTP proxy on the way.
+    pub fn peer(&self) -> &Address {
+        self.http_proxy.as_ref().map_or(&self.address, |proxy| &proxy.address)
     }
 }
 
@@ -286,7 +295,9 @@ impl HostShared {
                 let (value, gauge) = match metric {
                     Metric::Counter(value) => (value as i64, false),
                     Metric::Gauge(value) => (value.unwrap_or(0), true),
-                    Metric::StatusCounters(_) | Metric::Histogram(_) | Metric::Hidden => return,
+                    Metric::StatusCounters(_) | Metric::NamedCounters(_) | Metric::Histogram(_) | Metric::Hidden => {
+                        return;
+                    }
                 };
                 match totals.get_mut(position) {
                     Some(total) => total.1 += value,

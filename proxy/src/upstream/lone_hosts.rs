@@ -15,6 +15,7 @@ use super::clusters::WorkerCluster;
 use super::dns_cache::{CachedName, Resolution};
 use super::host::{Host, HostShared};
 use super::worker_host::WorkerHost;
+use crate::graph::hosts::http_proxy;
 
 /// What such an endpoint is known by in its cluster.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -100,6 +101,8 @@ impl WorkerCluster {
         name: Arc<str>,
         shared: Arc<HostShared>,
     ) -> Rc<WorkerHost> {
+        let node = self.node();
+        let transport = transport_of(&node.config, Said::default(), Said::default());
         let host = Host {
             address,
             additional_addresses: more,
@@ -110,13 +113,14 @@ impl WorkerCluster {
             locality: Arc::default(),
             health: outrigger_config::cluster::HealthStatus::Unknown,
             metadata: None,
-            transport: transport_of(&self.node.borrow().config, Said::default(), Said::default()),
-            preconnect: self.node.borrow().config.preconnect.as_ref().is_some_and(|policy| policy.only.is_none()),
+            transport,
+            preconnect: node.config.preconnect.as_ref().is_some_and(|policy| policy.only.is_none()),
             health_check: None,
             passed: None,
+            http_proxy: http_proxy(&node.config, transport, None),
             shared,
         };
-        WorkerHost::new(Arc::new(host), self.node())
+        WorkerHost::new(Arc::new(host), node)
     }
 }
 

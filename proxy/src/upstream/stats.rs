@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::scope;
+use crate::stream::TlsInfo;
+use crate::tls::HandshakeFailure;
 
 scope! {
     /// One worker's share of a cluster's stats.
@@ -18,12 +20,16 @@ scope! {
         retry_upstream_rq_4xx: UsedCounter = "retry.upstream_rq_4xx",
         retry_upstream_rq_5xx: UsedCounter = "retry.upstream_rq_5xx",
         retry_upstream_rq_completed: UsedCounter = "retry.upstream_rq_completed",
+        ssl_ciphers: NamedCounters = "ssl.ciphers",
         ssl_connection_error: UsedCounter = "ssl.connection_error",
+        ssl_curves: NamedCounters = "ssl.curves",
         ssl_fail_verify_cert_hash: UsedCounter = "ssl.fail_verify_cert_hash",
         ssl_fail_verify_error: UsedCounter = "ssl.fail_verify_error",
         ssl_fail_verify_san: UsedCounter = "ssl.fail_verify_san",
         ssl_handshake: UsedCounter = "ssl.handshake",
         ssl_session_reused: UsedCounter = "ssl.session_reused",
+        ssl_sigalgs: NamedCounters = "ssl.sigalgs",
+        ssl_versions: NamedCounters = "ssl.versions",
         upstream_cx_active: Gauge,
         upstream_cx_close_notify: Counter,
         upstream_cx_connect_attempts_exceeded: Counter,
@@ -137,6 +143,30 @@ impl Drop for Queued {
 }
 
 impl ClusterStats {
+    /// A TLS handshake is done.
+    pub fn handshake(&self, info: &TlsInfo) {
+        self.ssl_handshake.increment();
+        if info.resumed {
+            self.ssl_session_reused.increment();
+        }
+        self.ssl_ciphers.increment(info.cipher);
+        self.ssl_curves.increment(info.group);
+        self.ssl_sigalgs.increment(info.peer_signature);
+        self.ssl_versions.increment(info.version);
+    }
+
+    /// A TLS handshake has failed. As with Envoy, `connection_error` counts those whose reason was neither the server's
+    /// certificate nor the end of the connection.
+    pub fn failed_handshake(&self, failure: HandshakeFailure) {
+        match failure {
+            HandshakeFailure::SubjectAltName => self.ssl_fail_verify_san.increment(),
+            HandshakeFailure::Pin => self.ssl_fail_verify_cert_hash.increment(),
+            HandshakeFailure::Untrusted => self.ssl_fail_verify_error.increment(),
+            HandshakeFailure::Alert | HandshakeFailure::Protocol => self.ssl_connection_error.increment(),
+            HandshakeFailure::NoPeerCertificate | HandshakeFailure::Staple | HandshakeFailure::Closed => {}
+        }
+    }
+
     /// Counts the end of a connection that carried a request or a session.
     pub fn destroyed_while_active(&self, by: EndedBy) {
         self.upstream_cx_destroy_with_active_rq.increment();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use outrigger_config::cluster::{Cluster, LoadBalancing, ProxyHeaderSettings};
 use tokio::sync::Notify;
 
+use super::cut::Cuts;
 use super::feedback::Feedback;
 use super::host::{Host, HostStats};
 use super::key::ConnectionKey;
@@ -51,6 +52,8 @@ pub struct WorkerHost {
     pub earlier: RefCell<Vec<Rc<WorkerHost>>>,
     /// The endpoint, or the configuration it was used with, is gone.
     pub retired: Cell<bool>,
+    /// Its connections, where they may have to be cut.
+    pub(super) cuts: Cuts,
     /// When its health was last looked at, checks or outlier detection kept requests away.
     failed: Cell<bool>,
     pub(super) last_used: Cell<Option<Instant>>,
@@ -78,6 +81,7 @@ impl WorkerHost {
             spares_taken: Cell::new(0),
             earlier: RefCell::default(),
             retired: Cell::new(false),
+            cuts: Cuts::default(),
             failed: Cell::new(false),
             last_used: Cell::new(None),
             feedback: OnceCell::new(),
@@ -117,6 +121,21 @@ impl WorkerHost {
         for earlier in self.earlier.borrow_mut().drain(..) {
             earlier.retire();
         }
+    }
+
+    /// As [`Self::retire`], and what is still open when the time is up is cut.
+    pub(super) fn retire_within(self: &Rc<Self>, limit: Duration) {
+        let mut hosts = self.earlier.borrow().clone();
+        hosts.push(Rc::clone(self));
+        self.retire();
+        hosts.retain(|host| host.connections.get() > 0);
+        if hosts.is_empty() {
+            return;
+        }
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(limit).await;
+            hosts.iter().for_each(|host| host.cuts.cut_all());
+        });
     }
 
     /// The same endpoint, which new connections find at other addresses or under another name.

@@ -80,6 +80,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
             },
             _ = sweep.tick() => {
                 worker.buffers.shrink();
+                worker.clusters.follow(&worker, &worker.graph());
                 worker.clusters.sweep(Instant::now());
                 worker.dns.sweep();
                 worker.on_use.sweep();

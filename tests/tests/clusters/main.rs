@@ -4,6 +4,7 @@
 mod aggregate;
 mod connections;
 mod forward_proxy;
+mod http_proxy;
 mod instead_of_routes;
 mod names;
 mod preconnect;

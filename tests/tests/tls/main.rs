@@ -1,10 +1,13 @@
 //! TLS with other people's programs: who may connect to whom, and what each side says about it if not.
 
 mod clients;
+mod counted;
 mod keeping;
 mod mesh;
 mod others;
 mod pki;
+mod problems;
+mod retiring;
 mod rotation;
 mod servers;
 mod sessions;

@@ -227,10 +227,10 @@ const CASES: &[Case] = &[
     ),
 ];
 
-/// A server of OpenSSL; it answers one connection and ends.
-struct Server {
+/// A server of OpenSSL.
+pub struct Server {
     child: Child,
-    port: u16,
+    pub port: u16,
     output: BufReader<tokio::process::ChildStdout>,
     /// Its standard input: it would end with it.
     _input: tokio::process::ChildStdin,
@@ -238,11 +238,15 @@ struct Server {
 
 impl Server {
     async fn start(case: &Case, directory: &Path) -> Self {
-        let mut arguments = placed(&["s_server", "-accept", "127.0.0.1:0", "-naccept", "1"], directory);
-        arguments.extend(placed(case.server, directory));
-        if case.reason.is_empty() {
-            arguments.push("-www".to_owned());
-        }
+        let www: &[&str] = if case.reason.is_empty() { &["-www"] } else { &[] };
+        let arguments = [&["-naccept", "1"], case.server, www].concat();
+        Self::with(case.name, &arguments, directory).await
+    }
+
+    /// With these arguments; `name` is for failures.
+    pub async fn with(name: &str, own: &[&str], directory: &Path) -> Self {
+        let mut arguments = placed(&["s_server", "-accept", "127.0.0.1:0"], directory);
+        arguments.extend(placed(own, directory));
         let mut child = Command::new("openssl")
             .args(&arguments)
             .stdin(Stdio::piped())
@@ -256,7 +260,7 @@ impl Server {
         let port = within("s_server listens", async {
             loop {
                 let mut line = String::new();
-                assert_ne!(output.read_line(&mut line).await.unwrap(), 0, "{}: s_server ended", case.name);
+                assert_ne!(output.read_line(&mut line).await.unwrap(), 0, "{name}: s_server ended");
                 if let Some(address) = line.trim().strip_prefix("ACCEPT ") {
                     break address.rsplit(':').next().unwrap().parse().unwrap();
                 }

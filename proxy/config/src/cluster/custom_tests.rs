@@ -144,6 +144,90 @@ fn proxied_transports_wrap_others() {
     }
 }
 
+fn tunneled(fields: &str) -> crate::rejection::Parsed<Cluster> {
+    with(&format!(
+        "transport_socket: {{name: p, typed_config: {{\
+         '@type': {TYPES}.transport_sockets.http_11_proxy.v3.Http11ProxyUpstreamTransport, {fields}}}}}"
+    ))
+}
+
+#[test]
+fn http_proxies_are_asked_for_tunnels_unless_plain_bytes_go_to_the_default_one() {
+    let tls = format!(
+        "transport_socket: {{name: t, typed_config: {{'@type': {TYPES}.transport_sockets.tls.v3.UpstreamTlsContext}}}}"
+    );
+    let default = "default_proxy_address: {socket_address: {address: 10.0.0.1, port_value: 3128}}";
+    let named = Arc::new(Address::Ip("10.0.0.2:8080".parse().unwrap()));
+    let of = |fields: &str| {
+        let transport = tunneled(fields).unwrap().transport;
+        let shown = |proxy: HttpProxy| format!("{} {}", proxy.address, proxy.tunnel);
+        [transport.http_proxy(None).map(shown), transport.http_proxy(Some(&named)).map(shown)]
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(of(&format!("{tls}, {default}")), [some("10.0.0.1:3128 true"), some("10.0.0.2:8080 true")]);
+    assert_eq!(of(default), [some("10.0.0.1:3128 false"), some("10.0.0.2:8080 true")]);
+    assert_eq!(of(&tls), [None, some("10.0.0.2:8080 true")]);
+    assert_eq!(with("").unwrap().transport.http_proxy(Some(&named)), None);
+}
+
+#[test]
+fn http_proxies_that_are_refused() {
+    let inside = |name: &str| {
+        format!(
+            "transport_socket: {{name: t, typed_config: {{'@type': {TYPES}.transport_sockets.{name}, \
+             transport_socket: {{name: raw_buffer}}}}}}"
+        )
+    };
+    let proxy = "http_11_proxy.v3.Http11ProxyUpstreamTransport";
+    let must = "transport_socket.typed_config.transport_socket: must";
+    for name in [proxy, "proxy_protocol.v3.ProxyProtocolUpstreamTransport"] {
+        assert_refused(tunneled(&inside(name)), &format!("{must} be raw_buffer or tls"));
+    }
+    assert_refused(
+        proxied(&inside(proxy)),
+        &format!("{must} not lead through an HTTP proxy, which would get the header first"),
+    );
+    assert_refused(
+        tunneled("default_proxy_address: {socket_address: {address: proxy.example, port_value: 1}}"),
+        "transport_socket.typed_config.default_proxy_address.socket_address.address: \"proxy.example\" is not an IP address",
+    );
+}
+
+fn endpoint_with(metadata: &str) -> Result<Option<String>, String> {
+    let key = "envoy.http11_proxy_transport_socket.proxy_address";
+    let metadata = format!("metadata: {{typed_filter_metadata: {{{key}: {metadata}}}}}");
+    let cluster = with(&format!(
+        "load_assignment: {{cluster_name: c, endpoints: [{{lb_endpoints: [{{{metadata}, \
+         endpoint: {{address: {{socket_address: {{address: 10.0.0.9, port_value: 1}}}}}}}}]}}]}}"
+    ));
+    let cluster = cluster.map_err(|error| error.to_string())?;
+    let Discovery::Static(assignment) = cluster.discovery else { panic!() };
+    Ok(assignment.localities[0].endpoints[0].http_proxy.as_ref().map(|address| address.to_string()))
+}
+
+#[test]
+fn endpoints_name_their_http_proxies() {
+    let address = "{'@type': type.googleapis.com/envoy.config.core.v3.Address, \
+         socket_address: {address: 10.0.0.1, port_value: 3128}}";
+    assert_eq!(endpoint_with(address), Ok(Some("10.0.0.1:3128".to_owned())));
+    let error = endpoint_with("{'@type': type.googleapis.com/google.protobuf.Empty}").unwrap_err();
+    let expected = "is \"type.googleapis.com/google.protobuf.Empty\", expected an envoy.config.core.v3.Address";
+    assert!(error.ends_with(expected), "{error}");
+}
+
+#[test]
+fn connections_may_be_cut_after_a_rotation() {
+    let within = |fields: &str| {
+        with(&format!("metadata: {{filter_metadata: {{outrigger.tls: {{{fields}}}}}}}")).map(|got| got.retire_within)
+    };
+    assert_eq!(within("retire_within: 60s").unwrap(), Some(Duration::from_secs(60)));
+    assert_eq!(within("").unwrap(), None);
+    assert_refused(
+        with("metadata: {filter_metadata: {outrigger.tls: {retire_within: 0s}}}"),
+        "metadata.filter_metadata[\"outrigger.tls\"].retire_within: 0s must be above zero",
+    );
+}
+
 #[test]
 fn connections_are_made_as_configured() {
     let cluster = with(

@@ -11,6 +11,7 @@ use outrigger_api::pb::envoy::config::endpoint::v3 as pb;
 
 use super::concurrency::endpoint_max_requests;
 use super::health_check::endpoint_check;
+use super::http_proxy::named_proxy;
 use super::transport::transport_metadata;
 use super::{Assignment, Endpoint, HealthStatus, LbMetadata, Locality, LocalityEndpoints, lb_metadata};
 use crate::address::{Address, EndpointAddress};
@@ -178,7 +179,12 @@ fn locality_endpoints(
         return Err(at.field("priority").reject(format!("{priority} is not within 0 to {MAX_PRIORITY}")));
     }
     let endpoints_at = at.field("lb_endpoints");
-    let endpoints = wire::each(&endpoints_at, lb_endpoints, |at, wire| endpoint(at, wire, kind))?;
+    let mut endpoints = wire::each(&endpoints_at, lb_endpoints, |at, wire| endpoint(at, wire, kind))?;
+    if let Some(proxy) = named_proxy(&at.field("metadata"), metadata.as_ref())? {
+        for endpoint in &mut endpoints {
+            endpoint.http_proxy.get_or_insert_with(|| Arc::clone(&proxy));
+        }
+    }
     check_sum(&endpoints_at, endpoints.iter().map(|endpoint| endpoint.weight))?;
     let core::Locality { region, zone, sub_zone } = locality.unwrap_or_default();
     Ok(LocalityEndpoints {
@@ -221,6 +227,7 @@ fn endpoint(at: &FieldPath<'_>, wire: pb::LbEndpoint, kind: AddressKind) -> Pars
     let internal = matches!(address, EndpointAddress::Resolved(Address::Internal(_)));
     let passed = metadata.as_ref().filter(|metadata| internal && !metadata.filter_metadata.is_empty());
     Ok(Endpoint {
+        http_proxy: named_proxy(&metadata_at, metadata.as_ref())?,
         passed: passed.map(|metadata| Arc::new(by_namespace(&metadata_at, metadata.clone()))),
         hostname: host_name(hostname, &address, kind),
         address,

@@ -15,6 +15,7 @@ mod health_check;
 mod health_check_custom;
 mod health_check_probe;
 mod http;
+mod http_proxy;
 mod limits;
 mod load_reports;
 mod outlier;
@@ -53,6 +54,8 @@ pub use error_matcher::ErrorMatcher;
 pub use health_check::{CheckIntervals, EndpointCheck, HealthCheck};
 pub use health_check_custom::AgentProbe;
 pub use health_check_probe::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProxyProtocolVersion, TcpProbe};
+pub(crate) use http_proxy::tunneled;
+pub use http_proxy::{HttpProxy, TunneledTransport};
 pub use load_reports::LoadReports;
 pub use outlier::{Consecutive, Ejection, FailurePercentage, OutlierDetection, SuccessRate};
 pub use request_policies::RequestPolicies;
@@ -92,6 +95,9 @@ pub struct Cluster {
     pub transport: UpstreamTransport,
     /// Transports of endpoints that say they have them, the first that fits; `transport` for the others.
     pub transport_matches: Vec<TransportMatch>,
+    /// Connections that were made with a certificate or trust that has been replaced are cut after this; unless given,
+    /// they may take as long as what they carry.
+    pub retire_within: Option<Duration>,
     /// Says which of them an endpoint has, in place of what each of them asks for.
     pub transport_matcher: Option<Box<Matcher<usize>>>,
     /// SO_KEEPALIVE of its connections.
@@ -423,6 +429,8 @@ pub struct Endpoint {
     pub health_check: Option<Arc<EndpointCheck>>,
     /// All its metadata, where it leads into a listener of this process: parts may be passed on.
     pub passed: Option<Arc<Namespaces>>,
+    /// The HTTP proxy that it, or else its locality, names for its connections, where the transport goes by that.
+    pub http_proxy: Option<Arc<Address>>,
 }
 
 /// Source: `envoy.config.core.v3.HealthStatus`.

@@ -29,7 +29,7 @@ use crate::decide::decide;
 use crate::istio::{ClusterHints, upstream_filters};
 use crate::listener::TcpKeepalive;
 use crate::rejection::{FieldPath, Parsed};
-use crate::tls::upstream_transport_socket;
+use crate::tls::{retire_within, upstream_transport_socket};
 use crate::wire;
 
 impl Cluster {
@@ -140,6 +140,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, mut wire: pb::Cluster) -> Pa
     }
     let ConnectionOptions { tcp_keepalive, happy_eyeballs } =
         connection_options(&at.field("upstream_connection_options"), upstream_connection_options.unwrap_or_default())?;
+    let retire_within = retire_within(context, &at.field("metadata"), metadata.as_ref())?;
     let probation = probation_requests(&at.field("metadata"), metadata.as_ref())?;
     let transport_matches =
         self::transport_matches(context, &at.field("transport_socket_matches"), transport_socket_matches)?;
@@ -170,6 +171,7 @@ fn parse(context: &Context<'_>, at: &FieldPath<'_>, mut wire: pb::Cluster) -> Pa
         transport,
         transport_matches,
         transport_matcher,
+        retire_within,
         tcp_keepalive,
         happy_eyeballs,
         preconnect: match preconnect_policy {

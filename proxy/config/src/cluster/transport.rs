@@ -12,7 +12,7 @@ use outrigger_api::pb::envoy::extensions::matching::common_inputs::transport_soc
 use outrigger_api::pb::google::protobuf::{Any, DoubleValue};
 use outrigger_api::pb::xds::r#type::matcher::v3 as xds;
 
-use super::{Cluster, LbMetadata, ProxyProtocolVersion};
+use super::{Cluster, LbMetadata, ProxyProtocolVersion, TunneledTransport};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::matcher::{Kinds, Matcher, Place, check_endpoint_namespace};
@@ -32,6 +32,8 @@ pub enum UpstreamTransport {
     Proxied(Arc<ProxiedTransport>),
     /// One of the others, into a listener of this process that is told something of this side.
     Internal(Arc<InternalTransport>),
+    /// Plain bytes or TLS, by way of an HTTP proxy.
+    Tunneled(Arc<TunneledTransport>),
 }
 
 /// Source: `envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport`.
@@ -112,13 +114,14 @@ impl UpstreamTransport {
             Self::Tls(tls) => Some(tls),
             Self::Proxied(proxied) => proxied.inner.tls(),
             Self::Internal(internal) => internal.inner.tls(),
+            Self::Tunneled(tunneled) => tunneled.inner.tls(),
         }
     }
 
     /// The header that goes first, if there is one.
     pub fn proxy_header(&self) -> Option<&ProxyHeaderSettings> {
         match self {
-            Self::Raw | Self::Tls(_) => None,
+            Self::Raw | Self::Tls(_) | Self::Tunneled(_) => None,
             Self::Proxied(proxied) => Some(&proxied.header),
             Self::Internal(internal) => internal.inner.proxy_header(),
         }
@@ -128,7 +131,7 @@ impl UpstreamTransport {
     pub fn internal(&self) -> Option<&InternalTransport> {
         match self {
             Self::Internal(internal) => Some(internal),
-            Self::Raw | Self::Tls(_) | Self::Proxied(_) => None,
+            Self::Raw | Self::Tls(_) | Self::Proxied(_) | Self::Tunneled(_) => None,
         }
     }
 }

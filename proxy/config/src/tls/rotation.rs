@@ -15,7 +15,7 @@ use crate::decide::decide;
 use crate::rejection::{FieldPath, Parsed};
 use crate::wire;
 
-/// The namespace of a listener's metadata that holds the message as an object.
+/// The namespace of a listener's or cluster's metadata that holds the message as an object.
 const NAMESPACE: &str = "outrigger.tls";
 
 /// How long connections may go on after a rotation; `None` leaves them alone.

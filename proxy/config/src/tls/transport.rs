@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::{DownstreamTls, UpstreamTls};
 use crate::cluster::{
     InternalTransport, PassedMetadata, PassedMetadataOwner, ProxiedTransport, ProxyHeaderSettings,
-    ProxyProtocolVersion, TlvFilter, UpstreamTransport,
+    ProxyProtocolVersion, TlvFilter, UpstreamTransport, tunneled,
 };
 use crate::context::Context;
 use crate::decide::decide;
@@ -63,6 +63,9 @@ pub(crate) fn upstream_transport_socket(
         Config::Typed(any) if wire::type_name(&any) == INTERNAL_UPSTREAM => {
             return internal(context, &at_config, wire::decode(&at_config, &any)?);
         }
+        Config::Typed(any) if wire::type_name(&any) == HTTP_11_PROXY => {
+            return tunneled(context, &at_config, wire::decode(&at_config, &any)?);
+        }
         Config::Typed(any) => {
             return Err(at_config.reject(unsupported(&any)));
         }
@@ -109,6 +112,9 @@ fn proxied(
     if inner.internal().is_some() {
         return Err(socket_at.reject("must not be an internal one: that is the outermost of all"));
     }
+    if matches!(inner, UpstreamTransport::Tunneled(_)) {
+        return Err(socket_at.reject("must not lead through an HTTP proxy, which would get the header first"));
+    }
     let header = proxy_header(&at.field("config"), config.unwrap_or_default())?;
     Ok(UpstreamTransport::Proxied(Arc::new(ProxiedTransport { header, inner })))
 }
@@ -128,6 +134,9 @@ fn internal(
     let inner = inner_socket(context, &socket_at, transport_socket)?;
     if inner.internal().is_some() {
         return Err(socket_at.reject("must not be an internal one, too"));
+    }
+    if matches!(inner, UpstreamTransport::Tunneled(_)) {
+        return Err(socket_at.reject("must not lead through an HTTP proxy, which is never inside of this process"));
     }
     let passed = wire::each(&at.field("passthrough_metadata"), passthrough_metadata, |at, wire| {
         decide!(wire, at, internal_upstream::internal_upstream_transport::MetadataValueSource
@@ -199,6 +208,7 @@ pub(crate) fn tlv_type(at: &FieldPath<'_>, wire: u32) -> Parsed<u8> {
     u8::try_from(wire).map_err(|_| at.reject(format!("{wire} is above 255")))
 }
 
+const HTTP_11_PROXY: &str = "envoy.extensions.transport_sockets.http_11_proxy.v3.Http11ProxyUpstreamTransport";
 const INTERNAL_UPSTREAM: &str = "envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport";
 const PROXY_PROTOCOL: &str = "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
 

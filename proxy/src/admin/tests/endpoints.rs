@@ -1,5 +1,7 @@
 //! What each endpoint answers.
 
+use std::time::SystemTime;
+
 use outrigger_api::pb::envoy::config::core::v3::data_source::Specifier;
 use outrigger_api::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 use outrigger_config::bootstrap::{StatsConfig, StatsMatcher};
@@ -8,6 +10,7 @@ use outrigger_xds::ResourceKind;
 
 use super::super::ServerState;
 use super::fixture::{Fixture, active, ask, exchange, message, record, run};
+use crate::graph::history::{Refusal, ResourceHistory};
 use crate::upstream::stats::ClusterStats;
 
 const CLUSTER: &str = "
@@ -354,6 +357,43 @@ fn certificates_of_secrets_are_listed_and_counted_down() {
         assert_eq!(
             days,
             format!("server.days_until_first_cert_expiring: {}\n", shown["days_until_expiration"].as_str().unwrap())
+        );
+        assert_eq!(certs.get("problems"), None);
+    });
+}
+
+#[test]
+fn secrets_that_are_refused_and_certificates_that_have_expired_are_problems() {
+    run(async {
+        let fixture = Fixture::new();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
+        let mut secret: Secret = message("{name: s, tls_certificate: {certificate_chain: {inline_string: x}}}");
+        if let Some(secret::Type::TlsCertificate(wire)) = &mut secret.r#type {
+            wire.certificate_chain.as_mut().unwrap().specifier = Some(Specifier::InlineString(certificate.pem()));
+        }
+        let refusal = Refusal { record: record("2", &secret), details: "no key".to_owned() };
+        let since = Some(SystemTime::UNIX_EPOCH);
+        let history = active(record("1", &secret));
+        fixture.add(
+            ResourceKind::Secret,
+            "s",
+            ResourceHistory { refusal: Some(refusal), failing_since: since, ..history },
+        );
+        let bound = fixture.serve();
+        let certs = ask(&bound, "GET", "/certs").await.json();
+        let expired = &certs["certificates"][0]["cert_chain"][0];
+        assert_eq!(
+            certs["problems"],
+            serde_json::json!([
+                { "of": "secret \"s\"", "problem": "no key", "refused_version": "2", "since": "1970-01-01T00:00:00Z",
+                  "predecessor_in_use": true },
+                { "of": "secret \"s\"", "path": "<inline>", "serial_number": expired["serial_number"],
+                  "problem": "expired", "since": "2002-01-01T00:00:00Z" },
+            ])
         );
     });
 }

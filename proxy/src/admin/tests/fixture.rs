@@ -269,6 +269,7 @@ fn node(cluster: Cluster) -> ClusterNode {
                     preconnect: false,
                     health_check: None,
                     passed: None,
+                    http_proxy: None,
                     shared: Arc::default(),
                 }));
             }

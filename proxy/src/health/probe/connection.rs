@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use outrigger_config::address::Address;
-use outrigger_config::cluster::{Cluster, HealthCheck, UpstreamTransport};
+use outrigger_config::cluster::{Cluster, HealthCheck, HttpProxy, UpstreamTransport};
 use outrigger_policy::transport::{Said, transport_of};
 use outrigger_xds::Connector;
 use outrigger_xds::connector::Connection;
@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::Target;
 use crate::graph::ClusterNode;
 use crate::upstream::host::Host;
-use crate::upstream::{dial, proxy_header};
+use crate::upstream::{dial, http_tunnel, proxy_header};
 
 /// A connection that was made for a check.
 pub(in crate::health) struct Opened {
@@ -42,8 +42,22 @@ pub(in crate::health) struct Way<'a> {
 impl Way<'_> {
     /// A new connection.
     pub(in crate::health) async fn open(&self) -> io::Result<Opened> {
-        let (plain, addresses) = plain(&self.address, &self.node.config).await?;
+        let proxy = self.http_proxy();
+        let to = proxy.as_ref().map_or(&self.address, |proxy| &proxy.address);
+        let (mut plain, addresses) = plain(to, &self.node.config).await?;
+        if let Some(proxy) = proxy.filter(|proxy| proxy.tunnel) {
+            let asked = http_tunnel::open(&mut plain, &proxy.address, &self.address, &self.host.hostname);
+            asked.await.map_err(io::Error::other)?;
+        }
         self.secure(plain, addresses).await
+    }
+
+    /// What the endpoint names goes with its own transport; another has its default.
+    fn http_proxy(&self) -> Option<HttpProxy> {
+        if self.transport == self.host.transport {
+            return self.host.http_proxy.clone();
+        }
+        self.node.config.transports().nth(self.transport)?.http_proxy(None)
     }
 
     async fn secure(&self, mut plain: Connection, addresses: Option<(SocketAddr, SocketAddr)>) -> io::Result<Opened> {

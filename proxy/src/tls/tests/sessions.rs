@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::tls::{DownstreamTls, TicketKeys, Validation};
+use outrigger_config::tls::{CommonTls, DownstreamTls, TicketKeys, Validation};
 
 use super::handshake::resumed;
-use super::pki::{Authority, Leaf, client, common, downstream, only};
-use crate::tls::ServerTls;
+use super::pki::{Authority, Leaf, client, common, connect, downstream, only, upstream};
+use crate::tls::{ClientTls, ServerTls};
 
 fn keys(letters: &[u8]) -> TicketKeys {
     TicketKeys { keys: letters.iter().map(|letter| [*letter; 80]).collect(), files: Vec::new() }
@@ -65,6 +65,27 @@ async fn a_timeout_holds_for_tickets_and_for_the_store() {
         let client = client(None, None);
         assert!(!resumed(&server, &client).await);
         assert!(resumed(&server, &client).await);
+    }
+}
+
+#[tokio::test]
+async fn a_session_remembers_how_it_began() {
+    let ca = Authority::new("ca");
+    let leaf = ca.leaf(&["api.example.com"]);
+    let client = |common| ClientTls::build(&upstream(common), &[leaf.secret()], Some(&ca.validation())).unwrap();
+    for (version, common) in [("TLSv1.2", only(true, false)), ("TLSv1.3", only(false, true))] {
+        for stateless in [true, false] {
+            let common = CommonTls { curves: vec!["P-384"], ..common.clone() };
+            let config = DownstreamTls { disable_stateless_resumption: !stateless, ..downstream(common.clone()) };
+            let server = ServerTls::build(&config, &[leaf.secret()], Some(&ca.validation())).unwrap();
+            let client = client(common);
+            for resumed in [false, true, true] {
+                let (served, asked) = connect(&server, &client).await;
+                let seen = [served, asked].map(|info| info.unwrap());
+                let facts = seen.map(|info| (info.resumed, info.version, info.group, info.peer_signature));
+                assert_eq!(facts, [(resumed, version, "P-384", "ecdsa_secp256r1_sha256"); 2], "stateless: {stateless}");
+            }
+        }
     }
 }
 
