@@ -103,7 +103,7 @@ impl Unused {
                     visit(&format!("{prefix}{manager}"), &self.listener_http);
                 }
                 Application::Tcp(node) => visit(&names::prefix("tcp", &node.config.stat_prefix), &self.tcp),
-                Application::Missing => {}
+                Application::OwnAnswer(_) | Application::Missing => {}
             }
         }
     }

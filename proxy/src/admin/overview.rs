@@ -194,6 +194,7 @@ fn chain_of(view: &GraphView, chain: &ChainNode) -> Tree {
     let ranges = matches.prefix_ranges.iter().take(5).map(ToString::to_string);
     let (does, http, clusters) = match &chain.application {
         Application::Missing => ("nothing", Tree::Nothing, Tree::Nothing),
+        Application::OwnAnswer(_) => ("an answer of its own", Tree::Nothing, Tree::Nothing),
         Application::Http(node) => ("HTTP", manager(view, node), Tree::Nothing),
         Application::Tcp(node) => {
             ("TCP", Tree::Nothing, Tree::list(node.config.target.clusters.iter().map(|(name, _)| name)))

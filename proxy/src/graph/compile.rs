@@ -133,6 +133,7 @@ impl Application {
         match self {
             Self::Http(http) => Self::Http(Arc::clone(http)),
             Self::Tcp(tcp) => Self::Tcp(Arc::clone(tcp)),
+            Self::OwnAnswer(answer) => Self::OwnAnswer(answer.clone()),
             Self::Missing => Self::Missing,
         }
     }
@@ -459,6 +460,7 @@ impl Chain<'_> {
                     discovered,
                 })))
             }
+            NetworkFilterConfig::OwnAnswer(answer) => Ok(Application::OwnAnswer(answer.clone())),
             // A discovered filter that is discovered again would never end, and only terminal ones end a chain.
             NetworkFilterConfig::Discovered(_)
             | NetworkFilterConfig::Rbac(_)

@@ -59,6 +59,7 @@ use outrigger_config::extension::Extension;
 use outrigger_config::http::{HttpConnectionManager, HttpFilter, HttpFilterConfig};
 use outrigger_config::listener::{FilterChain, Listener, ListenerFilter, ListenerFilterKind, TrafficDirection};
 use outrigger_config::route::Priority;
+use outrigger_config::network::OwnAnswer;
 use outrigger_config::tcp::TcpProxy;
 use outrigger_config::units::{Fraction, RuntimeFraction, RuntimeNumber};
 use outrigger_policy::balance::HostSet;
@@ -160,6 +161,8 @@ pub enum Application {
     Tcp(Arc<TcpNode>),
     /// One of its filters has not been discovered: connections are closed.
     Missing,
+    /// An answer of our own.
+    OwnAnswer(OwnAnswer),
 }
 
 /// An HTTP connection manager with everything it needs.

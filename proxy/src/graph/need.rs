@@ -348,7 +348,8 @@ pub fn clusters_of_filter(filter: &NetworkFilterConfig, names: &mut BTreeSet<Arc
         NetworkFilterConfig::ExtAuthz(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
         NetworkFilterConfig::GlobalRateLimit(settings) => drop(names.insert(Arc::clone(&settings.service.cluster))),
         // The cluster by SNI may or may not exist when a connection asks for it.
-        NetworkFilterConfig::Rbac(_)
+        NetworkFilterConfig::OwnAnswer(_)
+        | NetworkFilterConfig::Rbac(_)
         | NetworkFilterConfig::ConnectionLimit(_)
         | NetworkFilterConfig::LocalRateLimit(_)
         | NetworkFilterConfig::SniCluster

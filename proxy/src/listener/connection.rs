@@ -79,6 +79,7 @@ pub async fn serve(accepted: Accepted) {
         Application::Tcp(node) => {
             Box::pin(tcp::serve(worker, Arc::clone(node), io, info, registered, buffer_limit)).await
         }
+        Application::OwnAnswer(answer) => Box::pin(tcp::answer(io, registered, answer)).await,
         Application::Missing => {}
     }
 }

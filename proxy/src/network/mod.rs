@@ -82,9 +82,10 @@ impl NetworkFilter {
             NetworkFilterConfig::MetadataExchange(config) => Some(Self::MetadataExchange(Arc::clone(config))),
             // The TCP proxy reports what becomes of the connection.
             NetworkFilterConfig::IstioStats(_) => Some(Self::Idle),
-            NetworkFilterConfig::TcpProxy(_) | NetworkFilterConfig::Http(_) | NetworkFilterConfig::Discovered(_) => {
-                None
-            }
+            NetworkFilterConfig::TcpProxy(_)
+            | NetworkFilterConfig::Http(_)
+            | NetworkFilterConfig::OwnAnswer(_)
+            | NetworkFilterConfig::Discovered(_) => None,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod departure;
 mod direction;
+mod own_answer;
 mod pace;
 mod relay;
 mod session;
@@ -12,4 +13,5 @@ pub mod stats;
 mod tlvs;
 pub(crate) mod tunnel;
 
+pub use own_answer::answer;
 pub use session::{record_refused, serve};

@@ -25,7 +25,9 @@ use crate::http::HttpConnectionManager;
 use crate::istio::{MetadataExchange, StandardMetrics};
 use crate::matcher::Matcher;
 use crate::metadata::Namespaces;
-use crate::network::{ConnectionLimit, ExtAuthz, GlobalRateLimit, LocalRateLimit, SetFilterState, SniDynamicForward};
+use crate::network::{
+    ConnectionLimit, ExtAuthz, GlobalRateLimit, LocalRateLimit, OwnAnswer, SetFilterState, SniDynamicForward,
+};
 use crate::rbac::NetworkRbac;
 use crate::tcp::TcpProxy;
 use crate::tls::DownstreamTls;
@@ -355,6 +357,8 @@ pub enum NetworkFilterConfig {
     /// Makes the server name the host of a dynamic forward proxy.
     SniDynamicForward(Arc<SniDynamicForward>),
     /// Leaves objects for the filters after it.
+    /// Terminal: answers by itself.
+    OwnAnswer(OwnAnswer),
     SetFilterState(Arc<SetFilterState>),
     /// Says who we are before the first byte of the application.
     MetadataExchange(Arc<MetadataExchange>),

@@ -14,7 +14,8 @@ use crate::extension::{DiscoveredFilter, Kind, message_name};
 use crate::http::HttpConnectionManager;
 use crate::istio::{MetadataExchange, StandardMetrics};
 use crate::network::{
-    ConnectionLimit, ExtAuthz, GlobalRateLimit, LocalRateLimit, SetFilterState, SniDynamicForward, sni_cluster,
+    ConnectionLimit, ExtAuthz, GlobalRateLimit, LocalRateLimit, OwnAnswer, SetFilterState, SniDynamicForward,
+    sni_cluster,
 };
 use crate::rbac::NetworkRbac;
 use crate::rejection::{FieldPath, Parsed};
@@ -90,6 +91,8 @@ impl NetworkFilterConfig {
             HTTP_CONNECTION_MANAGER => {
                 Ok(Self::Http(Arc::new(HttpConnectionManager::parse(context, at, wire::decode(at, &any)?)?)))
             }
+            DIRECT_RESPONSE => Ok(Self::OwnAnswer(OwnAnswer::fixed(context, at, wire::decode(at, &any)?)?)),
+            ECHO => Ok(Self::OwnAnswer(OwnAnswer::echo(wire::decode(at, &any)?))),
             RBAC => Ok(Self::Rbac(Arc::new(NetworkRbac::parse(context, at, wire::decode(at, &any)?)?))),
             EXT_AUTHZ => Ok(Self::ExtAuthz(Arc::new(ExtAuthz::parse(context, at, wire::decode(at, &any)?)?))),
             GLOBAL_RATE_LIMIT => {
@@ -122,7 +125,7 @@ impl NetworkFilterConfig {
     /// Whether it ends a chain. A discovered filter is what its types are.
     pub fn is_terminal(&self) -> bool {
         match self {
-            Self::TcpProxy(_) | Self::Http(_) => true,
+            Self::TcpProxy(_) | Self::Http(_) | Self::OwnAnswer(_) => true,
             Self::Rbac(_)
             | Self::ExtAuthz(_)
             | Self::GlobalRateLimit(_)
@@ -165,7 +168,9 @@ const LOCAL_RATE_LIMIT: &str = "envoy.extensions.filters.network.local_ratelimit
 const SNI_CLUSTER: &str = "envoy.extensions.filters.network.sni_cluster.v3.SniCluster";
 const SNI_DYNAMIC_FORWARD: &str = "envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig";
 const SET_FILTER_STATE: &str = "envoy.extensions.filters.network.set_filter_state.v3.Config";
-const TERMINAL: [&str; 2] = [TCP_PROXY, HTTP_CONNECTION_MANAGER];
+const DIRECT_RESPONSE: &str = "envoy.extensions.filters.network.direct_response.v3.Config";
+const ECHO: &str = "envoy.extensions.filters.network.echo.v3.Echo";
+const TERMINAL: [&str; 4] = [TCP_PROXY, HTTP_CONNECTION_MANAGER, DIRECT_RESPONSE, ECHO];
 const ISTIO_STATS: &str = "stats.PluginConfig";
 const OTHERS: [&str; 10] = [
     RBAC,

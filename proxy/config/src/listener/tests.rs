@@ -383,10 +383,10 @@ fn each_bad_filter_chain_is_refused_by_path() {
         ),
         (
             with_chains(
-                "filter_chains: [{filters: [{name: x, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo}}]}]",
+                "filter_chains: [{filters: [{name: x, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm}}]}]",
             ),
             "filter_chains[0].filters[0].typed_config: the network filter \
-             \"type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo\" is not supported",
+             \"type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm\" is not supported",
         ),
         (
             with_chains("filter_chains: [{filters: [{name: x}]}]"),

@@ -1,10 +1,10 @@
-//! Network filters that stand before the terminal one and are small: limits on connections, the cluster by SNI, objects of
-//! the filter state.
+//! Network filters that are small: limits on connections, the cluster by SNI, objects of the filter state, answers of our own.
 //!
 //! Owns their checked models and how they are read. Never counts a connection.
 
 mod dynamic_forward;
 mod ext_authz;
+mod own_answer;
 mod ratelimit;
 
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use crate::wire;
 
 pub use dynamic_forward::SniDynamicForward;
 pub use ext_authz::ExtAuthz;
+pub use own_answer::OwnAnswer;
 pub use ratelimit::{Descriptor, GlobalRateLimit};
 
 /// A flag that a runtime key may override. Source: `envoy.config.core.v3.RuntimeFeatureFlag`.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use outrigger_config::listener::{ConnectionFacts, FilterChainMatch, ListenerFilterKind, SourceType};
+use outrigger_config::network::OwnAnswer;
 use outrigger_policy::filter_chain::Criterion;
 
 use super::super::tree::{Tree, tree};
@@ -77,6 +78,8 @@ pub(super) fn find(view: &GraphView, asked: &Asked) -> Result<Found, String> {
             "does": match &node.application {
                 Application::Http(_) => "HTTP",
                 Application::Tcp(_) => "TCP",
+                Application::OwnAnswer(OwnAnswer::Fixed(_)) => "an answer of its own",
+                Application::OwnAnswer(OwnAnswer::Echo) => "echo",
                 Application::Missing => "nothing: a filter is missing",
             },
             "other_chains": if misses.is_empty() { Tree::Nothing } else { Tree::List(misses.clone()) },

@@ -46,6 +46,7 @@ fn account(view: &GraphView, request: &Request) -> Result<Tree, String> {
                 Application::Missing => {
                     "the connection is closed: one of its filters has not been discovered".to_owned()
                 }
+                Application::OwnAnswer(_) => "the connection is answered here, and goes nowhere".to_owned(),
                 Application::Tcp(node) => {
                     let target = &node.config.target.clusters;
                     let (clusters, result) = cluster::of_session(view, target);
