@@ -123,7 +123,10 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
     let Accepted { worker, node, socket, local, remote, direct_remote, local_restored, start, place, arrival } =
         accepted;
     let (own, luggage) = match arrival {
-        None => (socket.local_address().map(Address::Ip), Luggage::default()),
+        None => {
+            let luggage = Luggage { metadata: findings.metadata, ..Luggage::default() };
+            (socket.local_address().map(Address::Ip), luggage)
+        }
         Some(arrival) => (Some(arrival.local), arrival.luggage),
     };
     let own = own.filter(|own| *own != local).map(Box::new);
@@ -152,6 +155,7 @@ async fn establish(mut accepted: Accepted) -> Option<Ready> {
         log_refused(&worker, &node, &info, &Refusal::Unmatched);
         return None;
     };
+    place.establish();
     let (io, mut tls) = match secure(&worker, &node, &chain, socket, &info, &stats).await {
         Ok(secured) => secured,
         Err(failure) => {
@@ -201,7 +205,7 @@ fn choose(accepted: &Accepted, findings: &Findings) -> Option<Arc<ChainNode>> {
         transport_protocol: if findings.tls { "tls" } else { "raw_buffer" },
         application_protocols: &findings.application_protocols,
         filter_state: luggage.map(|luggage| &*luggage.objects),
-        metadata: luggage.map(|luggage| &luggage.metadata),
+        metadata: Some(luggage.map_or(&findings.metadata, |luggage| &luggage.metadata)),
     };
     let chosen = accepted.node.index.find(&facts)?;
     accepted.node.chain(chosen).cloned()

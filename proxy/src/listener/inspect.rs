@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use outrigger_config::address::Address;
 use outrigger_config::listener::{ListenerFilterKind, TlsInspector};
+use outrigger_config::metadata::Namespaces;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connection::Accepted;
@@ -31,6 +32,8 @@ pub struct Findings {
     pub application_protocols: Vec<String>,
     /// TLVs of a PROXY protocol header that are to be kept.
     pub proxy_tlvs: Option<Box<Vec<Tlv>>>,
+    /// What TLVs of the header say, where rules ask for them and the connection comes from outside the process.
+    pub metadata: Namespaces,
     /// Fingerprints of the client, if they are wanted.
     pub fingerprints: Option<Box<Fingerprints>>,
 }
@@ -133,6 +136,11 @@ async fn run_all(
                     Some(header) => {
                         let tlvs = header.tlvs(ahead, &rules.keep);
                         findings.proxy_tlvs = (!tlvs.is_empty()).then(|| Box::new(tlvs));
+                        let metadata = header.metadata(ahead, &rules.rules);
+                        match &mut accepted.arrival {
+                            Some(arrival) => arrival.luggage.metadata.extend(metadata),
+                            None => findings.metadata = metadata,
+                        }
                         ahead.drain(..header.consumed.min(ahead.len()));
                         if let Some(addresses) = header.addresses {
                             accepted.remote = addresses.source;

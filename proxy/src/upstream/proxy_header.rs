@@ -159,7 +159,7 @@ mod tests {
             let came: Vec<Tlv> = tlvs.into_iter().map(|(kind, value)| (kind, value.into())).collect();
             let header = proxied(&settings(version), &source, &destination, &came);
             let rules = ProxyProtocol {
-                allow_without_header: false, allow_v1: true, allow_v2: true, keep: TlvFilter::Nothing,
+                allow_without_header: false, allow_v1: true, allow_v2: true, keep: TlvFilter::Nothing, rules: Vec::new(),
             };
             let Parse::Complete(read) = proxy_protocol::parse(&header, &rules) else { panic!("{header:?}") };
             prop_assert_eq!(read.consumed, header.len());

@@ -14,7 +14,7 @@ use outrigger_api::pb::envoy::extensions::filters::listener::{
 use outrigger_api::pb::envoy::r#type::v3::Int32Range;
 use outrigger_api::pb::google::protobuf::Any;
 
-use super::{ListenerFilter, ListenerFilterKind, ListenerFilterPredicate, ProxyProtocol, TlsInspector};
+use super::{ListenerFilter, ListenerFilterKind, ListenerFilterPredicate, ProxyProtocol, TlsInspector, TlvRule};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::extension::{DiscoveredFilter, Kind, message_name};
@@ -136,11 +136,17 @@ fn tls_inspector(at: &FieldPath<'_>, wire: tls_inspector::TlsInspector) -> Parse
 
 fn proxy_protocol(at: &FieldPath<'_>, wire: proxy_protocol::ProxyProtocol) -> Parsed<ProxyProtocol> {
     decide!(wire, at, proxy_protocol::ProxyProtocol as "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" {
-        implemented: allow_requests_without_proxy_protocol, disallowed_versions, pass_through_tlvs;
-        no_effect: stat_prefix = "the filter has no counters of its own",
-            tlv_location = "without rules no TLV is kept";
-        unsupported: rules;
+        implemented: allow_requests_without_proxy_protocol, disallowed_versions, pass_through_tlvs, rules, tlv_location;
+        no_effect: stat_prefix = "the filter has no counters of its own";
+        unsupported: ;
     });
+    let rules = wire::each(&at.field("rules"), rules, tlv_rule)?;
+    use proxy_protocol::proxy_protocol::TlvLocation;
+    match TlvLocation::try_from(tlv_location) {
+        Ok(TlvLocation::FilterState) if !rules.is_empty() => return Err(at.field("tlv_location").unsupported()),
+        Ok(TlvLocation::DynamicMetadata | TlvLocation::FilterState) => {}
+        Err(_) => return Err(wire::unknown_enum(&at.field("tlv_location"), tlv_location)),
+    }
     use core::proxy_protocol_config::Version;
     let list = at.field("disallowed_versions");
     let (mut allow_v1, mut allow_v2) = (true, true);
@@ -160,8 +166,42 @@ fn proxy_protocol(at: &FieldPath<'_>, wire: proxy_protocol::ProxyProtocol) -> Pa
         allow_v1,
         allow_v2,
         keep: keep.unwrap_or_default(),
+        rules,
     })
 }
+
+fn tlv_rule(at: &FieldPath<'_>, wire: proxy_protocol::proxy_protocol::Rule) -> Parsed<TlvRule> {
+    use proxy_protocol::proxy_protocol::key_value_pair::ValueStringEncoding as Encoding;
+    use proxy_protocol::proxy_protocol::{KeyValuePair, Rule};
+    decide!(wire, at, Rule as "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.Rule" {
+        implemented: tlv_type, on_tlv_present;
+        no_effect: ;
+        unsupported: ;
+    });
+    let Ok(kind) = u8::try_from(tlv_type) else {
+        return Err(at.field("tlv_type").reject(format!("{tlv_type} is not within 0 to 255")));
+    };
+    let at = at.field("on_tlv_present");
+    let Some(pair) = on_tlv_present else { return Err(at.reject("is required")) };
+    decide!(pair, at, KeyValuePair as "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.KeyValuePair" {
+        implemented: metadata_namespace, key, value_string_encoding;
+        no_effect: ;
+        unsupported: ;
+    });
+    if key.is_empty() {
+        return Err(at.field("key").reject("must not be empty"));
+    }
+    let base64 = match Encoding::try_from(value_string_encoding) {
+        Ok(Encoding::Base64) => true,
+        Ok(Encoding::Unspecified | Encoding::SanitizedUtf8) => false,
+        Err(_) => return Err(wire::unknown_enum(&at.field("value_string_encoding"), value_string_encoding)),
+    };
+    let namespace = if metadata_namespace.is_empty() { TLV_NAMESPACE.into() } else { metadata_namespace.into() };
+    Ok(TlvRule { kind, namespace, key: key.into(), base64 })
+}
+
+/// Where TLVs are found unless a rule says otherwise.
+const TLV_NAMESPACE: &str = "envoy.filters.listener.proxy_protocol";
 
 fn predicate(at: &FieldPath<'_>, wire: pb::ListenerFilterChainMatchPredicate) -> Parsed<ListenerFilterPredicate> {
     let pb::ListenerFilterChainMatchPredicate { rule } = wire;

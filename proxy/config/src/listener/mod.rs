@@ -233,6 +233,21 @@ pub struct ProxyProtocol {
     pub allow_v2: bool,
     /// Which TLVs are kept for upstream connections that pass them on.
     pub keep: TlvFilter,
+    /// Which TLVs become metadata of the connection.
+    pub rules: Vec<TlvRule>,
+}
+
+/// A TLV that becomes metadata. Source: `ProxyProtocol.Rule`.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct TlvRule {
+    /// Its type.
+    pub kind: u8,
+    /// Namespace of the metadata.
+    pub namespace: Arc<str>,
+    /// Key in the namespace.
+    pub key: Arc<str>,
+    /// The value is written in base64; as text otherwise, with `!` for bytes that are none.
+    pub base64: bool,
 }
 
 /// Source: `ListenerFilterChainMatchPredicate`.
@@ -342,6 +357,8 @@ pub enum NetworkFilterConfig {
     TcpProxy(Arc<TcpProxy>),
     /// Terminal: speaks HTTP.
     Http(Arc<HttpConnectionManager>),
+    /// Terminal: answers by itself.
+    OwnAnswer(OwnAnswer),
     /// Lets through what its rules allow.
     Rbac(Arc<NetworkRbac>),
     /// Asks a service outside who may connect.
@@ -357,8 +374,6 @@ pub enum NetworkFilterConfig {
     /// Makes the server name the host of a dynamic forward proxy.
     SniDynamicForward(Arc<SniDynamicForward>),
     /// Leaves objects for the filters after it.
-    /// Terminal: answers by itself.
-    OwnAnswer(OwnAnswer),
     SetFilterState(Arc<SetFilterState>),
     /// Says who we are before the first byte of the application.
     MetadataExchange(Arc<MetadataExchange>),

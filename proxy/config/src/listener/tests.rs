@@ -202,8 +202,25 @@ fn listener_filters_are_read() {
             allow_v1: false,
             allow_v2: true,
             keep: TlvFilter::Nothing,
+            rules: Vec::new(),
         })
     );
+}
+
+#[test]
+fn tlvs_become_metadata_by_rules() {
+    let rules = "rules: [{tlv_type: 234, on_tlv_present: {key: endpoint}}, {tlv_type: 2, on_tlv_present: \
+         {metadata_namespace: other, key: authority, value_string_encoding: BASE64}}]";
+    let got = with_filter("proxy_protocol.v3.ProxyProtocol", rules).unwrap();
+    let ListenerFilterKind::ProxyProtocol(got) = &got.listener_filters[0].kind else { panic!("another filter") };
+    let rule = |kind, namespace: &str, key: &str, base64| TlvRule {
+        kind,
+        namespace: namespace.into(),
+        key: key.into(),
+        base64,
+    };
+    let namespace = "envoy.filters.listener.proxy_protocol";
+    assert_eq!(got.rules, [rule(234, namespace, "endpoint", false), rule(2, "other", "authority", true)]);
 }
 
 #[test]
@@ -316,7 +333,22 @@ fn each_bad_listener_is_refused_by_path() {
         ),
         (
             with_filter("proxy_protocol.v3.ProxyProtocol", "rules: [{tlv_type: 1}]"),
-            "listener_filters[0].typed_config.rules: is not supported",
+            "listener_filters[0].typed_config.rules[0].on_tlv_present: is required",
+        ),
+        (
+            with_filter("proxy_protocol.v3.ProxyProtocol", "rules: [{tlv_type: 256, on_tlv_present: {key: k}}]"),
+            "listener_filters[0].typed_config.rules[0].tlv_type: 256 is not within 0 to 255",
+        ),
+        (
+            with_filter("proxy_protocol.v3.ProxyProtocol", "rules: [{tlv_type: 1, on_tlv_present: {}}]"),
+            "listener_filters[0].typed_config.rules[0].on_tlv_present.key: must not be empty",
+        ),
+        (
+            with_filter(
+                "proxy_protocol.v3.ProxyProtocol",
+                "tlv_location: FILTER_STATE, rules: [{tlv_type: 1, on_tlv_present: {key: k}}]",
+            ),
+            "listener_filters[0].typed_config.tlv_location: is not supported",
         ),
     ];
     for (got, expected) in cases {

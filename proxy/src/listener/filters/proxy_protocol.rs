@@ -8,9 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use outrigger_config::address::Address;
 use outrigger_config::cluster::TlvFilter;
-use outrigger_config::listener::ProxyProtocol;
+use outrigger_config::listener::{ProxyProtocol, TlvRule};
+use outrigger_config::metadata::Namespaces;
 
 use super::Parse;
 use crate::upstream::proxy_header::Tlv;
@@ -31,21 +33,40 @@ impl ProxyHeader {
     /// The TLVs of a header, of the bytes it was read from, that are to be kept. What does not fit its place ends the list,
     /// as HAProxy does it.
     pub fn tlvs(&self, bytes: &[u8], keep: &TlvFilter) -> Vec<Tlv> {
-        let mut rest = bytes.get(self.tlvs_at..self.consumed).unwrap_or_default();
-        let mut found = Vec::new();
-        if *keep == TlvFilter::Nothing {
-            return found;
-        }
-        while let Some((&[kind, high, low], after)) = rest.split_first_chunk::<3>() {
-            let length = usize::from(u16::from_be_bytes([high, low]));
-            let Some((value, after)) = after.split_at_checked(length) else { break };
-            if keep.takes(kind) {
-                found.push((kind, value.into()));
-            }
-            rest = after;
-        }
-        found
+        self.all_tlvs(bytes).filter(|(kind, _)| keep.takes(*kind)).map(|(kind, value)| (kind, value.into())).collect()
     }
+
+    /// What rules make of the TLVs of a header: metadata by namespace and key. Of several of a type the first one counts.
+    pub fn metadata(&self, bytes: &[u8], rules: &[TlvRule]) -> Namespaces {
+        let mut metadata = Namespaces::new();
+        for (kind, value) in self.all_tlvs(bytes).filter(|_| !rules.is_empty()) {
+            for TlvRule { namespace, key, base64, .. } in rules.iter().filter(|rule| rule.kind == kind) {
+                let text = if *base64 { BASE64_STANDARD.encode(value) } else { as_text(value) };
+                metadata.entry(namespace.to_string()).or_default().entry(key.to_string()).or_insert(text.into());
+            }
+        }
+        metadata
+    }
+
+    fn all_tlvs<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = (u8, &'b [u8])> + use<'b> {
+        let mut rest = bytes.get(self.tlvs_at..self.consumed).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let (&[kind, high, low], after) = rest.split_first_chunk::<3>()?;
+            let (value, after) = after.split_at_checked(usize::from(u16::from_be_bytes([high, low])))?;
+            rest = after;
+            Some((kind, value))
+        })
+    }
+}
+
+/// Text with `!` for each byte that belongs to none, as Envoy writes it.
+fn as_text(value: &[u8]) -> String {
+    let mut text = String::with_capacity(value.len());
+    for chunk in value.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| '!'));
+    }
+    text
 }
 
 /// The two ends of a proxied connection.
@@ -61,7 +82,7 @@ pub struct ProxiedAddresses {
 /// allowed is invalid; where connections may come without a header, it is not looked for, and the bytes go on as they
 /// are.
 pub fn parse(bytes: &[u8], rules: &ProxyProtocol) -> Parse<ProxyHeader> {
-    let ProxyProtocol { allow_without_header, allow_v1, allow_v2, keep: _ } = rules;
+    let ProxyProtocol { allow_without_header, allow_v1, allow_v2, keep: _, rules: _ } = rules;
     let versions = [
         Version { signature: V1_SIGNATURE, allowed: *allow_v1, parse: parse_v1, refusal: V1_REFUSAL },
         Version { signature: V2_SIGNATURE, allowed: *allow_v2, parse: parse_v2, refusal: V2_REFUSAL },
@@ -250,8 +271,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: ProxyProtocol =
-        ProxyProtocol { allow_without_header: false, allow_v1: true, allow_v2: true, keep: TlvFilter::Nothing };
+    const ALL: ProxyProtocol = ProxyProtocol {
+        allow_without_header: false,
+        allow_v1: true,
+        allow_v2: true,
+        keep: TlvFilter::Nothing,
+        rules: Vec::new(),
+    };
 
     fn v1(line: &str) -> Parse<ProxyHeader> {
         same_for_every_split(line.as_bytes(), |bytes| parse(bytes, &ALL));
@@ -367,6 +393,30 @@ mod tests {
             assert_eq!(parse(bytes, &ALL), Parse::NotThis);
             same_for_every_split(bytes, |bytes| parse(bytes, &ALL));
         }
+    }
+
+    #[test]
+    fn rules_make_metadata_of_tlvs() {
+        let tlvs = b"\xea\0\x03vpc\x02\0\x02a\xff\x02\0\x02b\xfe\x05\0\x01z\x09\xff";
+        let body = [&[10, 0, 0, 1, 10, 0, 0, 2, 0, 1, 0, 2], &tlvs[..]].concat();
+        let bytes = v2(0x21, 0x11, body.len() as u16, &body);
+        let Parse::Complete(header) = parse(&bytes, &ALL) else { panic!("it is whole") };
+        let rule = |kind, namespace: &str, key: &str, base64| TlvRule {
+            kind,
+            namespace: namespace.into(),
+            key: key.into(),
+            base64,
+        };
+        let rules = [
+            rule(0xea, "p", "vpc", false),
+            rule(2, "p", "text", false),
+            rule(2, "q", "bytes", true),
+            rule(9, "q", "no", false),
+        ];
+        let found = serde_json::to_value(header.metadata(&bytes, &rules)).unwrap();
+        assert_eq!(found, serde_json::json!({ "p": { "vpc": "vpc", "text": "a!" }, "q": { "bytes": "Yf8=" } }));
+        assert!(header.metadata(&bytes, &[]).is_empty());
+        assert_eq!(header.tlvs(&bytes, &TlvFilter::Nothing), []);
     }
 
     #[test]
