@@ -38,6 +38,7 @@ mod istio_stats;
 mod json_to_metadata;
 mod jwt_authn;
 mod local_ratelimit;
+mod lua;
 mod missing;
 mod oauth2;
 mod on_demand;
@@ -364,6 +365,7 @@ impl Maker<'_> {
             HttpFilterConfig::IstioStats(settings) => {
                 self.make(|maker| istio_stats::IstioStats::new(settings, maker.direction, maker))
             }
+            HttpFilterConfig::Lua(settings) => self.make(|_| lua::LuaFilter::new(settings)),
             HttpFilterConfig::LocalRateLimit(settings) => {
                 self.make(|maker| local_ratelimit::LocalRateLimit::new(settings, maker))
             }

@@ -28,6 +28,7 @@ mod health_check;
 mod json_to_metadata;
 mod jwt_authn;
 mod local_ratelimit;
+mod lua;
 mod oauth2;
 mod on_demand;
 mod peer_metadata;
@@ -82,6 +83,7 @@ pub use jwt_authn::{
     JwtRequirement, JwtRoute, JwtRule, Lifetime, RemoteJwks,
 };
 pub use local_ratelimit::{LocalDescriptor, LocalRateLimit, VirtualHostLimits};
+pub use lua::{ConnectionHost, KnownProgram, Lua, LuaRoute};
 pub use oauth2::{
     Afterwards, Assertion, AuthorizationEndpoint, ClientAuth, Cookie, Cookies, EndSession, OAuth2, SameSite,
     SigningAlgorithm,
@@ -184,6 +186,8 @@ pub enum HttpFilterConfig {
     JsonToMetadata(Arc<JsonToMetadata>),
     /// Limits requests in a time.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// Runs a program that is known without an interpreter.
+    Lua(Arc<Lua>),
     /// Lets through requests with valid JSON Web Tokens.
     JwtAuthn(Arc<JwtAuthn>),
     /// Signs users in at an authorization server; `None` if only routes say which.
@@ -341,6 +345,9 @@ impl HttpFilterConfig {
             }
             "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {
                 Self::JwtAuthn(Arc::new(JwtAuthn::parse(context, at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.lua.v3.Lua" => {
+                Self::Lua(Arc::new(Lua::parse(context, at, wire::decode(at, any)?)?))
             }
             "io.istio.http.peer_metadata.Config" => {
                 Self::PeerMetadata(Arc::new(PeerMetadata::parse(at, wire::decode(at, any)?)?))

@@ -13,8 +13,8 @@ use super::transcoder::Transcoder;
 use super::{
     ApiKeyAuth, ApiKeyRoute, AuthzRoute, BandwidthLimit, BasicAuth, Buffer, CompressorOverride, CorsPolicy, CsrfPolicy,
     CustomResponse, DelegateTree, Delegating, DynamicHost, ExtAuthz, ExtProc, ExtProcRoute, Fault,
-    GlobalRateLimitRoute, HeaderToMetadata, JsonToMetadata, JwtRoute, LocalRateLimit, Mutations, OAuth2, OnDemand,
-    SetFilterState, SetMetadata, StatefulSession, Users,
+    GlobalRateLimitRoute, HeaderToMetadata, JsonToMetadata, JwtRoute, LocalRateLimit, LuaRoute, Mutations, OAuth2,
+    OnDemand, SetFilterState, SetMetadata, StatefulSession, Users,
 };
 use crate::context::Context;
 use crate::decide::decide;
@@ -76,6 +76,8 @@ pub enum RouteFilterConfig {
     JsonToMetadata(Arc<JsonToMetadata>),
     /// For [`super::HttpFilterConfig::LocalRateLimit`], instead of its settings.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// For [`super::HttpFilterConfig::Lua`].
+    Lua(Arc<LuaRoute>),
     /// For [`super::HttpFilterConfig::JwtAuthn`].
     JwtAuthn(Arc<JwtRoute>),
     /// For [`super::HttpFilterConfig::OAuth2`], instead of its settings.
@@ -235,6 +237,9 @@ impl RouteFilterConfig {
             }
             "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig" => {
                 Self::JwtAuthn(Arc::new(JwtRoute::parse(at, wire::decode(at, any)?)?))
+            }
+            "envoy.extensions.filters.http.lua.v3.LuaPerRoute" => {
+                Self::Lua(Arc::new(LuaRoute::parse(context, at, wire::decode(at, any)?)?))
             }
             "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig" => {
                 Self::OnDemand(Arc::new(OnDemand::parse_route(context, at, wire::decode(at, any)?)?))
