@@ -28,7 +28,7 @@ const INTENDED: Intended = &[
         "logged 503",
         "a request that a kept connection did not take is sent on a new one",
     ),
-    ("cors: preflight", "", "what answers a preflight reached no cluster, and exposes nothing (Fetch standard)"),
+    ("cors: preflight", "", "what answers a preflight exposes nothing (Fetch standard)"),
     ("path: escaped slashes", "logged", "the log tells the path as it came"),
     ("retry: 5xx of a reset", "x-envoy-attempt-count", RESENT),
     ("retry: 5xx of a reset", "logged 503", RESENT),
@@ -175,6 +175,8 @@ const REWRITES: &str = "\
     { match: { safe_regex: { regex: '/r/[0-9]+/.*' } }, route: { cluster: one, prefix_rewrite: /whole } }, \
     { match: { prefix: /regex }, route: { cluster: one, regex_rewrite: { pattern: { regex: '[0-9]+' }, substitution: num } } }, \
     { match: { prefix: /host-header }, route: { cluster: one, host_rewrite_header: x-host } }, \
+    { match: { prefix: /host-and-path }, route: { cluster: one, host_rewrite_path_regex: { pattern: { regex: '^/host-and-path/(\\w+).*$' }, substitution: '\\1.example' }, \
+      regex_rewrite: { pattern: { regex: '^/host-and-path/(.*)$' }, substitution: '/new/\\1' } } }, \
     { match: { prefix: /host-path }, route: { cluster: one, host_rewrite_path_regex: { pattern: { regex: '^/host-path/(.+)/.*$' }, substitution: '\\1.example' } } }, \
     { match: { prefix: /host-x }, route: { cluster: one, host_rewrite_literal: lit.example, append_x_forwarded_host: true } }, \
     { match: { path_separated_prefix: /sep }, route: { cluster: one, prefix_rewrite: /of } }, \
@@ -321,6 +323,7 @@ const CASES: &[Case] = &[
     get("rewrite: host from a header", "rewrites", "/host-header", &[("x-host", "from-header.example")]),
     get("rewrite: host from a missing header", "rewrites", "/host-header", &[]),
     get("rewrite: host from the path", "rewrites", "/host-path/abc/x?y=/z/", &[]),
+    get("rewrite: host from the path as it came", "rewrites", "/host-and-path/abc/x?y=/z/", &[]),
     get("rewrite: host from a path that does not match", "rewrites", "/host-path", &[]),
     get("rewrite: x-forwarded-host", "rewrites", "/host-x", &[]),
     get("rewrite: x-forwarded-host that is there", "rewrites", "/host-x", &[("x-forwarded-host", "first.example")]),

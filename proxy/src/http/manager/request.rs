@@ -17,7 +17,7 @@ use super::HttpConnection;
 use super::downstream::Downstream;
 use super::mutate::{self, Mutable};
 use super::reply::LocalReply;
-use super::routing::{asked_protocol, name_route, serve_route};
+use super::routing::{asked_protocol, name_cluster, name_route, serve_route};
 use super::{client_cert, normalize, overload};
 use crate::accesslog::format;
 use crate::accesslog::{AccessLogger, Facts, LogType};
@@ -289,11 +289,7 @@ fn begin_log(request: &Request<'_>, chosen: Option<&Chosen<'_>>) {
     let times = request.connection.node.config.access_log_times;
     if times.on_new_request {
         name_route(request, chosen);
-        if let Some(name) = chosen.and_then(|chosen| chosen.cluster_name(&request.head))
-            && let Some(node) = request.graph.clusters.get(&*name)
-        {
-            request.info.set_cluster(&node.config);
-        }
+        name_cluster(request, chosen);
         request.log(LogType::DownstreamStart);
     }
     if let Some(interval) = times.interval {
@@ -453,10 +449,12 @@ async fn route_from(request: &mut Request<'_>, from: usize) -> Option<usize> {
             Turn::LookAgain(next) => return Some(next),
             Turn::Restart => return None,
             Turn::Reply(reply) => {
+                name_cluster(request, choice.chosen.as_ref());
                 send_local(request, *reply, choice.chosen.as_ref()).await;
                 return None;
             }
             Turn::Interrupted(failure) => {
+                name_cluster(request, choice.chosen.as_ref());
                 router::end(request, failure, choice.chosen.as_ref()).await;
                 return None;
             }

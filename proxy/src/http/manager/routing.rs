@@ -33,6 +33,7 @@ pub(super) async fn serve_route(request: &mut Request<'_>, connection: &HttpConn
     {
         connection.stats.downstream_rq_ws_on_non_ws_route.increment();
         tracing::debug!("upgrade to {protocol} is not enabled");
+        name_cluster(request, Some(&chosen));
         return send_local(request, LocalReply::new(403, "upgrade_failed").close(), Some(&chosen)).await;
     }
     if requires_tls(request, &chosen) {
@@ -71,6 +72,15 @@ pub(super) fn name_route(request: &Request<'_>, chosen: Option<&Chosen<'_>>) {
     *request.info.route.borrow_mut() = Some(Arc::clone(chosen.route));
     if !chosen.route.name.is_empty() {
         *request.info.route_name.borrow_mut() = Some(Arc::clone(&chosen.route.name));
+    }
+}
+
+/// Says where a request was going that is answered on its way.
+pub(super) fn name_cluster(request: &Request<'_>, chosen: Option<&Chosen<'_>>) {
+    if let Some(name) = chosen.and_then(|chosen| chosen.cluster_name(&request.head))
+        && let Some(node) = request.graph.clusters.get(&*name)
+    {
+        request.info.set_cluster(&node.config);
     }
 }
 

@@ -59,13 +59,6 @@ pub fn request_head(
         mutate_for_cluster(request, weighted);
     }
     chosen.mutate_request(request);
-    if let Some(path) = rewritten_path(request, chosen, action) {
-        if !suppress {
-            let original = request.head.path().to_vec();
-            request.head.headers.set(HeaderId::XEnvoyOriginalPath, &original);
-        }
-        request.head.set_path(path.as_bytes());
-    }
     let host = match (weighted.and_then(|weighted| weighted.host_rewrite_literal.as_ref()), &action.host_rewrite) {
         (Some(literal), _) | (None, HostRewrite::Literal(literal)) => Some(literal.clone()),
         (None, HostRewrite::Header(name)) => {
@@ -80,6 +73,14 @@ pub fn request_head(
     };
     if let Some(host) = host.filter(|host| !host.is_empty()) {
         set_host(request, action, &host);
+    }
+    // After the host, which may be a part of the path as it came.
+    if let Some(path) = rewritten_path(request, chosen, action) {
+        if !suppress {
+            let original = request.head.path().to_vec();
+            request.head.headers.set(HeaderId::XEnvoyOriginalPath, &original);
+        }
+        request.head.set_path(path.as_bytes());
     }
 }
 
