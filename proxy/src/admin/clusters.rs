@@ -23,7 +23,7 @@ use super::dump_endpoints::{address, health, locality};
 use super::pretty::{Member, ObjectWriter, message};
 use super::request::Request;
 use super::response::{JSON, Response, TEXT};
-use crate::graph::ClusterNode;
+use crate::graph::{BreakerLimits, ClusterNode};
 use crate::health::{HealthFlag, Shown as OutlierRates};
 use crate::upstream::admission::{Shown, shown_of};
 use crate::upstream::host::Host;
@@ -42,19 +42,23 @@ pub(super) fn clusters(context: &AdminContext, request: &Request) -> Response {
     let resources = context.configuration.resources(ResourceKind::Cluster);
     let dynamic: BTreeSet<Arc<str>> =
         resources.into_iter().filter(|(_, history)| !history.is_static).map(|(name, _)| name).collect();
+    let runtime = Arc::clone(&graph.runtime);
     if request.parameter("format") == Some("json") {
         let statuses = clusters.into_iter().map(move |cluster| {
             let added = dynamic.contains(&cluster.config.name);
-            message(&status(&cluster, added))
+            message(&status(&cluster, added, BreakerLimits::of(&cluster.config, &runtime)))
         });
         let writer = ObjectWriter::new(0, vec![Member::List("cluster_statuses", Box::new(statuses))]);
         return Response::stream(JSON, writer.chain(["\n".to_owned()]));
     }
-    let texts = clusters.into_iter().map(move |cluster| text(&cluster, dynamic.contains(&cluster.config.name)));
+    let texts = clusters.into_iter().map(move |cluster| {
+        let limits = BreakerLimits::of(&cluster.config, &runtime);
+        text(&cluster, dynamic.contains(&cluster.config.name), limits)
+    });
     Response::stream(TEXT, texts)
 }
 
-fn text(cluster: &ClusterNode, added_via_api: bool) -> String {
+fn text(cluster: &ClusterNode, added_via_api: bool, limits: BreakerLimits) -> String {
     let config = &cluster.config;
     let name = &config.name;
     let mut out = String::new();
@@ -68,9 +72,7 @@ fn text(cluster: &ClusterNode, added_via_api: bool) -> String {
             let _ = writeln!(out, "{name}::outlier::{prefix}success_rate_ejection_threshold::{threshold}");
         }
     }
-    for (priority, thresholds) in
-        [("default", &config.circuit_breakers.default), ("high", &config.circuit_breakers.high)]
-    {
+    for (priority, thresholds) in [("default", &limits.default), ("high", &limits.high)] {
         for (limit, value) in [
             ("max_connections", thresholds.max_connections),
             ("max_pending_requests", thresholds.max_pending_requests),
@@ -155,9 +157,8 @@ fn host_text(out: &mut String, cluster: &str, host: &Host, shown: Option<&Outlie
     }
 }
 
-fn status(cluster: &ClusterNode, added_via_api: bool) -> pb::ClusterStatus {
+fn status(cluster: &ClusterNode, added_via_api: bool, limits: BreakerLimits) -> pb::ClusterStatus {
     let config = &cluster.config;
-    let breakers = &config.circuit_breakers;
     let eds_service_name = match &config.discovery {
         Discovery::Eds { service_name, .. } if *service_name != config.name => service_name.to_string(),
         _ => String::new(),
@@ -176,8 +177,8 @@ fn status(cluster: &ClusterNode, added_via_api: bool) -> pb::ClusterStatus {
         local_origin_success_rate_ejection_threshold: threshold_of(shown.as_ref().and_then(|shown| shown.local)),
         circuit_breakers: Some(cluster_pb::CircuitBreakers {
             thresholds: vec![
-                threshold(RoutingPriority::Default, &breakers.default),
-                threshold(RoutingPriority::High, &breakers.high),
+                threshold(RoutingPriority::Default, &limits.default),
+                threshold(RoutingPriority::High, &limits.high),
             ],
             per_host_thresholds: Vec::new(),
         }),

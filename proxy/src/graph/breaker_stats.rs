@@ -7,6 +7,7 @@ use std::sync::Arc;
 use outrigger_config::cluster::{Cluster, Thresholds};
 use outrigger_policy::breaker::{Breaker, Resource};
 
+use super::breaker_limits::BreakerLimits;
 use super::facts;
 use super::manager::GraphManager;
 use super::stats::{ClusterControlStats, RemainingStats};
@@ -36,7 +37,8 @@ impl GraphManager {
     pub(super) fn refresh_breakers(&self) {
         for (name, build) in &self.clusters {
             let Some(stats) = self.stats.cluster.get(name) else { continue };
-            let (limits, shared) = (&build.node.config.circuit_breakers, &build.node.shared);
+            let limits = BreakerLimits::of(&build.node.config, &self.runtime_snapshot);
+            let shared = &build.node.shared;
             show_open(stats, [(&shared.default, &limits.default), (&shared.high, &limits.high)]);
             let Some(Remaining { default, high }) = self.stats.remaining.get(name) else { continue };
             for (stats, breaker, thresholds) in

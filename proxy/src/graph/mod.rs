@@ -5,6 +5,7 @@
 
 mod answers;
 mod balance_stats;
+mod breaker_limits;
 mod breaker_stats;
 mod building;
 pub mod compile;
@@ -58,8 +59,8 @@ use outrigger_config::cluster::Cluster;
 use outrigger_config::extension::Extension;
 use outrigger_config::http::{HttpConnectionManager, HttpFilter, HttpFilterConfig};
 use outrigger_config::listener::{FilterChain, Listener, ListenerFilter, ListenerFilterKind, TrafficDirection};
-use outrigger_config::route::Priority;
 use outrigger_config::network::OwnAnswer;
+use outrigger_config::route::Priority;
 use outrigger_config::tcp::TcpProxy;
 use outrigger_config::units::{Fraction, RuntimeFraction, RuntimeNumber};
 use outrigger_policy::balance::HostSet;
@@ -69,6 +70,7 @@ use outrigger_policy::route::{RouteTable, RuntimeView, ScopeTable, fraction_hold
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+pub use breaker_limits::BreakerLimits;
 pub use demands::{Demands, Wanted};
 pub use drains::{DrainRequest, DrainScope};
 pub use handle::{ManagerHandle, Readiness};
@@ -159,10 +161,10 @@ pub enum Application {
     Http(Arc<HttpNode>),
     /// Bytes to a cluster.
     Tcp(Arc<TcpNode>),
-    /// One of its filters has not been discovered: connections are closed.
-    Missing,
     /// An answer of our own.
     OwnAnswer(OwnAnswer),
+    /// One of its filters has not been discovered: connections are closed.
+    Missing,
 }
 
 /// An HTTP connection manager with everything it needs.

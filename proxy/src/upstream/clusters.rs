@@ -25,7 +25,7 @@ use super::response_stats::Origins;
 use super::stats::{ClusterStats, QueueStats};
 use super::vacancy::make_room;
 use super::worker_host::WorkerHost;
-use crate::graph::{ClusterNode, Graph, facts, same_hosts};
+use crate::graph::{BreakerLimits, ClusterNode, Graph, RuntimeSnapshot, facts, same_hosts};
 use crate::http::h2::stats::Http2Stats;
 use crate::stats::names;
 use crate::worker::Worker;
@@ -47,6 +47,10 @@ pub struct WorkerCluster {
     pub(super) choices: ChoiceStats,
     pub(super) origins: Origins,
     pub(super) node: RefCell<Arc<ClusterNode>>,
+    /// The thresholds of its circuit breakers.
+    limits: Cell<BreakerLimits>,
+    /// The runtime that they follow; none if they are to be looked up again.
+    limits_by: RefCell<Option<Arc<RuntimeSnapshot>>>,
     pub(super) picker: RefCell<Option<Picker>>,
     /// Where the next requests will go, where connections are made in advance.
     pub(super) foreseen: Foreseen,
@@ -73,6 +77,7 @@ impl WorkerClusters {
     pub fn get(&self, worker: &Worker, node: &Arc<ClusterNode>) -> Rc<WorkerCluster> {
         if let Some(cluster) = self.by_name.borrow().get(&node.config.name) {
             cluster.update(worker, node);
+            cluster.follow_limits(&worker.graph().runtime);
             return Rc::clone(cluster);
         }
         let cluster = Rc::new(WorkerCluster::new(worker, node));
@@ -121,8 +126,11 @@ impl WorkerClusters {
 impl WorkerCluster {
     fn new(worker: &Worker, node: &Arc<ClusterNode>) -> Self {
         let stats = worker.process.stats.scope(&names::prefix("cluster", &node.config.stat_name));
+        let runtime = Arc::clone(&worker.graph().runtime);
         Self {
             stats,
+            limits: Cell::new(BreakerLimits::of(&node.config, &runtime)),
+            limits_by: RefCell::new(Some(runtime)),
             http2_stats: OnceCell::new(),
             queue_stats: OnceCell::new(),
             choices: ChoiceStats::default(),
@@ -163,18 +171,26 @@ impl WorkerCluster {
     pub fn limits(&self, priority: Priority) -> (Arc<Breaker>, Thresholds) {
         let node = self.node.borrow();
         match priority {
-            Priority::Default => (Arc::clone(&node.shared.default), node.config.circuit_breakers.default),
-            Priority::High => (Arc::clone(&node.shared.high), node.config.circuit_breakers.high),
+            Priority::Default => (Arc::clone(&node.shared.default), self.limits.get().default),
+            Priority::High => (Arc::clone(&node.shared.high), self.limits.get().high),
+        }
+    }
+
+    fn follow_limits(&self, runtime: &Arc<RuntimeSnapshot>) {
+        let mut followed = self.limits_by.borrow_mut();
+        if !followed.as_ref().is_some_and(|followed| Arc::ptr_eq(followed, runtime)) {
+            self.limits.set(BreakerLimits::of(&self.node.borrow().config, runtime));
+            *followed = Some(Arc::clone(runtime));
         }
     }
 
     /// A try begins, for retry budgets that go by these.
     pub fn began(&self, priority: Priority) {
         let node = self.node.borrow();
-        let limits = &node.config.circuit_breakers;
+        let limits = self.limits.get();
         let (breaker, thresholds) = match priority {
-            Priority::Default => (&node.shared.default, &limits.default),
-            Priority::High => (&node.shared.high, &limits.high),
+            Priority::Default => (&node.shared.default, limits.default),
+            Priority::High => (&node.shared.high, limits.high),
         };
         if let Some(RetryBudget { interval: Some(interval), .. }) = thresholds.retry_budget {
             breaker.began(interval, facts::now());
@@ -202,6 +218,7 @@ impl WorkerCluster {
             return;
         }
         let old = self.node.replace(Arc::clone(node));
+        *self.limits_by.borrow_mut() = None;
         let parts = node.config.balancing.close_connections_on_change && !same_hosts(&old.hosts, &node.hosts);
         let same_connections = !parts && Arc::ptr_eq(&old.config, &node.config) && old.tls.same(&node.tls);
         let limit = node.config.retire_within.filter(|_| !old.tls.same_trust(&node.tls));
