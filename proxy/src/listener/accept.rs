@@ -2,6 +2,7 @@
 //!
 //! Owns taking connections from the system and the limits on their number. Never reads from them.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -102,15 +103,26 @@ pub struct Place {
     listener: Arc<AtomicU64>,
     /// It counts among the connections of the process.
     of_process: bool,
+    /// A filter chain has taken it.
+    established: Cell<bool>,
 }
 
 impl Place {
     fn counted(worker: &Rc<Worker>, stats: ListenerShare, listener: Arc<AtomicU64>, of_process: bool) -> Self {
-        stats.listener.downstream_cx_total.increment();
-        stats.listener.downstream_cx_active.increment();
-        stats.worker.downstream_cx_total.increment();
-        stats.worker.downstream_cx_active.increment();
-        Self { worker: Rc::clone(worker), stats, start: Instant::now(), listener, of_process }
+        let established = Cell::new(false);
+        Self { worker: Rc::clone(worker), stats, start: Instant::now(), listener, of_process, established }
+    }
+
+    /// A filter chain takes the connection. Only from then on it counts in the stats of connections: those that say nothing,
+    /// such as checks by a load balancer, do not.
+    pub fn establish(&self) {
+        let ListenerShare { listener, worker } = &self.stats;
+        if !self.established.replace(true) {
+            listener.downstream_cx_total.increment();
+            listener.downstream_cx_active.increment();
+            worker.downstream_cx_total.increment();
+            worker.downstream_cx_active.increment();
+        }
     }
 
     /// Stats of the listener that accepted the connection.
@@ -121,11 +133,13 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let ListenerShare { listener, worker } = &self.stats;
-        worker.downstream_cx_active.decrement();
-        listener.downstream_cx_active.decrement();
-        listener.downstream_cx_destroy.increment();
-        listener.downstream_cx_length_ms.record(self.start.elapsed().as_millis() as u64);
+        if self.established.get() {
+            let ListenerShare { listener, worker } = &self.stats;
+            worker.downstream_cx_active.decrement();
+            listener.downstream_cx_active.decrement();
+            listener.downstream_cx_destroy.increment();
+            listener.downstream_cx_length_ms.record(self.start.elapsed().as_millis() as u64);
+        }
         self.listener.fetch_sub(1, Ordering::Relaxed);
         if self.of_process {
             self.worker.process.downstream_connections.fetch_sub(1, Ordering::Relaxed);
