@@ -375,7 +375,7 @@ fn read(
                 if is_request {
                     request.info.bytes_received.set(request.info.bytes_received.get() + count as u64);
                 }
-                attempt::touch(request);
+                attempt::touch(request, std::time::Instant::now());
                 match until {
                     Until::End { limit_bytes } if body.bytes.len() > limit_bytes => {
                         let reply = if is_request { too_large() } else { response_too_large() };

@@ -243,7 +243,7 @@ pub async fn serve(
     head: RequestHead,
     framing: Framing,
     downstream: &Downstream<'_>,
-    info: StreamInfo,
+    info: Rc<StreamInfo>,
     deadlines: &Deadlines,
 ) {
     let mut request = begin(connection, head, framing, downstream, info, deadlines);
@@ -302,7 +302,7 @@ pub async fn answer(
     connection: &Rc<HttpConnection>,
     head: RequestHead,
     downstream: &Downstream<'_>,
-    info: StreamInfo,
+    info: Rc<StreamInfo>,
     deadlines: &Deadlines,
     reply: LocalReply,
 ) {
@@ -316,13 +316,12 @@ fn begin<'a>(
     head: RequestHead,
     framing: Framing,
     downstream: &'a Downstream<'a>,
-    info: StreamInfo,
+    info: Rc<StreamInfo>,
     deadlines: &'a Deadlines,
 ) -> Request<'a> {
     connection.stats.downstream_rq_total.increment();
     connection.stats.downstream_rq_active.increment();
     let graph = connection.worker.graph();
-    let info = Rc::new(info);
     let line = [head.method(), b" ", head.path()];
     let live = LiveList::add(&connection.worker, &info, Owner::Http(Rc::clone(connection)), line);
     Request {
@@ -362,7 +361,7 @@ fn redirected(mut request: Request<'_>) -> Request<'_> {
     let mut redirects = request.redirects.unwrap_or_default();
     redirects.is_due = false;
     request.connection.worker.heads.give_response(request.response);
-    let info = StreamInfo::new(Instant::now(), request.info.version);
+    let info = Rc::new(StreamInfo::new(Instant::now(), request.info.version));
     info.request_header_bytes.set(request.info.request_header_bytes.get());
     info.request_end.set(Some(info.start));
     if let Some(client) = request.info.client.get() {
@@ -389,7 +388,8 @@ fn end(mut request: Request<'_>) {
 /// Counts and logs what has become of a request.
 fn conclude(request: &mut Request<'_>) {
     let connection = request.connection;
-    let now = Instant::now();
+    // Where the response went out whole, that moment is known.
+    let now = request.info.end.get().unwrap_or_else(Instant::now);
     request.info.end.set(Some(now));
     let stats = &connection.stats;
     stats.downstream_rq_active.decrement();

@@ -234,7 +234,7 @@ async fn serve_request(
         exchange.set_close();
     }
     connection.stats.downstream_rq_http1_total.increment();
-    let info = StreamInfo::new(start, Some(head.version));
+    let info = Rc::new(StreamInfo::new(start, Some(head.version)));
     info.request_header_bytes.set(parsed.length as u64);
     if waited {
         info.head_duration.set(start.elapsed());
@@ -373,7 +373,7 @@ async fn refuse(
     let options = &connection.node.config.http1;
     let exchange = Exchange::new(link, &parsed, Version::Http11, false, options, *limits);
     exchange.set_close();
-    let info = StreamInfo::new(Instant::now(), Some(Version::Http11));
+    let info = Rc::new(StreamInfo::new(Instant::now(), Some(Version::Http11)));
     info.cause.set(cause(&connection.node.config, &reply));
     request::answer(connection, head, &Downstream::H1(exchange), info, deadlines, reply).await;
 }

@@ -314,7 +314,7 @@ fn start_stream(
         let deadlines = connection.stream_deadlines();
         deadlines.begin(Limit::StreamIdle, start, config.stream_idle_timeout);
         deadlines.set(Limit::Request, config.request_timeout.map(|limit| start + limit));
-        let info = StreamInfo::new(start, Some(head.version));
+        let info = Rc::new(StreamInfo::new(start, Some(head.version)));
         info.request_header_bytes.set(head.headers.byte_size() as u64);
         let exchange = Exchange::new(body, respond, wants_continue);
         let refusal = refusal(&connection, &head);

@@ -76,7 +76,7 @@ fn read(
             chunk.bytes().len()
         });
         source.consume(count);
-        touch(request);
+        touch(request, Instant::now());
         if whole.len() > limit {
             return Poll::Ready(Ok(Read::TooMuch));
         }

@@ -456,10 +456,14 @@ impl<'a, 'r> Attempt<'a, 'r> {
 
     /// All of the request was handed over.
     fn request_sent(&self) {
-        let now = Instant::now();
         let info = &self.request.info;
         info.phase.set(Phase::Wait);
         trace::mark(self.request, Mark::LastUpstreamTx);
+        if self.request.framing == Framing::None && info.request_end.get().is_some() {
+            // There was nothing but the head, which went in the same moment.
+            return info.moments.copy(Milestone::UpstreamTxBegin, Milestone::UpstreamTxEnd);
+        }
+        let now = Instant::now();
         info.reached(Milestone::UpstreamTxEnd, now);
         if info.request_end.get().is_none() {
             info.request_end.set(Some(now));
@@ -586,19 +590,19 @@ pub fn pump_up(
     let mut moved = false;
     let result = upload.poll(cx, body, stream, |bytes| moved |= !bytes.is_empty());
     if moved {
-        touch(request);
+        touch(request, Instant::now());
     }
     result
 }
 
-/// Something moved: the stream is not idle.
-pub fn touch(request: &Request<'_>) {
+/// Something moved `now`: the stream is not idle.
+pub fn touch(request: &Request<'_>, now: Instant) {
     if request.idle_timeout.is_some() {
-        request.deadlines.begin(Limit::StreamIdle, Instant::now(), request.idle_timeout);
+        request.deadlines.begin(Limit::StreamIdle, now, request.idle_timeout);
     }
     if let Some(limit) = request.tries.as_ref().and_then(|tries| tries.idle())
         && request.deadlines.is_set(Limit::PerTryIdle)
     {
-        request.deadlines.set(Limit::PerTryIdle, Some(Instant::now() + limit));
+        request.deadlines.set(Limit::PerTryIdle, Some(now + limit));
     }
 }

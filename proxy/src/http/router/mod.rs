@@ -238,12 +238,12 @@ impl Forwarding<'_, '_> {
     /// What the response head says on its way downstream.
     fn response_head(&mut self) {
         let request = &mut *self.request;
-        let now = Instant::now();
         request.info.response_code.set(request.response.status);
         request.info.set_details("via_upstream");
         if !prepare::suppresses_envoy_headers(request) {
             let since = request.info.request_end.get().unwrap_or(request.info.start);
-            let elapsed = now.saturating_duration_since(since).as_millis() as u64;
+            let came = request.info.response_start.get().unwrap_or_else(Instant::now);
+            let elapsed = came.saturating_duration_since(since).as_millis() as u64;
             let mut text = [0; 20];
             let text = crate::http::h1::encode::decimal(elapsed, &mut text);
             request.response.headers.set(HeaderId::XEnvoyUpstreamServiceTime, text);

@@ -133,6 +133,7 @@ pub async fn relay(
             let now = Instant::now();
             request.info.reached(Milestone::UpstreamRxEnd, now);
             request.info.reached(Milestone::DownstreamTxEnd, now);
+            request.info.end.set(Some(now));
             stream.finish(now);
         }
         Err(failure) => {
@@ -158,12 +159,12 @@ fn pump_down(
         Some(chain) => download.poll(cx, &chain.source(stream), request.downstream, seen),
     };
     if moved > 0 {
-        let sent = request.info.bytes_sent.get();
+        let (sent, now) = (request.info.bytes_sent.get(), Instant::now());
         if sent == 0 {
-            request.info.reached(Milestone::ResponseBodyBegin, Instant::now());
+            request.info.reached(Milestone::ResponseBodyBegin, now);
         }
         request.info.bytes_sent.set(sent + moved as u64);
-        touch(request);
+        touch(request, now);
     }
     result
 }
