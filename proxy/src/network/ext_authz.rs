@@ -12,7 +12,6 @@ use outrigger_api::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use outrigger_api::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
 use outrigger_config::metadata::{self, MetadataMap};
 use outrigger_config::network::ExtAuthz as Settings;
-use outrigger_config::source::GrpcCall;
 
 use super::Refusal;
 use super::stats::AuthzStats;
@@ -20,8 +19,8 @@ use crate::accesslog::entry;
 use crate::authz;
 use crate::stats::names;
 use crate::stream::{ConnectionInfo, ResponseFlag};
-use crate::upstream::repeated_call::call_repeatedly;
-use crate::upstream::{call, grpc_message};
+use crate::upstream::call;
+use crate::upstream::repeated_call::ask;
 use crate::worker::Worker;
 
 /// The filter of a chain.
@@ -60,12 +59,7 @@ impl AuthzFilter {
         let open = Open(Arc::clone(&stats));
         let began = Instant::now();
         let call = call::unary(&settings.service, CHECK, &self.question(connection), true);
-        let GrpcCall { cluster, retries, .. } = &settings.service;
-        let answer = call_repeatedly(worker, cluster, call, *retries).await.map_err(|error| error.to_string());
-        let answer = answer.and_then(|call::Answer { head, body, trailers }| {
-            let read = grpc_message::message::<CheckResponse>(&head, &body, trailers.as_ref());
-            read.map_err(|error| error.to_string())
-        });
+        let answer = ask::<CheckResponse>(worker, &settings.service, call).await;
         drop(open);
         match answer {
             Ok(CheckResponse { status, dynamic_metadata, http_response }) => {

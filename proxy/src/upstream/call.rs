@@ -3,6 +3,7 @@
 //! Owns a call from the choice of its endpoint to the end of its answer, over the pools, limits and stats of the cluster,
 //! as those of forwarded requests. A call ends when its future is dropped. Never knows what is asked.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use prost::Message;
 use super::admission::{Admitted, Refused, Seeker, Wish};
 use super::clusters::WorkerCluster;
 use super::gate::Place;
-use super::grpc_message;
+use super::grpc_message::{self, UnaryError};
+use super::host::Host;
 use super::pool::{self, PoolError};
 use super::stream::UpstreamStream;
 use super::worker_host::WorkerHost;
@@ -48,7 +50,12 @@ pub struct Call {
     pub repeatable: bool,
     /// A longer body of the answer is an error.
     pub max_answer_bytes: usize,
+    /// Where whoever tells of the call looks for the endpoint.
+    pub reached: Option<Reached>,
 }
+
+/// The endpoint that was asked last.
+pub type Reached = Rc<RefCell<Option<Arc<Host>>>>;
 
 /// A call of gRPC; `path` is `/<service>/<method>`.
 pub fn unary(service: &GrpcCall, path: &str, message: &impl Message, repeatable: bool) -> Call {
@@ -64,6 +71,38 @@ pub fn unary(service: &GrpcCall, path: &str, message: &impl Message, repeatable:
         timeout: *timeout,
         repeatable,
         max_answer_bytes: max_answer_bytes.map_or(MAX_ANSWER_BYTES, |bytes| bytes as usize),
+        reached: None,
+    }
+}
+
+/// The message that a call of gRPC was answered with.
+///
+/// # Errors
+/// If there is no answer, or it is not one message of this type.
+pub(super) fn message<M: Message + Default>(result: Result<Answer, CallError>) -> Result<M, UnaryFailure> {
+    let Answer { head, body, trailers } = result?;
+    Ok(grpc_message::message(&head, &body, trailers.as_ref())?)
+}
+
+/// Why a call of gRPC has no message.
+#[derive(Debug, thiserror::Error)]
+pub enum UnaryFailure {
+    /// There is no answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The answer holds none.
+    #[error(transparent)]
+    Answer(#[from] UnaryError),
+}
+
+impl UnaryFailure {
+    /// The status of the call. 0 if it went well, and only its message cannot be read.
+    pub fn status(&self) -> u32 {
+        match self {
+            Self::Call(CallError::TooLong(_)) => INTERNAL,
+            Self::Call(_) => UNAVAILABLE,
+            Self::Answer(error) => error.status(),
+        }
     }
 }
 
@@ -110,6 +149,7 @@ pub enum CallError {
 /// When there is no whole answer, whatever its status.
 pub async fn call(worker: &Rc<Worker>, name: &Arc<str>, mut call: Call) -> Result<Answer, CallError> {
     let mut calling = Calling::new(worker, name, std::mem::take(&mut call.head), call.repeatable)?;
+    calling.reached = call.reached.take();
     let result = match call.timeout {
         None => calling.run(&call).await,
         Some(limit) => match tokio::time::timeout(limit, calling.run(&call)).await {
@@ -133,6 +173,7 @@ pub(super) struct Calling<'a> {
     began: Instant,
     /// The endpoint that was asked last.
     host: Option<Rc<WorkerHost>>,
+    reached: Option<Reached>,
 }
 
 /// A connection to the endpoint of a call, and what the call counts as.
@@ -160,13 +201,16 @@ impl<'a> Calling<'a> {
         if node.config.transports().any(|transport| matches!(transport, UpstreamTransport::Tls(_))) {
             head.set_scheme(b"https");
         }
-        Ok(Self { worker, node, cluster, head, repeatable, began: Instant::now(), host: None })
+        Ok(Self { worker, node, cluster, head, repeatable, began: Instant::now(), host: None, reached: None })
     }
 
     /// Finds an endpoint and a connection to it.
     pub(super) async fn begin(&mut self) -> Result<Begun, CallError> {
         let Admitted { host, place } = self.admit().await?;
         self.host = Some(Rc::clone(&host));
+        if let Some(reached) = &self.reached {
+            *reached.borrow_mut() = Some(Arc::clone(&host.host));
+        }
         self.cluster.stats.upstream_rq_total.increment();
         host.stats.rq_total.increment();
         let active = Active::new(&self.cluster, &host);
@@ -368,5 +412,9 @@ async fn exchange(
     Ok(Answer { head, body, trailers: stream.take_trailers() })
 }
 
+/// A status of gRPC.
+const INTERNAL: u32 = 13;
+/// A status of gRPC.
+const UNAVAILABLE: u32 = 14;
 /// The longest body of an answer where nothing else is said; gRPC's own default.
 pub const MAX_ANSWER_BYTES: usize = 4 << 20;

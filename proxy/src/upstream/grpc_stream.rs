@@ -64,8 +64,14 @@ struct State {
 
 impl GrpcStream {
     /// Opens a stream of `service`; `path` is `/<service>/<method>`, and `more` are further headers, which take the place
-    /// of those of the service.
-    pub fn open(worker: &Rc<Worker>, service: &GrpcCall, path: &str, more: &[(String, String)]) -> Self {
+    /// of those of the service; `complete` may add others.
+    pub fn open(
+        worker: &Rc<Worker>,
+        service: &GrpcCall,
+        path: &str,
+        more: &[(String, String)],
+        complete: impl FnOnce(&mut Headers),
+    ) -> Self {
         let mut head = grpc_message::request_head(path, &service.authority, None);
         for (name, value) in &service.metadata {
             head.headers.append(name.as_bytes(), value.as_bytes());
@@ -73,6 +79,7 @@ impl GrpcStream {
         for (name, value) in more {
             head.headers.set_by_name(name, value.as_bytes());
         }
+        complete(&mut head.headers);
         let most = service.max_answer_bytes.map_or(call::MAX_ANSWER_BYTES, |bytes| bytes as usize);
         let shared = Rc::<Shared>::default();
         let (worker, cluster, its) = (Rc::clone(worker), service.cluster.clone(), Rc::clone(&shared));

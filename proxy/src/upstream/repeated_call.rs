@@ -8,12 +8,22 @@ use std::time::Duration;
 
 use outrigger_config::http_uri::CallRetries;
 use outrigger_config::route::RetryOn;
+use outrigger_config::source::GrpcCall;
+use prost::Message;
 
-use super::call::{self, Answer, Call, CallError};
+use super::call::{self, Answer, Call, CallError, UnaryFailure};
 use crate::http::headers::HeaderId;
 use crate::http::message::ResponseHead;
 use crate::http::seam::StreamError;
 use crate::worker::Worker;
+
+/// Asks `service` with a call of [`call::unary`], as often as it says.
+///
+/// # Errors
+/// When the last attempt has no message of this type as its answer.
+pub async fn ask<M: Message + Default>(worker: &Rc<Worker>, service: &GrpcCall, call: Call) -> Result<M, UnaryFailure> {
+    call::message(call_repeatedly(worker, &service.cluster, call, service.retries).await)
+}
 
 /// As [`call::call`], and again in the cases that `retries` name, all within the call's time limit.
 ///

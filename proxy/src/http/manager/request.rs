@@ -452,10 +452,12 @@ async fn route_from(request: &mut Request<'_>, from: usize) -> Option<usize> {
             Turn::LookAgain(next) => return Some(next),
             Turn::Restart => return None,
             Turn::Reply(reply) => {
+                trace_cluster(request, choice.chosen.as_ref(), &graph);
                 send_local(request, *reply, choice.chosen.as_ref()).await;
                 return None;
             }
             Turn::Interrupted(failure) => {
+                trace_cluster(request, choice.chosen.as_ref(), &graph);
                 router::end(request, failure, choice.chosen.as_ref()).await;
                 return None;
             }
@@ -463,4 +465,16 @@ async fn route_from(request: &mut Request<'_>, from: usize) -> Option<usize> {
     }
     serve_route(request, &connection, choice.chosen).await;
     None
+}
+
+/// As in Envoy, the span of a request that a filter answers names the cluster that it would have gone to.
+fn trace_cluster(request: &mut Request<'_>, chosen: Option<&Chosen<'_>>, graph: &GraphView) {
+    if request.trace.is_none() {
+        return;
+    }
+    let name = chosen.and_then(|chosen| chosen.cluster_name(&request.head));
+    let node = name.and_then(|name| graph.clusters.get(&*name).map(Arc::clone));
+    if let Some(node) = node {
+        trace::set_cluster(request, &node);
+    }
 }

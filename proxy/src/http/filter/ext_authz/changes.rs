@@ -145,6 +145,7 @@ mod tests {
             counts_for_cluster: true,
             shadow: false,
             max_denied_body_bytes: None,
+            emits_span: true,
         }
     }
 

@@ -14,21 +14,26 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outrigger_api::pb::envoy::service::auth::v3::CheckResponse;
-use outrigger_config::http::filters::{AuthzRoute, AuthzService, CheckedBody, ExtAuthz as Settings, RouteBody};
+use outrigger_api::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use outrigger_config::http::filters::{
+    AuthzRoute, AuthzService, CheckedBody, ExtAuthz as Settings, HttpAuthz, RouteBody,
+};
 use outrigger_config::http::{AppendAction, RouteFilterConfig};
 use outrigger_config::metadata;
+use outrigger_config::source::GrpcCall;
 
 use self::answer::{Answer, Consent, Decision, Header, Refusal};
 use self::question::Told;
 use super::{Exchange, HttpFilter, Maker, Verdict};
+use crate::http::h1::encode::reason;
 use crate::http::manager::reply::LocalReply;
 use crate::network;
 use crate::scope;
 use crate::stats::names;
 use crate::stream::ResponseFlag;
-use crate::upstream::call::{self, CallError};
-use crate::upstream::grpc_message;
-use crate::upstream::repeated_call::call_repeatedly;
+use crate::trace::{CallParent, CallSpan};
+use crate::upstream::call::{self, Call, CallError, Reached, UnaryFailure};
+use crate::upstream::repeated_call::{ask, call_repeatedly};
 
 scope! {
     /// Stats of the filter (`http.<prefix>.ext_authz.*`).
@@ -177,19 +182,22 @@ impl Authorizer {
             received: body.map_or(0, <[u8]>::len),
             as_bytes: checked.is_some_and(|checked| checked.as_bytes),
         };
-        let call = match &*service {
+        let mut call = match &*service {
             AuthzService::Grpc(grpc) => call::unary(grpc, CHECK, &question::check_request(exchange, told), true),
             AuthzService::Http(http) => question::http_call(exchange, http, told),
         };
+        let emits = route.and_then(|route| route.emits_span).unwrap_or(self.settings.emits_span);
+        let mut span = begin_span(exchange, &service, emits, &mut call);
         let (worker, authorizer, began) = (Rc::clone(exchange.worker()), Rc::clone(self), Instant::now());
         Verdict::wait(
             async move {
-                let retries = match &*service {
-                    AuthzService::Grpc(grpc) => grpc.retries,
-                    AuthzService::Http(http) => http.retries,
-                };
-                let result = call_repeatedly(&worker, service.cluster(), call, retries).await;
-                read(&service, result)
+                let span = span.as_mut();
+                match &*service {
+                    AuthzService::Grpc(grpc) => of_grpc(grpc, ask(&worker, grpc, call).await, span),
+                    AuthzService::Http(http) => {
+                        of_http(http, call_repeatedly(&worker, &http.cluster, call, http.retries).await, span)
+                    }
+                }
             },
             move |answer, exchange| authorizer.follow(answer, began, exchange),
         )
@@ -362,26 +370,66 @@ fn extensions(exchange: &Exchange<'_, '_, '_>) -> BTreeMap<String, String> {
     all
 }
 
-fn read(service: &AuthzService, result: Result<call::Answer, CallError>) -> Answer {
-    let call::Answer { head, body, trailers } = match result {
-        Ok(answer) => answer,
-        Err(error) => {
-            tracing::debug!(cluster = &**service.cluster(), "external authorization: {error}");
-            return Answer::failure();
+/// Begins the span of a question, if the request is traced, and tells the service of the trace.
+fn begin_span(
+    exchange: &Exchange<'_, '_, '_>,
+    service: &AuthzService,
+    emits: bool,
+    call: &mut Call,
+) -> Option<CallSpan> {
+    let parent = CallParent::of(exchange.stream())?;
+    let parent = if emits { parent } else { parent.quiet() };
+    Some(match service {
+        AuthzService::Grpc(grpc) => parent.begin_grpc(CHECK, grpc, &mut call.head.headers),
+        AuthzService::Http(http) => {
+            let reached = call.reached.get_or_insert_with(Reached::default);
+            parent.begin_http(&http.cluster, reached, &mut call.head.headers)
         }
-    };
-    match service {
-        AuthzService::Grpc(_) => match grpc_message::message::<CheckResponse>(&head, &body, trailers.as_ref()) {
-            Ok(response) => Answer::of_grpc(response),
-            Err(error) => {
-                tracing::debug!(cluster = &**service.cluster(), "external authorization: {error}");
-                Answer::failure()
-            }
-        },
-        AuthzService::Http(service) => Answer::of_http(service, &head, body),
+    })
+}
+
+fn of_grpc(service: &GrpcCall, result: Result<CheckResponse, UnaryFailure>, span: Option<&mut CallSpan>) -> Answer {
+    if let Some(span) = span {
+        span.end_grpc(result.as_ref().map_or_else(UnaryFailure::status, |_| 0));
+        if let Ok(response) = &result {
+            let consents = response.status.as_ref().is_none_or(|status| status.code == 0);
+            let cannot_tell = matches!(response.http_response, Some(HttpResponse::ErrorResponse(_)));
+            span.tag(STATUS, if cannot_tell { "ext_authz_error" } else { status(consents) });
+        }
+    }
+    match result {
+        Ok(response) => Answer::of_grpc(response),
+        Err(error) => {
+            tracing::debug!(cluster = &*service.cluster, "external authorization: {error}");
+            Answer::failure()
+        }
     }
 }
 
+fn of_http(service: &HttpAuthz, result: Result<call::Answer, CallError>, span: Option<&mut CallSpan>) -> Answer {
+    if let Some(span) = span {
+        let code = span.end_http(result.as_ref().map(|answer| answer.head.status));
+        span.tag(HTTP_STATUS, reason(code));
+        span.tag(STATUS, status(code == 200));
+    }
+    match result {
+        Ok(call::Answer { head, body, trailers: _ }) => Answer::of_http(service, &head, body),
+        Err(error) => {
+            tracing::debug!(cluster = &*service.cluster, "external authorization: {error}");
+            Answer::failure()
+        }
+    }
+}
+
+/// What the span of a question says of its answer.
+fn status(consents: bool) -> &'static str {
+    if consents { "ext_authz_ok" } else { "ext_authz_unauthorized" }
+}
+
+/// A tag of the span of a question.
+const STATUS: &str = "ext_authz_status";
+/// A tag of the span of a question to an HTTP server.
+const HTTP_STATUS: &str = "ext_authz_http_status";
 /// Where metadata of the service goes, as in Envoy whatever the filter's name is.
 const NAMESPACE: &str = "envoy.filters.http.ext_authz";
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";

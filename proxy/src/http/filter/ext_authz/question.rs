@@ -165,6 +165,7 @@ pub(super) fn http_call(exchange: &Exchange<'_, '_, '_>, service: &HttpAuthz, to
         timeout: service.timeout,
         repeatable: true,
         max_answer_bytes: call::MAX_ANSWER_BYTES,
+        reached: None,
     }
 }
 
