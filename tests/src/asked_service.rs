@@ -10,6 +10,7 @@
 //! `header=name:value` (of responses), `request=name:value`, `body=text`, `meta=key:value`, `limit=10:2:name:9:30` (requests,
 //! number of the unit, name, remaining, seconds until reset).
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
@@ -308,6 +309,7 @@ fn check_lines(attributes: &AttributeContext) -> Vec<String> {
 
 fn peer(what: &str, peer: &Option<Peer>, lines: &mut Vec<String>) {
     let Peer { address, service, labels, principal, certificate } = peer.clone().unwrap_or_default();
+    let labels: BTreeMap<_, _> = labels.into_iter().collect();
     let address = match address {
         Some(Address { address: Some(AddressKind::SocketAddress(socket)) }) => {
             format!("{:?} {}", socket.protocol(), socket.address)

@@ -58,7 +58,7 @@ impl AuthzFilter {
         stats.active.increment();
         let open = Open(Arc::clone(&stats));
         let began = Instant::now();
-        let call = call::unary(&settings.service, CHECK, &self.question(connection), true);
+        let call = call::unary(&settings.service, CHECK, &self.question(worker, connection), true);
         let answer = ask::<CheckResponse>(worker, &settings.service, call).await;
         drop(open);
         match answer {
@@ -106,13 +106,16 @@ impl AuthzFilter {
         connection.filter_state.borrow_mut().insert(NAMESPACE.to_owned(), decision);
     }
 
-    fn question(&self, connection: &ConnectionInfo) -> CheckRequest {
+    fn question(&self, worker: &Worker, connection: &ConnectionInfo) -> CheckRequest {
         let settings = &self.settings;
         let known = connection.dynamic_metadata.borrow();
         let of_handshake = connection.tls.as_ref().and_then(|tls| tls.sni.as_deref());
         let attributes = AttributeContext {
             source: Some(authz::source(connection, settings.tells_certificate)),
-            destination: Some(authz::destination(connection)),
+            destination: Some(authz::destination(
+                connection,
+                authz::labels(&worker.process.node_metadata, &settings.labels_key),
+            )),
             metadata_context: Some(authz::metadata(&settings.metadata_namespaces, |name| {
                 known.get(name).map(entry::object)
             })),

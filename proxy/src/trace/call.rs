@@ -18,7 +18,7 @@ use super::tail::Held;
 use crate::http::headers::Headers;
 use crate::http::manager::request::Request;
 use crate::stream::ResponseFlag;
-use crate::upstream::call::{CallError, Reached};
+use crate::upstream::call::{CallError, Seen};
 use crate::upstream::pool::PoolError;
 use crate::worker::Worker;
 
@@ -56,7 +56,7 @@ struct Open {
 /// What kind of service is asked.
 enum Callee {
     Grpc,
-    Http(Reached),
+    Http(Rc<Seen>),
 }
 
 impl CallParent {
@@ -88,10 +88,10 @@ impl CallParent {
         })
     }
 
-    /// Begins the span of a call to an HTTP server, and tells the server in its headers. `reached` will know the endpoint.
-    pub fn begin_http(&self, cluster: &Arc<str>, reached: &Reached, headers: &mut Headers) -> CallSpan {
+    /// Begins the span of a call to an HTTP server, and tells the server in its headers. `seen` will know the endpoint.
+    pub fn begin_http(&self, cluster: &Arc<str>, seen: &Rc<Seen>, headers: &mut Headers) -> CallSpan {
         let identity = self.tell(headers);
-        self.open(identity, Callee::Http(Rc::clone(reached)), |tags| {
+        self.open(identity, Callee::Http(Rc::clone(seen)), |tags| {
             tags.set("upstream_cluster", Value::Shared(Arc::clone(cluster)));
             if let Some(node) = self.worker.graph().clusters.get(cluster) {
                 tags.set("upstream_cluster.name", Value::Shared(Arc::clone(&node.config.stat_name)));
@@ -172,8 +172,8 @@ impl CallSpan {
 
 impl Open {
     fn end_http(&mut self, status: u16, flag: Option<ResponseFlag>) {
-        if let Callee::Http(reached) = &self.callee
-            && let Some(host) = reached.borrow().as_ref()
+        if let Callee::Http(seen) = &self.callee
+            && let Some(host) = seen.host.borrow().as_ref()
         {
             let address: Box<str> = host.address.to_string().into();
             self.tags.set("upstream_address", Value::Text(address.clone()));

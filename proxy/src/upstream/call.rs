@@ -3,7 +3,7 @@
 //! Owns a call from the choice of its endpoint to the end of its answer, over the pools, limits and stats of the cluster,
 //! as those of forwarded requests. A call ends when its future is dropped. Never knows what is asked.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,12 +50,20 @@ pub struct Call {
     pub repeatable: bool,
     /// A longer body of the answer is an error.
     pub max_answer_bytes: usize,
-    /// Where whoever tells of the call looks for the endpoint.
-    pub reached: Option<Reached>,
+    /// Where whoever tells of the call looks.
+    pub seen: Option<Rc<Seen>>,
 }
 
-/// The endpoint that was asked last.
-pub type Reached = Rc<RefCell<Option<Arc<Host>>>>;
+/// What is seen of a call.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The endpoint that was asked last.
+    pub host: RefCell<Option<Arc<Host>>>,
+    /// Bytes of heads and bodies that were sent, before anything compresses them.
+    pub bytes_sent: Cell<u64>,
+    /// Bytes of the answer, with its trailers.
+    pub bytes_received: Cell<u64>,
+}
 
 /// A call of gRPC; `path` is `/<service>/<method>`.
 pub fn unary(service: &GrpcCall, path: &str, message: &impl Message, repeatable: bool) -> Call {
@@ -71,7 +79,7 @@ pub fn unary(service: &GrpcCall, path: &str, message: &impl Message, repeatable:
         timeout: *timeout,
         repeatable,
         max_answer_bytes: max_answer_bytes.map_or(MAX_ANSWER_BYTES, |bytes| bytes as usize),
-        reached: None,
+        seen: None,
     }
 }
 
@@ -117,6 +125,14 @@ pub struct Answer {
     pub trailers: Option<Headers>,
 }
 
+impl Answer {
+    /// Bytes of names and values of headers, and of the body.
+    fn bytes(&self) -> u64 {
+        let trailers = self.trailers.as_ref().map_or(0, Headers::byte_size);
+        (self.head.headers.byte_size() + self.body.len() + trailers) as u64
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -149,7 +165,7 @@ pub enum CallError {
 /// When there is no whole answer, whatever its status.
 pub async fn call(worker: &Rc<Worker>, name: &Arc<str>, mut call: Call) -> Result<Answer, CallError> {
     let mut calling = Calling::new(worker, name, std::mem::take(&mut call.head), call.repeatable)?;
-    calling.reached = call.reached.take();
+    calling.seen = call.seen.take();
     let result = match call.timeout {
         None => calling.run(&call).await,
         Some(limit) => match tokio::time::timeout(limit, calling.run(&call)).await {
@@ -173,7 +189,7 @@ pub(super) struct Calling<'a> {
     began: Instant,
     /// The endpoint that was asked last.
     host: Option<Rc<WorkerHost>>,
-    reached: Option<Reached>,
+    seen: Option<Rc<Seen>>,
 }
 
 /// A connection to the endpoint of a call, and what the call counts as.
@@ -201,15 +217,15 @@ impl<'a> Calling<'a> {
         if node.config.transports().any(|transport| matches!(transport, UpstreamTransport::Tls(_))) {
             head.set_scheme(b"https");
         }
-        Ok(Self { worker, node, cluster, head, repeatable, began: Instant::now(), host: None, reached: None })
+        Ok(Self { worker, node, cluster, head, repeatable, began: Instant::now(), host: None, seen: None })
     }
 
     /// Finds an endpoint and a connection to it.
     pub(super) async fn begin(&mut self) -> Result<Begun, CallError> {
         let Admitted { host, place } = self.admit().await?;
         self.host = Some(Rc::clone(&host));
-        if let Some(reached) = &self.reached {
-            *reached.borrow_mut() = Some(Arc::clone(&host.host));
+        if let Some(seen) = &self.seen {
+            *seen.host.borrow_mut() = Some(Arc::clone(&host.host));
         }
         self.cluster.stats.upstream_rq_total.increment();
         host.stats.rq_total.increment();
@@ -232,9 +248,15 @@ impl<'a> Calling<'a> {
             let begun = self.begin().await?;
             let host = Rc::clone(&begun.host);
             let reused = begun.stream.is_reused();
+            if let Some(seen) = &self.seen {
+                seen.bytes_sent.set(seen.bytes_sent.get() + (self.head.byte_size() + call.body.len()) as u64);
+            }
             match exchange(&begun.stream, &self.head, call, &host).await {
                 Ok(answer) => {
                     begun.stream.finish(Instant::now());
+                    if let Some(seen) = &self.seen {
+                        seen.bytes_received.set(answer.bytes());
+                    }
                     return Ok(answer);
                 }
                 // Nothing has left, or its end crossed with that of the connection. Once, and on a new connection.

@@ -2,4 +2,6 @@
 //!
 //! Needs `envoy` on the PATH (or `ENVOY_BIN`) and fails without it.
 
+mod facts;
 mod spans;
+mod streams;

@@ -16,6 +16,7 @@ use crate::http::HeaderAddition;
 use crate::http::header_mutations::header_addition;
 use crate::http_uri::CallRetries;
 use crate::matching::{MetadataMatcher, StringMatcher};
+use crate::metadata::{self, MetadataMap};
 use crate::network::RuntimeFlag;
 use crate::rejection::{FieldPath, Parsed};
 use crate::source::{self, GrpcCall};
@@ -71,6 +72,14 @@ pub struct ExtAuthz {
     pub max_denied_body_bytes: Option<usize>,
     /// Questions have spans of their own where their requests are traced.
     pub emits_span: bool,
+    /// What our node says of itself under this key is told as labels of ours; nothing if empty.
+    pub labels_key: String,
+    /// An object of the filter state that has the filter's name begins with these fields.
+    pub fields: Option<MetadataMap>,
+    /// How long a question took, and how long it and its answer were, become fields of that object.
+    pub measures: bool,
+    /// A response gets no more headers than the upstream may have sent.
+    pub limits_response: bool,
 }
 
 /// Whom to ask. Source: `ExtAuthz.services`.
@@ -182,11 +191,11 @@ impl ExtAuthz {
                 include_peer_certificate, stat_prefix, allowed_headers, disallowed_headers, include_tls_session,
                 charge_cluster_response_stats, encode_raw_headers, decoder_header_mutation_rules,
                 enable_dynamic_metadata_ingestion, max_denied_response_body_bytes, shadow_mode, emit_client_span,
-                services;
+                bootstrap_metadata_labels_key, filter_metadata, emit_filter_state_stats,
+                enforce_response_header_limits, services;
             no_effect: typed_metadata_context_namespaces = "no filter sets typed metadata",
                 route_typed_metadata_context_namespaces = "typed metadata of routes is not kept";
-            unsupported: bootstrap_metadata_labels_key, filter_metadata, emit_filter_state_stats,
-                enforce_response_header_limits;
+            unsupported: ;
         });
         source::api_version(&at.field("transport_api_version"), transport_api_version)?;
         let service = match services {
@@ -237,6 +246,10 @@ impl ExtAuthz {
             shadow: shadow_mode,
             max_denied_body_bytes: Some(max_denied_response_body_bytes as usize).filter(|bytes| *bytes > 0),
             emits_span: emit_client_span.is_none_or(|flag| flag.value),
+            labels_key: bootstrap_metadata_labels_key,
+            fields: filter_metadata.map(metadata::object),
+            measures: emit_filter_state_stats,
+            limits_response: enforce_response_header_limits,
         })
     }
 
@@ -442,10 +455,6 @@ mod tests {
             (
                 prefixed("authz"),
                 "listener \"l\": http_service.path_prefix: \"authz\" is not a path, expected it to begin with \"/\"",
-            ),
-            (
-                pb::ExtAuthz { emit_filter_state_stats: true, ..valid() },
-                "listener \"l\": emit_filter_state_stats: is not supported",
             ),
             (
                 pb::ExtAuthz { with_request_body: Some(pb::BufferSettings::default()), ..valid() },

@@ -146,6 +146,10 @@ mod tests {
             shadow: false,
             max_denied_body_bytes: None,
             emits_span: true,
+            labels_key: String::new(),
+            fields: None,
+            measures: false,
+            limits_response: false,
         }
     }
 

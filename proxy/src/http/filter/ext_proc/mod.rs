@@ -120,7 +120,12 @@ impl ExtProc {
             allow.unwrap_or(settings.failure_mode_allow),
             metadata.clone(),
         );
-        Some(session.traced(CallParent::of(exchange.stream())))
+        if let Some(fields) = &settings.fields {
+            exchange.info().filter_state.borrow_mut().add_fields(exchange.name(), fields.clone());
+        }
+        let emits = levels.iter().find_map(|level| level.emits_span).unwrap_or(settings.emits_span);
+        let trace = CallParent::of(exchange.stream());
+        Some(session.traced(if emits { trace } else { trace.map(CallParent::quiet) }))
     }
 }
 
