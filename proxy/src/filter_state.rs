@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 
 use outrigger_config::http::filters::{FilterStateEntry, FilterStateKind, FilterStateSharing};
+use outrigger_config::metadata::MetadataMap;
 
 /// Objects by name, as text.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,8 @@ pub struct FilterState {
     objects: BTreeMap<String, String>,
     /// Those that go with connections to upstreams; hardly anybody has any.
     shared: BTreeMap<String, Share>,
+    /// Objects that have fields and no text; hardly anybody has any.
+    fields: BTreeMap<String, MetadataMap>,
 }
 
 /// How an object goes with connections to upstreams.
@@ -47,6 +50,27 @@ impl FilterState {
             None => drop(self.shared.remove(&key)),
         }
         self.objects.insert(key, text);
+    }
+
+    /// The fields of an object that has nothing else.
+    pub fn fields(&self, key: &str) -> Option<&MetadataMap> {
+        self.fields.get(key)
+    }
+
+    /// Adds an object of these fields. `false` if there is one of this name.
+    pub fn add_fields(&mut self, key: &str, fields: MetadataMap) -> bool {
+        let is_new = !self.fields.contains_key(key) && !self.objects.contains_key(key);
+        if is_new {
+            self.fields.insert(key.to_owned(), fields);
+        }
+        is_new
+    }
+
+    /// Sets a field of such an object.
+    pub fn set_field(&mut self, key: &str, field: &str, value: u64) {
+        if let Some(fields) = self.fields.get_mut(key) {
+            fields.insert(field.to_owned(), value.into());
+        }
     }
 
     /// What such objects are where their connection arrives.

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
+use outrigger_config::metadata::MetadataMap;
+
 use crate::graph::{Demands, GraphCell};
 use crate::health::Reports;
 use crate::http::filter::SharedStates;
@@ -39,6 +41,8 @@ pub struct Process {
     pub node_cluster: String,
     /// `node.locality.zone`.
     pub node_zone: String,
+    /// `node.metadata`.
+    pub node_metadata: MetadataMap,
     /// What a mesh is told about us.
     pub workload: Workload,
     /// What is done about overload.

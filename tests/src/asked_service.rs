@@ -10,6 +10,7 @@
 //! `header=name:value` (of responses), `request=name:value`, `body=text`, `meta=key:value`, `limit=10:2:name:9:30` (requests,
 //! number of the unit, name, remaining, seconds until reset).
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
@@ -32,7 +33,7 @@ use outrigger_api::pb::google::protobuf::{BoolValue, Duration, Struct, Value, va
 use tonic::codegen::Service as _;
 use tonic::{Request, Response, Status};
 
-use crate::grpc_server::GrpcServer;
+use crate::grpc_server::{GrpcServer, Heads};
 use crate::reply;
 
 /// A running service; it ends when dropped.
@@ -41,6 +42,7 @@ pub struct AskedService {
     server: GrpcServer,
     told: Told,
     script: Script,
+    heads: Heads,
 }
 
 /// What was told, as lines.
@@ -58,7 +60,10 @@ impl AskedService {
         let (told, script) = (Told::default(), Script::default());
         let authorization = AuthorizationServer::new(Asked(Arc::clone(&told), Arc::clone(&script)));
         let limits = RateLimitServiceServer::new(Asked(Arc::clone(&told), Arc::clone(&script)));
+        let heads = Heads::default();
+        let kept = heads.clone();
         let server = GrpcServer::start(move |request: http::Request<Incoming>| {
+            kept.keep(&request);
             let (mut authorization, mut limits) = (authorization.clone(), limits.clone());
             async move {
                 match request.uri().path().starts_with("/envoy.service.auth.v3.") {
@@ -68,7 +73,7 @@ impl AskedService {
             }
         })
         .await;
-        Self { server, told, script }
+        Self { server, told, script, heads }
     }
 
     /// Its port.
@@ -79,6 +84,11 @@ impl AskedService {
     /// Makes it obey these words of `x-authz` where there are no headers.
     pub fn set_script(&self, script: &str) {
         script.clone_into(&mut self.script.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The headers of the calls that came since the last time.
+    pub fn take_heads(&self) -> Vec<Vec<(String, String)>> {
+        self.heads.take()
     }
 
     /// What it was told since the last time, without what differs between any two requests.
@@ -299,6 +309,7 @@ fn check_lines(attributes: &AttributeContext) -> Vec<String> {
 
 fn peer(what: &str, peer: &Option<Peer>, lines: &mut Vec<String>) {
     let Peer { address, service, labels, principal, certificate } = peer.clone().unwrap_or_default();
+    let labels: BTreeMap<_, _> = labels.into_iter().collect();
     let address = match address {
         Some(Address { address: Some(AddressKind::SocketAddress(socket)) }) => {
             format!("{:?} {}", socket.protocol(), socket.address)

@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -11,6 +12,26 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
+
+/// The headers of calls, as they came.
+#[derive(Clone, Debug, Default)]
+pub struct Heads(Arc<Mutex<Vec<Vec<(String, String)>>>>);
+
+impl Heads {
+    /// Keeps those of a call.
+    pub fn keep<B>(&self, request: &http::Request<B>) {
+        let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let headers = request.headers().iter().map(|(name, value)| (name.to_string(), text(value)));
+        let authority = request.uri().authority().map(|authority| (":authority".to_owned(), authority.to_string()));
+        let all = authority.into_iter().chain(headers).collect();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(all);
+    }
+
+    /// Those that came since the last time.
+    pub fn take(&self) -> Vec<Vec<(String, String)>> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// A running server; it ends when dropped, with its connections.
 #[derive(Debug)]

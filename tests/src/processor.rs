@@ -35,13 +35,14 @@ use tonic::codegen::Service as _;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::eventually;
-use crate::grpc_server::GrpcServer;
+use crate::grpc_server::{GrpcServer, Heads};
 
 /// A running service; it ends when dropped.
 #[derive(Debug)]
 pub struct ProcessingService {
     server: GrpcServer,
     told: Lines,
+    heads: Heads,
 }
 
 /// What was told, as lines; pieces of one body stand in one line.
@@ -52,13 +53,24 @@ impl ProcessingService {
     pub async fn start() -> Self {
         let told = Lines::default();
         let service = ExternalProcessorServer::new(Scripted(Arc::clone(&told)));
-        let server = GrpcServer::start(move |request| service.clone().call(request)).await;
-        Self { server, told }
+        let heads = Heads::default();
+        let kept = heads.clone();
+        let server = GrpcServer::start(move |request| {
+            kept.keep(&request);
+            service.clone().call(request)
+        })
+        .await;
+        Self { server, told, heads }
     }
 
     /// Its port.
     pub fn port(&self) -> u16 {
         self.server.port()
+    }
+
+    /// The headers of the streams that came since the last time.
+    pub fn take_heads(&self) -> Vec<Vec<(String, String)>> {
+        self.heads.take()
     }
 
     /// Waits until it was told the end of a response, and tells what [`Self::take_told`] does.

@@ -211,6 +211,9 @@ impl Attributes for Facts<'_> {
                 Some(Value::of_json(&serde_json::Value::Object(namespace.clone())))
             }
             Object::FilterState => {
+                if let Some(fields) = self.info.filter_state.borrow().fields(name) {
+                    return Some(Value::of_json(&serde_json::Value::Object(fields.clone())));
+                }
                 let own = self.info.filter_state.borrow().get(name).cloned();
                 let value = own.or_else(|| self.connection.filter_state.borrow().get(name).cloned())?;
                 Some(Value::Bytes(value.into_bytes().into()))

@@ -251,6 +251,12 @@ fn filter_state(key: &str, form: &FilterStateForm, facts: &Facts<'_>, out: &mut 
     }
     let own = facts.info.filter_state.borrow();
     let of_connection = facts.connection.filter_state.borrow();
+    if let Some(fields) = own.fields(key) {
+        return match form {
+            FilterStateForm::Field(name) => field(fields.get(&**name), out),
+            FilterStateForm::Plain | FilterStateForm::Typed => Given::Absent,
+        };
+    }
     let Some(object) = own.get(key).or_else(|| of_connection.get(key)) else { return Given::Absent };
     let is_message = key == tunnel::RESPONSE_HEADERS || key == tunnel::RESPONSE_TRAILERS;
     match form {
@@ -263,6 +269,19 @@ fn filter_state(key: &str, form: &FilterStateForm, facts: &Facts<'_>, out: &mut 
         FilterStateForm::Plain => text(Some(object.as_bytes()), out),
         FilterStateForm::Typed => json(object, out),
         FilterStateForm::Field(_) => Given::Absent,
+    }
+}
+
+/// A field of an object that has fields alone.
+fn field(value: Option<&serde_json::Value>, out: &mut Vec<u8>) -> Given {
+    match value {
+        None | Some(serde_json::Value::Null) => Given::Absent,
+        Some(serde_json::Value::String(value)) => text(Some(value.as_bytes()), out),
+        Some(value @ serde_json::Value::Number(_)) => {
+            json(value, out);
+            Given::Number
+        }
+        Some(value) => json(value, out),
     }
 }
 

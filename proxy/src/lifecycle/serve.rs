@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use outrigger_config::bootstrap::{Admin, Bootstrap, StatsConfig};
+use outrigger_config::metadata;
 use outrigger_config::overload::OverloadManager;
 use tokio::time::MissedTickBehavior;
 
@@ -252,6 +253,7 @@ fn process(bootstrap: &Bootstrap) -> Process {
     process.workload.announce(&process.stats);
     process.internal_buffer_bytes = bootstrap.internal_buffer_bytes;
     process.node_zone = bootstrap.node.locality.as_ref().map(|locality| locality.zone.clone()).unwrap_or_default();
+    process.node_metadata = bootstrap.node.metadata.clone().map(metadata::object).unwrap_or_default();
     process.traces.set_default_provider(bootstrap.tracing.clone());
     let overload = bootstrap.overload.as_ref();
     process.overload = Overload::new(overload);

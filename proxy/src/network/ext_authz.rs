@@ -12,7 +12,6 @@ use outrigger_api::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use outrigger_api::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
 use outrigger_config::metadata::{self, MetadataMap};
 use outrigger_config::network::ExtAuthz as Settings;
-use outrigger_config::source::GrpcCall;
 
 use super::Refusal;
 use super::stats::AuthzStats;
@@ -20,8 +19,8 @@ use crate::accesslog::entry;
 use crate::authz;
 use crate::stats::names;
 use crate::stream::{ConnectionInfo, ResponseFlag};
-use crate::upstream::repeated_call::call_repeatedly;
-use crate::upstream::{call, grpc_message};
+use crate::upstream::call;
+use crate::upstream::repeated_call::ask;
 use crate::worker::Worker;
 
 /// The filter of a chain.
@@ -59,13 +58,8 @@ impl AuthzFilter {
         stats.active.increment();
         let open = Open(Arc::clone(&stats));
         let began = Instant::now();
-        let call = call::unary(&settings.service, CHECK, &self.question(connection), true);
-        let GrpcCall { cluster, retries, .. } = &settings.service;
-        let answer = call_repeatedly(worker, cluster, call, *retries).await.map_err(|error| error.to_string());
-        let answer = answer.and_then(|call::Answer { head, body, trailers }| {
-            let read = grpc_message::message::<CheckResponse>(&head, &body, trailers.as_ref());
-            read.map_err(|error| error.to_string())
-        });
+        let call = call::unary(&settings.service, CHECK, &self.question(worker, connection), true);
+        let answer = ask::<CheckResponse>(worker, &settings.service, call).await;
         drop(open);
         match answer {
             Ok(CheckResponse { status, dynamic_metadata, http_response }) => {
@@ -112,13 +106,16 @@ impl AuthzFilter {
         connection.filter_state.borrow_mut().insert(NAMESPACE.to_owned(), decision);
     }
 
-    fn question(&self, connection: &ConnectionInfo) -> CheckRequest {
+    fn question(&self, worker: &Worker, connection: &ConnectionInfo) -> CheckRequest {
         let settings = &self.settings;
         let known = connection.dynamic_metadata.borrow();
         let of_handshake = connection.tls.as_ref().and_then(|tls| tls.sni.as_deref());
         let attributes = AttributeContext {
             source: Some(authz::source(connection, settings.tells_certificate)),
-            destination: Some(authz::destination(connection)),
+            destination: Some(authz::destination(
+                connection,
+                authz::labels(&worker.process.node_metadata, &settings.labels_key),
+            )),
             metadata_context: Some(authz::metadata(&settings.metadata_namespaces, |name| {
                 known.get(name).map(entry::object)
             })),

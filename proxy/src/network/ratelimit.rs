@@ -14,7 +14,6 @@ use outrigger_api::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use outrigger_api::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use outrigger_config::metadata;
 use outrigger_config::network::GlobalRateLimit as Settings;
-use outrigger_config::source::GrpcCall;
 use outrigger_config::units::{Fraction, RuntimeFraction};
 
 use super::Refusal;
@@ -22,8 +21,8 @@ use super::stats::GlobalRateStats;
 use crate::accesslog::{Facts, format};
 use crate::stats::names;
 use crate::stream::{ConnectionInfo, StreamInfo};
-use crate::upstream::repeated_call::call_repeatedly;
-use crate::upstream::{call, grpc_message};
+use crate::upstream::call;
+use crate::upstream::repeated_call::ask;
 use crate::worker::Worker;
 
 /// The filter of a chain.
@@ -63,12 +62,7 @@ impl GlobalRateFilter {
         stats.active.increment();
         let open = Open(Arc::clone(&stats));
         let call = call::unary(&settings.service, SHOULD_RATE_LIMIT, &self.question(worker, connection), false);
-        let GrpcCall { cluster, retries, .. } = &settings.service;
-        let answer = call_repeatedly(worker, cluster, call, *retries).await.map_err(|error| error.to_string());
-        let answer = answer.and_then(|call::Answer { head, body, trailers }| {
-            let read = grpc_message::message::<RateLimitResponse>(&head, &body, trailers.as_ref());
-            read.map_err(|error| error.to_string())
-        });
+        let answer = ask::<RateLimitResponse>(worker, &settings.service, call).await;
         drop(open);
         let response = match answer {
             Ok(response) => response,

@@ -5,6 +5,7 @@
 //! recorded touches no buffer. Never decides whether a request is traced (see `outrigger_policy::trace`).
 
 mod attempt;
+mod call;
 pub(crate) mod exemplar;
 mod exporter;
 mod headers;
@@ -20,6 +21,7 @@ mod tail;
 mod zipkin;
 
 pub use attempt::{Aside, answered, begin_attempt, end_aside, fail_attempt, retry_attempt, set_aside, take_up};
+pub use call::{CallParent, CallSpan};
 pub use headers::for_copy;
 pub use manager::{Channels, TraceManager, Tracer};
 pub use phases::{Opening, acquired, queued};

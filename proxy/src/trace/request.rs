@@ -3,6 +3,7 @@
 //! Owns the server's span and what it is named by. Requests that are not recorded keep nothing but their identity.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,7 +51,7 @@ pub(super) struct Recorded {
     /// Set for verbose tracing.
     pub marks: Option<Box<Marks>>,
     /// Set if the request is kept only in case that it turns out to be worth it.
-    pub held: Option<Box<Held>>,
+    pub held: Option<Rc<Held>>,
 }
 
 impl Recorded {
@@ -129,7 +130,7 @@ pub fn begin(request: &mut Request<'_>, chosen: Option<&Chosen<'_>>) {
         cluster: None,
         attempt: None,
         marks: tracing.verbose.then(Box::default),
-        held: held.then(Box::default),
+        held: held.then(Rc::default),
     });
     request.trace = Some(Box::new(RequestTrace { identity, told, recorded }));
 }
@@ -209,7 +210,8 @@ fn decorate(request: &mut Request<'_>, egress: bool, name: &mut Option<Box<str>>
     headers.remove(HeaderId::XEnvoyDecoratorOperation);
 }
 
-fn trace_state(head: &RequestHead, identity: Option<&Identity>) -> Option<Box<str>> {
+/// `tracestate` of the caller, if the trace continues its own.
+pub(super) fn trace_state(head: &RequestHead, identity: Option<&Identity>) -> Option<Box<str>> {
     identity.filter(|identity| identity.remote_parent)?;
     let state = head.lookup(TRACESTATE)?;
     std::str::from_utf8(&state).ok().filter(|state| !state.is_empty()).map(Into::into)

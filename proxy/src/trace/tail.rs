@@ -29,8 +29,8 @@ impl Held {
     }
 
     /// All of them, and the last one, which is always kept.
-    pub fn close(self, last: Span) -> Vec<Span> {
-        let mut spans = self.0.into_inner();
+    pub fn close(&self, last: Span) -> Vec<Span> {
+        let mut spans = self.0.take();
         spans.push(last);
         spans
     }

@@ -3,6 +3,7 @@
 //! Owns a call from the choice of its endpoint to the end of its answer, over the pools, limits and stats of the cluster,
 //! as those of forwarded requests. A call ends when its future is dropped. Never knows what is asked.
 
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use super::admission::{Admitted, Refused, Seeker, Wish};
 use super::avoid::Avoid;
 use super::clusters::WorkerCluster;
 use super::gate::Place;
-use super::grpc_message;
+use super::grpc_message::{self, UnaryError};
+use super::host::Host;
 use super::pool::{self, PoolError};
 use super::response_stats::ResponseOrigin;
 use super::stream::UpstreamStream;
@@ -50,6 +52,19 @@ pub struct Call {
     pub repeatable: bool,
     /// A longer body of the answer is an error.
     pub max_answer_bytes: usize,
+    /// Where whoever tells of the call looks.
+    pub seen: Option<Rc<Seen>>,
+}
+
+/// What is seen of a call.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The endpoint that was asked last.
+    pub host: RefCell<Option<Arc<Host>>>,
+    /// Bytes of heads and bodies that were sent, before anything compresses them.
+    pub bytes_sent: Cell<u64>,
+    /// Bytes of the answer, with its trailers.
+    pub bytes_received: Cell<u64>,
 }
 
 /// A call of gRPC; `path` is `/<service>/<method>`.
@@ -66,6 +81,38 @@ pub fn unary(service: &GrpcCall, path: &str, message: &impl Message, repeatable:
         timeout: *timeout,
         repeatable,
         max_answer_bytes: max_answer_bytes.map_or(MAX_ANSWER_BYTES, |bytes| bytes as usize),
+        seen: None,
+    }
+}
+
+/// The message that a call of gRPC was answered with.
+///
+/// # Errors
+/// If there is no answer, or it is not one message of this type.
+pub(super) fn message<M: Message + Default>(result: Result<Answer, CallError>) -> Result<M, UnaryFailure> {
+    let Answer { head, body, trailers } = result?;
+    Ok(grpc_message::message(&head, &body, trailers.as_ref())?)
+}
+
+/// Why a call of gRPC has no message.
+#[derive(Debug, thiserror::Error)]
+pub enum UnaryFailure {
+    /// There is no answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The answer holds none.
+    #[error(transparent)]
+    Answer(#[from] UnaryError),
+}
+
+impl UnaryFailure {
+    /// The status of the call. 0 if it went well, and only its message cannot be read.
+    pub fn status(&self) -> u32 {
+        match self {
+            Self::Call(CallError::TooLong(_)) => INTERNAL,
+            Self::Call(_) => UNAVAILABLE,
+            Self::Answer(error) => error.status(),
+        }
     }
 }
 
@@ -78,6 +125,14 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// The trailers.
     pub trailers: Option<Headers>,
+}
+
+impl Answer {
+    /// Bytes of names and values of headers, and of the body.
+    fn bytes(&self) -> u64 {
+        let trailers = self.trailers.as_ref().map_or(0, Headers::byte_size);
+        (self.head.headers.byte_size() + self.body.len() + trailers) as u64
+    }
 }
 
 /// Why there is no answer.
@@ -112,6 +167,7 @@ pub enum CallError {
 /// When there is no whole answer, whatever its status.
 pub async fn call(worker: &Rc<Worker>, name: &Arc<str>, mut call: Call) -> Result<Answer, CallError> {
     let mut calling = Calling::new(worker, name, std::mem::take(&mut call.head), call.repeatable)?;
+    calling.seen = call.seen.take();
     let result = match call.timeout {
         None => calling.run(&call).await,
         Some(limit) => match tokio::time::timeout(limit, calling.run(&call)).await {
@@ -135,6 +191,7 @@ pub(super) struct Calling<'a> {
     began: Instant,
     /// The endpoint that was asked last.
     host: Option<Rc<WorkerHost>>,
+    seen: Option<Rc<Seen>>,
 }
 
 /// A connection to the endpoint of a call, and what the call counts as.
@@ -162,13 +219,16 @@ impl<'a> Calling<'a> {
         if node.config.transports().any(|transport| matches!(transport, UpstreamTransport::Tls(_))) {
             head.set_scheme(b"https");
         }
-        Ok(Self { worker, node, cluster, head, repeatable, began: Instant::now(), host: None })
+        Ok(Self { worker, node, cluster, head, repeatable, began: Instant::now(), host: None, seen: None })
     }
 
     /// Finds an endpoint and a connection to it.
     pub(super) async fn begin(&mut self) -> Result<Begun, CallError> {
         let Admitted { host, place } = self.admit().await?;
         self.host = Some(Rc::clone(&host));
+        if let Some(seen) = &self.seen {
+            *seen.host.borrow_mut() = Some(Arc::clone(&host.host));
+        }
         let mut active = Active::new(&self.cluster, &host);
         let mut stream = self.connect(&host).await?;
         let mut permit = None;
@@ -189,9 +249,15 @@ impl<'a> Calling<'a> {
             let begun = self.begin().await?;
             let host = Rc::clone(&begun.host);
             let reused = begun.stream.is_reused();
+            if let Some(seen) = &self.seen {
+                seen.bytes_sent.set(seen.bytes_sent.get() + (self.head.byte_size() + call.body.len()) as u64);
+            }
             match exchange(&begun.stream, &self.head, call, &host).await {
                 Ok(answer) => {
                     begun.stream.finish(Instant::now());
+                    if let Some(seen) = &self.seen {
+                        seen.bytes_received.set(answer.bytes());
+                    }
                     return Ok(answer);
                 }
                 // Nothing has left, or its end crossed with that of the connection. Once, and on a new connection.
@@ -375,5 +441,9 @@ async fn exchange(
     Ok(Answer { head, body, trailers: stream.take_trailers() })
 }
 
+/// A status of gRPC.
+const INTERNAL: u32 = 13;
+/// A status of gRPC.
+const UNAVAILABLE: u32 = 14;
 /// The longest body of an answer where nothing else is said; gRPC's own default.
 pub const MAX_ANSWER_BYTES: usize = 4 << 20;

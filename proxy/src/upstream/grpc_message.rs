@@ -39,6 +39,19 @@ pub enum UnaryError {
     Message(String),
 }
 
+impl UnaryError {
+    /// The status of the call. 0 if it went well, and only its message cannot be read.
+    pub fn status(&self) -> u32 {
+        match self {
+            Self::Http(status) => grpc_status(*status),
+            Self::Status { code, .. } => *code,
+            Self::ContentType | Self::NoStatus => UNKNOWN,
+            Self::Frame(_) => INTERNAL,
+            Self::Message(_) => 0,
+        }
+    }
+}
+
 /// The head of a call. `path` is `/<service>/<method>`.
 pub fn request_head(path: &str, authority: &str, timeout: Option<Duration>) -> RequestHead {
     let mut head = RequestHead::default();
@@ -182,6 +195,10 @@ fn timeout_text(timeout: Duration) -> String {
 
 /// A flag and a length stand before each message.
 const PREFIX: usize = 5;
+/// A status of gRPC.
+const UNKNOWN: u32 = 2;
+/// A status of gRPC.
+const INTERNAL: u32 = 13;
 /// Eight digits.
 const MOST_UNITS: u128 = 99_999_999;
 

@@ -9,9 +9,11 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use outrigger_config::http_uri::CallRetries;
 use outrigger_config::source::GrpcCall;
 use prost::Message;
 use tokio::task::AbortHandle;
@@ -19,9 +21,10 @@ use tokio::time::Sleep;
 
 use super::call::{self, CallError, Calling};
 use super::grpc_message::{self, Unframer};
+use super::repeated_call::is_named;
 use super::stream::UpstreamStream;
 use crate::http::h1::parse::Framing;
-use crate::http::headers::Headers;
+use crate::http::headers::{HeaderId, Headers};
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::seam::{BodySource, Chunk, Pump, PumpError, StreamError};
 use crate::worker::Worker;
@@ -53,6 +56,8 @@ struct State {
     outgoing: VecDeque<Vec<u8>>,
     /// Bytes of the first one that were sent.
     sent: usize,
+    /// Those that were sent, as long as they may be sent again.
+    kept: Kept,
     /// Nothing more will be sent.
     closed: bool,
     incoming: VecDeque<Vec<u8>>,
@@ -62,10 +67,27 @@ struct State {
     owner: Option<Waker>,
 }
 
+/// Messages that another attempt begins with.
+#[derive(Default)]
+enum Kept {
+    /// There is no other attempt.
+    #[default]
+    No,
+    /// In order; not many.
+    Yes(VecDeque<Vec<u8>>),
+}
+
 impl GrpcStream {
     /// Opens a stream of `service`; `path` is `/<service>/<method>`, and `more` are further headers, which take the place
-    /// of those of the service.
-    pub fn open(worker: &Rc<Worker>, service: &GrpcCall, path: &str, more: &[(String, String)]) -> Self {
+    /// of those of the service; `complete` may add others. It is opened again in the cases that the service names, as long
+    /// as nothing has come back.
+    pub fn open(
+        worker: &Rc<Worker>,
+        service: &GrpcCall,
+        path: &str,
+        more: &[(String, String)],
+        complete: impl FnOnce(&mut Headers),
+    ) -> Self {
         let mut head = grpc_message::request_head(path, &service.authority, None);
         for (name, value) in &service.metadata {
             head.headers.append(name.as_bytes(), value.as_bytes());
@@ -73,15 +95,13 @@ impl GrpcStream {
         for (name, value) in more {
             head.headers.set_by_name(name, value.as_bytes());
         }
+        complete(&mut head.headers);
         let most = service.max_answer_bytes.map_or(call::MAX_ANSWER_BYTES, |bytes| bytes as usize);
         let shared = Rc::<Shared>::default();
         let (worker, cluster, its) = (Rc::clone(worker), service.cluster.clone(), Rc::clone(&shared));
+        let retries = service.retries;
         let task = tokio::task::spawn_local(async move {
-            let calling = Calling::new(&worker, &cluster, head, false);
-            let result = match calling {
-                Ok(calling) => run(calling, &its, most).await,
-                Err(error) => Err(failure(&error)),
-            };
+            let result = run_repeatedly(&worker, &cluster, head, &its, most, retries).await;
             its.finish(result);
         });
         Self { shared, task: Some(task.abort_handle()) }
@@ -144,6 +164,21 @@ impl Shared {
         wake(&mut state.owner);
     }
 
+    /// Begins anew with what was sent, if that was kept.
+    fn rewind(&self) -> bool {
+        let mut state = self.0.borrow_mut();
+        let Kept::Yes(mut messages) = std::mem::take(&mut state.kept) else { return false };
+        messages.append(&mut state.outgoing);
+        (state.outgoing, state.sent) = (messages, 0);
+        state.kept = Kept::Yes(VecDeque::new());
+        true
+    }
+
+    /// Nothing is sent again.
+    fn forget(&self) {
+        self.0.borrow_mut().kept = Kept::No;
+    }
+
     fn is_full(&self) -> bool {
         self.0.borrow().incoming_bytes >= WAITING_BYTES
     }
@@ -177,8 +212,14 @@ impl BodySource for Shared {
         let mut state = self.0.borrow_mut();
         state.sent += count;
         if state.outgoing.front().is_some_and(|first| first.len() <= state.sent) {
-            state.outgoing.pop_front();
+            let sent = state.outgoing.pop_front();
             state.sent = 0;
+            if let (Kept::Yes(kept), Some(sent)) = (&mut state.kept, sent) {
+                kept.push_back(sent);
+                if kept.iter().map(Vec::len).sum::<usize>() > WAITING_BYTES {
+                    state.kept = Kept::No;
+                }
+            }
         }
     }
 
@@ -187,12 +228,52 @@ impl BodySource for Shared {
     }
 }
 
-async fn run(mut calling: Calling<'_>, shared: &Shared, most: usize) -> Result<(), GrpcFailure> {
+/// As often as the policy says, until something has come back.
+async fn run_repeatedly(
+    worker: &Rc<Worker>,
+    cluster: &Arc<str>,
+    head: RequestHead,
+    shared: &Shared,
+    most: usize,
+    retries: Option<CallRetries>,
+) -> Result<(), GrpcFailure> {
+    let Some(CallRetries { on, times }) = retries else { return run(worker, cluster, head, shared, most).await.status };
+    shared.0.borrow_mut().kept = Kept::Yes(VecDeque::new());
+    for tried in 0..times.count {
+        let Run { status, ended } = run(worker, cluster, head.clone(), shared, most).await;
+        let again = ended.as_ref().is_some_and(|ended| is_named(&on, ended.as_ref()));
+        if !again || !shared.rewind() {
+            return status;
+        }
+        tokio::time::sleep(times.pause(tried, worker.random.next())).await;
+    }
+    shared.forget();
+    run(worker, cluster, head, shared, most).await.status
+}
+
+/// One attempt at a stream.
+struct Run {
+    status: Result<(), GrpcFailure>,
+    /// Its response head, if nothing came with it, or why there is none. `None` once there was an answer.
+    ended: Option<Result<ResponseHead, CallError>>,
+}
+
+impl Run {
+    fn failed(error: CallError) -> Self {
+        Self { status: Err(failure(&error)), ended: Some(Err(error)) }
+    }
+}
+
+async fn run(worker: &Rc<Worker>, cluster: &Arc<str>, head: RequestHead, shared: &Shared, most: usize) -> Run {
+    let mut calling = match Calling::new(worker, cluster, head, false) {
+        Ok(calling) => calling,
+        Err(error) => return Run::failed(error),
+    };
     let begun = match calling.begin().await {
         Ok(begun) => begun,
         Err(error) => {
             calling.settle(Err(&error));
-            return Err(failure(&error));
+            return Run::failed(error);
         }
     };
     let http = begun.host.node.config.http.clone();
@@ -208,11 +289,14 @@ async fn run(mut calling: Calling<'_>, shared: &Shared, most: usize) -> Result<(
             let status = grpc_message::status(&answer, trailers.as_ref());
             calling.settle(Ok((&answer, status.as_ref().map_or_else(|failed| Some(failed.code), |()| Some(0)))));
             begun.stream.finish(std::time::Instant::now());
-            status
+            Run { status, ended: Some(Ok(answer)) }
         }
         Err(error) => {
             calling.settle(Err(&error));
-            Err(failure(&error))
+            match driven.answer {
+                None => Run::failed(error),
+                Some(_) => Run { status: Err(failure(&error)), ended: None },
+            }
         }
     }
 }
@@ -258,6 +342,10 @@ impl Driven {
             match stream.poll_response(cx, &mut answer) {
                 Poll::Ready(read) => read?,
                 Poll::Pending => return Poll::Pending,
+            }
+            // A status in the head is all that comes: there may be another attempt.
+            if !answer.headers.contains(HeaderId::GrpcStatus) && answer.status == 200 {
+                shared.forget();
             }
             self.answer = Some(answer);
         }

@@ -8,12 +8,22 @@ use std::time::Duration;
 
 use outrigger_config::http_uri::CallRetries;
 use outrigger_config::route::RetryOn;
+use outrigger_config::source::GrpcCall;
+use prost::Message;
 
-use super::call::{self, Answer, Call, CallError};
+use super::call::{self, Answer, Call, CallError, UnaryFailure};
 use crate::http::headers::HeaderId;
 use crate::http::message::ResponseHead;
 use crate::http::seam::StreamError;
 use crate::worker::Worker;
+
+/// Asks `service` with a call of [`call::unary`], as often as it says.
+///
+/// # Errors
+/// When the last attempt has no message of this type as its answer.
+pub async fn ask<M: Message + Default>(worker: &Rc<Worker>, service: &GrpcCall, call: Call) -> Result<M, UnaryFailure> {
+    call::message(call_repeatedly(worker, &service.cluster, call, service.retries).await)
+}
 
 /// As [`call::call`], and again in the cases that `retries` name, all within the call's time limit.
 ///
@@ -41,7 +51,7 @@ async fn attempts(worker: &Rc<Worker>, name: &Arc<str>, call: Call, retries: Cal
     let CallRetries { on, times } = retries;
     for tried in 0..times.count {
         let result = call::call(worker, name, call.clone()).await;
-        if !is_named(&on, &result) {
+        if !is_named(&on, result.as_ref().map(|answer| &answer.head)) {
             return result;
         }
         let pause: Duration = times.pause(tried, worker.random.next());
@@ -51,13 +61,13 @@ async fn attempts(worker: &Rc<Worker>, name: &Arc<str>, call: Call, retries: Cal
 }
 
 /// Whether another attempt is wanted after this one; what could not be tried at all is not tried again.
-fn is_named(on: &RetryOn, result: &Result<Answer, CallError>) -> bool {
+pub(super) fn is_named(on: &RetryOn, result: Result<&ResponseHead, &CallError>) -> bool {
     // An end without an answer is an error 5xx to clients.
     let any = on.server_error || on.gateway_error;
     match result {
         // A status behind the body comes too late, as in Envoy.
-        Ok(answer) if has_grpc_status(&answer.head, on.grpc_codes) => true,
-        Ok(answer) => match answer.head.status {
+        Ok(head) if has_grpc_status(head, on.grpc_codes) => true,
+        Ok(head) => match head.status {
             502..=504 => any,
             500.. => on.server_error,
             409 => on.retriable_4xx,
@@ -95,7 +105,9 @@ mod tests {
             let head = ResponseHead { status, ..ResponseHead::default() };
             Ok(Answer { head, body: Vec::new(), trailers: None })
         };
-        let is_named = |names: &str, result: Result<Answer, CallError>| is_named(&RetryOn::from_names(names), &result);
+        let is_named = |names: &str, result: Result<Answer, CallError>| {
+            is_named(&RetryOn::from_names(names), result.as_ref().map(|answer| &answer.head))
+        };
         assert!(is_named("5xx", answer(500)) && is_named("5xx", answer(503)) && !is_named("5xx", answer(403)));
         assert!(!is_named("gateway-error", answer(500)) && is_named("gateway-error", answer(503)));
         assert!(is_named("retriable-4xx", answer(409)) && !is_named("reset", answer(503)));

@@ -33,6 +33,8 @@ pub struct ExtAuthz {
     pub metadata_namespaces: Vec<String>,
     /// What the service says is only told; every connection goes on.
     pub shadow: bool,
+    /// What our node says of itself under this key is told as labels of ours; nothing if empty.
+    pub labels_key: String,
 }
 
 impl ExtAuthz {
@@ -41,9 +43,9 @@ impl ExtAuthz {
         decide!(wire, at, pb::ExtAuthz as "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz" {
             implemented: stat_prefix, grpc_service, failure_mode_allow, include_peer_certificate,
                 transport_api_version, filter_enabled_metadata, include_tls_session, metadata_context_namespaces,
-                shadow_mode;
+                shadow_mode, bootstrap_metadata_labels_key;
             no_effect: typed_metadata_context_namespaces = "no filter sets typed metadata";
-            unsupported: bootstrap_metadata_labels_key, send_tls_alert_on_denial;
+            unsupported: send_tls_alert_on_denial;
         });
         source::api_version(&at.field("transport_api_version"), transport_api_version)?;
         let service_at = at.field("grpc_service");
@@ -65,6 +67,7 @@ impl ExtAuthz {
             enabled_metadata,
             metadata_namespaces: metadata_context_namespaces,
             shadow: shadow_mode,
+            labels_key: bootstrap_metadata_labels_key,
         })
     }
 }

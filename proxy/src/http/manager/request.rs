@@ -277,7 +277,7 @@ pub async fn serve(
             }
         }
         Err(reply) => {
-            begin_log(&request, None);
+            begin_log(&mut request, None);
             send_local(&mut request, reply, None).await;
         }
     }
@@ -285,7 +285,7 @@ pub async fn serve(
 }
 
 /// Writes the entry of a request that begins, and says when the next one is due.
-fn begin_log(request: &Request<'_>, chosen: Option<&Chosen<'_>>) {
+fn begin_log(request: &mut Request<'_>, chosen: Option<&Chosen<'_>>) {
     let times = request.connection.node.config.access_log_times;
     if times.on_new_request {
         name_route(request, chosen);

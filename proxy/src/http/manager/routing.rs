@@ -17,6 +17,7 @@ use crate::http::headers::HeaderId;
 use crate::http::message::RequestHead;
 use crate::http::router;
 use crate::stream::ResponseFlag;
+use crate::trace;
 
 /// What the route says, or that there is none.
 pub(super) async fn serve_route(request: &mut Request<'_>, connection: &HttpConnection, chosen: Option<Chosen<'_>>) {
@@ -75,12 +76,13 @@ pub(super) fn name_route(request: &Request<'_>, chosen: Option<&Chosen<'_>>) {
     }
 }
 
-/// Says where a request was going that is answered on its way.
-pub(super) fn name_cluster(request: &Request<'_>, chosen: Option<&Chosen<'_>>) {
-    if let Some(name) = chosen.and_then(|chosen| chosen.cluster_name(&request.head))
-        && let Some(node) = request.graph.clusters.get(&*name)
-    {
-        request.info.set_cluster(&node.config);
+/// Says where a request was going that is answered on its way, in logs and, as Envoy does, in its span.
+pub(super) fn name_cluster(request: &mut Request<'_>, chosen: Option<&Chosen<'_>>) {
+    let name = chosen.and_then(|chosen| chosen.cluster_name(&request.head));
+    let Some(node) = name.and_then(|name| request.graph.clusters.get(&*name).map(Arc::clone)) else { return };
+    request.info.set_cluster(&node.config);
+    if request.trace.is_some() {
+        trace::set_cluster(request, &node);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::http::HeaderAddition;
 use crate::http::header_mutations::header_addition;
 use crate::http_uri::CallRetries;
 use crate::matching::{MetadataMatcher, StringMatcher};
+use crate::metadata::{self, MetadataMap};
 use crate::network::RuntimeFlag;
 use crate::rejection::{FieldPath, Parsed};
 use crate::source::{self, GrpcCall};
@@ -69,6 +70,16 @@ pub struct ExtAuthz {
     pub shadow: bool,
     /// More of a refusal's body is cut off; no limit unless given.
     pub max_denied_body_bytes: Option<usize>,
+    /// Questions have spans of their own where their requests are traced.
+    pub emits_span: bool,
+    /// What our node says of itself under this key is told as labels of ours; nothing if empty.
+    pub labels_key: String,
+    /// An object of the filter state that has the filter's name begins with these fields.
+    pub fields: Option<MetadataMap>,
+    /// How long a question took, and how long it and its answer were, become fields of that object.
+    pub measures: bool,
+    /// A response gets no more headers than the upstream may have sent.
+    pub limits_response: bool,
 }
 
 /// Whom to ask. Source: `ExtAuthz.services`.
@@ -155,6 +166,8 @@ pub struct AuthzRoute {
     pub body: RouteBody,
     /// Whom to ask instead.
     pub service: Option<Arc<AuthzService>>,
+    /// Whether questions have spans of their own, where that differs.
+    pub emits_span: Option<bool>,
 }
 
 /// What a route says about the body.
@@ -177,12 +190,12 @@ impl ExtAuthz {
                 route_metadata_context_namespaces, filter_enabled, filter_enabled_metadata, deny_at_disable,
                 include_peer_certificate, stat_prefix, allowed_headers, disallowed_headers, include_tls_session,
                 charge_cluster_response_stats, encode_raw_headers, decoder_header_mutation_rules,
-                enable_dynamic_metadata_ingestion, max_denied_response_body_bytes, shadow_mode, services;
+                enable_dynamic_metadata_ingestion, max_denied_response_body_bytes, shadow_mode, emit_client_span,
+                bootstrap_metadata_labels_key, filter_metadata, emit_filter_state_stats,
+                enforce_response_header_limits, services;
             no_effect: typed_metadata_context_namespaces = "no filter sets typed metadata",
-                route_typed_metadata_context_namespaces = "typed metadata of routes is not kept",
-                emit_client_span = "no span is made of the call";
-            unsupported: bootstrap_metadata_labels_key, filter_metadata, emit_filter_state_stats,
-                enforce_response_header_limits;
+                route_typed_metadata_context_namespaces = "typed metadata of routes is not kept";
+            unsupported: ;
         });
         source::api_version(&at.field("transport_api_version"), transport_api_version)?;
         let service = match services {
@@ -232,6 +245,11 @@ impl ExtAuthz {
             counts_for_cluster: charge_cluster_response_stats.is_none_or(|flag| flag.value),
             shadow: shadow_mode,
             max_denied_body_bytes: Some(max_denied_response_body_bytes as usize).filter(|bytes| *bytes > 0),
+            emits_span: emit_client_span.is_none_or(|flag| flag.value),
+            labels_key: bootstrap_metadata_labels_key,
+            fields: filter_metadata.map(metadata::object),
+            measures: emit_filter_state_stats,
+            limits_response: enforce_response_header_limits,
         })
     }
 
@@ -257,8 +275,9 @@ impl ExtAuthz {
 impl AuthzRoute {
     fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::CheckSettings) -> Parsed<Self> {
         decide!(wire, at, pb::CheckSettings as "envoy.extensions.filters.http.ext_authz.v3.CheckSettings" {
-            implemented: context_extensions, disable_request_body_buffering, with_request_body, service_override;
-            no_effect: emit_client_span = "no span is made of the call";
+            implemented: context_extensions, disable_request_body_buffering, with_request_body, service_override,
+                emit_client_span;
+            no_effect: ;
             unsupported: ;
         });
         use pb::check_settings::ServiceOverride;
@@ -278,7 +297,8 @@ impl AuthzRoute {
         };
         let mut extensions: Vec<_> = context_extensions.into_iter().collect();
         extensions.sort_unstable();
-        Ok(Self { extensions, body, service: service.map(Arc::new) })
+        let emits_span = emit_client_span.map(|flag| flag.value);
+        Ok(Self { extensions, body, service: service.map(Arc::new), emits_span })
     }
 }
 
@@ -435,10 +455,6 @@ mod tests {
             (
                 prefixed("authz"),
                 "listener \"l\": http_service.path_prefix: \"authz\" is not a path, expected it to begin with \"/\"",
-            ),
-            (
-                pb::ExtAuthz { emit_filter_state_stats: true, ..valid() },
-                "listener \"l\": emit_filter_state_stats: is not supported",
             ),
             (
                 pb::ExtAuthz { with_request_body: Some(pb::BufferSettings::default()), ..valid() },

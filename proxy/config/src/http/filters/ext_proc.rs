@@ -11,8 +11,10 @@ use outrigger_api::pb::envoy::r#type::matcher::v3::ListStringMatcher;
 
 use super::ext_authz::HeaderChoice;
 use super::header_rules::HeaderRules;
+use crate::cel::Expression;
 use crate::context::Context;
 use crate::decide::decide;
+use crate::metadata::{self, MetadataMap};
 use crate::rejection::{FieldPath, Parsed};
 use crate::source::{self, GrpcCall};
 use crate::wire;
@@ -27,9 +29,9 @@ pub struct ExtProc {
     /// What it is told.
     pub mode: ProcessingMode,
     /// What it is told with the first message about the request.
-    pub request_attributes: Box<[Attribute]>,
+    pub request_attributes: Box<[WantedAttribute]>,
     /// What it is told with the first message about the response.
-    pub response_attributes: Box<[Attribute]>,
+    pub response_attributes: Box<[WantedAttribute]>,
     /// For each message; 200 ms unless given.
     pub message_timeout: Duration,
     /// What the service may ask for instead; nothing if zero.
@@ -58,6 +60,10 @@ pub struct ExtProc {
     pub sends_body_early: bool,
     /// Answer to requests that the service failed at; 500 unless given.
     pub status_on_error: u16,
+    /// Streams have spans of their own where their requests are traced.
+    pub emits_span: bool,
+    /// An object of the filter state that has the filter's name has these fields.
+    pub fields: Option<MetadataMap>,
 }
 
 /// What a service is told. Source: `ProcessingMode`.
@@ -121,6 +127,25 @@ pub struct MetadataChoice {
     pub told: Vec<String>,
     /// Those that it may set.
     pub taken: Vec<String>,
+}
+
+/// Something that a service is told of a request besides, under the words that ask for it.
+#[derive(Clone, Debug)]
+pub enum WantedAttribute {
+    /// What most ask for, which needs no evaluation.
+    Known(Attribute),
+    /// Any other expression.
+    Expression(Box<str>, Box<Expression>),
+}
+
+impl WantedAttribute {
+    fn parse(at: &FieldPath<'_>, text: String) -> Parsed<Self> {
+        if let Some((_, attribute)) = ATTRIBUTES.iter().find(|(known, _)| *known == text) {
+            return Ok(Self::Known(*attribute));
+        }
+        let expression = Expression::parse(&text).map_err(|error| at.reject(format!("{text:?}: {error}")))?;
+        Ok(Self::Expression(text.into(), Box::new(expression)))
+    }
 }
 
 /// A fact of a request or of its connection, by the name that CEL has for it.
@@ -220,11 +245,6 @@ impl Attribute {
     pub fn name(self) -> &'static str {
         ATTRIBUTES.iter().find(|(_, attribute)| *attribute == self).map_or("", |(name, _)| name)
     }
-
-    fn parse(at: &FieldPath<'_>, name: String) -> Parsed<Self> {
-        let found = ATTRIBUTES.iter().find(|(known, _)| *known == name).map(|(_, attribute)| *attribute);
-        found.ok_or_else(|| at.reject(format!("{name:?} is not an attribute that is supported here")))
-    }
 }
 
 /// Settings of a level of routes. Source: `ExtProcOverrides`.
@@ -240,6 +260,8 @@ pub struct ExtProcRoute {
     pub initial_metadata: Vec<(String, String)>,
     /// Instead of what the chain says.
     pub failure_mode_allow: Option<bool>,
+    /// Whether streams have spans of their own, where that differs.
+    pub emits_span: Option<bool>,
 }
 
 impl ExtProc {
@@ -249,10 +271,9 @@ impl ExtProc {
                 message_timeout, stat_prefix, mutation_rules, max_message_timeout, forward_rules, allow_mode_override,
                 disable_immediate_response, metadata_options, observability_mode, disable_clear_route_cache,
                 route_cache_action, deferred_close_timeout, send_body_without_waiting_for_header_response,
-                allowed_override_modes, status_on_error;
-            no_effect: allow_content_length_header = "a body has the length that it has",
-                emit_client_span = "no span is made of the stream";
-            unsupported: http_service, filter_metadata, processing_request_modifier, on_processing_response;
+                allowed_override_modes, status_on_error, emit_client_span, filter_metadata;
+            no_effect: allow_content_length_header = "a body has the length that it has";
+            unsupported: http_service, processing_request_modifier, on_processing_response;
         });
         let service_at = at.field("grpc_service");
         let Some(wire) = grpc_service else { return Err(service_at.reject("is required")) };
@@ -278,7 +299,7 @@ impl ExtProc {
                 return Err(action_at.reject("must not be set together with disable_clear_route_cache"));
             }
         };
-        let attributes = |field: &'static str, names| wire::each(&at.field(field), names, Attribute::parse);
+        let attributes = |field: &'static str, names| wire::each(&at.field(field), names, WantedAttribute::parse);
         let max_message_timeout = timeout("max_message_timeout", max_message_timeout, Duration::ZERO)?;
         Ok(Self {
             service: service(context, &service_at, wire)?,
@@ -308,6 +329,8 @@ impl ExtProc {
             },
             sends_body_early: send_body_without_waiting_for_header_response,
             status_on_error: wire::http_status(&at.field("status_on_error"), status_on_error)?.unwrap_or(500),
+            emits_span: emit_client_span.is_none_or(|flag| flag.value),
+            fields: filter_metadata.map(metadata::object),
         })
     }
 
@@ -333,8 +356,9 @@ impl ExtProc {
 impl ExtProcRoute {
     fn parse(context: &Context<'_>, at: &FieldPath<'_>, wire: pb::ExtProcOverrides) -> Parsed<Self> {
         decide!(wire, at, pb::ExtProcOverrides as "envoy.extensions.filters.http.ext_proc.v3.ExtProcOverrides" {
-            implemented: processing_mode, grpc_service, metadata_options, grpc_initial_metadata, failure_mode_allow;
-            no_effect: emit_client_span = "no span is made of the stream";
+            implemented: processing_mode, grpc_service, metadata_options, grpc_initial_metadata, failure_mode_allow,
+                emit_client_span;
+            no_effect: ;
             unsupported: async_mode, request_attributes, response_attributes, processing_request_modifier;
         });
         let mode = processing_mode.map(|wire| ProcessingMode::parse(&at.field("processing_mode"), wire));
@@ -348,6 +372,7 @@ impl ExtProcRoute {
             metadata: metadata.transpose()?,
             initial_metadata,
             failure_mode_allow: failure_mode_allow.map(|flag| flag.value),
+            emits_span: emit_client_span.map(|flag| flag.value),
         })
     }
 }
@@ -461,10 +486,6 @@ fn forwarding(at: &FieldPath<'_>, wire: pb::HeaderForwardingRules) -> Parsed<Hea
 }
 
 fn service(context: &Context<'_>, at: &FieldPath<'_>, wire: core::GrpcService) -> Parsed<Arc<GrpcCall>> {
-    // What the service has been told cannot be told again to another one.
-    if wire.retry_policy.is_some() {
-        return Err(at.field("retry_policy").unsupported());
-    }
     // As in Envoy, a limit for calls is none for a stream.
     let wire = core::GrpcService { timeout: None, ..wire };
     let call = source::grpc_call(context, at, wire, Duration::ZERO)?;
@@ -542,7 +563,7 @@ mod tests {
                 ".allowed_override_modes[0].response_body_mode: GRPC is not supported",
             ),
             (
-                |wire| wire.request_attributes = vec!["request.path".into(), "1 + 1".into()],
+                |wire| wire.request_attributes = vec!["request.path".into(), "1 +".into()],
                 ".request_attributes[1]: \"1 + 1\" is not an attribute that is supported here",
             ),
             (

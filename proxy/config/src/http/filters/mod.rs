@@ -68,6 +68,7 @@ pub use dynamic_forward::{DynamicForward, DynamicHost};
 pub use ext_authz::{AuthzPath, AuthzRoute, AuthzService, CheckedBody, ExtAuthz, HeaderChoice, HttpAuthz, RouteBody};
 pub use ext_proc::{
     Attribute, BodyMode, ExtProc, ExtProcRoute, MessageMode, MetadataChoice, ProcessingMode, RouteCacheAction,
+    WantedAttribute,
 };
 pub use fault::{Abort, AbortStatus, DelayTime, Fault, FaultKeys, Injection, RateLimit};
 pub use grpc_bridge::GrpcBridge;

@@ -145,6 +145,11 @@ mod tests {
             counts_for_cluster: true,
             shadow: false,
             max_denied_body_bytes: None,
+            emits_span: true,
+            labels_key: String::new(),
+            fields: None,
+            measures: false,
+            limits_response: false,
         }
     }
 

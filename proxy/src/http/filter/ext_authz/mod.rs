@@ -5,6 +5,7 @@
 
 mod answer;
 mod changes;
+mod measures;
 pub(super) mod question;
 
 use std::cell::RefCell;
@@ -14,21 +15,26 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outrigger_api::pb::envoy::service::auth::v3::CheckResponse;
-use outrigger_config::http::filters::{AuthzRoute, AuthzService, CheckedBody, ExtAuthz as Settings, RouteBody};
-use outrigger_config::http::{AppendAction, RouteFilterConfig};
+use outrigger_api::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use outrigger_config::http::filters::{
+    AuthzRoute, AuthzService, CheckedBody, ExtAuthz as Settings, HttpAuthz, RouteBody,
+};
+use outrigger_config::http::{AppendAction, HeaderMutations, RouteFilterConfig};
 use outrigger_config::metadata;
+use outrigger_config::source::GrpcCall;
 
 use self::answer::{Answer, Consent, Decision, Header, Refusal};
 use self::question::Told;
 use super::{Exchange, HttpFilter, Maker, Verdict};
-use crate::http::manager::reply::LocalReply;
+use crate::http::h1::encode::reason;
+use crate::http::manager::reply::{Instead, LocalReply};
 use crate::network;
 use crate::scope;
 use crate::stats::names;
 use crate::stream::ResponseFlag;
-use crate::upstream::call::{self, CallError};
-use crate::upstream::grpc_message;
-use crate::upstream::repeated_call::call_repeatedly;
+use crate::trace::{CallParent, CallSpan};
+use crate::upstream::call::{self, Call, CallError, UnaryFailure};
+use crate::upstream::repeated_call::{ask, call_repeatedly};
 
 scope! {
     /// Stats of the filter (`http.<prefix>.ext_authz.*`).
@@ -37,9 +43,12 @@ scope! {
         disabled: Counter,
         error: Counter,
         failure_mode_allowed: Counter,
+        filter_state_name_collision: Counter,
         ignored_dynamic_metadata: Counter,
         invalid: Counter,
         ok: Counter,
+        request_header_limits_reached: Counter,
+        response_header_limits_reached: Counter,
         shadow_denied: Counter,
         shadow_error: Counter,
     }
@@ -122,6 +131,7 @@ impl HttpFilter for ExtAuthz {
 
     fn response(&self, exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
         let changes = exchange.known_state::<ForResponse>().map(|wanted| std::mem::take(&mut wanted.0));
+        let limits = self.0.response_limits(exchange);
         let headers = &mut exchange.response_mut().headers;
         for (action, (name, value)) in changes.into_iter().flatten() {
             let present = headers.get_by_name(&name).is_some();
@@ -132,8 +142,28 @@ impl HttpFilter for ExtAuthz {
                 AppendAction::OverwriteIfExists if present => headers.set_by_name(&name, &value),
                 AppendAction::AddIfAbsent | AppendAction::OverwriteIfExists => {}
             }
+            // The status counts, too.
+            if limits.is_some_and(|limits| !limits.hold(headers.len() + 1, headers.byte_size())) {
+                self.0.stats.response_header_limits_reached.increment();
+                let mut reply = LocalReply::new(500, INVALID).flag(ResponseFlag::UnauthorizedExternalService);
+                reply.instead = Some(Box::new(Instead { headers: HeaderMutations::default() }));
+                return Verdict::reply(reply);
+            }
         }
         Verdict::Continue
+    }
+}
+
+/// How long a head may be.
+#[derive(Clone, Copy)]
+struct HeadLimits {
+    headers: u32,
+    bytes: u32,
+}
+
+impl HeadLimits {
+    fn hold(self, headers: usize, bytes: usize) -> bool {
+        headers <= self.headers as usize && bytes <= self.bytes as usize
     }
 }
 
@@ -146,12 +176,31 @@ fn is_meant(settings: &Settings, exchange: &Exchange<'_, '_, '_>) -> bool {
     settings.enabled_metadata.as_ref().is_none_or(|matcher| matcher.matches(metadata.get(&*matcher.filter)))
 }
 
+/// Whether a request is no longer than clients may make theirs.
+fn request_fits(exchange: &Exchange<'_, '_, '_>) -> bool {
+    let (head, config) = (exchange.head(), &exchange.connection().node.config);
+    let limits = HeadLimits { headers: config.max_headers_count, bytes: config.max_request_headers_bytes };
+    let pseudo = [head.method(), head.path(), head.authority(), head.scheme()];
+    let pseudo = pseudo.iter().filter(|value| !value.is_empty()).count();
+    limits.hold(head.headers.len() + pseudo, head.byte_size())
+}
+
 /// The answer to a request that the service said nothing about.
 fn failure(settings: &Settings) -> LocalReply {
     LocalReply::new(settings.status_on_error, "ext_authz_error").flag(ResponseFlag::UnauthorizedExternalService)
 }
 
 impl Authorizer {
+    /// What holds for a response of an upstream, if the settings limit what is added to it; answers of our own have no limits.
+    fn response_limits(&self, exchange: &Exchange<'_, '_, '_>) -> Option<HeadLimits> {
+        if !self.settings.limits_response || exchange.is_local_reply() {
+            return None;
+        }
+        let cluster = exchange.info().cluster_config.borrow();
+        let http = &cluster.as_ref()?.http;
+        Some(HeadLimits { headers: http.max_headers_count, bytes: http.max_response_headers_bytes })
+    }
+
     /// What the service is told of the body.
     fn body(&self, route: Option<&Arc<AuthzRoute>>) -> Option<CheckedBody> {
         match route.map(|route| route.body) {
@@ -177,21 +226,34 @@ impl Authorizer {
             received: body.map_or(0, <[u8]>::len),
             as_bytes: checked.is_some_and(|checked| checked.as_bytes),
         };
-        let call = match &*service {
+        let mut call = match &*service {
             AuthzService::Grpc(grpc) => call::unary(grpc, CHECK, &question::check_request(exchange, told), true),
             AuthzService::Http(http) => question::http_call(exchange, http, told),
         };
+        let measured = measures::begin(&self.settings, matches!(*service, AuthzService::Grpc(_)), &mut call, exchange);
+        let measured = measured.unwrap_or_else(|measures::Collision| {
+            self.stats.filter_state_name_collision.increment();
+            None
+        });
+        let emits = route.and_then(|route| route.emits_span).unwrap_or(self.settings.emits_span);
+        let mut span = begin_span(exchange, &service, emits, &mut call);
         let (worker, authorizer, began) = (Rc::clone(exchange.worker()), Rc::clone(self), Instant::now());
         Verdict::wait(
             async move {
-                let retries = match &*service {
-                    AuthzService::Grpc(grpc) => grpc.retries,
-                    AuthzService::Http(http) => http.retries,
-                };
-                let result = call_repeatedly(&worker, service.cluster(), call, retries).await;
-                read(&service, result)
+                let span = span.as_mut();
+                match &*service {
+                    AuthzService::Grpc(grpc) => of_grpc(grpc, ask(&worker, grpc, call).await, span),
+                    AuthzService::Http(http) => {
+                        of_http(http, call_repeatedly(&worker, &http.cluster, call, http.retries).await, span)
+                    }
+                }
             },
-            move |answer, exchange| authorizer.follow(answer, began, exchange),
+            move |answer, exchange| {
+                if let Some(measured) = measured {
+                    measured.end(exchange);
+                }
+                authorizer.follow(answer, began, exchange)
+            },
         )
     }
 
@@ -218,6 +280,10 @@ impl Authorizer {
     fn let_through(&self, consent: Consent, exchange: &mut Exchange<'_, '_, '_>) -> Verdict {
         let changes = consent.changes_request();
         if changes::apply(&consent, &self.settings, exchange.head_mut()).is_err() {
+            return self.invalid(exchange);
+        }
+        if changes && !request_fits(exchange) {
+            self.stats.request_header_limits_reached.increment();
             return self.invalid(exchange);
         }
         if !consent.response.is_empty() {
@@ -306,7 +372,7 @@ impl Authorizer {
     fn invalid(&self, exchange: &Exchange<'_, '_, '_>) -> Verdict {
         self.stats.invalid.increment();
         self.count(exchange, |stats| stats.invalid.increment());
-        let reply = LocalReply::new(500, "ext_authz_invalid");
+        let reply = LocalReply::new(500, INVALID);
         Verdict::reply(reply.flag(ResponseFlag::UnauthorizedExternalService))
     }
 
@@ -362,26 +428,68 @@ fn extensions(exchange: &Exchange<'_, '_, '_>) -> BTreeMap<String, String> {
     all
 }
 
-fn read(service: &AuthzService, result: Result<call::Answer, CallError>) -> Answer {
-    let call::Answer { head, body, trailers } = match result {
-        Ok(answer) => answer,
-        Err(error) => {
-            tracing::debug!(cluster = &**service.cluster(), "external authorization: {error}");
-            return Answer::failure();
+/// Begins the span of a question, if the request is traced, and tells the service of the trace.
+fn begin_span(
+    exchange: &Exchange<'_, '_, '_>,
+    service: &AuthzService,
+    emits: bool,
+    call: &mut Call,
+) -> Option<CallSpan> {
+    let parent = CallParent::of(exchange.stream())?;
+    let parent = if emits { parent } else { parent.quiet() };
+    Some(match service {
+        AuthzService::Grpc(grpc) => parent.begin_grpc(CHECK, grpc, &mut call.head.headers),
+        AuthzService::Http(http) => {
+            let seen = call.seen.get_or_insert_default();
+            parent.begin_http(&http.cluster, seen, &mut call.head.headers)
         }
-    };
-    match service {
-        AuthzService::Grpc(_) => match grpc_message::message::<CheckResponse>(&head, &body, trailers.as_ref()) {
-            Ok(response) => Answer::of_grpc(response),
-            Err(error) => {
-                tracing::debug!(cluster = &**service.cluster(), "external authorization: {error}");
-                Answer::failure()
-            }
-        },
-        AuthzService::Http(service) => Answer::of_http(service, &head, body),
+    })
+}
+
+fn of_grpc(service: &GrpcCall, result: Result<CheckResponse, UnaryFailure>, span: Option<&mut CallSpan>) -> Answer {
+    if let Some(span) = span {
+        span.end_grpc(result.as_ref().map_or_else(UnaryFailure::status, |_| 0));
+        if let Ok(response) = &result {
+            let consents = response.status.as_ref().is_none_or(|status| status.code == 0);
+            let cannot_tell = matches!(response.http_response, Some(HttpResponse::ErrorResponse(_)));
+            span.tag(STATUS, if cannot_tell { "ext_authz_error" } else { status(consents) });
+        }
+    }
+    match result {
+        Ok(response) => Answer::of_grpc(response),
+        Err(error) => {
+            tracing::debug!(cluster = &*service.cluster, "external authorization: {error}");
+            Answer::failure()
+        }
     }
 }
 
+fn of_http(service: &HttpAuthz, result: Result<call::Answer, CallError>, span: Option<&mut CallSpan>) -> Answer {
+    if let Some(span) = span {
+        let code = span.end_http(result.as_ref().map(|answer| answer.head.status));
+        span.tag(HTTP_STATUS, reason(code));
+        span.tag(STATUS, status(code == 200));
+    }
+    match result {
+        Ok(call::Answer { head, body, trailers: _ }) => Answer::of_http(service, &head, body),
+        Err(error) => {
+            tracing::debug!(cluster = &*service.cluster, "external authorization: {error}");
+            Answer::failure()
+        }
+    }
+}
+
+/// What the span of a question says of its answer.
+fn status(consents: bool) -> &'static str {
+    if consents { "ext_authz_ok" } else { "ext_authz_unauthorized" }
+}
+
+/// A tag of the span of a question.
+const STATUS: &str = "ext_authz_status";
+/// A tag of the span of a question to an HTTP server.
+const HTTP_STATUS: &str = "ext_authz_http_status";
+/// What is said of an answer with what must not be.
+const INVALID: &str = "ext_authz_invalid";
 /// Where metadata of the service goes, as in Envoy whatever the filter's name is.
 const NAMESPACE: &str = "envoy.filters.http.ext_authz";
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";

@@ -61,7 +61,10 @@ pub(super) fn check_request(exchange: &Exchange<'_, '_, '_>, told: Told<'_>) -> 
     let route_metadata = |name: &str| Some(entry::object(route?.get(name)?));
     let attributes = AttributeContext {
         source: Some(source),
-        destination: Some(authz::destination(info)),
+        destination: Some(authz::destination(
+            info,
+            authz::labels(&exchange.worker().process.node_metadata, &settings.labels_key),
+        )),
         request: Some(Request { time: Some(time), http: Some(http_request(exchange, &told)) }),
         metadata_context: Some(authz::metadata(&settings.metadata_namespaces, |name| {
             let of_request = exchange.info().dynamic_metadata.borrow();
@@ -165,6 +168,7 @@ pub(super) fn http_call(exchange: &Exchange<'_, '_, '_>, service: &HttpAuthz, to
         timeout: service.timeout,
         repeatable: true,
         max_answer_bytes: call::MAX_ANSWER_BYTES,
+        seen: None,
     }
 }
 

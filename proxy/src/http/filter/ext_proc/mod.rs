@@ -25,6 +25,7 @@ use super::{Absorb, BodyInput, Exchange, HttpFilter, Maker, Place, Resume, Verdi
 use crate::http::manager::reply::LocalReply;
 use crate::scope;
 use crate::stats::names;
+use crate::trace::CallParent;
 
 scope! {
     /// Stats of the filter (`http.<prefix>.ext_proc.*`).
@@ -110,7 +111,7 @@ impl ExtProc {
         let metadata = levels.iter().find_map(|level| level.metadata.as_ref()).unwrap_or(&settings.metadata);
         let allow = levels.iter().find_map(|level| level.failure_mode_allow);
         let initial_metadata = levels.iter().rev().flat_map(|level| level.initial_metadata.iter().cloned());
-        Some(Session::new(
+        let session = Session::new(
             &self.0,
             exchange.worker(),
             Arc::clone(service),
@@ -118,7 +119,13 @@ impl ExtProc {
             levels.iter().find_map(|level| level.mode).unwrap_or(settings.mode),
             allow.unwrap_or(settings.failure_mode_allow),
             metadata.clone(),
-        ))
+        );
+        if let Some(fields) = &settings.fields {
+            exchange.info().filter_state.borrow_mut().add_fields(exchange.name(), fields.clone());
+        }
+        let emits = levels.iter().find_map(|level| level.emits_span).unwrap_or(settings.emits_span);
+        let trace = CallParent::of(exchange.stream());
+        Some(session.traced(if emits { trace } else { trace.map(CallParent::quiet) }))
     }
 }
 

@@ -32,6 +32,7 @@ use super::Processor;
 use super::changes::{self, Invalid, Permissions, Target};
 use crate::http::manager::reply::LocalReply;
 use crate::http::message::ResponseHead;
+use crate::trace::{CallParent, CallSpan};
 use crate::upstream::grpc_stream::{GrpcFailure, GrpcStream};
 use crate::worker::Worker;
 
@@ -88,6 +89,8 @@ pub(super) struct Session {
     service: Arc<GrpcCall>,
     /// Headers of the stream.
     initial_metadata: Vec<(String, String)>,
+    /// What the span of the stream belongs to.
+    trace: Option<CallParent>,
     mode: Cell<ProcessingMode>,
     failure_mode_allow: bool,
     pub(super) metadata: MetadataChoice,
@@ -99,6 +102,8 @@ pub(super) struct Session {
 #[derive(Default)]
 struct State {
     stream: Option<GrpcStream>,
+    /// Of the stream. As in Envoy, streams that we end count as given up.
+    span: Option<CallSpan>,
     opened: bool,
     /// Nothing more is asked or looked at.
     over: bool,
@@ -124,12 +129,18 @@ impl Session {
             worker: Rc::clone(worker),
             service,
             initial_metadata,
+            trace: None,
             mode: Cell::new(mode),
             failure_mode_allow,
             metadata,
             told_metadata: RefCell::default(),
             state: RefCell::default(),
         }
+    }
+
+    /// The same, with a span of its stream that belongs to `trace`.
+    pub(super) fn traced(self, trace: Option<CallParent>) -> Self {
+        Self { trace, ..self }
     }
 
     /// What the service is told of this direction.
@@ -216,7 +227,12 @@ impl Session {
         if first {
             state.opened = true;
             self.processor.stats.streams_started.increment();
-            state.stream = Some(GrpcStream::open(&self.worker, &self.service, PROCESS, &self.initial_metadata));
+            let (service, metadata) = (&self.service, &self.initial_metadata);
+            let mut span = None;
+            state.stream = Some(GrpcStream::open(&self.worker, service, PROCESS, metadata, |headers| {
+                span = self.trace.as_ref().map(|parent| parent.begin_grpc(PROCESS, service, headers));
+            }));
+            state.span = span;
         }
         let mode = self.mode.get();
         let protocol = || ProtocolConfiguration {
@@ -282,6 +298,7 @@ impl Session {
     pub(super) fn end(&self) {
         let mut state = self.state.borrow_mut();
         state.over = true;
+        let span = state.span.take();
         let Some(stream) = state.stream.take() else { return };
         let processor = Rc::clone(&self.processor);
         if !processor.settings.observes {
@@ -291,6 +308,7 @@ impl Session {
         // What an observer was told last may still be on its way to it.
         tokio::task::spawn_local(async move {
             tokio::time::sleep(processor.settings.deferred_close_timeout).await;
+            drop(span);
             stream.finish();
             processor.stats.streams_closed.increment();
         });
@@ -314,6 +332,7 @@ impl Session {
                     }
                 }
                 Poll::Ready(Ok(None)) => {
+                    end_span(&mut state, 0);
                     state.stream = None;
                     state.over = true;
                     self.processor.stats.server_half_closed.increment();
@@ -332,6 +351,7 @@ impl Session {
 
     fn close(&self, state: &mut State) {
         state.over = true;
+        state.span = None;
         state.lanes.iter_mut().for_each(|lane| lane.timer = None);
         if let Some(stream) = state.stream.take() {
             stream.finish();
@@ -343,6 +363,7 @@ impl Session {
         let stats = &self.processor.stats;
         tracing::debug!(cluster = &*self.service.cluster, "external processing: {failure}");
         stats.streams_failed.increment();
+        end_span(state, failure.code);
         state.stream = None;
         state.over = true;
         state.lanes.iter_mut().for_each(|lane| lane.timer = None);
@@ -560,6 +581,13 @@ impl Session {
             reply.header(String::from_utf8_lossy(name).into_owned(), value);
         }
         Box::new(reply)
+    }
+}
+
+/// The stream has ended with this status of gRPC.
+fn end_span(state: &mut State, status: u32) {
+    if let Some(mut span) = state.span.take() {
+        span.end_grpc(status);
     }
 }
 

@@ -7,9 +7,12 @@ use std::collections::HashMap;
 use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::google::protobuf::{Struct, Value, value::Kind};
 use outrigger_config::address::Address;
-use outrigger_config::http::filters::{Attribute, HeaderChoice, MetadataChoice};
+use outrigger_config::cel::Expression;
+use outrigger_config::http::filters::{Attribute, HeaderChoice, MetadataChoice, WantedAttribute};
 use outrigger_config::matching::StringMatcher;
+use outrigger_policy::cel::{Value as CelValue, evaluate};
 
+use crate::accesslog::attributes::write_text;
 use crate::accesslog::entry;
 use crate::http::filter::Exchange;
 use crate::http::filter::ext_authz::question::each_header;
@@ -66,12 +69,33 @@ pub(super) fn metadata(exchange: &Exchange<'_, '_, '_>, choice: &MetadataChoice)
 }
 
 /// The attributes that are known by now; `None` if none are wanted.
-pub(super) fn attributes(exchange: &Exchange<'_, '_, '_>, wanted: &[Attribute]) -> Option<Struct> {
+pub(super) fn attributes(exchange: &Exchange<'_, '_, '_>, wanted: &[WantedAttribute]) -> Option<Struct> {
     if wanted.is_empty() {
         return None;
     }
-    let known = wanted.iter().filter_map(|attribute| Some((attribute.name().to_owned(), value(exchange, *attribute)?)));
+    let known = wanted.iter().filter_map(|wanted| match wanted {
+        WantedAttribute::Known(attribute) => Some((attribute.name().to_owned(), value(exchange, *attribute)?)),
+        WantedAttribute::Expression(text, expression) => Some((text.to_string(), evaluated(exchange, expression)?)),
+    });
     Some(Struct { fields: known.map(|(name, kind)| (name, Value { kind: Some(kind) })).collect() })
+}
+
+/// The value of an expression: truth and whole numbers as what they are, all else as text, as Envoy tells them.
+fn evaluated(exchange: &Exchange<'_, '_, '_>, expression: &Expression) -> Option<Kind> {
+    let facts = exchange.stream().facts();
+    let value = evaluate(expression, &facts).ok()?;
+    let mut text = Vec::new();
+    match &value {
+        CelValue::Bool(flag) => return Some(Kind::BoolValue(*flag)),
+        CelValue::Int(number) => return Some(Kind::NumberValue(*number as f64)),
+        CelValue::Uint(number) => return Some(Kind::NumberValue(*number as f64)),
+        // As of any other map.
+        CelValue::Object(_) => text.extend_from_slice(b"CelMap value"),
+        value => {
+            write_text(value, &mut text);
+        }
+    }
+    (!text.is_empty()).then(|| Kind::StringValue(String::from_utf8_lossy(&text).into_owned()))
 }
 
 /// As CEL prints it; `None` for what there is not.

@@ -108,6 +108,7 @@ impl Ready {
             // A code is good for once.
             repeatable: false,
             max_answer_bytes: MAX_ANSWER_BYTES,
+            seen: None,
         })
     }
 

@@ -21,7 +21,6 @@ use outrigger_config::http::filters::{
 use outrigger_config::metadata;
 use outrigger_config::rate_limit::RateLimit;
 use outrigger_config::route::{Route, RouteAction, VirtualHost};
-use outrigger_config::source::GrpcCall;
 use outrigger_config::units::{Fraction, RuntimeFraction};
 
 use self::question::{Place, View};
@@ -34,9 +33,9 @@ use crate::http::token::is_token;
 use crate::scope;
 use crate::stats::names;
 use crate::stream::ResponseFlag;
-use crate::upstream::call::{self, CallError};
-use crate::upstream::grpc_message;
-use crate::upstream::repeated_call::call_repeatedly;
+use crate::trace::{CallParent, CallSpan};
+use crate::upstream::call::{self, UnaryFailure};
+use crate::upstream::repeated_call::ask;
 
 scope! {
     /// Stats by the cluster that requests are routed to (`cluster.<name>.ratelimit.*`).
@@ -128,12 +127,20 @@ impl HttpFilter for GlobalRateLimit {
             });
         }
         let Some(request) = request else { return Verdict::Continue };
-        let call = call::unary(&limiter.settings.service, SHOULD_RATE_LIMIT, &request, false);
+        let service = &limiter.settings.service;
+        let mut call = call::unary(service, SHOULD_RATE_LIMIT, &request, false);
+        let mut span = CallParent::of(exchange.stream())
+            .map(|parent| parent.begin_grpc(SHOULD_RATE_LIMIT, service, &mut call.head.headers));
         let (worker, limiter) = (Rc::clone(exchange.worker()), Rc::clone(limiter));
-        let GrpcCall { cluster, retries, .. } = &limiter.settings.service;
-        let (cluster, retries) = (Arc::clone(cluster), *retries);
+        let settings = Arc::clone(&limiter.settings);
         Verdict::wait(
-            async move { read(call_repeatedly(&worker, &cluster, call, retries).await, &cluster) },
+            async move {
+                let answer = ask(&worker, &settings.service, call).await;
+                if let Some(span) = &mut span {
+                    tell(span, &answer);
+                }
+                read(answer, &settings.service.cluster)
+            },
             move |response, exchange| match response {
                 Some(response) => limiter.follow(response, exchange),
                 None => limiter.fail(exchange),
@@ -164,12 +171,12 @@ impl HttpFilter for GlobalRateLimit {
         };
         let Some(request) = self.0.question(&View { exchange, place }, true) else { return };
         let call = call::unary(&self.0.settings.service, SHOULD_RATE_LIMIT, &request, false);
-        let GrpcCall { cluster, retries, .. } = &self.0.settings.service;
-        let (worker, cluster, retries) = (Rc::clone(exchange.worker()), Arc::clone(cluster), *retries);
-        // Nobody waits for the answer, which could not change anything.
-        tokio::task::spawn_local(
-            async move { read(call_repeatedly(&worker, &cluster, call, retries).await, &cluster) },
-        );
+        let (worker, settings) = (Rc::clone(exchange.worker()), Arc::clone(&self.0.settings));
+        // Nobody waits for the answer, which could not change anything; as in Envoy, it is no part of the trace.
+        tokio::task::spawn_local(async move {
+            let service = &settings.service;
+            read(ask(&worker, service, call).await, &service.cluster)
+        });
     }
 }
 
@@ -183,18 +190,17 @@ fn is_meant(requests: LimitedRequests, exchange: &Exchange<'_, '_, '_>) -> bool 
     }
 }
 
-fn read(result: Result<call::Answer, CallError>, cluster: &str) -> Option<RateLimitResponse> {
-    let failure = match result {
-        Ok(call::Answer { head, body, trailers }) => {
-            match grpc_message::message::<RateLimitResponse>(&head, &body, trailers.as_ref()) {
-                Ok(response) => return Some(response),
-                Err(error) => error.to_string(),
-            }
-        }
-        Err(error) => error.to_string(),
-    };
-    tracing::debug!(cluster, "rate limit service: {failure}");
-    None
+/// Says in the span of the question what came of it.
+fn tell(span: &mut CallSpan, answer: &Result<RateLimitResponse, UnaryFailure>) {
+    span.end_grpc(answer.as_ref().map_or_else(UnaryFailure::status, |_| 0));
+    if let Ok(response) = answer {
+        let over_limit = response.overall_code == Code::OverLimit as i32;
+        span.tag("ratelimit_status", if over_limit { "over_limit" } else { "ok" });
+    }
+}
+
+fn read(answer: Result<RateLimitResponse, UnaryFailure>, cluster: &str) -> Option<RateLimitResponse> {
+    answer.inspect_err(|error| tracing::debug!(cluster, "rate limit service: {error}")).ok()
 }
 
 impl Limiter {
