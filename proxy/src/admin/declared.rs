@@ -45,6 +45,20 @@ scope! {
 }
 
 scope! {
+    /// What `cluster.<name>.*` has more where there is TLS.
+    struct SecureClusterStats {
+        ssl_context_update_by_sds: Counter = "client_ssl_socket_factory.ssl_context_update_by_sds",
+    }
+}
+
+scope! {
+    /// What `listener.<address>.*` has more where there is TLS.
+    struct SecureListenerStats {
+        ssl_context_update_by_sds: Counter = "server_ssl_socket_factory.ssl_context_update_by_sds",
+    }
+}
+
+scope! {
     /// `ssl.certificate.<name>.*`
     struct CertificateStats {
         expiration_unix_time_seconds: Gauge,
@@ -58,6 +72,8 @@ struct Unused {
     discovered: DiscoveredClusterStats,
     listener: ListenerStats,
     secure: SecureStats,
+    secure_cluster: SecureClusterStats,
+    secure_listener: SecureListenerStats,
     http: HttpStats,
     listener_http: ListenerHttpStats,
     tcp: TcpStats,
@@ -83,6 +99,7 @@ impl Unused {
         }
         if cluster.config.transports().any(|transport| transport.tls().is_some()) {
             visit(&prefix, &self.secure);
+            visit(&prefix, &self.secure_cluster);
             certificates(&prefix, cluster.tls.all().map(|tls| tls.expirations()), visit);
         }
     }
@@ -92,6 +109,7 @@ impl Unused {
         visit(&prefix, &self.listener);
         if listener.chains.iter().any(|chain| chain.tls.is_some()) {
             visit(&prefix, &self.secure);
+            visit(&prefix, &self.secure_listener);
             let contexts = listener.chains.iter().filter_map(|chain| chain.tls.as_ref());
             certificates(&prefix, contexts.map(|tls| tls.expirations()), visit);
         }

@@ -14,6 +14,7 @@ use outrigger_config::tls::Secret;
 use outrigger_config::tracing::HttpTracing;
 use outrigger_xds::ResourceKind;
 
+use super::ListenerNode;
 use super::compile::{self, ClusterBuild, ClusterInputs, CompileError, Extensions, ListenerBuild, Surroundings};
 use super::history::{Record, Refusal};
 use super::hosts::same_hosts;
@@ -21,6 +22,8 @@ use super::manager::{GraphManager, RunningListener};
 use super::need::{Need, WantedFilter};
 use super::sockets::BoundSockets;
 use crate::accesslog::AccessLogger;
+use crate::listener::accept::stat_prefix;
+use crate::stats::names;
 
 impl GraphManager {
     /// Builds the node of a cluster anew; the old one stays if that fails.
@@ -37,6 +40,9 @@ impl GraphManager {
                 let new = &build.node.hosts;
                 let resized = moved && old.map_or(!new.hosts.is_empty(), |old| !same_hosts(&old.node.hosts, new));
                 self.dirty |= changed;
+                if let Some(stats) = self.stats.cluster.get(name) {
+                    stats.ssl_context_update_by_sds.add(build.secret_updates(old));
+                }
                 // Not again for each new certificate.
                 if build.node.tls.accept_anybody() && !old.is_some_and(|old| old.node.tls.accept_anybody()) {
                     tracing::warn!("cluster {name:?}: no trusted CA in a TLS context: any server is accepted");
@@ -124,6 +130,8 @@ impl GraphManager {
         match self.compile_listener(&revision.config, &revision.extensions, &[&running.build]) {
             Ok(build) => {
                 let new = Arc::clone(&build.node);
+                let updates = build.secret_updates(Some(&running.build));
+                self.count_secret_updates(name, &new, updates);
                 let Some(running) = self.listeners.get_mut(name) else { return };
                 let old = std::mem::replace(&mut running.build, build).node;
                 self.dirty = true;
@@ -162,6 +170,8 @@ impl GraphManager {
         };
         let stopped = self.stopped.is_some_and(|scope| scope.covers(direction));
         let old = self.listeners.remove(name);
+        let updates = build.secret_updates(old.as_ref().map(|old| &old.build));
+        self.count_secret_updates(name, &build.node, updates);
         let (mut id, kept) = old.as_ref().map_or((None, Vec::new()), |old| (old.sockets, old.addresses.clone()));
         if sockets.is_some() || !binds {
             self.stops.extend(id.take());
@@ -185,6 +195,19 @@ impl GraphManager {
         let addresses = internal.or(addresses).unwrap_or(kept);
         self.listeners.insert(Arc::clone(name), RunningListener { build, sockets: id, addresses, position });
         self.dirty = true;
+    }
+
+    fn count_secret_updates(&mut self, name: &Arc<str>, node: &ListenerNode, updates: u64) {
+        if updates == 0 {
+            return;
+        }
+        let prefix = names::prefix("listener", &stat_prefix(node));
+        let known = self.stats.listener.entry(Arc::clone(name));
+        let (of, stats) = known.or_insert_with(|| (prefix.clone(), self.process.stats.scope(&prefix)));
+        if *of != prefix {
+            (*of, *stats) = (prefix.clone(), self.process.stats.scope(&prefix));
+        }
+        stats.ssl_context_update_by_sds.add(updates);
     }
 
     pub(super) fn cannot_build(&mut self, kind: ResourceKind, name: &Arc<str>, error: &dyn std::fmt::Display) {

@@ -106,6 +106,17 @@ pub struct ListenerBuild {
 }
 
 impl ListenerBuild {
+    /// How many discovered secrets its TLS contexts have newly taken up since `old`.
+    pub fn secret_updates(&self, old: Option<&Self>) -> u64 {
+        let updates = self.node.chains.iter().zip(&self.inputs).filter_map(|(chain, inputs)| {
+            let mut known = old.into_iter().flat_map(|old| old.node.chains.iter().zip(&old.inputs));
+            let before = known.find(|(other, _)| Arc::ptr_eq(&other.config, &chain.config));
+            let before = before.and_then(|(_, before)| before.tls.as_ref()?.as_ref());
+            Some(inputs.tls.as_ref()?.as_ref()?.updates_since(before))
+        });
+        updates.sum()
+    }
+
     /// Replaces the chains that drain by like ones that do not.
     pub fn renew_drains(&mut self) {
         let ListenerNode { config, index: _, chains, access_logs, discovered } = &*self.node;
@@ -581,6 +592,11 @@ pub fn rebalance(build: &mut ClusterBuild, zones: Option<Option<&LocalZones>>) {
 }
 
 impl ClusterBuild {
+    /// How many discovered secrets its TLS contexts have newly taken up since `old`.
+    pub fn secret_updates(&self, old: Option<&Self>) -> u64 {
+        self.tls.updates_since(old.map(|old| &old.tls))
+    }
+
     /// Whether it can be published: one that passes connections through to wherever they were going has no host list
     /// to be empty, so without its secrets it does not exist.
     pub fn is_usable(&self) -> bool {

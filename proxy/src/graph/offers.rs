@@ -231,6 +231,7 @@ impl GraphManager {
     pub(super) fn remove_listener(&mut self, name: &Arc<str>) {
         let known = self.warming.remove_listener(name);
         let running = self.listeners.remove(name);
+        self.stats.listener.remove(name);
         self.history.removed(ResourceKind::Listener, name, running.is_some());
         if known {
             self.stats.listeners.listener_removed.increment();

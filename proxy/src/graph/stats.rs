@@ -100,6 +100,7 @@ scope! {
         membership_excluded: Gauge,
         membership_healthy: Gauge,
         membership_total: Gauge,
+        ssl_context_update_by_sds: UsedCounter = "client_ssl_socket_factory.ssl_context_update_by_sds",
         update_attempt: Counter,
         update_empty: Counter,
         update_failure: Counter,
@@ -109,6 +110,13 @@ scope! {
         update_time: UsedGauge,
         version: Gauge,
         warming_state: Gauge,
+    }
+}
+
+scope! {
+    /// The control thread's part of `listener.<address>.*`.
+    pub struct ListenerControlStats {
+        ssl_context_update_by_sds: UsedCounter = "server_ssl_socket_factory.ssl_context_update_by_sds",
     }
 }
 
@@ -168,6 +176,8 @@ pub(super) struct Stats {
     pub control_plane: Arc<ControlPlaneStats>,
     pub runtime: Arc<RuntimeStats>,
     pub cluster: HashMap<Arc<str>, Arc<ClusterControlStats>>,
+    /// Of those whose secrets are discovered, by name, with their prefix.
+    pub listener: HashMap<Arc<str>, (String, Arc<ListenerControlStats>)>,
     pub remaining: HashMap<Arc<str>, Remaining>,
     pub balance: HashMap<Arc<str>, BalanceStats>,
     /// Of routes (one for each connection manager's prefix), secrets and extensions.

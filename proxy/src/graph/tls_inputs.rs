@@ -42,6 +42,16 @@ pub struct TlsInputs {
     base: Option<Arc<Validation>>,
     ticket_keys: Option<Arc<TicketKeys>>,
     names: SecretNames,
+    discovered: Discovered,
+}
+
+/// Which of them come by discovery.
+#[derive(Clone, Debug, Default)]
+struct Discovered {
+    /// In order.
+    certificates: Vec<bool>,
+    validation: bool,
+    ticket_keys: bool,
 }
 
 impl TlsInputs {
@@ -55,6 +65,8 @@ impl TlsInputs {
                 CertificateSource::Sds { name, .. } => Some(Arc::clone(name)),
             };
             inputs.names.certificates.push(name);
+            let discovered = matches!(source, CertificateSource::Sds { source: Some(_), .. });
+            inputs.discovered.certificates.push(discovered);
             match source {
                 CertificateSource::Inline(found) => inputs.certificates.push(Arc::clone(found)),
                 CertificateSource::Sds { name, source } => match find(name, source.as_ref()) {
@@ -78,6 +90,7 @@ impl TlsInputs {
                     inputs.validation = Some(Arc::clone(validation(&secret).ok_or_else(other)?));
                     inputs.base = default.clone();
                     inputs.names.authorities = Some(Arc::clone(name));
+                    inputs.discovered.validation = source.is_some();
                 }
                 None if source.is_none() => return Err(SecretError::Unknown(Arc::clone(name))),
                 None => complete = false,
@@ -102,7 +115,25 @@ impl TlsInputs {
                 None => return Ok(None),
             },
         };
-        Ok(inputs.map(|inputs| Self { ticket_keys, ..inputs }))
+        let discovered = matches!(&config.ticket_keys, Some(TicketKeySource::Sds { source: Some(_), .. }));
+        Ok(inputs.map(|inputs| {
+            let discovered = Discovered { ticket_keys: discovered, ..inputs.discovered };
+            Self { ticket_keys, discovered, ..inputs }
+        }))
+    }
+
+    /// How many discovered secrets are new, or say something else than in `old`.
+    pub fn updates_since(&self, old: Option<&Self>) -> u64 {
+        let certificates = self.certificates.iter().zip(&self.discovered.certificates).enumerate();
+        let certificates = certificates.filter(|(place, (now, discovered))| {
+            let before = old.and_then(|old| old.certificates.get(*place));
+            **discovered && !before.is_some_and(|before| same(before, now))
+        });
+        let validation = self.discovered.validation
+            && !old.is_some_and(|old| same_option(old.validation.as_ref(), self.validation.as_ref()));
+        let ticket_keys = self.discovered.ticket_keys
+            && !old.is_some_and(|old| same_option(old.ticket_keys.as_ref(), self.ticket_keys.as_ref()));
+        certificates.count() as u64 + u64::from(validation) + u64::from(ticket_keys)
     }
 
     /// Whether both lead to the same context. What says the same is the same, so that a control plane which repeats
@@ -204,8 +235,12 @@ mod tests {
             base: None,
             ticket_keys: Some(Arc::new(TicketKeys { keys: vec![[ticket; 80]], files: Vec::new() })),
             names: SecretNames::default(),
+            discovered: Discovered { certificates: vec![true], validation: false, ticket_keys: true },
         };
         assert!(inputs(b"a", 1).same(&inputs(b"a", 1)));
+        let updates = |old: Option<&TlsInputs>| inputs(b"a", 1).updates_since(old);
+        let counts = [None, Some(&inputs(b"a", 1)), Some(&inputs(b"b", 1)), Some(&inputs(b"b", 2))].map(updates);
+        assert_eq!(counts, [2, 0, 1, 2]);
         assert!(!inputs(b"a", 1).same(&inputs(b"a", 2)) && inputs(b"a", 1).same_trust(&inputs(b"a", 2)));
         assert!(!inputs(b"a", 1).same_trust(&inputs(b"b", 1)));
     }

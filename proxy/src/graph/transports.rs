@@ -95,6 +95,15 @@ impl TransportInputs {
         self.matched.len() == other.matched.len() && self.iter().zip(other.iter()).all(|(a, b)| same(a, b))
     }
 
+    /// How many discovered secrets are new, or say something else than in `old`.
+    pub fn updates_since(&self, old: Option<&Self>) -> u64 {
+        let known = self.iter().enumerate().filter_map(|(place, inputs)| {
+            let before = old.and_then(|old| old.iter().nth(place)?.as_ref()?.as_ref());
+            Some(inputs.as_ref()?.as_ref()?.updates_since(before))
+        });
+        known.sum()
+    }
+
     /// Makes the contexts.
     pub fn contexts(&self, cluster: &Cluster) -> Result<Transports, CompileError> {
         let make = |(place, (transport, inputs)): (usize, (&UpstreamTransport, &Option<Option<TlsInputs>>))| match (

@@ -187,9 +187,9 @@ impl Stream {
     }
 
     /// The connection has served requests before, and nothing was received for this one: its end may have crossed with
-    /// the request.
+    /// the request. One that we have cut says nothing of the kind.
     pub fn is_reused(&self) -> bool {
-        self.reused && self.connection.link.totals().0 == self.totals_before.0
+        self.reused && !self.counted().is_cut() && self.connection.link.totals().0 == self.totals_before.0
     }
 
     /// Bytes of it that were not taken, or wait to be written.

@@ -98,11 +98,11 @@ async fn head<S: AsyncRead + Unpin>(io: &mut S) -> io::Result<Vec<u8>> {
 pub fn granted(head: &[u8]) -> Result<(), String> {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
-    let mut words = line.splitn(2, ' ');
-    let is_http = words.next().is_some_and(|version| version.starts_with("HTTP/1."));
-    match words.next() {
-        Some(status) if is_http && (status == "200" || status.starts_with("200 ")) => Ok(()),
-        Some(status) if is_http => Err(status.to_owned()),
+    match line.split_once(' ') {
+        Some((version, status)) if version.starts_with("HTTP/1.") => {
+            let is_granted = status == "200" || status.starts_with("200 ");
+            if is_granted { Ok(()) } else { Err(status.to_owned()) }
+        }
         _ => Err(format!("{line:?}")),
     }
 }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use outrigger_tests::certificates::{Authority, indented};
 use outrigger_tests::config::{bootstrap, chain, cluster_with, http, listener, routes};
 use outrigger_tests::{Proxy, Settings, h1, proxy, within};
 use tokio::process::Command;
@@ -159,4 +160,57 @@ async fn handshakes_are_counted_as_by_envoy() {
     ] {
         assert!(own.iter().any(|seen| seen == line), "{line} is not in {own:#?}");
     }
+}
+
+/// Puts a secret with a new certificate in place.
+fn place(directory: &Path, authority: &Authority, name: &str) {
+    let identity = authority.issue(&["server.example"]);
+    let secret = format!(
+        "resources:\n- '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  name: {name}\n  \
+         tls_certificate:\n    certificate_chain:\n      inline_string: |{}\n    private_key:\n      inline_string: |{}\n",
+        indented(&identity.certificate, 8),
+        indented(&identity.key, 8)
+    );
+    std::fs::write(directory.join("new"), secret).unwrap();
+    std::fs::rename(directory.join("new"), directory.join(format!("{name}.yaml"))).unwrap();
+}
+
+/// How often contexts took up secrets: after the start, and after one was replaced.
+async fn updated(program: PathBuf) -> [Vec<u64>; 2] {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    place(directory.path(), &authority, "one");
+    place(directory.path(), &authority, "two");
+    let source = |name: &str| {
+        format!(
+            "tls_certificate_sds_secret_configs: [{{ name: {name}, sds_config: {{ resource_api_version: V3, \
+             path_config_source: {{ path: $dir/{name}.yaml, watched_directory: {{ path: $dir }} }} }} }}]"
+        )
+    };
+    let chain_for = |name: &str| {
+        let matched = format!(", filter_chain_match: {{ server_names: [{name}.example] }}, name: {name}");
+        chain(&answers(""), &format!("{}{matched}", downstream("", &source("one"))))
+    };
+    let listeners = [listener("l", &[chain_for("a"), chain_for("b")], ", stat_prefix: l")];
+    let clusters = ["one", "two"].map(|name| cluster_with(name, &[1], &upstream("", &source(name))));
+    let settings = Settings { program, ..Settings::default() };
+    let proxy = Proxy::start_in(directory, &bootstrap(&listeners, &clusters), settings).await;
+    let names = ["listener.l.server_ssl", "cluster.one.client_ssl", "cluster.two.client_ssl"];
+    let counts = async |wanted: [u64; 3]| {
+        let mut counts = Vec::new();
+        for (name, wanted) in names.iter().zip(wanted) {
+            let name = format!("{name}_socket_factory.ssl_context_update_by_sds");
+            counts.push(proxy.wait_stat(&name, |count| count == wanted).await);
+        }
+        counts
+    };
+    let first = counts([2, 1, 1]).await;
+    place(&proxy.file(""), &authority, "one");
+    [first, counts([4, 2, 1]).await]
+}
+
+#[tokio::test]
+async fn contexts_take_up_secrets_as_often_as_with_envoy() {
+    let (own, envoy) = tokio::join!(updated(proxy::program()), updated(proxy::envoy()));
+    assert_eq!(own, envoy);
 }
