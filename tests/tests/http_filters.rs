@@ -246,12 +246,15 @@ const CHAINS: &[Chain] = &[
         )
     },
     chain_of("query", &[("hm", "header_mutation.v3.HeaderMutation", QUERY)], ""),
-    chain_of(
-        "buffer",
-        &[("b", "buffer.v3.Buffer", "max_request_bytes: 10")],
-        "{ match: { path: /off }, route: { cluster: one }, typed_per_filter_config: { b: { '@type': $T/buffer.v3.BufferPerRoute, disabled: true } } }, \
+    Chain {
+        stats: "http.buffer.downstream_rq_too_large",
+        ..chain_of(
+            "buffer",
+            &[("b", "buffer.v3.Buffer", "max_request_bytes: 10")],
+            "{ match: { path: /off }, route: { cluster: one }, typed_per_filter_config: { b: { '@type': $T/buffer.v3.BufferPerRoute, disabled: true } } }, \
          { match: { path: /small }, route: { cluster: one }, typed_per_filter_config: { b: { '@type': $T/buffer.v3.BufferPerRoute, buffer: { max_request_bytes: 9 } } } }, ",
-    ),
+        )
+    },
     Chain {
         log: " %DYNAMIC_METADATA(ns)% %DYNAMIC_METADATA(envoy.filters.http.header_to_metadata)% %DYNAMIC_METADATA(ns:a)% %DYNAMIC_METADATA(ns:a):2% %DYNAMIC_METADATA(ns:num)%",
         stats: "http_filter_name.sp.",

@@ -194,7 +194,7 @@ async fn settle(
                 Side::Response(Origin::Upstream(answered, body)) => {
                     match (Answering { answered, body }).collect(request, limit_bytes).await {
                         Ok(Some(body)) => show_response(request, route, slot, body),
-                        Ok(None) => return Turn::Reply(Box::new(response_too_large())),
+                        Ok(None) => return Turn::Reply(Box::new(response_too_large(request))),
                         Err(failure) => return Turn::Interrupted(failure),
                     }
                 }
@@ -378,7 +378,7 @@ fn read(
                 attempt::touch(request, std::time::Instant::now());
                 match until {
                     Until::End { limit_bytes } if body.bytes.len() > limit_bytes => {
-                        let reply = if is_request { too_large() } else { response_too_large() };
+                        let reply = if is_request { too_large(request) } else { response_too_large(request) };
                         return Poll::Ready(Err(Turn::Reply(Box::new(reply))));
                     }
                     Until::Bytes(enough) if body.bytes.len() >= enough => return Poll::Ready(Ok(())),
@@ -403,11 +403,13 @@ fn read(
     }
 }
 
-fn too_large() -> LocalReply {
+fn too_large(request: &Request<'_>) -> LocalReply {
+    request.connection.stats.downstream_rq_too_large.increment();
     LocalReply::new(413, "request_payload_too_large").body(&b"Payload Too Large"[..])
 }
 
-fn response_too_large() -> LocalReply {
+fn response_too_large(request: &Request<'_>) -> LocalReply {
+    request.connection.stats.rs_too_large.increment();
     LocalReply::new(500, "response_payload_too_large").body(&b"Internal Server Error"[..])
 }
 

@@ -65,6 +65,7 @@ scope! {
         rq_redirect: Counter,
         rq_reset_after_downstream_response_started: Counter,
         rq_total: Counter,
+        rs_too_large: Counter,
         tracing_client_enabled: Counter = "tracing.client_enabled",
         tracing_health_check: Counter = "tracing.health_check",
         tracing_not_traceable: Counter = "tracing.not_traceable",
