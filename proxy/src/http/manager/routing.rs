@@ -22,6 +22,7 @@ use crate::trace;
 /// What the route says, or that there is none.
 pub(super) async fn serve_route(request: &mut Request<'_>, connection: &HttpConnection, chosen: Option<Chosen<'_>>) {
     let Some(chosen) = chosen else {
+        connection.stats.rq_total.increment();
         connection.stats.no_route.increment();
         let mut reply = LocalReply::new(404, "route_not_found").flag(ResponseFlag::NoRouteFound);
         // Who asks for a tunnel may send through it already.
@@ -37,20 +38,20 @@ pub(super) async fn serve_route(request: &mut Request<'_>, connection: &HttpConn
         name_cluster(request, Some(&chosen));
         return send_local(request, LocalReply::new(403, "upgrade_failed").close(), Some(&chosen)).await;
     }
+    connection.stats.rq_total.increment();
     if requires_tls(request, &chosen) {
         let mut reply = LocalReply::new(301, "direct_response");
         let (host, path) = (request.head.authority_str(), request.head.path_str());
         reply.location = Some(format!("https://{host}{path}"));
-        connection.stats.rq_redirect.increment();
+        count_redirect(connection);
         return send_local(request, reply, Some(&chosen)).await;
     }
-    connection.stats.rq_total.increment();
     match &chosen.route.action {
         RouteAction::Forward(forward) => {
             router::forward(request, &chosen, forward).await;
         }
         RouteAction::Redirect(redirect) => {
-            connection.stats.rq_redirect.increment();
+            count_redirect(connection);
             let reply = redirect_reply(request, &chosen, redirect);
             send_local(request, reply, Some(&chosen)).await;
         }
@@ -66,6 +67,12 @@ pub(super) async fn serve_route(request: &mut Request<'_>, connection: &HttpConn
             send_local(request, reply, Some(&chosen)).await;
         }
     }
+}
+
+/// Envoy counts redirects as direct responses alone, though its documentation has a counter for them: here both tell them.
+fn count_redirect(connection: &HttpConnection) {
+    connection.stats.rq_redirect.increment();
+    connection.stats.rq_direct_response.increment();
 }
 
 pub(super) fn name_route(request: &Request<'_>, chosen: Option<&Chosen<'_>>) {
