@@ -4,7 +4,7 @@
 //! Details that need numbers or names are spoken of in `reason`.
 
 /// Details, what they mean, and the field that decided; sorted by details.
-const KNOWN: [(&str, &str, &str); 47] = [
+const KNOWN: [(&str, &str, &str); 48] = [
     (
         "absolute_path_rejected",
         "the request names a whole URL",
@@ -85,6 +85,7 @@ const KNOWN: [(&str, &str, &str); 47] = [
     ("http2.too_many_headers", "the request has too many headers", "HttpProtocolOptions.max_headers_count"),
     ("local_rate_limited", "the token bucket is empty", "LocalRateLimit.token_bucket"),
     ("low_version", "HTTP/1.0 is not accepted", "Http1ProtocolOptions.accept_http_10"),
+    ("maintenance_mode", "the runtime refuses requests to the cluster", "upstream.maintenance_mode.<cluster>"),
     ("missing_api_key", "the request has no API key", "ApiKeyAuth.key_sources"),
     ("missing_host_header", "the request has no host", "RFC 9112 section 3.2"),
     ("multiple_api_key", "the request has more than one API key", "ApiKeyAuth.key_sources"),

@@ -23,6 +23,7 @@ pub(crate) mod hosts;
 mod identity;
 pub mod journal;
 mod lingering;
+mod maintenance;
 mod manager;
 mod need;
 mod offers;
@@ -75,6 +76,7 @@ pub use demands::{Demands, Wanted};
 pub use drains::{DrainRequest, DrainScope};
 pub use handle::{ManagerHandle, Readiness};
 pub use hosts::{levels, membership, same_hosts};
+pub use maintenance::refused_for_maintenance;
 pub use manager::{GraphManager, ManagerOptions};
 pub use validate::validate;
 

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use outrigger_config::cluster::{Discovery, OriginalDstOptions, RetryBudget, Thresholds};
 use outrigger_config::route::Priority;
+use outrigger_config::units::Fraction;
 use outrigger_policy::balance::Picker;
 use outrigger_policy::breaker::Breaker;
 
@@ -25,7 +26,7 @@ use super::response_stats::Origins;
 use super::stats::{ClusterStats, QueueStats};
 use super::vacancy::make_room;
 use super::worker_host::WorkerHost;
-use crate::graph::{BreakerLimits, ClusterNode, Graph, RuntimeSnapshot, facts, same_hosts};
+use crate::graph::{BreakerLimits, ClusterNode, Graph, RuntimeSnapshot, facts, refused_for_maintenance, same_hosts};
 use crate::http::h2::stats::Http2Stats;
 use crate::stats::names;
 use crate::worker::Worker;
@@ -49,8 +50,10 @@ pub struct WorkerCluster {
     pub(super) node: RefCell<Arc<ClusterNode>>,
     /// The thresholds of its circuit breakers.
     limits: Cell<BreakerLimits>,
-    /// The runtime that they follow; none if they are to be looked up again.
-    limits_by: RefCell<Option<Arc<RuntimeSnapshot>>>,
+    /// The share of its requests that the runtime refuses.
+    maintenance: Cell<Option<Fraction>>,
+    /// The runtime that these two follow; none if they are to be looked up again.
+    runtime: RefCell<Option<Arc<RuntimeSnapshot>>>,
     pub(super) picker: RefCell<Option<Picker>>,
     /// Where the next requests will go, where connections are made in advance.
     pub(super) foreseen: Foreseen,
@@ -77,7 +80,7 @@ impl WorkerClusters {
     pub fn get(&self, worker: &Worker, node: &Arc<ClusterNode>) -> Rc<WorkerCluster> {
         if let Some(cluster) = self.by_name.borrow().get(&node.config.name) {
             cluster.update(worker, node);
-            cluster.follow_limits(&worker.graph().runtime);
+            cluster.follow_runtime(&worker.graph().runtime);
             return Rc::clone(cluster);
         }
         let cluster = Rc::new(WorkerCluster::new(worker, node));
@@ -130,7 +133,8 @@ impl WorkerCluster {
         Self {
             stats,
             limits: Cell::new(BreakerLimits::of(&node.config, &runtime)),
-            limits_by: RefCell::new(Some(runtime)),
+            maintenance: Cell::new(refused_for_maintenance(&node.config.name, &runtime)),
+            runtime: RefCell::new(Some(runtime)),
             http2_stats: OnceCell::new(),
             queue_stats: OnceCell::new(),
             choices: ChoiceStats::default(),
@@ -176,10 +180,17 @@ impl WorkerCluster {
         }
     }
 
-    fn follow_limits(&self, runtime: &Arc<RuntimeSnapshot>) {
-        let mut followed = self.limits_by.borrow_mut();
+    /// The share of its requests that are refused for maintenance.
+    pub fn maintenance(&self) -> Option<Fraction> {
+        self.maintenance.get()
+    }
+
+    fn follow_runtime(&self, runtime: &Arc<RuntimeSnapshot>) {
+        let mut followed = self.runtime.borrow_mut();
         if !followed.as_ref().is_some_and(|followed| Arc::ptr_eq(followed, runtime)) {
-            self.limits.set(BreakerLimits::of(&self.node.borrow().config, runtime));
+            let node = self.node.borrow();
+            self.limits.set(BreakerLimits::of(&node.config, runtime));
+            self.maintenance.set(refused_for_maintenance(&node.config.name, runtime));
             *followed = Some(Arc::clone(runtime));
         }
     }
@@ -218,7 +229,7 @@ impl WorkerCluster {
             return;
         }
         let old = self.node.replace(Arc::clone(node));
-        *self.limits_by.borrow_mut() = None;
+        *self.runtime.borrow_mut() = None;
         let parts = node.config.balancing.close_connections_on_change && !same_hosts(&old.hosts, &node.hosts);
         let same_connections = !parts && Arc::ptr_eq(&old.config, &node.config) && old.tls.same(&node.tls);
         let limit = node.config.retire_within.filter(|_| !old.tls.same_trust(&node.tls));

@@ -1,4 +1,5 @@
-//! Requests that no endpoint gets, so that the endpoints recover (`ClusterLoadAssignment.Policy.drop_overloads`).
+//! Requests that no endpoint gets, so that the endpoints recover (`ClusterLoadAssignment.Policy.drop_overloads`), or because
+//! the runtime says that a cluster is under maintenance.
 //!
 //! Owns the choice of which, and their answer. Never looks at endpoints.
 
@@ -36,6 +37,16 @@ pub async fn answer(request: &mut Request<'_>, chosen: &Chosen<'_>, cluster: &Wo
         reply.header("x-envoy-drop-overload", "true");
     }
     count_local_reply(request, cluster, reply.status);
+    send_local(request, reply, Some(chosen)).await;
+}
+
+/// Answers a request to a cluster that is under maintenance.
+pub async fn answer_for_maintenance(request: &mut Request<'_>, chosen: &Chosen<'_>, cluster: &WorkerCluster) {
+    cluster.stats.upstream_rq_maintenance_mode.increment();
+    let reply = LocalReply::new(503, "maintenance_mode").flag(ResponseFlag::UpstreamOverflow);
+    let mut reply = reply.body(&b"maintenance mode"[..]);
+    reply.overloaded = !suppresses_envoy_headers(request);
+    count_local_reply(cluster, reply.status);
     send_local(request, reply, Some(chosen)).await;
 }
 

@@ -72,6 +72,9 @@ pub async fn forward(request: &mut Request<'_>, chosen: &Chosen<'_>, action: &Fo
     if let Some(reply) = overload::router_refusal(request) {
         return send_local(request, reply, Some(chosen)).await;
     }
+    if cluster.maintenance().is_some_and(|share| share.holds(worker.random.next())) {
+        return drops::answer_for_maintenance(request, chosen, &cluster).await;
+    }
     if let Some(share) = node.hosts.drop_overload
         && drops::holds(share, &graph, worker.random.next())
     {
