@@ -80,7 +80,7 @@ impl WorkerClusters {
     pub fn get(&self, worker: &Worker, node: &Arc<ClusterNode>) -> Rc<WorkerCluster> {
         if let Some(cluster) = self.by_name.borrow().get(&node.config.name) {
             cluster.update(worker, node);
-            cluster.follow_runtime(&worker.graph().runtime);
+            cluster.follow_runtime(&worker.seen_graph().runtime);
             return Rc::clone(cluster);
         }
         let cluster = Rc::new(WorkerCluster::new(worker, node));
@@ -129,7 +129,7 @@ impl WorkerClusters {
 impl WorkerCluster {
     fn new(worker: &Worker, node: &Arc<ClusterNode>) -> Self {
         let stats = worker.process.stats.scope(&names::prefix("cluster", &node.config.stat_name));
-        let runtime = Arc::clone(&worker.graph().runtime);
+        let runtime = Arc::clone(&worker.seen_graph().runtime);
         Self {
             stats,
             limits: Cell::new(BreakerLimits::of(&node.config, &runtime)),

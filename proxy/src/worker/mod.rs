@@ -194,6 +194,11 @@ impl Worker {
         Rc::clone(&self.view.borrow())
     }
 
+    /// The graph that [`Self::graph`] saw last. Forgets nothing, so that it may be asked amid work on clusters.
+    pub fn seen_graph(&self) -> Rc<GraphView> {
+        Rc::clone(&self.view.borrow())
+    }
+
     /// This worker's stats under `prefix`, which ends with a dot.
     pub fn scope<S: Scope + Default>(&self, prefix: &str) -> Arc<S> {
         let key = (TypeId::of::<S>(), Box::from(prefix));
