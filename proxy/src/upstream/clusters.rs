@@ -104,8 +104,10 @@ impl WorkerClusters {
         if self.followed.replace(graph.generation) == graph.generation {
             return;
         }
-        for (name, cluster) in &*self.by_name.borrow() {
-            if let Some(node) = graph.clusters.get(name) {
+        // What an update ends may look at the graph, which may forget clusters.
+        let known: Vec<Rc<WorkerCluster>> = self.by_name.borrow().values().map(Rc::clone).collect();
+        for cluster in known {
+            if let Some(node) = graph.clusters.get(&cluster.node().config.name) {
                 cluster.update(worker, node);
             }
         }
