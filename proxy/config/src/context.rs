@@ -1,13 +1,16 @@
 //! What reading a resource may ask of its surroundings.
 //!
-//! Owns the seam through which files, environment variables and decoded typed structs come in. Never touches the
-//! system itself.
+//! Owns the seam through which files, environment variables and decoded typed structs come in, and through which clusters
+//! go out that stand in a resource unsaid. Never touches the system itself.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use outrigger_api::{NewerFields, Schema};
+
+use crate::source::GoogleTarget;
 
 /// Files and variables of the process.
 pub trait Environment {
@@ -24,12 +27,19 @@ pub struct Context<'a> {
     schema: OnceCell<Schema>,
     newer: NewerFields,
     local_cluster: Cell<bool>,
+    google_targets: RefCell<Vec<Arc<GoogleTarget>>>,
 }
 
 impl<'a> Context<'a> {
     /// A context that reads through `environment`.
     pub fn new(environment: &'a dyn Environment) -> Self {
-        Self { environment, schema: OnceCell::new(), newer: NewerFields::default(), local_cluster: Cell::new(false) }
+        Self {
+            environment,
+            schema: OnceCell::new(),
+            newer: NewerFields::default(),
+            local_cluster: Cell::new(false),
+            google_targets: RefCell::default(),
+        }
     }
 
     /// The same, with what the messages that are read say in fields that their types do not have.
@@ -47,6 +57,16 @@ impl<'a> Context<'a> {
     /// Whether there is a local cluster.
     pub fn has_local_cluster(&self) -> bool {
         self.local_cluster.get()
+    }
+
+    /// Keeps a cluster that what is read needs, and nobody has configured.
+    pub(crate) fn add_google_target(&self, target: Arc<GoogleTarget>) {
+        self.google_targets.borrow_mut().push(target);
+    }
+
+    /// The clusters of `google_grpc` targets that were met since the last time.
+    pub fn take_google_targets(&self) -> Vec<Arc<GoogleTarget>> {
+        self.google_targets.take()
     }
 
     /// What is said in such fields.

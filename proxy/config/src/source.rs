@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use crate::http_uri::CallRetries;
 
+mod google;
 mod grpc;
 mod parse;
+
+pub use google::{GOOGLE_PREFIX, GoogleTarget};
 
 pub(crate) use grpc::{grpc_call, grpc_service, metadata_entry};
 pub(crate) use parse::{api_source, api_version, config_source};
@@ -85,7 +88,7 @@ pub struct GrpcService {
     pub initial_metadata: Vec<(String, String)>,
 }
 
-/// A gRPC service in one of our clusters that is called for requests. Source: `GrpcService`.
+/// A gRPC service that is called for requests: in one of our clusters, or at a target that is made one. Source: `GrpcService`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct GrpcCall {
     /// Which cluster.
@@ -100,6 +103,32 @@ pub struct GrpcCall {
     pub max_answer_bytes: Option<u32>,
     /// In which cases it is called again, within the limit.
     pub retries: Option<CallRetries>,
+    /// Set if it is a target of `google_grpc`.
+    pub google: Option<Arc<GoogleCall>>,
+}
+
+/// What calls of a target of `google_grpc` have besides. Source: `GoogleGrpc`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GoogleCall {
+    /// The cluster that stands for the target.
+    pub target: Arc<GoogleTarget>,
+    /// As configured.
+    pub uri: Arc<str>,
+    /// The `<prefix>` in `grpc.<prefix>.*` stats.
+    pub stat_prefix: Arc<str>,
+    /// Sent with each call.
+    pub token: Option<TokenFile>,
+}
+
+/// A token that a file holds, which is read for each call.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct TokenFile {
+    /// The file.
+    pub file: PathBuf,
+    /// The header that it is sent in.
+    pub header: String,
+    /// What comes before it there.
+    pub prefix: String,
 }
 
 impl GrpcService {
@@ -135,6 +164,7 @@ pub enum GrpcTarget {
         token_header: String,
         token_prefix: String,
         max_receive_message_bytes: Option<u32>,
+        stat_prefix: Arc<str>,
     },
 }
 
@@ -163,6 +193,7 @@ mod tests {
                 token_header: String::new(),
                 token_prefix: String::new(),
                 max_receive_message_bytes: None,
+                stat_prefix: "".into(),
             };
             GrpcService { target, timeout: None, initial_metadata: Vec::new() }.authority()
         };

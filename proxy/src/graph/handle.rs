@@ -100,7 +100,8 @@ impl GraphManager {
     /// Builds everything static once, to find what is wrong with it.
     pub(super) fn check_statics(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
-        for cluster in &self.static_clusters {
+        let targets = self.static_targets.iter().map(|target| &target.cluster);
+        for cluster in self.static_clusters.iter().chain(targets) {
             if let Err(error) = self.compile_cluster(cluster, None) {
                 problems.push(format!("cluster {:?}: {}", cluster.name, explain(&error)));
             }

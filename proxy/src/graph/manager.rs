@@ -19,7 +19,7 @@ use outrigger_config::cluster::{Cluster, Discovery, DnsOptions};
 use outrigger_config::coverage::NoEffect;
 use outrigger_config::http::filters::{ClientToken, RemoteJwks};
 use outrigger_config::listener::Listener;
-use outrigger_config::source::{ConfigSource, SourceKind};
+use outrigger_config::source::{ConfigSource, GoogleTarget, SourceKind};
 use outrigger_policy::route::RouteTable;
 use outrigger_xds::{Interest, ResourceKind, SourceKey, WatchId, XdsClient};
 use tokio::sync::{Notify, watch};
@@ -41,6 +41,7 @@ use super::sockets::BoundSockets;
 use super::sources::Sources;
 use super::stale::TimedAssignments;
 use super::stats::Stats;
+use super::targets::Targets;
 use super::unknown_fields::UnknownFieldRule;
 use super::warming::{Action, Phase, Warming};
 use super::zone::{LocalCluster, locality_of};
@@ -133,6 +134,9 @@ pub struct GraphManager {
     pub(super) cds: Option<ConfigSource>,
     pub(super) lds: Option<ConfigSource>,
     pub(super) static_clusters: Vec<Arc<Cluster>>,
+    /// Clusters of targets that static resources name.
+    pub(super) static_targets: Vec<Arc<GoogleTarget>>,
+    pub(super) targets: Targets,
     /// With their sockets already bound.
     pub(super) static_listeners: Vec<(Arc<Listener>, Option<BoundSockets>)>,
     /// Names that discovery may not touch.
@@ -237,6 +241,8 @@ impl GraphManager {
             cds: bootstrap.cds,
             lds: bootstrap.lds,
             static_clusters: bootstrap.clusters,
+            static_targets: bootstrap.google_targets,
+            targets: Targets::default(),
             static_listeners: bootstrap.listeners.into_iter().map(|listener| (listener, None)).collect(),
             static_names: HashSet::new(),
             clusters: HashMap::new(),
@@ -310,6 +316,11 @@ impl GraphManager {
                         tracing::error!("static cluster: {error}");
                     }
                 }
+                for target in std::mem::take(&mut self.static_targets) {
+                    if let Err(error) = self.offer_targets(vec![target]) {
+                        tracing::error!("static resources: {error}");
+                    }
+                }
                 if phase == Phase::Clusters {
                     self.watch_all(ResourceKind::Cluster, self.cds.clone());
                 }
@@ -367,7 +378,10 @@ impl GraphManager {
             Action::Unwatch(need) => self.end_watch(&need),
             Action::Begin(phase) => self.begin(phase),
             Action::ClusterActivated(name) => {
-                self.history.activated(ResourceKind::Cluster, &name);
+                // What nobody has configured has no history.
+                if !self.targets.has(&name) {
+                    self.history.activated(ResourceKind::Cluster, &name);
+                }
                 self.rebuild_cluster(&name);
             }
             Action::RoutesActivated(need) => {

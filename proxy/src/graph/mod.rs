@@ -37,6 +37,7 @@ mod sockets;
 mod sources;
 mod stale;
 mod stats;
+mod targets;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tls_inputs;

@@ -207,6 +207,7 @@ impl Started {
                 | Command::ShrinkHeap => "overload",
                 Command::MakeRoom { .. } => "room",
                 Command::TellRequests(_) | Command::TellFailures(_) | Command::KillRequest { .. } => "admin",
+                Command::LookAtGraph => "look",
                 Command::Exit => "exit",
             });
         }

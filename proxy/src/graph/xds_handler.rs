@@ -32,6 +32,7 @@ use super::journal::{Change, Former, Push};
 use super::manager::GraphManager;
 use super::need::{EVERYTHING, Need};
 use super::stats::{follow, milliseconds, version_gauge};
+use super::targets::check_name;
 
 /// Hands everything to the manager.
 pub(super) struct XdsHandler(pub Rc<RefCell<GraphManager>>);
@@ -212,11 +213,14 @@ impl GraphManager {
                 };
                 let context = &Context::new(&*environment).with_newer(newer);
                 let config = Cluster::parse(context, wire).map_err(words)?;
+                check_name(name)?;
+                self.offer_targets(context.take_google_targets())?;
                 self.offer_cluster(Arc::new(config))
             }
             ResourceKind::Listener => {
                 let mut config = Listener::parse(context, decode::<listener_pb::Listener>(any)?).map_err(words)?;
                 config.name = Arc::clone(name);
+                self.offer_targets(context.take_google_targets())?;
                 self.share_chains(&mut config);
                 let offered = self.offer_listener(Arc::new(config), None);
                 if offered.is_err() {
@@ -227,6 +231,7 @@ impl GraphManager {
             ResourceKind::RouteConfiguration => {
                 let routes = decode::<route_pb::RouteConfiguration>(any)?;
                 let routes = RouteConfiguration::parse(context, routes).map_err(words)?;
+                self.offer_targets(context.take_google_targets())?;
                 self.take_routes(&need, routes)
             }
             ResourceKind::ClusterLoadAssignment => {
@@ -242,6 +247,7 @@ impl GraphManager {
             ResourceKind::ExtensionConfig => {
                 let extension = decode::<TypedExtensionConfig>(any)?;
                 let extension = Extension::parse(context, extension).map_err(words)?;
+                self.offer_targets(context.take_google_targets())?;
                 self.take_extension(&need, extension)
             }
             ResourceKind::Runtime => {
@@ -252,11 +258,13 @@ impl GraphManager {
             ResourceKind::ScopedRouteConfiguration => {
                 let scope = decode::<route_pb::ScopedRouteConfiguration>(any)?;
                 let scope = ScopedRoute::parse(context, scope).map_err(words)?;
+                self.offer_targets(context.take_google_targets())?;
                 self.take_scope(&everything(source, kind), scope)
             }
             ResourceKind::VirtualHost => {
                 let host = decode::<route_pb::VirtualHost>(any)?;
                 let host = VirtualHost::parse(context, host).map_err(words)?;
+                self.offer_targets(context.take_google_targets())?;
                 self.take_virtual_host(&everything(source, kind), name, host);
                 Ok(())
             }

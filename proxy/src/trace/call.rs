@@ -81,9 +81,13 @@ impl CallParent {
     pub fn begin_grpc(&self, path: &str, service: &GrpcCall, headers: &mut Headers) -> CallSpan {
         let identity = self.tell(headers);
         self.open(identity, Callee::Grpc, |tags| {
-            tags.set("upstream_cluster", Value::Shared(Arc::clone(&service.cluster)));
             // As Envoy has it, whichever endpoint is asked.
-            tags.set("upstream_address", Value::Text(service.authority.as_str().into()));
+            let (cluster, address) = match &service.google {
+                Some(google) => (&google.stat_prefix, &*google.uri),
+                None => (&service.cluster, service.authority.as_str()),
+            };
+            tags.set("upstream_cluster", Value::Shared(Arc::clone(cluster)));
+            tags.set("upstream_address", Value::Text(address.into()));
             format!("async {} egress", path.trim_start_matches('/').replace('/', ".")).into()
         })
     }
@@ -227,7 +231,7 @@ impl Drop for CallSpan {
 fn seen_as(error: &CallError) -> (u16, ResponseFlag) {
     use crate::http::seam::StreamError;
     match error {
-        CallError::NoCluster(_) => (503, ResponseFlag::NoClusterFound),
+        CallError::NoCluster(_) | CallError::Token { .. } => (503, ResponseFlag::NoClusterFound),
         CallError::NoHost => (503, ResponseFlag::NoHealthyUpstream),
         CallError::Overflow | CallError::Connect(PoolError::PendingOverflow | PoolError::RequestOverflow) => {
             (503, ResponseFlag::UpstreamOverflow)

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -69,7 +70,7 @@ pub struct Seen {
 
 /// A call of gRPC; `path` is `/<service>/<method>`.
 pub fn unary(service: &GrpcCall, path: &str, message: &impl Message, repeatable: bool) -> Call {
-    let GrpcCall { cluster: _, authority, timeout, metadata, max_answer_bytes, retries: _ } = service;
+    let GrpcCall { cluster: _, authority, timeout, metadata, max_answer_bytes, retries: _, google: _ } = service;
     let mut head = grpc_message::request_head(path, authority, *timeout);
     for (name, value) in metadata {
         head.headers.append(name.as_bytes(), value.as_bytes());
@@ -159,6 +160,14 @@ pub enum CallError {
     /// The answer is too long.
     #[error("the answer has more than {0} bytes")]
     TooLong(usize),
+    /// The token that goes with the call cannot be read or sent.
+    #[error("token file {}: {why}", file.display())]
+    Token {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        why: String,
+    },
 }
 
 /// Asks an endpoint of the cluster `name`, as the worker knows it now.
@@ -355,7 +364,7 @@ impl<'a> Calling<'a> {
                     observe::response(process, host, status, grpc, &head.headers);
                 }
             }
-            Err(CallError::NoCluster(_)) => {}
+            Err(CallError::NoCluster(_) | CallError::Token { .. }) => {}
             Err(CallError::NoHost) => {
                 stats.upstream_cx_none_healthy.increment();
                 failed(503);

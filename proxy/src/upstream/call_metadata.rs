@@ -63,6 +63,7 @@ mod tests {
                 token_header: "authorization".into(),
                 token_prefix: "Bearer ".into(),
                 max_receive_message_bytes: None,
+                stat_prefix: "xds".into(),
             },
             timeout: None,
             initial_metadata: vec![("x-a".into(), "b".into())],

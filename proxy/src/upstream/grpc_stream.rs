@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 use super::call::{self, CallError, Calling};
+use super::google_call;
 use super::grpc_message::{self, Unframer};
 use super::repeated_call::is_named;
 use super::stream::UpstreamStream;
@@ -99,9 +100,20 @@ impl GrpcStream {
         let most = service.max_answer_bytes.map_or(call::MAX_ANSWER_BYTES, |bytes| bytes as usize);
         let shared = Rc::<Shared>::default();
         let (worker, cluster, its) = (Rc::clone(worker), service.cluster.clone(), Rc::clone(&shared));
-        let retries = service.retries;
+        let (retries, google) = (service.retries, service.google.clone());
         let task = tokio::task::spawn_local(async move {
-            let result = run_repeatedly(&worker, &cluster, head, &its, most, retries).await;
+            let Some(google) = google else {
+                return its.finish(run_repeatedly(&worker, &cluster, head, &its, most, retries).await);
+            };
+            let open = google_call::begin(&worker, &google);
+            let result = match google_call::add_token(google.token.as_ref(), &mut head.headers).await {
+                Ok(()) => run_repeatedly(&worker, &cluster, head, &its, most, retries).await,
+                Err(error) => Err(failure(&error)),
+            };
+            // As in Envoy, what we have ended ourselves has no status.
+            if !its.0.borrow().closed {
+                open.end(result.as_ref().map_or_else(|failure| failure.code, |()| 0));
+            }
             its.finish(result);
         });
         Self { shared, task: Some(task.abort_handle()) }

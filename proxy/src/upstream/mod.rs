@@ -16,6 +16,7 @@ pub mod dns;
 pub mod dns_cache;
 pub mod feedback;
 pub mod gate;
+pub mod google_call;
 pub mod grpc_message;
 pub mod grpc_stream;
 pub mod h1;

@@ -12,6 +12,7 @@ use outrigger_config::source::GrpcCall;
 use prost::Message;
 
 use super::call::{self, Answer, Call, CallError, UnaryFailure};
+use super::google_call;
 use crate::http::headers::HeaderId;
 use crate::http::message::ResponseHead;
 use crate::http::seam::StreamError;
@@ -21,8 +22,24 @@ use crate::worker::Worker;
 ///
 /// # Errors
 /// When the last attempt has no message of this type as its answer.
-pub async fn ask<M: Message + Default>(worker: &Rc<Worker>, service: &GrpcCall, call: Call) -> Result<M, UnaryFailure> {
-    call::message(call_repeatedly(worker, &service.cluster, call, service.retries).await)
+pub async fn ask<M: Message + Default>(
+    worker: &Rc<Worker>,
+    service: &GrpcCall,
+    mut call: Call,
+) -> Result<M, UnaryFailure> {
+    let open = match &service.google {
+        None => None,
+        Some(google) => {
+            let open = google_call::begin(worker, google);
+            google_call::add_token(google.token.as_ref(), &mut call.head.headers).await?;
+            Some(open)
+        }
+    };
+    let result = call::message(call_repeatedly(worker, &service.cluster, call, service.retries).await);
+    if let Some(open) = open {
+        open.end(result.as_ref().map_or_else(UnaryFailure::status, |_| 0));
+    }
+    result
 }
 
 /// As [`call::call`], and again in the cases that `retries` name, all within the call's time limit.
@@ -81,7 +98,8 @@ pub(super) fn is_named(on: &RetryOn, result: Result<&ResponseHead, &CallError>) 
             | CallError::NoHost
             | CallError::Overflow
             | CallError::Timeout(_)
-            | CallError::TooLong(_),
+            | CallError::TooLong(_)
+            | CallError::Token { .. },
         ) => false,
         Err(CallError::Stream(_)) => any || on.reset,
     }

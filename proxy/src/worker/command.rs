@@ -29,6 +29,8 @@ pub enum Command {
     },
     /// Some [`crate::graph::Draining`] changed: look after your connections.
     CheckDrains,
+    /// The graph has changed: let go of the one before, even if there is nothing else to do.
+    LookAtGraph,
     /// Accepting was paused, and is not any more.
     ResumeAccepting,
     /// The state of some timer in [`crate::overload::Timers`] changed: look after your tasks.

@@ -45,6 +45,7 @@ use crate::stats::{Scope, names};
 use crate::tcp::stats::TcpStats;
 use crate::upstream::clusters::WorkerClusters;
 use crate::upstream::dns_cache::WorkerCaches;
+use crate::upstream::google_call::GoogleCalls;
 use buffer::BufferPool;
 use connections::Connections;
 use random::Random;
@@ -128,6 +129,8 @@ pub struct Worker {
     pub on_use: on_use::OnUse,
     /// Stats of network filters.
     pub network: NetworkStats,
+    /// Stats of targets of `google_grpc`.
+    pub google_calls: GoogleCalls,
     /// What is known of the mesh.
     pub mesh: Mesh,
     /// HTTP filters in front of upstreams.
@@ -168,6 +171,7 @@ impl Worker {
             failures: Recorder::default(),
             on_use: on_use::OnUse::default(),
             network: NetworkStats::default(),
+            google_calls: GoogleCalls::default(),
             mesh: Mesh::default(),
             upstream_filters: SettingsStates::default(),
             view: RefCell::new(Rc::new(GraphView::new(graph))),

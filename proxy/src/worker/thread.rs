@@ -67,6 +67,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                     }
                 }
                 Some(Command::CheckDrains) => worker.connections.check_drains(),
+                Some(Command::LookAtGraph) => drop(worker.graph()),
                 Some(Command::ResumeAccepting) => worker.resume_accepting(),
                 Some(Command::RescaleTimers) => worker.deadlines.rescale(),
                 Some(Command::MakeRoom { cluster, priority }) => worker.clusters.make_room(&cluster, priority),

@@ -3,5 +3,6 @@
 //! Needs `envoy` on the PATH (or `ENVOY_BIN`) and fails without it.
 
 mod facts;
+mod google_grpc;
 mod spans;
 mod streams;

@@ -15,7 +15,7 @@ use crate::cluster::{Assignment, BindConfig, Cluster};
 use crate::dns::DnsResolver;
 use crate::listener::{Listener, SocketOption};
 use crate::overload::OverloadManager;
-use crate::source::{ApiSource, ConfigSource};
+use crate::source::{ApiSource, ConfigSource, GoogleTarget};
 use crate::tls::Secret;
 use crate::tracing::TraceProvider;
 
@@ -37,6 +37,8 @@ pub use sinks::{
 pub struct Bootstrap {
     /// Sent to management servers as it stands, with our user agent added by the caller.
     pub node: Node,
+    /// Clusters of `google_grpc` targets that the resources of the bootstrap name.
+    pub google_targets: Vec<Arc<GoogleTarget>>,
     /// From `static_resources.listeners`.
     pub listeners: Vec<Arc<Listener>>,
     /// From `static_resources.clusters`.

@@ -18,6 +18,7 @@ use crate::decide::decide;
 use crate::dns::{DnsResolver, dns_resolution, dns_resolver};
 use crate::overload::OverloadManager;
 use crate::rejection::{FieldPath, Parsed, Rejection};
+use crate::source::GOOGLE_PREFIX;
 use crate::tracing::bootstrap_provider;
 use crate::wire;
 
@@ -85,6 +86,11 @@ fn read(
             default_socket_interface, xds_delegate_extension, xds_config_tracker_extension;
     });
     debug_assert!(static_resources.is_none(), "taken by the caller");
+    for name in statics.clusters.iter().map(|cluster| &cluster.name).filter(|name| name.starts_with(GOOGLE_PREFIX)) {
+        let at = FieldPath::resource("cluster", name);
+        let why = format!("begins with {GOOGLE_PREFIX:?}, which stands for targets of google_grpc");
+        rejections.0.push(at.field("name").reject(why));
+    }
     let tracing = rejections.keep(bootstrap_provider(context, &at.field("tracing"), tracing)).flatten();
     let internal_buffer_bytes = process::extensions(context, &at.field("bootstrap_extensions"), bootstrap_extensions);
     let internal_buffer_bytes = rejections.keep_or_default(internal_buffer_bytes);
@@ -115,6 +121,7 @@ fn read(
     let overload = overload_manager.map(|wire| OverloadManager::parse(context, &at_overload, wire)).transpose();
     Ok(Bootstrap {
         node: node.unwrap_or_default(),
+        google_targets: context.take_google_targets(),
         listeners: statics.listeners,
         clusters: statics.clusters,
         secrets: statics.secrets,

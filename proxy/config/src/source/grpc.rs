@@ -10,7 +10,7 @@ use outrigger_api::pb::envoy::config::core::v3 as core;
 use outrigger_api::pb::envoy::config::core::v3::grpc_service::google_grpc;
 use outrigger_api::pb::envoy::config::grpc_credential::v3 as credential;
 
-use super::{GoogleTls, GrpcCall, GrpcService, GrpcTarget};
+use super::{GoogleCall, GoogleTls, GrpcCall, GrpcService, GrpcTarget, TokenFile, google};
 use crate::context::Context;
 use crate::decide::decide;
 use crate::http_uri::CallRetries;
@@ -43,8 +43,8 @@ pub(crate) fn grpc_service(context: &Context<'_>, at: &FieldPath<'_>, wire: core
     Ok(GrpcService { target, timeout, initial_metadata: metadata })
 }
 
-/// A service that requests wait for; without a timeout it has `default_timeout`. Only clusters can be called, since a
-/// request must find its connection on its worker.
+/// A service that requests wait for; without a timeout it has `default_timeout`. A target of `google_grpc` becomes a cluster,
+/// since a request must find its connection on its worker.
 pub(crate) fn grpc_call(
     context: &Context<'_>,
     at: &FieldPath<'_>,
@@ -67,8 +67,33 @@ pub(crate) fn grpc_call(
             metadata: initial_metadata,
             max_answer_bytes: max_receive_message_bytes,
             retries,
+            google: None,
         }),
-        GrpcTarget::Uri { .. } => Err(at.field("google_grpc").reject("is not supported here, expected envoy_grpc")),
+        GrpcTarget::Uri {
+            target: uri,
+            tls,
+            token_file,
+            token_header: header,
+            token_prefix: prefix,
+            max_receive_message_bytes,
+            stat_prefix,
+        } => {
+            let target = google::target(context, &at.field("google_grpc"), &uri, tls.as_ref())?;
+            Ok(GrpcCall {
+                cluster: Arc::clone(&target.cluster.name),
+                authority,
+                timeout: if given { timeout } else { Some(default_timeout) },
+                metadata: initial_metadata,
+                max_answer_bytes: max_receive_message_bytes,
+                retries,
+                google: Some(Arc::new(GoogleCall {
+                    target,
+                    uri: uri.into(),
+                    stat_prefix,
+                    token: token_file.map(|file| TokenFile { file, header, prefix }),
+                })),
+            })
+        }
     }
 }
 
@@ -107,7 +132,6 @@ fn uri_target(
     if target_uri.is_empty() {
         return Err(at.field("target_uri").reject("must not be empty"));
     }
-    // Required by the API, though such a client has no stats of its own here.
     if stat_prefix.is_empty() {
         return Err(at.field("stat_prefix").reject("must not be empty"));
     }
@@ -137,7 +161,16 @@ fn uri_target(
         Some(TokenFile { file, header, prefix }) => (Some(file), header, prefix),
         None => (None, AUTHORIZATION.into(), String::new()),
     };
-    Ok(GrpcTarget::Uri { target: target_uri, tls, token_file, token_header, token_prefix, max_receive_message_bytes })
+    let stat_prefix = stat_prefix.into();
+    Ok(GrpcTarget::Uri {
+        target: target_uri,
+        tls,
+        token_file,
+        token_header,
+        token_prefix,
+        max_receive_message_bytes,
+        stat_prefix,
+    })
 }
 
 fn channel_tls(
@@ -196,13 +229,6 @@ enum CallToken {
     Value(String),
     /// Read again for each call.
     File(TokenFile),
-}
-
-/// A token that a file holds.
-struct TokenFile {
-    file: PathBuf,
-    header: String,
-    prefix: String,
 }
 
 fn call_token(context: &Context<'_>, at: &FieldPath<'_>, wire: google_grpc::CallCredentials) -> Parsed<CallToken> {

@@ -98,7 +98,7 @@ type Token<'a> = (&'a PathBuf, &'a str, &'a str);
 fn credentials(service: &GrpcService) -> (&[(String, String)], Option<Token<'_>>) {
     let GrpcService { target, timeout: _, initial_metadata } = service;
     let token = match target {
-        GrpcTarget::Uri { token_file, token_header, token_prefix, target: _, tls: _, max_receive_message_bytes: _ } => {
+        GrpcTarget::Uri { token_file, token_header, token_prefix, .. } => {
             token_file.as_ref().map(|file| (file, token_header.as_str(), token_prefix.as_str()))
         }
         GrpcTarget::Cluster { name: _, authority: _, max_receive_message_bytes: _ } => None,

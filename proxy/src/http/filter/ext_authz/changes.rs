@@ -123,6 +123,7 @@ mod tests {
                 metadata: Vec::new(),
                 max_answer_bytes: None,
                 retries: None,
+                google: None,
             })),
             failure_mode_allow: false,
             failure_mode_allow_header: false,
