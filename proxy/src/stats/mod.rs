@@ -253,6 +253,11 @@ impl AsMetric for UsedHistogram {
     }
 }
 
+/// The one of five metrics that is for the class of a status: 1xx to 5xx.
+pub fn of_class<'m, M>(metrics: [&'m M; 5], status: u16) -> Option<&'m M> {
+    usize::from(status / 100).checked_sub(1).and_then(|class| metrics.get(class).copied())
+}
+
 /// Declares a struct of metrics. Field names are stat names; a name with dots is given as `field = "a.b"`.
 #[macro_export]
 macro_rules! scope {
@@ -277,6 +282,16 @@ macro_rules! scope {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_has_the_class_of_its_first_digit() {
+        let classes = [1, 2, 3, 4, 5];
+        let of = |status| of_class(classes.each_ref(), status).copied();
+        assert_eq!(
+            [0, 99, 100, 204, 399, 404, 599, 600].map(of),
+            [None, None, Some(1), Some(2), Some(3), Some(4), Some(5), None]
+        );
+    }
 
     #[test]
     fn a_gauge_knows_whether_it_was_written() {

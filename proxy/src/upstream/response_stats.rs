@@ -4,7 +4,6 @@
 //! Owns one worker's counters, which there are only once there is something to count. Never counts for the cluster as a whole.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::clusters::WorkerCluster;
@@ -12,7 +11,7 @@ use super::host::Host;
 use crate::http::headers::HeaderId;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::scope;
-use crate::stats::names;
+use crate::stats::{names, of_class};
 use crate::worker::Worker;
 
 scope! {
@@ -34,13 +33,17 @@ impl ResponseStats {
     pub fn count(&self, status: u16) {
         self.upstream_rq_completed.increment();
         self.upstream_rq.increment(status);
-        match status / 100 {
-            1 => self.upstream_rq_1xx.increment(),
-            2 => self.upstream_rq_2xx.increment(),
-            3 => self.upstream_rq_3xx.increment(),
-            4 => self.upstream_rq_4xx.increment(),
-            5 => self.upstream_rq_5xx.increment(),
-            _ => {}
+        if let Some(class) = of_class(
+            [
+                &self.upstream_rq_1xx,
+                &self.upstream_rq_2xx,
+                &self.upstream_rq_3xx,
+                &self.upstream_rq_4xx,
+                &self.upstream_rq_5xx,
+            ],
+            status,
+        ) {
+            class.increment();
         }
     }
 }
@@ -79,8 +82,8 @@ pub struct Origins {
     external: OnceCell<Arc<ResponseStats>>,
     internal: OnceCell<Arc<ResponseStats>>,
     canary: OnceCell<Arc<ResponseStats>>,
-    /// By the zone of the endpoint.
-    zones: RefCell<HashMap<Box<str>, Arc<ResponseStats>>>,
+    /// By the zone of the endpoint; there are few.
+    zones: RefCell<Vec<(Box<str>, Arc<ResponseStats>)>>,
 }
 
 impl WorkerCluster {
@@ -113,10 +116,14 @@ impl WorkerCluster {
         if let Some(host) = origin.host.filter(|host| !ours.is_empty() && !host.locality.zone.is_empty()) {
             let its = host.locality.zone.as_str();
             let mut zones = zones.borrow_mut();
-            if !zones.contains_key(its) {
-                zones.insert(its.into(), scope(&format!("zone.{}.{}", names::sanitize(ours), names::sanitize(its))));
+            match zones.iter().find(|(zone, _)| &**zone == its) {
+                Some((_, stats)) => count(stats),
+                None => {
+                    let stats = scope(&format!("zone.{}.{}", names::sanitize(ours), names::sanitize(its)));
+                    count(&stats);
+                    zones.push((its.into(), stats));
+                }
             }
-            count(&zones[its]);
         }
     }
 }

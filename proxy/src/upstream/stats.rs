@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::scope;
+use crate::stats::of_class;
 use crate::stream::TlsInfo;
 use crate::tls::HandshakeFailure;
 
@@ -199,13 +200,17 @@ impl ClusterStats {
     pub fn response(&self, status: u16) {
         self.upstream_rq_completed.increment();
         self.upstream_rq.increment(status);
-        match status / 100 {
-            1 => self.upstream_rq_1xx.increment(),
-            2 => self.upstream_rq_2xx.increment(),
-            3 => self.upstream_rq_3xx.increment(),
-            4 => self.upstream_rq_4xx.increment(),
-            5 => self.upstream_rq_5xx.increment(),
-            _ => {}
+        if let Some(class) = of_class(
+            [
+                &self.upstream_rq_1xx,
+                &self.upstream_rq_2xx,
+                &self.upstream_rq_3xx,
+                &self.upstream_rq_4xx,
+                &self.upstream_rq_5xx,
+            ],
+            status,
+        ) {
+            class.increment();
         }
     }
 }

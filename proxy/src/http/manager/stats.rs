@@ -1,6 +1,7 @@
 //! Stats of an HTTP connection manager (`http.<prefix>.*`).
 
 use crate::scope;
+use crate::stats::of_class;
 
 scope! {
     /// One worker's share of a connection manager's stats.
@@ -90,13 +91,17 @@ impl ListenerHttpStats {
     /// Counts a response by its class.
     pub fn response(&self, status: u16) {
         self.downstream_rq_completed.increment();
-        match status / 100 {
-            1 => self.downstream_rq_1xx.increment(),
-            2 => self.downstream_rq_2xx.increment(),
-            3 => self.downstream_rq_3xx.increment(),
-            4 => self.downstream_rq_4xx.increment(),
-            5 => self.downstream_rq_5xx.increment(),
-            _ => {}
+        if let Some(class) = of_class(
+            [
+                &self.downstream_rq_1xx,
+                &self.downstream_rq_2xx,
+                &self.downstream_rq_3xx,
+                &self.downstream_rq_4xx,
+                &self.downstream_rq_5xx,
+            ],
+            status,
+        ) {
+            class.increment();
         }
     }
 }
@@ -105,13 +110,17 @@ impl HttpStats {
     /// Counts a response by its class.
     pub fn response(&self, status: u16) {
         self.downstream_rq_completed.increment();
-        match status / 100 {
-            1 => self.downstream_rq_1xx.increment(),
-            2 => self.downstream_rq_2xx.increment(),
-            3 => self.downstream_rq_3xx.increment(),
-            4 => self.downstream_rq_4xx.increment(),
-            5 => self.downstream_rq_5xx.increment(),
-            _ => {}
+        if let Some(class) = of_class(
+            [
+                &self.downstream_rq_1xx,
+                &self.downstream_rq_2xx,
+                &self.downstream_rq_3xx,
+                &self.downstream_rq_4xx,
+                &self.downstream_rq_5xx,
+            ],
+            status,
+        ) {
+            class.increment();
         }
     }
 }

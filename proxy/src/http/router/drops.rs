@@ -46,7 +46,7 @@ pub async fn answer_for_maintenance(request: &mut Request<'_>, chosen: &Chosen<'
     let reply = LocalReply::new(503, "maintenance_mode").flag(ResponseFlag::UpstreamOverflow);
     let mut reply = reply.body(&b"maintenance mode"[..]);
     reply.overloaded = !suppresses_envoy_headers(request);
-    count_local_reply(cluster, reply.status);
+    count_local_reply(request, cluster, reply.status);
     send_local(request, reply, Some(chosen)).await;
 }
 

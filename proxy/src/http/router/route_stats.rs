@@ -9,7 +9,7 @@ use outrigger_policy::route::request_header_matches;
 
 use crate::http::manager::request::{Chosen, Request};
 use crate::scope;
-use crate::stats::names;
+use crate::stats::{names, of_class};
 
 scope! {
     /// One worker's share of the stats of a route or of a virtual cluster.
@@ -35,13 +35,17 @@ impl RouteStats {
     fn response(&self, status: u16) {
         self.upstream_rq_completed.increment();
         self.upstream_rq.increment(status);
-        match status / 100 {
-            1 => self.upstream_rq_1xx.increment(),
-            2 => self.upstream_rq_2xx.increment(),
-            3 => self.upstream_rq_3xx.increment(),
-            4 => self.upstream_rq_4xx.increment(),
-            5 => self.upstream_rq_5xx.increment(),
-            _ => {}
+        if let Some(class) = of_class(
+            [
+                &self.upstream_rq_1xx,
+                &self.upstream_rq_2xx,
+                &self.upstream_rq_3xx,
+                &self.upstream_rq_4xx,
+                &self.upstream_rq_5xx,
+            ],
+            status,
+        ) {
+            class.increment();
         }
     }
 }
