@@ -8,6 +8,7 @@ use outrigger_tests::certificates::Authority;
 use outrigger_tests::config::{
     self, Xds, ads_bootstrap, bootstrap, chain, cluster, http, http2_cluster, resource, resources, tcp,
 };
+use outrigger_tests::dns::{DnsServer, Say};
 use outrigger_tests::{AskedService, ProcessingService, Proxy, SOON, Settings, Upstream, eventually, h1, proxy};
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions.filters";
@@ -217,4 +218,30 @@ async fn clusters_of_targets_come_and_go_with_who_names_them() {
         mock.remove("lds", "b");
         shows(&proxy, 0).await;
     }
+}
+
+#[tokio::test]
+async fn a_listener_waits_for_the_addresses_of_its_target() {
+    let (one, asked, dns) = (Upstream::start("one").await, AskedService::start().await, DnsServer::start().await);
+    dns.set("authz.test", Say::Silence);
+    let target = format!("dns:///authz.test:{}", asked.port());
+    let listeners = [listener("web", &asks(&google(&target, "p", "")))];
+    let resolver = format!(
+        "typed_dns_resolver_config: {{ name: resolver, typed_config: {{ \
+         '@type': type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig, \
+         resolvers: [{{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }}] }} }}\n",
+        dns.port()
+    );
+    let text = bootstrap(&listeners, &[cluster("one", &[one.port()])]) + &resolver;
+    let proxy = Proxy::start_with(&text, Settings { await_ready: false, ..Settings::default() }).await;
+    eventually("the name is asked for", async || match dns.questions("authz.test") {
+        0 => Err("not yet".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    assert_eq!(proxy.admin("/ready").await.status, 503);
+    dns.addresses("authz.test", &["127.0.0.1"]);
+    proxy.wait_ready().await;
+    assert_eq!(h1::get(proxy.listener("web").await, "/").await.status, 200);
+    assert_eq!(asked.take_heads().len(), 1);
 }

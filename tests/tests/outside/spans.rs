@@ -22,6 +22,8 @@ const BY_GRPC_AGAIN: &str = "ext_authz.v3.ExtAuthz', transport_api_version: V3, 
     retry_back_off: { base_interval: 0.001s, max_interval: 60s } } }";
 const BY_GRPC_REFUSED: &str = "ext_authz.v3.ExtAuthz', transport_api_version: V3, \
     grpc_service: { envoy_grpc: { cluster_name: refused }, timeout: 30s }";
+const BY_GOOGLE: &str = "ext_authz.v3.ExtAuthz', transport_api_version: V3, grpc_service: { \
+    google_grpc: { target_uri: 'ipv4:127.0.0.1:ASKED_PORT', stat_prefix: goo }, timeout: 30s }";
 /// Asks an HTTP server, which obeys `x-reply`.
 const BY_HTTP: &str = "ext_authz.v3.ExtAuthz', transport_api_version: V3, \
     allowed_headers: { patterns: [{ exact: x-reply }, { prefix: trace }] }, \
@@ -64,6 +66,7 @@ const LISTENERS: &[(&str, &str, &str, &[&str])] = &[
     ("grpc-as", "otlp", "", &[BY_GRPC_AS]),
     ("grpc-again", "otlp", "", &[BY_GRPC_AGAIN]),
     ("grpc-refused", "otlp", "", &[BY_GRPC_REFUSED]),
+    ("google", "otlp", "", &[BY_GOOGLE]),
     ("http", "otlp", "", &[BY_HTTP]),
     ("http-soon", "otlp", "", &[BY_HTTP_SOON]),
     ("http-refused", "otlp", "", &[BY_HTTP_REFUSED]),
@@ -114,6 +117,8 @@ const CASES: &[Case] = &[
     ("grpc-as", &[], 2),
     ("grpc-again", &[("x-authz", "fail")], 2),
     ("grpc-refused", &[], 2),
+    ("google", &[], 2),
+    ("google", &[("x-authz", "fail")], 2),
     ("http", &[], 2),
     ("http", &[PARENT, STATE], 2),
     ("http", &[STATE], 2),
@@ -172,10 +177,11 @@ impl Stage {
         ];
         let listeners: Vec<_> =
             LISTENERS.iter().map(|(name, kind, more, filters)| listener(name, kind, more, filters)).collect();
+        let target = asked.port().to_string();
         let text = format!(
             "{}layered_runtime: {{ layers: [{{ name: quick, static_layer: {{ \
              tracing.opentelemetry.min_flush_spans: 1, tracing.zipkin.min_flush_spans: 1 }} }}] }}\n",
-            bootstrap(&listeners, &clusters)
+            bootstrap(&listeners, &clusters).replace("ASKED_PORT", &target)
         );
         let proxy = Proxy::start_with(&text, Settings { program, ..Settings::default() }).await;
         Self { proxy, one, authz, asked, processor, otlp, zipkin }
@@ -196,10 +202,13 @@ impl Stage {
         }
         // A call whose connection has ended is made again here, within the same span.
         seen.dedup();
-        let ports = [self.one.port(), self.authz.port()].map(|port| format!("127.0.0.1:{port}"));
+        let ports = [self.one.port(), self.authz.port(), self.asked.port()].map(|port| format!("127.0.0.1:{port}"));
         let mut lines: Vec<_> = spans.iter().map(|span| line(span, &spans)).collect();
         lines.sort();
-        seen.extend(lines.iter().map(|line| line.replace(&ports[0], "ONE").replace(&ports[1], "AUTHZ")));
+        for (port, name) in ports.iter().zip(["ONE", "AUTHZ", "ASKED"]) {
+            lines.iter_mut().for_each(|line| *line = line.replace(port, name));
+        }
+        seen.extend(lines);
         seen
     }
 
@@ -287,4 +296,40 @@ async fn the_span_of_a_call_that_nobody_waits_for_any_more_says_so() {
             assert_eq!((call.tag(tag.0), call.failed), (Some(tag.1), false), "{spans:#?}");
         }
     }
+}
+
+#[tokio::test]
+async fn spans_of_calls_are_kept_with_their_request() {
+    let (mut otlp, asked, one) = (Collector::grpc().await, AskedService::start().await, Upstream::start("one").await);
+    let tail = "sampler: { name: tail, typed_config: { '@type': type.googleapis.com/outrigger.trace.v1.TailSampler, errors: true } }";
+    let provider = provider("otlp").replace("service_name: shop,", &format!("service_name: shop, {tail},"));
+    let manager = http(
+        "tail",
+        &format!(
+            ", tracing: {{ random_sampling: {{ value: 0 }}, {provider} }}{}",
+            config::routes(&config::all_to("one"))
+        ),
+    );
+    let filter = format!(
+        "http_filters: [{{ name: f, typed_config: {{ '@type': '{TYPES}.{BY_GRPC}, status_on_error: {{ code: 503 }} }} }}, "
+    );
+    let listener = config::listener("tail", &[chain(&manager.replace("http_filters: [", &filter), "")], "");
+    let clusters = [
+        cluster("one", &[one.port()]),
+        http2_cluster("asked", &[asked.port()]),
+        http2_cluster("collector", &[otlp.port()]),
+    ];
+    let quick =
+        "layered_runtime: { layers: [{ name: quick, static_layer: { tracing.opentelemetry.min_flush_spans: 1 } }] }\n";
+    let proxy = Proxy::start(&(bootstrap(&[listener], &clusters) + quick)).await;
+    let mut client = h1::Client::connect(proxy.listener("tail").await).await;
+    for (script, status) in [("", 200), ("deny", 403), ("fail", 503)] {
+        assert_eq!(client.request("GET", "/", &[("x-authz", script)], b"").await.status, status);
+    }
+    // The last one alone has failed.
+    let spans = otlp.take(2).await;
+    let call = spans.iter().find(|span| span.name.starts_with("async ")).expect("the span of the call");
+    let request = spans.iter().find(|span| span.tag("outrigger.kept").is_some()).expect("the span of the request");
+    assert_eq!((call.tag("grpc.status_code"), &call.parent_id), (Some("13"), &request.id));
+    assert!(otlp.rest().is_empty());
 }

@@ -143,7 +143,7 @@ impl WantedAttribute {
         if let Some((_, attribute)) = ATTRIBUTES.iter().find(|(known, _)| *known == text) {
             return Ok(Self::Known(*attribute));
         }
-        let expression = Expression::parse(&text).map_err(|error| at.reject(format!("{text:?}: {error}")))?;
+        let expression = Expression::parse(&text).map_err(|error| at.reject(error))?;
         Ok(Self::Expression(text.into(), Box::new(expression)))
     }
 }
@@ -564,7 +564,7 @@ mod tests {
             ),
             (
                 |wire| wire.request_attributes = vec!["request.path".into(), "1 +".into()],
-                ".request_attributes[1]: \"1 + 1\" is not an attribute that is supported here",
+                ".request_attributes[1]: \"1 +\" is not a valid expression: at character 4: expected something more",
             ),
             (
                 |wire| {
