@@ -7,8 +7,13 @@ use outrigger::http::h1::encode::chunk_start;
 use outrigger::http::h1::parse::{Framing, Limits};
 use outrigger::http::headers::Headers;
 
-const LIMITS: Limits =
-    Limits { max_head_bytes: 1024, max_headers: 10, allow_chunked_length: false, allow_custom_methods: false };
+const LIMITS: Limits = Limits {
+    max_head_bytes: 1024,
+    max_headers: 10,
+    allow_chunked_length: false,
+    allow_custom_methods: false,
+    preserve_case: None,
+};
 
 /// What was read of a body: its data, its trailers, and where it ended if it did.
 #[derive(Debug, PartialEq)]

@@ -12,6 +12,7 @@ fuzz_target!(|data: &[u8]| {
         max_headers: if first & 2 != 0 { 3 } else { 100 },
         allow_chunked_length: first & 4 != 0,
         allow_custom_methods: first & 8 != 0,
+        preserve_case: None,
     };
     request(input, &limits);
     response(input, &limits, first & 16 != 0);

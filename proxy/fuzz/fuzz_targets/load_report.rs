@@ -17,6 +17,7 @@ fuzz_target!(|data: &[u8]| {
             ReportedMetric::Field("mem_utilization".into()),
             ReportedMetric::Entry("named_metrics".into(), "*".into()),
         ],
+        out_of_band: None,
     };
     for report in [LoadReport::parse(data, &options), LoadReport::parse_binary(data, &options)] {
         if let Ok(weight) = report.map(|report| report.weight(&options)) {

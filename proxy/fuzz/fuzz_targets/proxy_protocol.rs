@@ -9,7 +9,12 @@ use outrigger_fuzz::same_for_every_split;
 
 fuzz_target!(|data: &[u8]| {
     let Some((first, header)) = data.split_first() else { return };
-    let rules =
-        ProxyProtocol { allow_without_header: first & 1 != 0, allow_v1: first & 2 != 0, allow_v2: first & 4 != 0, keep: TlvFilter::All };
+    let rules = ProxyProtocol {
+        allow_without_header: first & 1 != 0,
+        allow_v1: first & 2 != 0,
+        allow_v2: first & 4 != 0,
+        keep: TlvFilter::All,
+        rules: Vec::new(),
+    };
     same_for_every_split(header, |bytes| parse(bytes, &rules));
 });
