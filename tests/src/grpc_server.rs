@@ -13,9 +13,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 
+/// The headers of one call, in order.
+pub type Head = Vec<(String, String)>;
+
 /// The headers of calls, as they came.
 #[derive(Clone, Debug, Default)]
-pub struct Heads(Arc<Mutex<Vec<Vec<(String, String)>>>>);
+pub struct Heads(Arc<Mutex<Vec<Head>>>);
 
 impl Heads {
     /// Keeps those of a call.
@@ -28,7 +31,7 @@ impl Heads {
     }
 
     /// Those that came since the last time.
-    pub fn take(&self) -> Vec<Vec<(String, String)>> {
+    pub fn take(&self) -> Vec<Head> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -254,7 +254,7 @@ impl AsMetric for UsedHistogram {
 }
 
 /// The one of five metrics that is for the class of a status: 1xx to 5xx.
-pub fn of_class<'m, M>(metrics: [&'m M; 5], status: u16) -> Option<&'m M> {
+pub fn of_class<M>(metrics: [&M; 5], status: u16) -> Option<&M> {
     usize::from(status / 100).checked_sub(1).and_then(|class| metrics.get(class).copied())
 }
 
