@@ -253,9 +253,34 @@ impl AsMetric for UsedHistogram {
     }
 }
 
-/// The one of five metrics that is for the class of a status: 1xx to 5xx.
-pub fn of_class<M>(metrics: [&M; 5], status: u16) -> Option<&M> {
-    usize::from(status / 100).checked_sub(1).and_then(|class| metrics.get(class).copied())
+/// Counts a status in the one of a scope's counters that is for its class. `count_class!(scope, status, upstream_rq)` counts 204
+/// in `upstream_rq_2xx`; a status that is none counts nowhere.
+#[macro_export]
+macro_rules! count_class {
+    ($scope:expr, $status:expr, downstream_rq) => {
+        $crate::count_class!(
+            $scope,
+            $status,
+            [downstream_rq_1xx, downstream_rq_2xx, downstream_rq_3xx, downstream_rq_4xx, downstream_rq_5xx]
+        )
+    };
+    ($scope:expr, $status:expr, upstream_rq) => {
+        $crate::count_class!(
+            $scope,
+            $status,
+            [upstream_rq_1xx, upstream_rq_2xx, upstream_rq_3xx, upstream_rq_4xx, upstream_rq_5xx]
+        )
+    };
+    ($scope:expr, $status:expr, [$one:ident, $two:ident, $three:ident, $four:ident, $five:ident]) => {
+        match $status / 100 {
+            1 => $scope.$one.increment(),
+            2 => $scope.$two.increment(),
+            3 => $scope.$three.increment(),
+            4 => $scope.$four.increment(),
+            5 => $scope.$five.increment(),
+            _ => {}
+        }
+    };
 }
 
 /// Declares a struct of metrics. Field names are stat names; a name with dots is given as `field = "a.b"`.
@@ -283,10 +308,27 @@ macro_rules! scope {
 mod tests {
     use super::*;
 
+    scope! {
+        struct Classes {
+            upstream_rq_1xx: Counter,
+            upstream_rq_2xx: Counter,
+            upstream_rq_3xx: Counter,
+            upstream_rq_4xx: Counter,
+            upstream_rq_5xx: Counter,
+        }
+    }
+
     #[test]
     fn a_status_has_the_class_of_its_first_digit() {
-        let classes = [1, 2, 3, 4, 5];
-        let of = |status| of_class(classes.each_ref(), status).copied();
+        let of = |status: u16| {
+            let classes = Classes::default();
+            crate::count_class!(classes, status, upstream_rq);
+            let Classes { upstream_rq_1xx, upstream_rq_2xx, upstream_rq_3xx, upstream_rq_4xx, upstream_rq_5xx } =
+                &classes;
+            let all = [upstream_rq_1xx, upstream_rq_2xx, upstream_rq_3xx, upstream_rq_4xx, upstream_rq_5xx];
+            assert!(all.iter().map(|counter| counter.value()).sum::<u64>() <= 1);
+            all.iter().position(|counter| counter.value() == 1).map(|place| place + 1)
+        };
         assert_eq!(
             [0, 99, 100, 204, 399, 404, 599, 600].map(of),
             [None, None, Some(1), Some(2), Some(3), Some(4), Some(5), None]

@@ -10,9 +10,9 @@ use super::clusters::WorkerCluster;
 use super::host::Host;
 use crate::http::headers::HeaderId;
 use crate::http::message::{RequestHead, ResponseHead};
-use crate::scope;
-use crate::stats::{names, of_class};
+use crate::stats::names;
 use crate::worker::Worker;
+use crate::{count_class, scope};
 
 scope! {
     /// One worker's share of the responses of one kind.
@@ -33,18 +33,7 @@ impl ResponseStats {
     pub fn count(&self, status: u16) {
         self.upstream_rq_completed.increment();
         self.upstream_rq.increment(status);
-        if let Some(class) = of_class(
-            [
-                &self.upstream_rq_1xx,
-                &self.upstream_rq_2xx,
-                &self.upstream_rq_3xx,
-                &self.upstream_rq_4xx,
-                &self.upstream_rq_5xx,
-            ],
-            status,
-        ) {
-            class.increment();
-        }
+        count_class!(self, status, upstream_rq);
     }
 }
 

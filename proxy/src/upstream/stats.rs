@@ -5,10 +5,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::scope;
-use crate::stats::of_class;
 use crate::stream::TlsInfo;
 use crate::tls::HandshakeFailure;
+use crate::{count_class, scope};
 
 scope! {
     /// One worker's share of a cluster's stats.
@@ -200,18 +199,7 @@ impl ClusterStats {
     pub fn response(&self, status: u16) {
         self.upstream_rq_completed.increment();
         self.upstream_rq.increment(status);
-        if let Some(class) = of_class(
-            [
-                &self.upstream_rq_1xx,
-                &self.upstream_rq_2xx,
-                &self.upstream_rq_3xx,
-                &self.upstream_rq_4xx,
-                &self.upstream_rq_5xx,
-            ],
-            status,
-        ) {
-            class.increment();
-        }
+        count_class!(self, status, upstream_rq);
     }
 }
 

@@ -1,7 +1,6 @@
 //! Stats of an HTTP connection manager (`http.<prefix>.*`).
 
-use crate::scope;
-use crate::stats::of_class;
+use crate::{count_class, scope};
 
 scope! {
     /// One worker's share of a connection manager's stats.
@@ -91,18 +90,7 @@ impl ListenerHttpStats {
     /// Counts a response by its class.
     pub fn response(&self, status: u16) {
         self.downstream_rq_completed.increment();
-        if let Some(class) = of_class(
-            [
-                &self.downstream_rq_1xx,
-                &self.downstream_rq_2xx,
-                &self.downstream_rq_3xx,
-                &self.downstream_rq_4xx,
-                &self.downstream_rq_5xx,
-            ],
-            status,
-        ) {
-            class.increment();
-        }
+        count_class!(self, status, downstream_rq);
     }
 }
 
@@ -110,17 +98,6 @@ impl HttpStats {
     /// Counts a response by its class.
     pub fn response(&self, status: u16) {
         self.downstream_rq_completed.increment();
-        if let Some(class) = of_class(
-            [
-                &self.downstream_rq_1xx,
-                &self.downstream_rq_2xx,
-                &self.downstream_rq_3xx,
-                &self.downstream_rq_4xx,
-                &self.downstream_rq_5xx,
-            ],
-            status,
-        ) {
-            class.increment();
-        }
+        count_class!(self, status, downstream_rq);
     }
 }

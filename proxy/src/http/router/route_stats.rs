@@ -8,8 +8,8 @@ use std::sync::Arc;
 use outrigger_policy::route::request_header_matches;
 
 use crate::http::manager::request::{Chosen, Request};
-use crate::scope;
-use crate::stats::{names, of_class};
+use crate::stats::names;
+use crate::{count_class, scope};
 
 scope! {
     /// One worker's share of the stats of a route or of a virtual cluster.
@@ -35,18 +35,7 @@ impl RouteStats {
     fn response(&self, status: u16) {
         self.upstream_rq_completed.increment();
         self.upstream_rq.increment(status);
-        if let Some(class) = of_class(
-            [
-                &self.upstream_rq_1xx,
-                &self.upstream_rq_2xx,
-                &self.upstream_rq_3xx,
-                &self.upstream_rq_4xx,
-                &self.upstream_rq_5xx,
-            ],
-            status,
-        ) {
-            class.increment();
-        }
+        count_class!(self, status, upstream_rq);
     }
 }
 
